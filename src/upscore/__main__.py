@@ -1,0 +1,3 @@
+from upscore.cli import main
+
+main()

@@ -1,0 +1,64 @@
+"""The things that travel between rooms: samples go in, predictions come out.
+
+H, W: height and width in pixels; C: classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+VOID = 255
+"""The label of pixels that are neither trained on nor scored."""
+
+MAX_CLASSES = 255
+"""Class indices are stored in a byte, and 255 is void."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Sample:
+    """One photo and, where they are known, its labels."""
+
+    name: str
+    """The file's stem, unique in its set."""
+    image: Tensor
+    """(3, H, W) uint8, RGB."""
+    class_map: Tensor | None = None
+    """(H, W) uint8, a class index or `VOID`."""
+    instance_map: Tensor | None = None
+    """(H, W) int32, an object's number from 1, 0 where there is none."""
+    path: Path | None = None
+    """Where the photo was read from; None for a generated one."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Prediction:
+    """What a network says of one photo, at the photo's own size."""
+
+    class_map: np.ndarray
+    """(H, W) uint8, the most probable class of each pixel."""
+    classes: list[str]
+    """The C class names; a class's index is its position."""
+    image: np.ndarray | None = field(default=None, repr=False)
+    """(H, W, 3) uint8, the photo itself."""
+    scores: np.ndarray | None = field(default=None, repr=False)
+    """(C, H, W) float16, class probabilities; only where they were asked for."""
+
+    def overlay(self, opacity: float = 0.55) -> Image.Image:
+        """The photo under its classes' colours, with a legend of the classes that occur.
+
+        Raises:
+            ValueError: the prediction was made without keeping the photo.
+        """
+        from upscore.rendering import overlay
+
+        if self.image is None:
+            raise ValueError("this prediction has no photo to draw on: predict with keep_image=True")
+        return overlay(self.image, self.class_map, self.classes, opacity=opacity)
