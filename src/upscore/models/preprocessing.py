@@ -1,0 +1,41 @@
+"""From the pixels of a photo to the numbers a network was trained on.
+
+N images, 3 channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """`(pixel - mean) / std`, channel by channel; a part of the weights as much as the weights themselves."""
+
+    mean: tuple[float, float, float]
+    """In R, G, B order whatever the network's own order, on the 0..255 scale."""
+    std: tuple[float, float, float]
+    """As `mean`."""
+    channel_order: Literal["RGB", "BGR"] = "RGB"
+    """The order of the channels that the network sees."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Turn (N, 3, H, W) RGB pixels, 0..255 of any type, into the network's float32 input of the same shape."""
+        mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
+        std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
+        images = (images - mean) / std
+        return images.flip(-3) if self.channel_order == "BGR" else images
+
+
+CAFFE = Preprocessing(mean=(122.67892, 116.66877, 104.00699), std=(1.0, 1.0, 1.0), channel_order="BGR")
+"""The authors' VGG16 and CaffeNet (their `voc_layers.py`)."""
+
+IMAGENET = Preprocessing(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+"""torchvision's classifiers, and most of timm's."""
+
+LITE0 = Preprocessing(mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0))
+"""The embedded EfficientNet-Lite0."""
