@@ -1,0 +1,7 @@
+"""Networks as plain torch modules: no trainer, no file formats of ours, no command line."""
+
+from upscore.models.build import build
+from upscore.models.fcn import FCN
+from upscore.models.preprocessing import Preprocessing
+
+__all__ = ["FCN", "Preprocessing", "build"]

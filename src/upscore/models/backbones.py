@@ -1,0 +1,118 @@
+"""Name -> trunk: VGG16 and AlexNet, torchvision's ResNets, any timm network with strides 8, 16 and 32.
+
+N images, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import timm
+import torch
+from timm.data import resolve_data_config
+from torch import Tensor, nn
+from torchvision.models import VGG16_Weights, get_model, get_model_weights
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from upscore.errors import UserError
+from upscore.models.geometry import probe
+from upscore.models.lite0 import lite0
+from upscore.models.preprocessing import IMAGENET, LITE0, Preprocessing
+from upscore.models.trunks import Trunk
+from upscore.models.vgg import Geometry, alexnet, load_torchvision_vgg16, vgg16
+
+T = TypeVar("T")
+RESNETS = {"resnet18", "resnet34", "resnet50", "resnet101", "resnet152"}
+
+
+def build_trunk(name: str, *, geometry: Geometry = "same", pretrained: bool = False) -> Trunk:
+    """A trunk by its name: "vgg16", "alexnet", "efficientnet_lite0", a ResNet of torchvision, or a network of timm.
+
+    Args:
+        name: torchvision's ResNets go before timm's of the same name; "timm/NAME" asks for timm's.
+        geometry: how VGG16 treats borders. AlexNet is "caffe" always and the others "same".
+        pretrained: with ImageNet weights; those of EfficientNet-Lite0 are installed, the others come from their hub.
+
+    Raises:
+        UserError: the name is unknown, the network has no maps at strides 8, 16 and 32, or weights can't be had.
+    """
+    if name == "vgg16":
+        trunk = vgg16(geometry)
+        if pretrained:
+            load_torchvision_vgg16(trunk, fetch(name, VGG16_Weights.IMAGENET1K_V1.get_state_dict))
+        return trunk
+    if name == "alexnet":
+        if pretrained:
+            raise UserError("alexnet has no published ImageNet weights in CaffeNet's layout: train it from scratch")
+        return alexnet()
+    if geometry != "same":
+        raise UserError(f'geometry "{geometry}" is for vgg16 and alexnet; {name} has its own padding: use "same"')
+    if name == "efficientnet_lite0":
+        return TimmTrunk(name, lite0(pretrained=pretrained), LITE0)
+    if name in RESNETS:
+        weights = get_model_weights(name).DEFAULT if pretrained else None
+        return ResNetTrunk(fetch(name, lambda: get_model(name, weights=weights)))
+    name = name.removeprefix("timm/")
+    if not timm.is_model(name):
+        close = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "efficientnet_lite0, resnet50, vgg16"
+        raise UserError(f"no backbone is called {name!r}; did you mean one of: {close}?")
+    body = fetch(name, lambda: timm.create_model(name, pretrained=pretrained))
+    config = resolve_data_config(model=body)
+    mean, std = (tuple(255 * value for value in config[key]) for key in ("mean", "std"))
+    return TimmTrunk(name, body, Preprocessing(mean=mean, std=std))
+
+
+def fetch(name: str, load: Callable[[], T]) -> T:
+    """Call a loader that may reach for a hub, and say in words that it could not."""
+    try:
+        return load()
+    except (OSError, RuntimeError, ImportError) as error:  # what the hubs' clients raise without a network
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"the ImageNet weights of {name} can't be fetched ({reason}); the weights of efficientnet_lite0 are "
+            "installed, and any backbone can be trained without (--weights none) or from a local file (--weights FILE)"
+        ) from error
+
+
+class ResNetTrunk(nn.Module):
+    """A torchvision ResNet without its classifier; layer2, layer3 and layer4 are the maps of strides 8, 16 and 32."""
+
+    multiple, border = 32, 1
+
+    def __init__(self, resnet: nn.Module) -> None:
+        super().__init__()
+        self.body = create_feature_extractor(resnet, {"layer2": "8", "layer3": "16", "layer4": "32"})
+        self.preprocessing = IMAGENET
+        self.channels, self.coordinates = probe(self)
+
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        """Preprocessed images (N, 3, H, W) -> {stride: map}."""
+        return {int(stride): features for stride, features in self.body(images).items()}
+
+
+class TimmTrunk(nn.Module):
+    """Any timm network without its classifier; its last map, which the classifier would pool, is that of stride 32."""
+
+    multiple, border = 32, 1
+
+    def __init__(self, name: str, body: nn.Module, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.body = body
+        self.preprocessing = preprocessing
+        body.reset_classifier(0)
+        try:
+            with torch.no_grad():
+                final, maps = body.eval().forward_intermediates(torch.zeros(1, 3, side := 256, side))
+        except (AssertionError, AttributeError, RuntimeError, ValueError) as error:
+            raise UserError(f"{name} does not give feature maps for images of any size: {error}") from error
+        stride_of = [side // features.shape[-1] for features in maps]
+        if side // final.shape[-1] != 32 or not {8, 16} <= set(stride_of):
+            raise UserError(f"{name} has maps at strides {sorted(set(stride_of))}; an FCN needs 8, 16 and 32")
+        self.indices = [max(i for i, s in enumerate(stride_of) if s == stride) for stride in (8, 16)]
+        self.channels, self.coordinates = probe(self)
+
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        """Preprocessed images (N, 3, H, W) -> {stride: map}."""
+        final, (stride8, stride16) = self.body.forward_intermediates(images, indices=self.indices)
+        return {8: stride8, 16: stride16, 32: final}

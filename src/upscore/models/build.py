@@ -1,0 +1,58 @@
+"""Name and arguments -> network."""
+
+from __future__ import annotations
+
+from upscore.errors import UserError
+from upscore.models.backbones import build_trunk
+from upscore.models.fcn import AT_ONCE_SCALES, FCN, Upsampling
+from upscore.models.vgg import Geometry
+from upscore.structures import MAX_CLASSES
+
+FCN_STRIDES = {
+    "fcn32s": (32,),
+    "fcn16s": (32, 16),
+    "fcn8s": (32, 16, 8),
+    "fcn8s-atonce": (32, 16, 8),
+}
+
+
+def build(
+    name: str,
+    *,
+    backbone: str = "efficientnet_lite0",
+    num_classes: int,
+    geometry: Geometry = "same",
+    pretrained: bool = False,
+    upsampling: Upsampling = "fixed",
+    grouped: bool = True,
+) -> FCN:
+    """A network by its name, with random weights unless `pretrained`; its scores are zero until it is trained.
+
+    Args:
+        name: "fcn32s", "fcn16s", "fcn8s" or "fcn8s-atonce".
+        backbone: the classifier it is made of; see `upscore.models.backbones.build_trunk`.
+        num_classes: 1 to 255, the background included where there is one.
+        geometry: "caffe" (padded by 100 and cropped, as published) or "same"; VGG16 has both.
+        pretrained: the backbone's ImageNet weights.
+        upsampling: which transposed convolutions are learned: "fixed" (none), "intermediate" or "learned" (all).
+        grouped: learned upsampling keeps the classes apart; otherwise kernels are dense, as in Caffe.
+
+    Raises:
+        UserError: a name is unknown, the backbone lacks a stride, or weights can't be had.
+    """
+    if name not in FCN_STRIDES:
+        raise UserError(f"no network is called {name!r}; choose one of {', '.join(FCN_STRIDES)}")
+    if not 1 <= num_classes <= MAX_CLASSES:
+        raise UserError(f"num_classes is {num_classes}; it must lie in 1..{MAX_CLASSES}")
+    trunk = build_trunk(backbone, geometry=geometry, pretrained=pretrained)
+    strides = FCN_STRIDES[name]
+    if lacking := set(strides) - set(trunk.channels):
+        raise UserError(f"{backbone} has no map at stride {max(lacking)}, which {name} needs; try fcn32s")
+    return FCN(
+        trunk,
+        num_classes,
+        strides=strides,
+        skip_scales=AT_ONCE_SCALES if name == "fcn8s-atonce" else None,
+        upsampling=upsampling,
+        grouped=grouped,
+    )

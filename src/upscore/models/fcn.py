@@ -1,0 +1,143 @@
+"""Fully convolutional networks (Shelhamer, Long, Darrell: FCN section 4, figure 3).
+
+N images, C classes, H W pixels; a trunk's maps are named by their stride: {8: pool3, 16: pool4, 32: fc7}.
+
+The paper's layers and ours: `score_fr` is score["32"], `score_pool4` score["16"], `score_pool3` score["8"];
+`upscore2` is upscore["16"], `upscore_pool4` upscore["8"] (each named by the stride it reaches), and the last one,
+`upscore`, `upscore16` or `upscore8`, is upscore["1"].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from upscore.models.geometry import CoordinateMap
+from upscore.models.preprocessing import Preprocessing
+from upscore.models.trunks import Trunk
+from upscore.models.upsampling import Upsample
+from upscore.structures import VOID, Prediction
+
+AT_ONCE_SCALES = {16: 1e-2, 8: 1e-4}
+"""What pool4 and pool3 are multiplied by so that all strides can be trained at once (FCN section 4.3)."""
+
+Upsampling = Literal["fixed", "intermediate", "learned"]
+"""Which transposed convolutions are learned: none (the released nets), all but the last (the paper's text), or all."""
+
+
+class FCN(nn.Module):
+    """FCN-32s, 16s and 8s in one class: the coarsest map is scored, and each finer one adds its own scores.
+
+    Args:
+        trunk: the classifier's convolutions, with a map at each of `strides`.
+        num_classes: C, the background included where there is one.
+        strides: from coarse to fine: (32,), (32, 16) or (32, 16, 8).
+        skip_scales: stride -> constant on that map's features before they are scored, as `AT_ONCE_SCALES`.
+        upsampling: which upsampling layers are learned.
+        grouped: learned upsampling keeps the classes apart, instead of Caffe's dense kernels.
+    """
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        num_classes: int,
+        *,
+        strides: Sequence[int] = (32, 16, 8),
+        skip_scales: Mapping[int, float] | None = None,
+        upsampling: Upsampling = "fixed",
+        grouped: bool = True,
+    ) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.num_classes = num_classes
+        self.strides = tuple(strides)
+        self.skip_scales = dict(skip_scales or {})
+        self.classes = [f"class_{index}" for index in range(num_classes)]
+
+        self.score = nn.ModuleDict({str(s): nn.Conv2d(trunk.channels[s], num_classes, 1) for s in self.strides})
+        for parameter in self.score.parameters():  # zeros do as well as noise (FCN section 4.1)
+            nn.init.zeros_(parameter)
+
+        self.upscore = nn.ModuleDict()
+        self.offsets: dict[int, int] = {}
+        at = trunk.coordinates[self.strides[0]]
+        for coarse, fine in zip(self.strides, (*self.strides[1:], 1), strict=True):
+            target = trunk.coordinates[fine] if fine > 1 else CoordinateMap()
+            factor = coarse // fine
+            # an even kernel moves cell centres by half a pixel, an odd one does not: take the one that fits exactly
+            kernel_size = 2 * factor - int((factor * at.shift - target.shift).denominator == 1)
+            learned = upsampling == "learned" or (upsampling == "intermediate" and fine > 1)
+            layer = Upsample(num_classes, factor, kernel_size, border=trunk.border, learned=learned, grouped=grouped)
+            at = at.then(layer.coordinates)
+            self.offsets[fine] = round(target.shift - at.shift)
+            at = CoordinateMap(at.scale, at.shift + min(0, self.offsets[fine]))
+            self.upscore[str(fine)] = layer
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What turns pixels into the input of `forward`."""
+        return self.trunk.preprocessing
+
+    @property
+    def crops(self) -> dict[int, int]:
+        """Stride reached (1: the image) -> cells or pixels cropped in front; in Caffe's geometry {16: 5, 8: 9, 1: 31}.
+
+        The finer scores are cropped to the upsampled ones; in the end the upsampled ones are cropped to the image.
+        """
+        return {stride: abs(offset) for stride, offset in self.offsets.items()}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Preprocessed images (N, 3, H, W) of any size -> class scores (N, C, H, W), the logits of a softmax."""
+        return self.upscore["1"](self.coarse_scores(images), -self.offsets[1], images.shape[-2:])
+
+    def coarse_scores(self, images: Tensor) -> Tensor:
+        """Preprocessed images (N, 3, H, W) -> the summed scores (N, C, h, w) at the finest of the strides."""
+        maps = self.trunk(_pad_to_multiple(images, self.trunk.multiple))
+        scores = self._score(maps, self.strides[0])
+        for stride in self.strides[1:]:
+            scores = self._fuse(scores, self._score(maps, stride), stride)
+        return scores
+
+    def _score(self, maps: Mapping[int, Tensor], stride: int) -> Tensor:
+        return self.score[str(stride)](maps[stride] * self.skip_scales.get(stride, 1))
+
+    def _fuse(self, coarse: Tensor, fine: Tensor, stride: int) -> Tensor:
+        """Upsample the coarse scores, lay the finer ones over them, add."""
+        upsample, offset = self.upscore[str(stride)], self.offsets[stride]
+        start, skipped = max(0, -offset), max(0, offset)
+        height, width = (
+            min(upsample.output_size(coarse_side) - start, fine_side - skipped)
+            for coarse_side, fine_side in zip(coarse.shape[-2:], fine.shape[-2:], strict=True)
+        )
+        fine = fine[..., skipped : skipped + height, skipped : skipped + width]
+        return upsample(coarse, start, (height, width)) + fine
+
+    def losses(self, outputs: Tensor, targets: Tensor, reduction: Literal["mean", "sum"] = "mean") -> dict[str, Tensor]:
+        """Softmax cross-entropy of scores (N, C, H, W) with class maps (N, H, W) over the pixels that are not void.
+
+        The paper's loss is the sum (FCN section 4.3); the mean is it divided by the number of those pixels, and zero
+        where there are none.
+        """
+        loss = F.cross_entropy(outputs.float(), targets.long(), ignore_index=VOID, reduction="sum")
+        if reduction == "mean":
+            loss = loss / (targets != VOID).sum().clamp(min=1)
+        return {"cross_entropy": loss}
+
+    def decode(self, outputs: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
+        """Scores (N, C, H, W) -> each image's most probable classes, cut to its own size (height, width)."""
+        # torch's argmax over channels is several times slower than the indices of its max
+        class_maps = outputs.max(dim=1).indices.to(torch.uint8).cpu().numpy()
+        return [
+            Prediction(class_map=class_map[:height, :width], classes=self.classes)
+            for class_map, (height, width) in zip(class_maps, sizes, strict=True)
+        ]
+
+
+def _pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
+    """Pad bottom and right with zeros, which after preprocessing are the mean colour."""
+    height, width = images.shape[-2:]
+    return F.pad(images, (0, -width % multiple, 0, -height % multiple))

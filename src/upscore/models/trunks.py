@@ -1,0 +1,68 @@
+"""What an FCN stands on: the convolutions of a classifier, giving maps at several strides.
+
+N images, H W pixels; a map of stride s is (N, channels[s], about H / s, about W / s).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from upscore.models.geometry import CoordinateMap, path_map
+from upscore.models.preprocessing import Preprocessing
+
+
+class Trunk(Protocol):
+    """The contract between a backbone and what is built over it."""
+
+    channels: dict[int, int]
+    """Stride -> channels of its map."""
+    coordinates: dict[int, CoordinateMap]
+    """Stride -> where an image coordinate lies in its map."""
+    multiple: int
+    """Images are padded, at the bottom and the right, until their sides are multiples of this."""
+    border: int
+    """Cells repeated around a score map before it is upsampled, where a net has no border of its own to fade into."""
+    preprocessing: Preprocessing
+
+    def __call__(self, images: Tensor) -> dict[int, Tensor]: ...
+
+
+class ChainTrunk(nn.Sequential):
+    """A trunk that is a plain chain of named layers, some of which are tapped.
+
+    Args:
+        layers: name -> layer, in order.
+        taps: stride -> name of the layer whose output is its map.
+        channels, multiple, border, preprocessing: see `Trunk`.
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[str, nn.Module],
+        *,
+        taps: Mapping[int, str],
+        channels: Mapping[int, int],
+        multiple: int,
+        border: int,
+        preprocessing: Preprocessing,
+    ) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self.taps = dict(taps)
+        self.channels = dict(channels)
+        self.multiple, self.border, self.preprocessing = multiple, border, preprocessing
+        names = list(layers)
+        self.coordinates = {
+            stride: path_map(layers[name] for name in names[: names.index(tap) + 1]) for stride, tap in taps.items()
+        }
+
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        """Preprocessed images (N, 3, H, W) -> {stride: map}."""
+        outputs = {}
+        for name, layer in self.named_children():
+            images = outputs[name] = layer(images)
+        return {stride: outputs[tap] for stride, tap in self.taps.items()}
