@@ -48,7 +48,7 @@ def build(
     strides = FCN_STRIDES[name]
     if lacking := set(strides) - set(trunk.channels):
         raise UserError(f"{backbone} has no map at stride {max(lacking)}, which {name} needs; try fcn32s")
-    return FCN(
+    net = FCN(
         trunk,
         num_classes,
         strides=strides,
@@ -56,3 +56,12 @@ def build(
         upsampling=upsampling,
         grouped=grouped,
     )
+    net.architecture = {
+        "name": name,
+        "backbone": backbone,
+        "num_classes": num_classes,
+        "geometry": geometry,
+        "upsampling": upsampling,
+        "grouped": grouped,
+    }
+    return net

@@ -57,6 +57,8 @@ class FCN(nn.Module):
         self.strides = tuple(strides)
         self.skip_scales = dict(skip_scales or {})
         self.classes = [f"class_{index}" for index in range(num_classes)]
+        self.architecture: dict[str, str | int | bool] = {}
+        """The arguments of `build` that make this network again; empty for one put together by hand."""
 
         self.score = nn.ModuleDict({str(s): nn.Conv2d(trunk.channels[s], num_classes, 1) for s in self.strides})
         for parameter in self.score.parameters():  # zeros do as well as noise (FCN section 4.1)

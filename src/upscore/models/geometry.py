@@ -37,7 +37,7 @@ def _first(value: int | tuple[int, ...]) -> int:
 
 def layer_map(layer: nn.Module) -> CoordinateMap:
     """The coordinate map of one layer; the identity for layers without a window."""
-    if not isinstance(layer, WINDOWS + (nn.ConvTranspose2d,)):
+    if not isinstance(layer, (*WINDOWS, nn.ConvTranspose2d)):
         return CoordinateMap()
     kernel, stride = _first(layer.kernel_size), _first(layer.stride)
     kernel = _first(getattr(layer, "dilation", 1)) * (kernel - 1) + 1

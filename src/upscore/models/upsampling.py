@@ -15,7 +15,7 @@ from upscore.models.geometry import CoordinateMap
 
 
 def bilinear_filter(kernel_size: int) -> Tensor:
-    """The (k,) weights of linear interpolation: a triangle over the kernel, 1 at its centre (the authors' `surgery.py`)."""
+    """The (k,) weights of linear interpolation: a triangle over the kernel (the authors' `surgery.py`)."""
     half_width = (kernel_size + 1) // 2
     positions = torch.arange(kernel_size, dtype=torch.float64)
     return (1 - (positions - (kernel_size - 1) / 2).abs() / half_width).float()
@@ -38,7 +38,7 @@ def bilinear_matrix(cells: int, stride: int, kernel_size: int, start: int, size:
 
 
 class Upsample(nn.Module):
-    """A transposed convolution of (N, C, h, w) scores with stride s and kernel k, without bias, of which a window is kept.
+    """A transposed convolution of (N, C, h, w) scores, stride s, kernel k, no bias, of which a window is kept.
 
     fixed: the bilinear kernel is separable, so the layer is one matrix product for the rows and one for the columns:
         the same numbers several times faster than a transposed convolution, computed for the window alone.

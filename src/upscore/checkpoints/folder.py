@@ -1,0 +1,147 @@
+"""The model folder: `model.safetensors` and `model.json`, all that is needed to run a network, and no pickle."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from upscore.errors import UserError
+from upscore.files import atomic_folder
+from upscore.models.build import build
+from upscore.models.fcn import FCN
+from upscore.models.preprocessing import Preprocessing
+from upscore.structures import MAX_CLASSES
+
+WEIGHTS, CARD = "model.safetensors", "model.json"
+DEFAULT_MAX_SIDE = 1024
+
+
+class Architecture(BaseModel):
+    """The arguments of `upscore.models.build`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    backbone: str
+    num_classes: int = Field(ge=1, le=MAX_CLASSES)
+    geometry: Literal["caffe", "same"]
+    upsampling: Literal["fixed", "intermediate", "learned"]
+    grouped: bool
+
+
+class PreprocessingCard(BaseModel):
+    """The fields of `upscore.models.Preprocessing`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    channel_order: Literal["RGB", "BGR"]
+
+
+class ModelCard(BaseModel):
+    """`model.json`: what the weights alone don't say."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal["upscore-1"] = "upscore-1"
+    architecture: Architecture
+    classes: list[str]
+    """A class's index is its position."""
+    preprocessing: PreprocessingCard
+    max_side: int = Field(default=DEFAULT_MAX_SIDE, ge=0)
+    """Photos whose longer side is over this many pixels are reduced to it for the network; 0: never."""
+    training: dict[str, Any] = {}
+    """Where the weights come from: data, recipe, epochs."""
+    scores: dict[str, Any] = {}
+    """What they reached, and on what."""
+
+
+def save_model(
+    folder: str | Path,
+    net: FCN,
+    *,
+    classes: list[str],
+    max_side: int = DEFAULT_MAX_SIDE,
+    training: dict[str, Any] | None = None,
+    scores: dict[str, Any] | None = None,
+) -> None:
+    """Write a model folder, whole or not at all; one that is there already is replaced.
+
+    Raises:
+        ValueError: the network was not made by `build`, or the number of classes is not its own.
+    """
+    if not net.architecture:
+        raise ValueError(
+            "only a network made by upscore.models.build can be saved: a model folder names how to make it"
+        )
+    if len(classes) != net.num_classes:
+        raise ValueError(f"{len(classes)} class names for a network of {net.num_classes} classes")
+    card = ModelCard(
+        architecture=Architecture.model_validate(net.architecture),
+        classes=classes,
+        preprocessing=PreprocessingCard(**asdict(net.preprocessing)),
+        max_side=max_side,
+        training=training or {},
+        scores=scores or {},
+    )
+    with atomic_folder(folder) as temporary:
+        state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+        save_file(state, temporary / WEIGHTS, metadata={"format": card.format})
+        (temporary / CARD).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def find_model(path: str | Path) -> Path:
+    """The model folder at `path`: itself, or the best model of a training run there.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(path)
+    for folder in (path, path / "best"):
+        if (folder / CARD).is_file():
+            return folder
+    state = "holds no model.json, nor a best/ folder of a run with one" if path.is_dir() else "is not a folder"
+    raise UserError(f"{path} {state}: give a model folder, as `upscore train` and `upscore import` write them")
+
+
+def load_model(path: str | Path) -> tuple[FCN, ModelCard]:
+    """Read a model folder, or the best model of a run; returns the network in evaluation mode and its card.
+
+    Raises:
+        UserError: there is no model, its card is not valid, or the weights don't fit it.
+    """
+    folder = find_model(path)
+    card = _read_card(folder / CARD)
+    with torch.device("meta"):  # random weights would be made only to be thrown away
+        net = build(**card.architecture.model_dump())
+    try:
+        state = load_file(folder / WEIGHTS)
+        net.load_state_dict(state, strict=True, assign=True)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"{folder / WEIGHTS} can't be read as the weights of {CARD} beside it: {error}") from error
+    net.trunk.preprocessing = Preprocessing(**card.preprocessing.model_dump())
+    net.classes = list(card.classes)
+    return net.eval(), card
+
+
+def _read_card(path: Path) -> ModelCard:
+    try:
+        card = ModelCard.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} can't be read: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UserError(f"{path}: {field}: {first['msg']}") from error
+    if len(card.classes) != card.architecture.num_classes:
+        raise UserError(
+            f"{path}: {len(card.classes)} class names, but architecture.num_classes is {card.architecture.num_classes}"
+        )
+    return card

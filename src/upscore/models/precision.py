@@ -1,0 +1,35 @@
+"""Which number format a network gains from on the machine at hand."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def resolve_precision(network: nn.Module, wanted: Precision, device: torch.device | str = "cpu") -> torch.dtype:
+    """The type to run a network's convolutions in.
+
+    "auto" is bfloat16 where the processor multiplies matrices of it (AMX on a CPU; any recent GPU) and the network
+    consists of such products: depthwise convolutions train slower in bfloat16 on a CPU.
+    """
+    if wanted != "auto":
+        return torch.bfloat16 if wanted == "bfloat16" else torch.float32
+    if torch.device(device).type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    gains = _has_amx() and not has_depthwise(network)
+    return torch.bfloat16 if gains else torch.float32
+
+
+def has_depthwise(network: nn.Module) -> bool:
+    """Whether a network has depthwise convolutions, whose work is moving memory rather than multiplying matrices."""
+    return any(layer.groups == layer.in_channels > 1 for layer in network.modules() if isinstance(layer, nn.Conv2d))
+
+
+def _has_amx() -> bool:
+    # torch has no public question for it; where the private one is gone, float32 is the safe answer
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(supported and supported())
