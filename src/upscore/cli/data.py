@@ -1,1 +1,157 @@
-def check(data: str): "Check."
+"""`upscore data`: what a data set is made of, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from upscore.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from upscore.data.check import Report
+    from upscore.data.folder import Fault
+
+T = TypeVar("T")
+
+# The JSON has them all.
+SHOWN_FAULTS = 5  # of each kind
+SHOWN_CLASSES = 160
+FAULTS = {
+    "unreadable": "cannot be read",
+    "label values": "labels hold something else than the classes",
+    "size": "labels differ from their photo in size",
+    "empty label": "labels are void all over",
+    "missing label": "photos without a label",
+    "missing photo": "labels without a photo",
+    "duplicate": "names used twice",
+    "outside": "files outside the splits",
+}
+
+
+def check(data: str, /, *, split: str | None = None, sbd: Path | None = None, json: Path | None = None) -> int:
+    """List everything that is wrong with a data set, and what it is made of.
+
+    Exits with 0 if nothing is wrong, with 1 if something is.
+
+    ```
+    upscore data check photos/                     # images/ and labels/
+    upscore data check photos/ --split val --json report.json
+    upscore data check VOCdevkit --sbd benchmark_RELEASE
+    upscore data check scenes:100
+    ```
+
+    Parameters
+    ----------
+    data
+        A folder: images/ and labels/, with or without train/ and val/;
+        CamVid; PASCAL VOC. Or scenes:COUNT for generated scenes.
+    split
+        Check train, val, test or trainval only.
+    sbd
+        The folder of SBD, to go with PASCAL VOC.
+    json
+        Write the whole report to this file.
+    """
+    from json import dumps
+
+    from rich.console import Console
+
+    from upscore.data.check import check as examine
+    from upscore.files import write_text
+
+    report = examine(data, split=split, sbd=sbd, track=_progress)
+    _print(report, Console(highlight=False, markup=False, emoji=False))
+    if json is not None:
+        try:
+            write_text(json, dumps(report.as_dict(), indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"--json {json}: cannot be written ({error.strerror}).") from error
+    return 1 if report.faults else 0
+
+
+def _progress(items: Iterable[T], total: int) -> Iterable[T]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = TextColumn("Reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield from progress.track(items, total=total)
+
+
+def _print(report: Report, console: Console) -> None:
+    splits = ", ".join(f"{name} {count:,}" for name, count in report.splits.items())
+    console.print(_printable(report.source), style="bold")
+    console.print(f"{report.layout}: {_count(report.images, 'photo')}{f' ({splits})' if splits else ''}\n")
+    if report.classes:
+        console.print(_classes_table(report))
+        console.print(f"Classes: {_printable(report.classes_from)}.\n")
+    if report.sizes:
+        _print_sizes(report, console)
+    for note in report.notes:
+        console.print(f"Note: {_printable(note)}", style="yellow")
+    groups: dict[str, list[Fault]] = defaultdict(list)
+    for fault in report.faults:
+        groups[fault.kind].append(fault)
+    for kind, faults in groups.items():
+        console.print(f"\n{len(faults):,} {FAULTS[kind]}", style="bold red")
+        for fault in faults[:SHOWN_FAULTS]:
+            console.print(f"  {_printable(fault.message)}", soft_wrap=True)
+        if len(faults) > SHOWN_FAULTS:
+            console.print(f"  and {len(faults) - SHOWN_FAULTS:,} more (--json FILE lists them all)")
+    if report.faults:
+        console.print(f"\n{_count(len(report.faults), 'fault')}.", style="bold red")
+    else:
+        console.print("No faults.", style="bold green")
+
+
+def _classes_table(report: Report) -> Table:
+    from rich import box
+    from rich.bar import Bar
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("index", "class", "pixels", "share", "", "photos"):
+        table.add_column(title, justify="left" if title in ("class", "") else "right", no_wrap=title != "class")
+    largest = max(entry.share for entry in report.classes) or 1
+    for index, entry in enumerate(report.classes[:SHOWN_CLASSES]):
+        bar = Bar(size=largest, begin=0, end=entry.share, width=24, color="cyan")
+        name = Text(_printable(entry.name))
+        style = None if entry.pixels else "dim"
+        table.add_row(
+            str(index), name, f"{entry.pixels:,}", f"{entry.share:.2%}", bar, f"{entry.images:,}", style=style
+        )
+    if len(report.classes) > SHOWN_CLASSES:
+        table.add_row("...", f"and {len(report.classes) - SHOWN_CLASSES} more", style="dim")
+    void = report.void
+    table.add_section()
+    table.add_row(
+        "255", "void", f"{void.pixels:,}", f"{void.share:.2%}", "of all pixels", f"{void.images:,}", style="dim"
+    )
+    return table
+
+
+def _print_sizes(report: Report, console: Console) -> None:
+    common = [f"{width}x{height} ({count:,})" for (width, height), count in report.sizes.most_common(5)]
+    more = f", and {len(report.sizes) - 5:,} more" if len(report.sizes) > 5 else ""
+    console.print(f"{_count(len(report.sizes), 'size')}: {', '.join(common)}{more}")
+    if len(report.sizes) > 1:
+        for side, (smallest, middle, largest) in report.size_range().items():
+            console.print(f"  {side}: {smallest} to {largest} pixels, median {middle:g}")
+    console.print()
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _printable(text: str) -> str:
+    """Names of files may hold bytes that are no text, or control characters."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)

@@ -1,0 +1,22 @@
+"""Samples out of folders and generators: reading, checking, and changing them on their way to training."""
+
+from upscore.data import check
+from upscore.data.datasets import Dataset, open_dataset, open_splits, subset
+from upscore.data.folder import Fault
+from upscore.data.images import LabelError, read_image, read_label
+from upscore.data.samples import FileDataset
+from upscore.data.scenes import SceneDataset
+
+__all__ = [
+    "Dataset",
+    "Fault",
+    "FileDataset",
+    "LabelError",
+    "SceneDataset",
+    "check",
+    "open_dataset",
+    "open_splits",
+    "read_image",
+    "read_label",
+    "subset",
+]

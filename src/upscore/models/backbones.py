@@ -5,7 +5,7 @@ N images, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import timm
@@ -19,7 +19,7 @@ from upscore.errors import UserError
 from upscore.models.geometry import probe
 from upscore.models.lite0 import lite0
 from upscore.models.preprocessing import IMAGENET, LITE0, Preprocessing
-from upscore.models.trunks import Trunk
+from upscore.models.trunks import ChainTrunk, Trunk
 from upscore.models.vgg import Geometry, alexnet, load_torchvision_vgg16, vgg16
 
 T = TypeVar("T")
@@ -116,3 +116,30 @@ class TimmTrunk(nn.Module):
         """Preprocessed images (N, 3, H, W) -> {stride: map}."""
         final, (stride8, stride16) = self.body.forward_intermediates(images, indices=self.indices)
         return {8: stride8, 16: stride16, 32: final}
+
+
+CLASSIFIERS = ("fc.", "classifier.", "head.")
+"""Where torchvision and timm keep the layer that a trunk leaves out."""
+
+
+def load_classifier(trunk: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a classifier's state dict, as torchvision or timm publish it, into the trunk made of it.
+
+    Raises:
+        UserError: a key is missing, left over or of another shape.
+    """
+    if isinstance(trunk, ChainTrunk):
+        load_torchvision_vgg16(trunk, state)
+        return
+    body = trunk.get_submodule("body")
+    own = body.state_dict()
+    trained = {name: value for name, value in state.items() if name in own or not name.startswith(CLASSIFIERS)}
+    for name in sorted(own.keys() ^ trained.keys()):
+        if not name.endswith("num_batches_tracked"):  # absent from older checkpoints, and not used
+            raise UserError(
+                f"these weights don't fit the backbone: {name} is {'missing' if name in own else 'left over'}"
+            )
+    for name, value in trained.items():
+        if own[name].shape != value.shape:
+            raise UserError(f"{name} has shape {tuple(value.shape)}; the backbone needs {tuple(own[name].shape)}")
+    body.load_state_dict(trained, strict=False)

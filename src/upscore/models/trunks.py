@@ -62,7 +62,10 @@ class ChainTrunk(nn.Sequential):
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
         """Preprocessed images (N, 3, H, W) -> {stride: map}."""
-        outputs = {}
+        strides = {tap: stride for stride, tap in self.taps.items()}
+        maps, features = {}, images
         for name, layer in self.named_children():
-            images = outputs[name] = layer(images)
-        return {stride: outputs[tap] for stride, tap in self.taps.items()}
+            features = layer(features)
+            if name in strides:  # the others' outputs are let go of
+                maps[strides[name]] = features
+        return maps

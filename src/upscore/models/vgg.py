@@ -85,7 +85,7 @@ def load_torchvision_vgg16(trunk: ChainTrunk, state: Mapping[str, Tensor]) -> No
     fc6 and fc7 are the same numbers, reshaped (O, C * h * w) -> (O, C, h, w); fc8, the classifier proper, is left out.
 
     Raises:
-        UserError: a key is missing, left over or of another shape.
+        UserError: a key is missing, left over, of another shape, or holds no finite values.
     """
     convolutions = [name for name in trunk.state_dict() if name.startswith("conv") and name.endswith(".weight")]
     indices = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
@@ -102,7 +102,10 @@ def load_torchvision_vgg16(trunk: ChainTrunk, state: Mapping[str, Tensor]) -> No
     for name, source in sources.items():
         for kind in ("weight", "bias"):
             target, value = own[f"{name}.{kind}"], state[f"{source}.{kind}"]
-            if target.numel() != value.numel():
-                raise UserError(f"{source}.{kind} has shape {tuple(value.shape)}; {name} needs {tuple(target.shape)}")
+            shape = target.flatten(1).shape if name.startswith("fc") and kind == "weight" else target.shape
+            if value.shape != shape:
+                raise UserError(f"{source}.{kind} has shape {tuple(value.shape)}; {name} needs {tuple(shape)}")
+            if not value.isfinite().all():  # torchvision's features-only weights have a classifier of NaNs
+                raise UserError(f"{source}.{kind} holds values that are not finite: use VGG16_Weights.IMAGENET1K_V1")
             target.copy_(value.reshape(target.shape))
     trunk.preprocessing = IMAGENET

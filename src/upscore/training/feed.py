@@ -1,0 +1,100 @@
+"""What the network is fed, as a function of the seed and the place in the run alone.
+
+Nothing random is remembered between steps, so a run can be taken up at any step and goes on as if it had not stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from upscore.data.datasets import Dataset
+from upscore.data.transforms import Augmentation, Batch, collate, resize_longest
+from upscore.structures import Sample
+from upscore.training.recipes import Recipe
+
+
+def seed_of(*parts: int) -> int:
+    """One 63-bit seed out of several numbers, such that neighbours have nothing in common."""
+    state = 0
+    for part in parts:  # splitmix64
+        state = (state + part + 0x9E3779B97F4A7C15) & (2**64 - 1)
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+        state ^= state >> 31
+    return state >> 1
+
+
+def epoch_order(length: int, *, replacement: bool, seed: int, epoch: int) -> list[int]:
+    """The order in which an epoch goes through `length` images."""
+    generator = torch.Generator().manual_seed(seed_of(seed, epoch))
+    if replacement:
+        return torch.randint(length, (length,), generator=generator).tolist()
+    return torch.randperm(length, generator=generator).tolist()
+
+
+class TrainingView(TorchDataset):
+    """The samples of one epoch from one place on, in order and augmented."""
+
+    def __init__(
+        self, dataset: Dataset, recipe: Recipe, *, max_side: int, seed: int, epoch: int, start: int = 0
+    ) -> None:
+        self.dataset, self.recipe, self.max_side = dataset, recipe, max_side
+        self.seed, self.epoch, self.start = seed, epoch, start
+        self.order = epoch_order(len(dataset), replacement=recipe.replacement, seed=seed, epoch=epoch)
+
+    def __len__(self) -> int:
+        return len(self.order) - self.start
+
+    def __getitem__(self, position: int) -> Sample:
+        position += self.start
+        sample = resize_longest(self.dataset[self.order[position]], self.max_side)
+        crop = self.recipe.crop
+        augmentation = Augmentation(
+            scale=self.recipe.scale,
+            # no larger than the photo, so that small photos are not padded
+            crop=(min(crop, sample.image.shape[-2]), min(crop, sample.image.shape[-1])) if crop else None,
+            flip=self.recipe.flip,
+            colour=self.recipe.colour,
+        )
+        return augmentation(sample, seed_of(self.seed, self.epoch, position))
+
+
+class ValidationView(TorchDataset):
+    """The samples as they are, reduced to the size at which the network sees them."""
+
+    def __init__(self, dataset: Dataset, *, max_side: int) -> None:
+        self.dataset, self.max_side = dataset, max_side
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        return resize_longest(self.dataset[index], self.max_side)
+
+
+def batches(view: Sequence[Sample] | TorchDataset, batch_size: int, workers: int) -> Iterator[Batch]:
+    """Go through a view in order, read ahead by `workers` processes."""
+    loader = DataLoader(
+        view,  # pyright: ignore[reportArgumentType]  a sized dataset of samples
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=_leave_interrupts_to_the_parent,
+        prefetch_factor=4 if workers else None,
+    )
+    yield from loader
+
+
+def default_workers() -> int:
+    """Reading processes: one for small machines, where the network needs the rest, and four at most."""
+    return max(1, min(4, (os.cpu_count() or 1) // 2))
+
+
+def _leave_interrupts_to_the_parent(_worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,167 @@
+"""The training loop: epochs of steps, a validation after each, and a state on disk from which it goes on."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+
+from upscore.checkpoints import save_model
+from upscore.data.datasets import Dataset
+from upscore.evaluation.metrics import SemanticScores
+from upscore.models.fcn import FCN
+from upscore.training.feed import TrainingView, ValidationView, batches
+from upscore.training.optimizer import rate_factor
+from upscore.training.recipes import Recipe
+from upscore.training.run_folder import RunFolder
+from upscore.training.trainer import Progress, Trainer
+
+SAVE_EVERY = 300.0
+"""Seconds between states within a long epoch: the most that a kill costs."""
+
+
+class Watcher(Protocol):
+    """Who is told how training goes: a progress bar, TensorBoard, a report."""
+
+    def step(self, done: int, total: int, loss: float) -> None:
+        """`done` of `total` optimiser steps are behind us."""
+        ...
+
+    def epoch(self, records: list[dict[str, Any]], scores: SemanticScores, is_best: bool) -> None:
+        """An epoch has been validated; `records` are those of all epochs so far."""
+        ...
+
+
+def fit(
+    net: FCN,
+    train: Dataset,
+    val: Dataset,
+    recipe: Recipe,
+    folder: RunFolder,
+    *,
+    max_side: int,
+    dtype: torch.dtype = torch.float32,
+    head_only: bool = False,
+    seed: int = 0,
+    workers: int = 0,
+    resume: bool = False,
+    provenance: dict[str, Any] | None = None,
+    watchers: list[Watcher] | None = None,
+) -> Progress:
+    """Train `net` by `recipe` into `folder`; with `resume`, from the state there.
+
+    Raises:
+        DivergedError: the loss is not finite; the best model so far stays.
+        KeyboardInterrupt: after the state was saved.
+    """
+    watchers = watchers or []
+    accelerator = Accelerator(mixed_precision="bf16" if dtype == torch.bfloat16 else "no")
+    trainer = Trainer(net, recipe, accelerator, head_only=head_only, seed=seed)
+    if resume:
+        trainer.restore(folder.load_state())
+    epochs = count_epochs(recipe, len(train))
+    steps = epochs * count_steps(recipe, len(train))
+
+    while (at := trainer.progress).epoch < epochs and not _out_of_patience(at, recipe):
+        started = saved = time.monotonic()
+        spent = at.seconds
+        trainer.train_mode()
+        view = TrainingView(train, recipe, max_side=max_side, seed=seed, epoch=at.epoch, start=at.position)
+        feed = batches(view, recipe.batch_size, workers)
+        with _interrupts_held() as interrupted:
+            while group := list(islice(feed, recipe.accumulate)):
+                loss = trainer.step(group, rate_factor(recipe, at.step, steps))
+                at.seconds = spent + time.monotonic() - started
+                for watcher in watchers:
+                    watcher.step(at.step, steps, loss)
+                if interrupted() or time.monotonic() - saved > SAVE_EVERY:
+                    folder.save_state(trainer.state())
+                    saved = time.monotonic()
+                if interrupted():
+                    raise KeyboardInterrupt
+
+        loss, scores = trainer.validate(batches(ValidationView(val, max_side=max_side), 1, workers))
+        is_best = _record(trainer, loss, scores, rate_factor(recipe, at.step - 1, steps))
+        for model in [folder.last, *([folder.best] if is_best else [])]:
+            save_model(
+                model,
+                trainer.result,
+                classes=train.classes,
+                max_side=max_side,
+                training={**(provenance or {}), "epoch": at.epoch},
+                scores={"validation": scores.to_json()},
+            )
+        folder.write_metrics(at.records)
+        folder.save_state(trainer.state())
+        for watcher in watchers:
+            watcher.epoch(at.records, scores, is_best)
+    return trainer.progress
+
+
+def count_epochs(recipe: Recipe, length: int) -> int:
+    """Passes over `length` images that make up the recipe's number of images."""
+    return min(recipe.max_epochs, math.ceil(recipe.images / length))
+
+
+def count_steps(recipe: Recipe, length: int) -> int:
+    """Optimiser steps in an epoch."""
+    return math.ceil(math.ceil(length / recipe.batch_size) / recipe.accumulate)
+
+
+def _record(trainer: Trainer, val_loss: float, scores: SemanticScores, rate: float) -> bool:
+    """Close the epoch; returns whether it is the best so far."""
+    at = trainer.progress
+    is_best = scores.mean_iu > at.best
+    at.epoch += 1
+    if is_best:
+        at.best, at.best_epoch = scores.mean_iu, at.epoch
+    at.records.append(
+        {
+            "epoch": at.epoch,
+            "step": at.step,
+            "train_loss": sum(at.losses) / max(1, len(at.losses)),
+            "val_loss": val_loss,
+            "pixel_accuracy": scores.pixel_accuracy,
+            "mean_accuracy": scores.mean_accuracy,
+            "mean_iu": scores.mean_iu,
+            "frequency_weighted_iu": scores.frequency_weighted_iu,
+            "learning_rate": trainer.recipe.learning_rate * rate,
+            "seconds": round(at.seconds, 3),
+        }
+    )
+    at.position, at.losses, at.seconds = 0, [], 0.0
+    return is_best
+
+
+def _out_of_patience(at: Progress, recipe: Recipe) -> bool:
+    return bool(recipe.patience) and at.epoch - at.best_epoch >= recipe.patience
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[Callable[[], bool]]:
+    """Hold Ctrl-C and termination until the step is done; a second Ctrl-C is not held."""
+    received = False
+
+    def hold(number: int, _frame: Any) -> None:
+        nonlocal received
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received = True
+
+    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread alone
+        yield lambda: False
+        return
+    earlier = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: received
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

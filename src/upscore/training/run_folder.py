@@ -1,0 +1,85 @@
+"""What a training run leaves on disk, so that it can be watched, resumed and used.
+
+run.json         what was asked for
+state.pt         where it stands: weights, optimiser, average, place (tensors and numbers; read with weights_only)
+metrics.jsonl    one line an epoch
+best/ last/      model folders
+curves.png, confusion.png, per_class.png, scores.json, tensorboard/
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from upscore.errors import UserError
+from upscore.files import atomic_path, write_text
+
+Records = list[dict[str, Any]]
+
+
+class RunFolder:
+    """The files of one run."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def best(self) -> Path:
+        """The model with the best validation mean IU so far."""
+        return self.path / "best"
+
+    @property
+    def last(self) -> Path:
+        """The model after the last whole epoch."""
+        return self.path / "last"
+
+    def open(self, settings: dict[str, Any], *, resume: bool) -> bool:
+        """Begin a run, or take up the one that is there; returns whether there is a state to go on from.
+
+        Raises:
+            UserError: the folder holds a run and `resume` was not asked for, or that run was asked for differently.
+        """
+        settings = json.loads(json.dumps(settings))
+        if not (self.path / "run.json").exists():
+            if self.path.exists() and not self.path.is_dir():
+                raise UserError(f"{self.path} is a file; --output takes a folder")
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.path / "run.json", json.dumps(settings, indent=2) + "\n")
+            return False
+        if not resume:
+            raise UserError(
+                f"{self.path} holds a run already: add --resume to go on with it, or choose another --output"
+            )
+        earlier = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        for name in sorted(settings.keys() | earlier.keys()):
+            if settings.get(name) != earlier.get(name):
+                raise UserError(
+                    f"{self.path} was started with {name}={earlier.get(name)!r}, not {settings.get(name)!r}: "
+                    "resume with the same settings, or choose another --output"
+                )
+        return (self.path / "state.pt").exists()
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        """Write the state whole or not at all."""
+        with atomic_path(self.path / "state.pt") as temporary:
+            torch.save(state, temporary)
+
+    def load_state(self) -> dict[str, Any]:
+        """Read the state.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = self.path / "state.pt"
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises a dozen kinds for a damaged file
+            raise UserError(f"{path} can't be read ({error}): remove it to begin again from the start") from error
+
+    def write_metrics(self, records: Records) -> None:
+        """Write the epochs' records."""
+        write_text(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))

@@ -1,0 +1,155 @@
+"""One step, one validation, and the state between them.
+
+N images, C classes, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from upscore.data.transforms import Batch
+from upscore.errors import UserError
+from upscore.evaluation.metrics import ConfusionMatrix, SemanticScores, semantic_scores
+from upscore.models.fcn import FCN
+from upscore.training.feed import seed_of
+from upscore.training.optimizer import make_optimizer, set_rates
+from upscore.training.recipes import Recipe
+
+
+class DivergedError(UserError):
+    """The loss is infinite or not a number."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands."""
+
+    epoch: int = 0
+    position: int = 0
+    """Images of this epoch that are behind us."""
+    step: int = 0
+    """Optimiser steps in all."""
+    losses: list[float] = field(default_factory=list)
+    """Of this epoch's steps."""
+    seconds: float = 0.0
+    """Spent on this epoch, in this process and those that it resumes."""
+    best: float = -1.0
+    """The highest validation mean IU of `records`."""
+    best_epoch: int = 0
+    records: list[dict[str, Any]] = field(default_factory=list)
+    """What was measured after each epoch."""
+
+
+class Trainer:
+    """A network, its optimiser, the average of its weights, and how far they have come."""
+
+    def __init__(self, net: FCN, recipe: Recipe, accelerator: Accelerator, *, head_only: bool, seed: int) -> None:
+        self.accelerator, self.recipe, self.head_only, self.seed = accelerator, recipe, head_only, seed
+        self.net = net.to(accelerator.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.net.trunk.requires_grad_(not head_only)
+        self.average = averaged(self.net, recipe.ema) if recipe.ema else None
+        self.optimizer = make_optimizer(self.net, recipe)
+        self.model = accelerator.prepare_model(self.net) if accelerator.num_processes > 1 else self.net
+        self.progress = Progress()
+
+    @property
+    def result(self) -> FCN:
+        """The network that is validated and kept: the averaged one, where the recipe has it."""
+        return self.average.module if self.average else self.net
+
+    def train_mode(self) -> None:
+        """Training mode, but for what is frozen."""
+        self.net.train()
+        if self.head_only:
+            self.net.trunk.eval()
+        if self.recipe.frozen_norm:
+            for layer in self.net.modules():
+                if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                    layer.eval()
+
+    def step(self, group: Sequence[Batch], rate: float) -> float:
+        """Average the gradients of several batches and take one step; returns their mean loss.
+
+        Raises:
+            DivergedError: a loss is not finite; the weights are left as they were.
+        """
+        torch.manual_seed(seed_of(self.seed, self.progress.step))  # dropout
+        total = 0.0
+        for batch in group:
+            outputs, targets = self._forward(self.model, batch)
+            loss = torch.stack([*self.net.losses(outputs, targets, self.recipe.loss).values()]).sum() / len(group)
+            if not torch.isfinite(loss):
+                self.optimizer.zero_grad()
+                raise DivergedError(
+                    f"the loss is {loss.item()} at step {self.progress.step + 1} (epoch {self.progress.epoch + 1}), in "
+                    f"the batch of {', '.join(batch.names)}: try a lower --learning-rate, or look at those files"
+                )
+            self.accelerator.backward(loss)
+            total += loss.item()
+        set_rates(self.optimizer, rate)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average:
+            self.average.update_parameters(self.net)
+        self.progress.step += 1
+        self.progress.position += sum(len(batch.names) for batch in group)
+        self.progress.losses.append(total)
+        return total
+
+    @torch.no_grad()
+    def validate(self, batches: Iterable[Batch]) -> tuple[float, SemanticScores]:
+        """The loss per pixel and the scores over a whole set, in evaluation mode."""
+        net = self.result.eval()
+        confusion = ConfusionMatrix(net.num_classes, device=self.accelerator.device)
+        losses: list[float] = []
+        for batch in batches:
+            outputs, targets = self._forward(net, batch)
+            losses.append(sum(loss.item() for loss in net.losses(outputs, targets, "sum").values()))
+            confusion.update(outputs.max(dim=1).indices, targets)
+        pixels = max(1, int(confusion.counts.sum()))
+        return sum(losses) / pixels, semantic_scores(confusion.counts, net.classes)
+
+    def _forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        assert batch.class_maps is not None
+        images = self.net.preprocessing(batch.images.to(self.accelerator.device, non_blocking=True))
+        with self.accelerator.autocast():
+            outputs = model(images.contiguous(memory_format=torch.channels_last))
+        return outputs, batch.class_maps.to(self.accelerator.device, non_blocking=True)
+
+    def state(self) -> dict[str, Any]:
+        """All that a later process needs to go on to the same result."""
+        return {
+            "net": self.net.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "optimizer": self.optimizer.state_dict(),
+            "progress": asdict(self.progress),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a state."""
+        self.net.load_state_dict(state["net"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**state["progress"])
+
+
+def averaged(net: FCN, decay: float) -> AveragedModel:
+    """A running average of weights and statistics, which forgets faster at first so that the start does not linger."""
+
+    def update(averages: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+        weight = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
+        for average, value in zip(averages, current, strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, weight)
+            else:
+                average.copy_(value)
+
+    return AveragedModel(net, multi_avg_fn=update, use_buffers=True)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,81 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.data.layouts import label, pairs
+from upscore.cli import main
+
+pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["upscore", "data", "check", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return stop.value.code
+
+
+@pytest.fixture
+def root(tmp_path):
+    pairs(tmp_path / "data", ["a", "b"])
+    (tmp_path / "data" / "classes.txt").write_text("[red]sky\nroad\n")
+    return tmp_path / "data"
+
+
+def test_sound_data(root, monkeypatch, capsys):
+    assert run(monkeypatch, root) == 0
+    out, err = capsys.readouterr()
+    assert "[red]sky" in out  # names are no markup
+    assert "50.00%" in out
+    assert "1 size: 6x4 (2)" in out
+    assert out.endswith("No faults.\n")
+    assert "Reading" not in err  # no bar where nobody looks at it
+
+
+def test_faults(root, monkeypatch, capsys, tmp_path):
+    for number in range(8):
+        label(root / "labels" / f"{number}.png")
+    (root / "images" / "a.jpg").write_bytes(b"garbage")
+    target = tmp_path / "report.json"
+    assert run(monkeypatch, root, "--json", target) == 1
+    out = capsys.readouterr().out
+    assert "8 labels without a photo" in out
+    assert "and 3 more" in out
+    assert "a.jpg: is not an image" in out
+    assert out.endswith("9 faults.\n")
+    report = json.loads(target.read_text())
+    assert len(report["faults"]) == 9
+    assert report["classes"][0] == {"name": "[red]sky", "pixels": 24, "share": 0.5, "images": 2}
+
+
+def test_a_name_that_is_no_text(root, monkeypatch, capsys, tmp_path):
+    odd = os.fsencode(root / "labels") + b"/od\xffd\x1b[31m.png"
+    label(root / "labels" / "odd.png").rename(os.fsdecode(odd))
+    assert run(monkeypatch, root, "--json", tmp_path / "report.json") == 1
+    out = capsys.readouterr().out
+    assert "\\x1b[31m.png" in out
+    assert "\x1b" not in out
+
+
+def test_a_wrong_path(monkeypatch, capsys, tmp_path):
+    assert run(monkeypatch, tmp_path / "missing") == 2
+    assert "there is no such folder" in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written(root, monkeypatch, capsys):
+    assert run(monkeypatch, root, "--json", root / "classes.txt" / "report.json") == 2
+    out, err = capsys.readouterr()
+    assert "No faults." in out  # the reading was not in vain
+    assert "report.json: cannot be written" in err
+
+
+def test_help_imports_nothing_heavy():
+    script = (
+        "import sys, upscore.cli.data\n"
+        "print([name for name in ('torch', 'numpy', 'PIL', 'rich.progress') if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.checkpoints.published import CONVOLUTIONS, pytorch_fcn_state
+from upscore.checkpoints import load_model
+from upscore.cli import app
+from upscore.cli.import_ import import_
+from upscore.data.voc import CLASSES as VOC_CLASSES
+from upscore.errors import UserError
+
+
+def torchvision_state() -> dict[str, torch.Tensor]:
+    """The state dict of torchvision's vgg16, each tensor full of one number."""
+    indices = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
+    sources = [f"features.{index}" for index in indices] + ["classifier.0", "classifier.3"]
+    state = {"classifier.6.weight": torch.tensor(0.1).expand(1000, 4096), "classifier.6.bias": torch.zeros(1000)}
+    for number, (source, shape) in enumerate(zip(sources, CONVOLUTIONS.values(), strict=True)):
+        flat = shape if source.startswith("features") else (shape[0], shape[1] * shape[2] * shape[3])
+        state[f"{source}.weight"] = torch.tensor(float(number)).expand(flat)
+        state[f"{source}.bias"] = torch.tensor(-float(number)).expand(shape[0])
+    return state
+
+
+def run(*tokens: str | Path) -> None:
+    """What the command line does with the words after `upscore import`."""
+    command, bound, _ = app.parse_args(["import", *map(str, tokens)], exit_on_error=False, print_error=False)
+    assert command.__module__ == "upscore.cli.import_"
+    command(*bound.args, **bound.kwargs)
+
+
+@pytest.mark.slow
+def test_pytorch_fcn_becomes_a_model_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = pytorch_fcn_state("fcn8s", 21)
+    torch.save(state, tmp_path / "net.pth")
+    run(tmp_path / "net.pth", "--from", "pytorch-fcn", "--at-once", "--output", tmp_path / "voc")
+    assert "fcn8s-atonce over vgg16 with 21 classes" in capsys.readouterr().out
+    net, card = load_model(tmp_path / "voc")
+    assert card.classes == net.classes == VOC_CLASSES
+    assert card.architecture.geometry == "caffe"
+    assert card.preprocessing.channel_order == "BGR"
+    assert torch.equal(net.trunk.conv5_3.bias, state["conv5_3.bias"])
+    assert torch.equal(net.score["8"].weight, state["score_pool3.weight"])
+
+
+@pytest.mark.slow
+def test_torchvision_becomes_a_model_folder_to_train(tmp_path: Path) -> None:
+    torch.save(torchvision_state(), tmp_path / "vgg16.pth")
+    (tmp_path / "classes.txt").write_text("sky\nroad\n")
+    classes = tmp_path / "classes.txt"
+    run(
+        *(tmp_path / "vgg16.pth", "--from", "torchvision", "--model", "fcn16s"),
+        *("--classes", classes, "--output", tmp_path / "start"),
+    )
+    net, card = load_model(tmp_path / "start")
+    assert card.classes == ["sky", "road"]
+    assert card.architecture.name == "fcn16s"
+    assert card.architecture.geometry == "same"
+    assert net.trunk.fc6.weight.eq(13).all()
+    assert net.score["32"].weight.eq(0).all()
+
+
+def test_options_that_do_not_go_together(tmp_path: Path) -> None:
+    path, output = tmp_path / "net.pth", tmp_path / "out"
+    torch.save(pytorch_fcn_state("fcn32s", 3), path)
+    with pytest.raises(UserError, match="--model fcn8s"):
+        import_(path, source="pytorch-fcn", output=output, model="fcn8s")
+    with pytest.raises(UserError, match="--at-once is for"):
+        import_(path, source="torchvision", output=output, at_once=True, classes="2")
+    with pytest.raises(UserError, match="needs --classes"):
+        import_(path, source="torchvision", output=output)
+    with pytest.raises(UserError, match="4 classes, but .* scores 3"):
+        import_(path, source="pytorch-fcn", output=output, classes="4")
+    with pytest.raises(UserError, match="--classes 256: there must be from 1 to 255"):
+        import_(path, source="pytorch-fcn", output=output, classes="256")
+    with pytest.raises(UserError, match=r"nothing\.txt"):
+        import_(path, source="pytorch-fcn", output=output, classes=str(tmp_path / "nothing.txt"))
+    with pytest.raises(UserError, match="no torchvision vgg16"):
+        import_(path, source="torchvision", output=output, classes="3", model="fcn32s")
+    assert not output.exists()

@@ -1,0 +1,330 @@
+"""Joint transforms: image and labels stay together, void stays void, a seed decides everything."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from upscore.data.transforms import FILL, PAPER, Augmentation, collate, resize_longest
+from upscore.errors import UserError
+from upscore.structures import VOID, Sample
+
+EVERYTHING = Augmentation(scale=(0.5, 2.0), crop=(48, 40), flip=0.5, colour=0.4)
+
+
+def photo(height, width, seed=0):
+    """A sample of smooth noise with labels 0, 3, 7 and void."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
+    class_map = torch.tensor([0, 3, 7, VOID], dtype=torch.uint8)[
+        torch.randint(0, 4, (height, width), generator=generator)
+    ]
+    instance_map = torch.randint(0, 70_000, (height, width), generator=generator, dtype=torch.int32)
+    return Sample(name="photo", image=image, class_map=class_map, instance_map=instance_map)
+
+
+def same(one, other):
+    return (
+        torch.equal(one.image, other.image)
+        and torch.equal(one.class_map, other.class_map)
+        and torch.equal(one.instance_map, other.instance_map)
+    )
+
+
+def ramp(height, width):
+    """Each pixel's red is its row and its green is its column, and so is its instance number: row * 256 + column."""
+    rows = torch.arange(height, dtype=torch.int32)[:, None].expand(height, width)
+    columns = torch.arange(width, dtype=torch.int32)[None, :].expand(height, width)
+    image = torch.stack([rows, columns, torch.zeros_like(rows)]).to(torch.uint8)
+    class_map = (rows % 5).to(torch.uint8)
+    return Sample(name="ramp", image=image, class_map=class_map, instance_map=rows * 256 + columns)
+
+
+def misalignment(sample):
+    """The mean over rows, and over columns, of where the image says a pixel is from less where its label says."""
+    labelled = sample.class_map != VOID
+    inner = torch.zeros_like(labelled)
+    inner[4:-4, 4:-4] = labelled[4:-4, 4:-4]
+    rows = sample.image[0].int() - sample.instance_map // 256
+    columns = sample.image[1].int() - sample.instance_map % 256
+    return [values[inner].float() for values in (rows, columns)]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_augmented_labels_lie_on_their_pixels(seed):
+    augmentation = Augmentation(scale=(0.4, 3.0), crop=(61, 75), flip=0.5)
+    for differences in misalignment(augmentation(ramp(200, 240), seed)):
+        assert len(differences) > 0
+        # Nearest neighbours are within half a pixel of the photo (and its rounding); a bias would be a shift.
+        assert differences.abs().max() <= 1
+        assert differences.mean().abs() < 0.3
+
+
+@pytest.mark.parametrize("max_side", [119, 120, 97, 60, 31])
+def test_reduced_labels_lie_on_their_pixels(max_side):
+    """At a factor of 1/n with n odd, labels come from the middle of what the pixel averages: no shift at all."""
+    factor = 240 / max_side
+    for differences in misalignment(resize_longest(ramp(240, 240), max_side)):
+        assert differences.abs().max() <= 1
+        assert differences.mean().abs() <= 0.5, factor
+
+
+def test_reduction_to_a_third_takes_the_middle_pixel():
+    sample = ramp(240, 150)
+    reduced = resize_longest(sample, 80)
+    assert torch.equal(reduced.instance_map, sample.instance_map[1::3, 1::3])
+    assert all((differences == 0).all() for differences in misalignment(reduced))
+
+
+def test_doubling_repeats_each_label():
+    sample = photo(9, 7)
+    doubled = Augmentation(scale=(2.0, 2.0))(sample, 0)
+    assert torch.equal(doubled.class_map, sample.class_map.repeat_interleave(2, 0).repeat_interleave(2, 1))
+    assert doubled.image.shape == (3, 18, 14)
+
+
+def test_colour_that_encodes_the_label_still_does():
+    palette = torch.tensor([[10, 200, 60], [240, 20, 120], [90, 90, 250]], dtype=torch.uint8)
+    class_map = torch.zeros(120, 120, dtype=torch.uint8)
+    class_map[20:70, 10:60], class_map[50:110, 40:115] = 1, 2
+    sample = Sample(name="blocks", image=palette[class_map.long()].permute(2, 0, 1), class_map=class_map)
+    for seed in range(20):
+        out = Augmentation(scale=(0.6, 1.9), crop=(100, 90), flip=0.5)(sample, seed)
+        labels = out.class_map.float()[None, None]
+        highest = torch.nn.functional.max_pool2d(labels, 7, 1, 3)[0, 0]
+        lowest = -torch.nn.functional.max_pool2d(-labels, 7, 1, 3)[0, 0]
+        interior = (highest == lowest) & (out.class_map != VOID)
+        assert interior.sum() > 500
+        expected = palette[out.class_map[interior].long()].int()
+        assert (out.image.permute(1, 2, 0)[interior].int() - expected).abs().max() <= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 70),
+    width=st.integers(1, 70),
+    crop=st.none() | st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    low=st.floats(0.02, 1.5),
+    ratio=st.floats(1.0, 2.0),
+    seed=st.integers(0, 2**62),
+)
+def test_no_label_appears_and_padding_is_void(height, width, crop, low, ratio, seed):
+    sample = photo(height, width)
+    out = Augmentation(scale=(low, low * ratio), crop=crop, flip=0.5, colour=0.5)(sample, seed)
+    if crop is not None:
+        assert out.image.shape[1:] == crop
+    assert out.image.shape[1:] == out.class_map.shape == out.instance_map.shape
+    assert min(out.class_map.shape) >= 1
+    assert (out.image.dtype, out.class_map.dtype, out.instance_map.dtype) == (torch.uint8, torch.uint8, torch.int32)
+    assert set(out.class_map.unique().tolist()) <= set(sample.class_map.unique().tolist()) | {VOID}
+    assert set(out.instance_map.unique().tolist()) <= set(sample.instance_map.unique().tolist()) | {0}
+
+
+def test_void_stays_void_and_padding_is_at_the_bottom_right():
+    sample = photo(20, 30)
+    sample.class_map.fill_(2)
+    out = Augmentation(crop=(25, 40))(sample, 3)
+    assert (out.class_map[:20, :30] == 2).all()
+    assert torch.equal(out.image[:, :20, :30], sample.image)
+    assert (out.class_map[20:] == VOID).all()
+    assert (out.class_map[:, 30:] == VOID).all()
+    assert (out.instance_map[20:] == 0).all()
+    assert (out.image[:, 20:].permute(1, 2, 0) == torch.tensor(FILL)).all()
+    for seed in range(4):
+        out = Augmentation(crop=(25, 40), flip=0.5, colour=1.0)(sample, seed)
+        assert (out.image[:, 20:].permute(1, 2, 0) == torch.tensor(FILL)).all()
+        assert torch.equal(
+            out.class_map == VOID, (out.image == torch.tensor(FILL, dtype=torch.uint8)[:, None, None]).all(0)
+        )
+    sample.class_map.fill_(VOID)
+    assert (EVERYTHING(sample, 3).class_map == VOID).all()
+
+
+def test_crop_alone_is_a_window_of_the_photo_and_reaches_every_place():
+    sample = ramp(12, 9)
+    corners = set()
+    for seed in range(400):
+        out = Augmentation(crop=(10, 8))(sample, seed)
+        top, left = divmod(int(out.instance_map[0, 0]), 256)
+        corners.add((top, left))
+        assert torch.equal(out.image, sample.image[:, top : top + 10, left : left + 8])
+        assert torch.equal(out.instance_map, sample.instance_map[top : top + 10, left : left + 8])
+    assert corners == {(top, left) for top in range(3) for left in range(2)}
+
+
+def test_scale_is_log_uniform_between_its_ends():
+    sample = Sample(name="line", image=torch.zeros(3, 1000, 1, dtype=torch.uint8))
+    heights = torch.tensor([Augmentation(scale=(0.25, 4.0))(sample, seed).image.shape[1] for seed in range(300)])
+    assert heights.min() >= 250
+    assert heights.max() <= 4000
+    assert abs((heights < 1000).float().mean() - 0.5) < 0.1
+    assert abs((heights < 500).float().mean() - 0.25) < 0.1
+
+
+def test_flip_mirrors_everything_as_often_as_it_says():
+    sample = photo(5, 8)
+    always = Augmentation(flip=1.0)
+    assert torch.equal(always(sample, 0).image, sample.image.flip(-1))
+    assert torch.equal(always(sample, 0).class_map, sample.class_map.flip(-1))
+    assert same(always(always(sample, 0), 1), sample)
+    mirrored = [not same(Augmentation(flip=0.3)(sample, seed), sample) for seed in range(400)]
+    assert abs(sum(mirrored) / 400 - 0.3) < 0.08
+
+
+def test_paper_is_the_identity():
+    assert all(same(PAPER(photo(7, 11), seed), photo(7, 11)) for seed in range(5))
+
+
+def test_colour_leaves_labels_alone_and_changes_more_the_stronger_it_is():
+    sample = photo(40, 40)
+    changes = []
+    for colour in (0.0, 0.1, 0.4, 1.0):
+        outs = [Augmentation(colour=colour)(sample, seed) for seed in range(10)]
+        assert all(torch.equal(out.class_map, sample.class_map) for out in outs)
+        changes.append(sum((out.image.float() - sample.image).abs().mean().item() for out in outs))
+    assert changes[0] == 0
+    assert changes == sorted(changes)
+    assert changes[1] > 10
+
+
+def test_input_is_never_written_to():
+    sample, untouched = photo(50, 60), photo(50, 60)
+    for seed in range(10):
+        EVERYTHING(sample, seed)
+    resize_longest(sample, 20)
+    collate([sample, photo(70, 20)])
+    assert same(sample, untouched)
+
+
+def test_one_option_leaves_the_choices_of_the_others_alone():
+    plain = Augmentation(scale=(0.5, 2.0), crop=(30, 30))
+    coloured = Augmentation(scale=(0.5, 2.0), crop=(30, 30), colour=0.5)
+    for seed in range(5):
+        assert torch.equal(plain(photo(50, 60), seed).class_map, coloured(photo(50, 60), seed).class_map)
+
+
+def test_seed_alone_decides():
+    sample = photo(64, 80)
+    state = torch.get_rng_state()
+    first = EVERYTHING(sample, 42)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(1)
+    assert same(EVERYTHING(sample, 42), first)
+    assert not same(EVERYTHING(sample, 43), first)
+
+
+def digest(threads):
+    torch.set_num_threads(threads)
+    augmentation = Augmentation(scale=(0.5, 2.0), crop=(300, 280), flip=0.5, colour=0.8)
+    outs = [augmentation(photo(400, 420), seed) for seed in range(4)]
+    return hashlib.sha256(b"".join(out.image.contiguous().numpy().tobytes() for out in outs)).hexdigest()
+
+
+def test_number_of_threads_does_not_matter():
+    threads = torch.get_num_threads()
+    try:
+        assert digest(1) == digest(2)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.slow
+def test_processes_do_not_matter():
+    program = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"from {Path(__file__).stem} import digest\n"
+        "print(digest(1))"
+    )
+    other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == digest(1)
+
+
+@pytest.mark.parametrize(
+    ("size", "max_side", "expected"),
+    [
+        ((100, 50), 0, (100, 50)),
+        ((100, 50), 100, (100, 50)),
+        ((100, 50), 99, (99, 50)),
+        ((50, 101), 25, (12, 25)),
+        ((1, 900), 10, (1, 10)),
+        ((900, 2), 10, (10, 1)),
+        ((1, 1), 1, (1, 1)),
+    ],
+)
+def test_resize_longest(size, max_side, expected):
+    out = resize_longest(photo(*size), max_side)
+    assert out.image.shape[1:] == out.class_map.shape == out.instance_map.shape == expected
+
+
+def test_a_single_column_is_resized_like_a_wide_image():
+    column = photo(40, 1)
+    wide = Sample(name="wide", image=column.image.expand(3, 40, 40))
+    narrow = Augmentation(scale=(0.5, 0.5))(column, 0).image
+    assert narrow.shape == (3, 20, 1)
+    assert (narrow.int() - resize_longest(wide, 20).image[:, :, :1].int()).abs().max() <= 1
+
+
+def test_reduction_is_antialiased():
+    stripes = torch.zeros(3, 90, 90, dtype=torch.uint8)
+    stripes[:, :, ::2] = 200
+    reduced = resize_longest(Sample(name="stripes", image=stripes), 18).image[:, :, 1:-1]
+    assert (reduced.int() - 100).abs().max() <= 25
+
+
+def test_collate_pads_to_the_common_size():
+    samples = [photo(3, 8), photo(1, 1), photo(6, 2)]
+    batch = collate(samples)
+    assert (batch.images.shape, batch.images.dtype) == ((3, 3, 6, 8), torch.uint8)
+    assert (batch.class_maps.shape, batch.class_maps.dtype) == ((3, 6, 8), torch.uint8)
+    assert batch.sizes == [(3, 8), (1, 1), (6, 2)]
+    assert batch.names == ["photo"] * 3
+    for sample, image, class_map in zip(samples, batch.images, batch.class_maps, strict=True):
+        height, width = sample.class_map.shape
+        assert torch.equal(image[:, :height, :width], sample.image)
+        assert torch.equal(class_map[:height, :width], sample.class_map)
+        outside = torch.ones(6, 8, dtype=torch.bool)
+        outside[:height, :width] = False
+        assert (class_map[outside] == VOID).all()
+        assert (image.permute(1, 2, 0)[outside] == torch.tensor(FILL)).all()
+
+
+def test_collate_without_labels():
+    bare = Sample(name="bare", image=torch.zeros(3, 4, 4, dtype=torch.uint8))
+    assert collate([bare, bare]).class_maps is None
+    mixed = collate([bare, photo(2, 5)])
+    assert (mixed.class_maps[0] == VOID).all()
+    assert torch.equal(mixed.class_maps[1, :2, :5], photo(2, 5).class_map)
+
+
+def test_unlabelled_samples_pass_through_everything():
+    bare = Sample(name="bare", image=photo(30, 41).image)
+    out = EVERYTHING(resize_longest(bare, 20), 1)
+    assert out.class_map is None
+    assert out.instance_map is None
+    assert out.image.shape == (3, 48, 40)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scale": (2.0, 0.5)}, "scale="),
+        ({"scale": (0.0, 1.0)}, "scale="),
+        ({"scale": (1.0, 1e6)}, "scale="),
+        ({"crop": (0, 5)}, "crop="),
+        ({"flip": 1.5}, "flip=1.5"),
+        ({"colour": float("nan")}, "colour=nan"),
+    ],
+)
+def test_mistakes_are_told(options, words):
+    with pytest.raises(UserError, match=words):
+        Augmentation(**options)
+
+
+def test_negative_max_side_is_told():
+    with pytest.raises(UserError, match="max_side=-1"):
+        resize_longest(photo(4, 4), -1)
