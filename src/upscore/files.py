@@ -40,6 +40,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             path.replace(replaced)
         temporary.replace(path)
     finally:
+        if replaced.exists() and not path.exists():  # interrupted between the two
+            replaced.replace(path)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
 

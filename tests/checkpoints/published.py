@@ -1,4 +1,4 @@
-"""State dicts of the published layouts whose large tensors take no memory: one number each, repeated by a stride of 0."""
+"""State dicts of the published layouts whose large tensors take no memory: one number each, with strides of 0."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_options_that_do_not_go_together(tmp_path: Path) -> None:
         import_(path, source="torchvision", output=output, at_once=True, classes="2")
     with pytest.raises(UserError, match="needs --classes"):
         import_(path, source="torchvision", output=output)
-    with pytest.raises(UserError, match="4 classes, but .* scores 3"):
+    with pytest.raises(UserError, match=r"4 classes, but .* scores 3"):
         import_(path, source="pytorch-fcn", output=output, classes="4")
     with pytest.raises(UserError, match="--classes 256: there must be from 1 to 255"):
         import_(path, source="pytorch-fcn", output=output, classes="256")

@@ -70,8 +70,12 @@ def test_what_does_not_fit_is_named(classifier: VGG) -> None:
         with pytest.raises(UserError, match=match):
             import_torchvision_vgg16(changed, "fcn32s", num_classes=2)
 
-    refused({name: value for name, value in state.items() if name != "features.5.bias"}, r"features\.5\.bias is missing")
+    refused(
+        {name: value for name, value in state.items() if name != "features.5.bias"}, r"features\.5\.bias is missing"
+    )
     refused(state | {"features.1.weight": torch.zeros(1)}, r"features\.1\.weight is left over")
     refused(state | {"features.0.weight": torch.zeros(3, 64, 3, 3)}, r"features\.0\.weight has shape \(3, 64, 3, 3\)")
-    refused(state | {"classifier.0.weight": torch.zeros(25088, 4096)}, r"classifier\.0\.weight has shape \(25088, 4096\)")
+    refused(
+        state | {"classifier.0.weight": torch.zeros(25088, 4096)}, r"classifier\.0\.weight has shape \(25088, 4096\)"
+    )
     refused(state | {"classifier.3.bias": torch.full((4096,), torch.nan)}, r"classifier\.3\.bias .* not finite")

@@ -44,9 +44,7 @@ def peers() -> dict[str, nn.Module]:
 
 @pytest.fixture(scope="module")
 def ours(peers: dict[str, nn.Module]) -> dict[str, FCN]:
-    return {
-        name: import_pytorch_fcn(peer.state_dict(), at_once=name == "fcn8s-atonce") for name, peer in peers.items()
-    }
+    return {name: import_pytorch_fcn(peer.state_dict(), at_once=name == "fcn8s-atonce") for name, peer in peers.items()}
 
 
 def run_trunk_once(nets: dict[str, FCN], images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

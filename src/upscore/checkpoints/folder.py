@@ -76,6 +76,7 @@ def save_model(
 
     Raises:
         ValueError: the network was not made by `build`, or the number of classes is not its own.
+        UserError: the folder holds something else than a model.
     """
     if not net.architecture:
         raise ValueError(
@@ -91,10 +92,20 @@ def save_model(
         training=training or {},
         scores=scores or {},
     )
+    _refuse_others(Path(folder))
     with atomic_folder(folder) as temporary:
         state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
         save_file(state, temporary / WEIGHTS, metadata={"format": card.format})
         (temporary / CARD).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def _refuse_others(folder: Path) -> None:
+    """What is in a folder goes when a model takes its place, so let it be a model."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; a model is a folder: choose another place")
+    others = [] if not folder.exists() else sorted({file.name for file in folder.iterdir()} - {WEIGHTS, CARD})
+    if others:
+        raise UserError(f"{folder} holds {others[0]}, which is no part of a model: choose a new or an empty folder")
 
 
 def find_model(path: str | Path) -> Path:
@@ -119,8 +130,11 @@ def load_model(path: str | Path) -> tuple[FCN, ModelCard]:
     """
     folder = find_model(path)
     card = _read_card(folder / CARD)
+    architecture = card.architecture.model_dump()
     with torch.device("meta"):  # random weights would be made only to be thrown away
-        net = build(**card.architecture.model_dump())
+        net = build(**architecture)
+    if {name for name, _ in net.named_buffers()} - net.state_dict().keys():  # but tables that are not stored are needed
+        net = build(**architecture)
     try:
         state = load_file(folder / WEIGHTS)
         net.load_state_dict(state, strict=True, assign=True)

@@ -59,10 +59,8 @@ def import_pytorch_fcn(checkpoint: Mapping[str, Any], *, at_once: bool = False) 
 
 
 def _recognise(state: Mapping[str, Any]) -> str:
-    for name, layers in UPSAMPLING.items():
-        if f"{layers[1]}.weight" in state:
-            break
-    else:
+    name = next((name for name, layers in UPSAMPLING.items() if f"{layers[1]}.weight" in state), None)
+    if name is None:
         finals = ", ".join(f"{layers[1]}.weight" for layers in UPSAMPLING.values())
         raise UserError(f"this is no checkpoint of pytorch-fcn: it has none of {finals}")
     bias = state.get("score_fr.bias")
@@ -98,7 +96,7 @@ def _check(state: Mapping[str, Any], expected: Mapping[str, torch.Size]) -> None
     if missing := sorted(expected.keys() - state.keys()):
         raise UserError(f"the checkpoint lacks {missing[0]} ({len(missing)} tensors are missing)")
     if left_over := sorted(map(str, state.keys() - expected.keys())):
-        raise UserError(f"the checkpoint has {left_over[0]}, which has no place ({len(left_over)} tensors are left over)")
+        raise UserError(f"the checkpoint has {left_over[0]}, for which there is no place ({len(left_over)} in all)")
     for name, shape in expected.items():
         if not isinstance(state[name], Tensor) or state[name].shape != shape:
             found = tuple(getattr(state[name], "shape", ())) or type(state[name]).__name__

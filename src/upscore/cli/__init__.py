@@ -1,4 +1,4 @@
-"""The command line: each verb is a function in a file of its own, imported when it is called."""
+"""The command line: each verb is a function in a file of its own, which imports what is heavy when it is called."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ import sys
 from cyclopts import App
 
 import upscore
+from upscore.cli.data import check
+from upscore.cli.demo import demo
+from upscore.cli.evaluate import evaluate
+from upscore.cli.heatmap import heatmap
+from upscore.cli.import_ import import_
+from upscore.cli.predict import predict
+from upscore.cli.train import train
 from upscore.errors import UserError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -17,7 +24,7 @@ app = App(
     help="""Pixel-level recognition: which class is each pixel, and which object does it belong to?
 
 ```
-upscore demo                                  # no data needed: see what it does in a few minutes
+upscore demo                          # needs no data, takes minutes
 upscore heatmap photo.jpg --label "tiger cat"
 upscore data check DATA
 upscore train DATA --model fcn8s --output runs/streets
@@ -30,13 +37,16 @@ upscore predict runs/streets photos/ --output out/
 data = App(name="data", help="Look at labelled data before training on it.", help_format="markdown")
 app.command(data)
 
-app.command("upscore.cli.demo:demo", name="demo", help="Show everything on data that is built in; ends in one HTML page.")
-app.command("upscore.cli.heatmap:heatmap", name="heatmap", help="Where in a photo is the tiger cat? An ImageNet classifier, made convolutional.")
-app.command("upscore.cli.train:train", name="train", help="Train a network on labelled photos.")
-app.command("upscore.cli.evaluate:evaluate", name="evaluate", help="Score a model on labelled photos.")
-app.command("upscore.cli.predict:predict", name="predict", help="Write a mask and an overlay for each photo.")
-app.command("upscore.cli.import_:import_", name="import", help="Turn a checkpoint of another project into a model folder.")
-data.command("upscore.cli.data:check", name="check", help="List everything that is wrong with a data set.")
+for name, verb in {
+    "demo": demo,
+    "heatmap": heatmap,
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "import": import_,
+}.items():
+    app.command(verb, name=name)
+data.command(check, name="check")
 
 
 def main() -> None:

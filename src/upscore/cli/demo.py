@@ -13,13 +13,23 @@ def demo(*, output: Path = Path("demo"), seed: int = 0) -> None:
     upscore demo --output /tmp/demo
     ```
 
+    It finds a cat with a photo classifier, trains FCN-32s, 16s and 8s on
+    generated scenes, and compares them. Nothing is fetched. It takes three
+    to four minutes on two cores; the same command begins afresh.
+
     Parameters
     ----------
     output
-        The folder to write to.
+        The folder to write to: report.html, images/ and the networks.
     seed
         Other scenes and other random numbers.
     """
+    import sys
+
+    print(
+        f"upscore demo: a few minutes, nothing is fetched, all goes to {output}", file=sys.stderr
+    )  # imports take long
+
     from upscore.report.demo import run
 
     run(output, seed=seed)

@@ -53,6 +53,7 @@ def evaluate(
 
     from upscore.data import open_dataset
     from upscore.data.datasets import default_split
+    from upscore.errors import UserError
     from upscore.evaluation.plots import plot_confusion, plot_per_class
     from upscore.files import write_text
     from upscore.inference import evaluate as score
@@ -66,12 +67,15 @@ def evaluate(
         task = progress.add_task("Evaluating", total=len(dataset))
         scores = score(predictor, dataset, progress=lambda done, _total: progress.update(task, completed=done))
     report = {"model": model, "data": data, "split": split, "images": len(dataset), **scores.to_json()}
-    if json is not None:
-        write_text(json, dumps(report, indent=2, allow_nan=False) + "\n")
-    if plots is not None:
-        plot_confusion(torch.tensor(scores.confusion), predictor.classes, plots / "confusion.png")
-        plot_per_class(scores, plots / "per_class.png")
     _print(report, Console(highlight=False, markup=False))
+    try:
+        if json is not None:
+            write_text(json, dumps(report, indent=2, allow_nan=False) + "\n")
+        if plots is not None:
+            plot_confusion(torch.tensor(scores.confusion), predictor.classes, plots / "confusion.png")
+            plot_per_class(scores, plots / "per_class.png")
+    except OSError as error:
+        raise UserError(f"{error.filename or json or plots}: can't be written ({error.strerror})") from error
 
 
 def _print(report: dict, console) -> None:

@@ -55,9 +55,10 @@ def predict(
 
     from upscore.errors import UserError
     from upscore.inference import load
-    from upscore.inference.outputs import find_photos, write_prediction
+    from upscore.inference.outputs import find_photos, refuse_overwriting, write_prediction
 
     photos = find_photos(paths)
+    refuse_overwriting(photos, output)
     predictor = load(model, engine=engine, precision=precision)
     console = Console(stderr=True)
     failures: list[str] = []
@@ -65,7 +66,7 @@ def predict(
         photos.items(), "Predicting", console=console, transient=True, disable=not console.is_terminal
     ):
         try:
-            write_prediction(predictor.predict(photo, scores=scores), output / name, photo)
+            write_prediction(predictor.predict(photo, scores=scores), output / name)
         except UserError as error:
             failures.append(str(error))
     done = len(photos) - len(failures)

@@ -6,18 +6,20 @@ H W pixels of the photo, h w cells of the heat map, s the stride of the classifi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 
 import numpy as np
 import torch
-from timm.data import ImageNetInfo
+from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upscore.errors import UserError
 from upscore.models.classifiers import Classifier
-from upscore.models.convolutionalize import cell_coordinates, convolutionalize
+from upscore.models.convolutionalize import convolutionalize
 from upscore.models.dense import shift_and_stitch
 
 MAX_PIXELS = 4_000_000
@@ -26,29 +28,31 @@ MAX_PIXELS = 4_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatMap:
-    """How much of a class there is at each pixel of a photo."""
+    """How much speaks for some classes, at each pixel of a photo."""
 
     label: str
+    """The names of the classes looked for, with "or" between them."""
     heat: np.ndarray
-    """(H, W) float32, the probability of the class where it is looked for, 0..1."""
+    """(H, W) float32, the probability that the classifier gives them around a pixel, 0..1."""
     top: list[tuple[str, float]]
     """The five most probable classes of the whole photo, the best first."""
 
 
-def heat_map(classifier: Classifier, image: Tensor, label: str | None = None, scale: float | None = None) -> HeatMap:
-    """Find a class in a photo, (3, H, W) uint8 RGB, with nothing but an image classifier.
+def heat_map(classifier: Classifier, image: Tensor, labels: Sequence[str] = (), scale: float | None = None) -> HeatMap:
+    """Find classes in a photo, (3, H, W) uint8 RGB, with nothing but an image classifier.
 
-    The classifier is made convolutional and run on the photo at s/f x s/f shifts (shift-and-stitch); the softmax over
-    its classes at each cell is the heat, smoothed over one stride, as bilinear upsampling would, and drawn over the
-    pixel that the cell is centred on. Where the network averages its last map before it classifies, each cell is
+    The classifier is made convolutional and run at s/f x s/f shifts of the photo (shift-and-stitch). The softmax over
+    its classes at each cell is the heat, smoothed over one stride as by bilinear upsampling, and drawn at the pixel on
+    which the cell is centred. Where the network averages its last map before it classifies, each cell is
     classified before that average, so that it speaks for its own surroundings: the average of those logits is the
     answer for the whole photo. Where it has fully connected layers, as VGG, each cell is the answer for one window of
     the training size. Either way a cell sees far more than the pixels it colours: heat shows where the evidence is, and
     is no outline.
 
     Args:
-        label: any of the names of an ImageNet class; without one, the most probable class of the photo.
-        scale: the photo's shorter side in training sizes. A larger one looks for smaller things. By default 1 for
+        labels: any of the names of ImageNet classes, whose probabilities are added up; without one, the most probable
+            class of the photo.
+        scale: the photo's shorter side in training sizes. A larger one looks for smaller things. By default 1.25 for
             networks that average their last map, and 2 for the others, which need room to slide.
 
     Raises:
@@ -56,28 +60,28 @@ def heat_map(classifier: Classifier, image: Tensor, label: str | None = None, sc
     """
     top = _top_classes(classifier, image)
     names = classifier.classes
-    index = top[0][0] if label is None else class_index(names, label)
+    indices = list(dict.fromkeys(class_index(names, label) for label in labels)) or [top[0][0]]
     dense = convolutionalize(classifier.net, classifier.input_size, pool=False)
-    coordinates = cell_coordinates(dense)
-    stride = round(1 / coordinates.scale)
-    sees_windows = _cells_at_training_size(dense, classifier.input_size) == 1
-    step = stride // 2 if sees_windows else stride // 4
+    stride, cells, first = _layout(dense, classifier.input_size)
+    step = stride // 2 if cells == 1 else stride // 4
 
-    photo = _resized(image, classifier.input_size, scale or (2.0 if sees_windows else 1.0))
+    if scale is None:
+        scale = 2.0 if cells == 1 else 1.25
+    photo = _resized(image, classifier.input_size, scale)
     # The photo is mirrored at its border, so that there is a cell over every pixel.
-    border = stride * max(1, math.ceil(-coordinates.shift))
+    border = stride * max(1, math.ceil(first / stride))
     mirrored = F.pad(classifier.preprocessing(photo), [border] * 4, mode="reflect")
 
     def probability(images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         whole_cells = F.pad(images, (0, -width % stride, 0, -height % stride), mode="replicate")
-        return dense(whole_cells).softmax(1)[:, index : index + 1]
+        return dense(whole_cells).softmax(1)[:, indices].sum(1, keepdim=True)
 
     with torch.inference_mode():
-        cells = _smoothed(shift_and_stitch(probability, mirrored, stride, step), stride // step)
-    origin = float(coordinates.shift) * stride + border
-    heat = _sampled(cells, image.shape[-2:], photo.shape[-2:], origin, step)
-    return HeatMap(label=names[index], heat=heat.numpy(), top=[(names[i], p) for i, p in top])
+        probabilities = _smoothed(shift_and_stitch(probability, mirrored, stride, step), stride // step)
+    heat = _sampled(probabilities, image.shape[-2:], photo.shape[-2:], border - first, step)
+    label = " or ".join(names[i] for i in indices)
+    return HeatMap(label=label, heat=heat.clamp(0, 1).numpy(), top=[(names[i], p) for i, p in top])
 
 
 def class_index(classes: list[str], label: str) -> int:
@@ -86,31 +90,48 @@ def class_index(classes: list[str], label: str) -> int:
     Raises:
         UserError: no class has this name; names like it are listed.
     """
-    synonyms = ImageNetInfo()
+    if label in classes:  # a Cardigan is a dog, a cardigan is a jacket
+        return classes.index(label)
     index_of = {name.lower(): index for index, name in reversed(list(enumerate(classes)))}  # of two cranes, the first
-    for index in range(len(classes)):
-        for name in str(synonyms.index_to_description(index)).lower().split(", "):
-            index_of.setdefault(name, index)
+    index_of = {**_synonyms(), **index_of}
     wanted = " ".join(label.lower().replace("_", " ").split())
     if wanted in index_of:
         return index_of[wanted]
     close = [name for name in index_of if wanted in name.split()] + get_close_matches(wanted, index_of, 5)
-    hint = f"did you mean {', '.join(dict.fromkeys(close[:8]))}?" if close else "leave --label out to see the photo's own"
+    hint = (
+        f"did you mean {', '.join(dict.fromkeys(close[:8]))}?" if close else "leave --label out to see the photo's own"
+    )
     raise UserError(f'ImageNet has no class "{label}": {hint}')
 
 
+@cache
+def _synonyms() -> dict[str, int]:
+    """All names of ImageNet's classes, in small letters; a name of two classes is the first one's."""
+    info, index_of = ImageNetInfo(), {}
+    for index in range(info.num_classes()):
+        for name in str(info.index_to_description(index)).lower().split(", "):
+            index_of.setdefault(name, index)
+    return index_of
+
+
 def _top_classes(classifier: Classifier, image: Tensor) -> list[tuple[int, float]]:
-    """The classifier as it is, on the whole photo at its training size."""
-    size = classifier.input_size
-    whole = F.interpolate(image[None].float(), (size, size), mode="bicubic", antialias=True).clamp(0, 255)
+    """The classifier as it is, on the whole photo in its own proportions."""
+    photo = _resized(image, classifier.input_size, scale=1.0)
     with torch.inference_mode():
-        probabilities, classes = classifier.net(classifier.preprocessing(whole)).softmax(1)[0].topk(5)
+        probabilities, classes = classifier.net(classifier.preprocessing(photo)).softmax(1)[0].topk(5)
     return list(zip(classes.tolist(), probabilities.tolist(), strict=True))
 
 
-def _cells_at_training_size(dense: nn.Module, input_size: int) -> int:
+def _layout(dense: nn.Module, side: int) -> tuple[int, int, float]:
+    """Stride, cells in a row at the training size, and the pixel that the first of them is centred on.
+
+    The row is taken to lie in the middle of the image, the only place that is the same for a mirrored photo: networks
+    trained on mirrored photos settle there, whatever their padding.
+    """
     with torch.inference_mode():
-        return dense(torch.zeros(1, 3, input_size, input_size)).shape[-1]
+        cells, more = (dense(torch.zeros(1, 3, length, length)).shape[-1] for length in (side, side + 256))
+    stride = 256 // (more - cells)
+    return stride, cells, (side - 1) / 2 - stride * (cells - 1) / 2
 
 
 def _resized(image: Tensor, input_size: int, scale: float) -> Tensor:
@@ -136,7 +157,7 @@ def _smoothed(cells: Tensor, stride: int) -> Tensor:
 
 
 def _sampled(cells: Tensor, size: torch.Size, resized: torch.Size, origin: float, step: int) -> Tensor:
-    """A (1, 1, h, w) map, whose first cell is `origin` pixels before the resized photo's first, at the photo's pixels."""
+    """A (1, 1, h, w) map at the photo's pixels; its first cell is `origin` pixels before the resized photo's first."""
     axes = []
     for pixels, length, count in zip(size, resized, cells.shape[-2:], strict=True):
         position = (torch.arange(pixels) + 0.5) * length / pixels - 0.5

@@ -38,5 +38,5 @@ def _download(repository: str) -> Path:
         # nothing else of a repository is fetched, let alone run
         return Path(snapshot_download(repository, allow_patterns=[CARD, WEIGHTS]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{HUB}{repository} can't be fetched: {reason}") from error

@@ -45,15 +45,35 @@ def find_photos(paths: Sequence[Path]) -> dict[str, Path]:
     return photos
 
 
-def write_prediction(prediction: Prediction, base: Path, source: Path) -> None:
+def refuse_overwriting(photos: dict[str, Path], output: Path) -> None:
+    """Make sure, before the first is written, that no output takes the place of a photo or of another output.
+
+    Raises:
+        UserError: one would.
+    """
+    sources = {photo.resolve() for photo in photos.values()}
+    written: dict[Path, Path] = {}
+    for name, photo in photos.items():
+        for path in _outputs(output / name):
+            if path.resolve() in sources:
+                raise UserError(f"{path} is a photo and would be overwritten: choose another --output")
+            if path in written:
+                raise UserError(f"{photo} and {written[path]} would both be written to {path}: predict them apart")
+            written[path] = photo
+
+
+def _outputs(base: Path) -> tuple[Path, Path, Path]:
+    mask, overlay, scores = (base.with_name(base.name + ending) for ending in (".png", "_overlay.png", "_scores.npz"))
+    return mask, overlay, scores
+
+
+def write_prediction(prediction: Prediction, base: Path) -> None:
     """Write `base.png` (class indices with a palette), `base_overlay.png` and, where it has scores, `base_scores.npz`.
 
     Raises:
-        UserError: the photo itself would be overwritten, or a file can't be written.
+        UserError: a file can't be written.
     """
-    mask, overlay, scores = (base.with_name(base.name + ending) for ending in (".png", "_overlay.png", "_scores.npz"))
-    if source.resolve() in (mask.resolve(), overlay.resolve()):
-        raise UserError(f"{source}: its mask would overwrite it; choose another --output")
+    mask, overlay, scores = _outputs(base)
     try:
         with atomic_path(mask) as temporary:
             index_image(prediction.class_map, len(prediction.classes)).save(temporary)

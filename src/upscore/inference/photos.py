@@ -24,6 +24,8 @@ def as_photo(photo: Photo) -> Tensor:
     if isinstance(photo, str | Path):
         return read_image(photo)
     if isinstance(photo, Image.Image):
+        if photo.mode.startswith(("I", "F")):
+            raise UserError(f"an image of mode {photo.mode} is ambiguous: convert it to RGB, or give its path")
         photo = np.array(ImageOps.exif_transpose(photo).convert("RGB"))
     if isinstance(photo, np.ndarray):
         if photo.ndim == 2:

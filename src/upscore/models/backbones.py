@@ -6,17 +6,17 @@ N images, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import timm
 import torch
-from timm.data import resolve_data_config
+from timm.data.config import resolve_data_config
 from torch import Tensor, nn
 from torchvision.models import VGG16_Weights, get_model, get_model_weights
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from upscore.errors import UserError
-from upscore.models.geometry import probe
+from upscore.models.geometry import centred
 from upscore.models.lite0 import lite0
 from upscore.models.preprocessing import IMAGENET, LITE0, Preprocessing
 from upscore.models.trunks import ChainTrunk, Trunk
@@ -51,7 +51,7 @@ def build_trunk(name: str, *, geometry: Geometry = "same", pretrained: bool = Fa
     if name == "efficientnet_lite0":
         return TimmTrunk(name, lite0(pretrained=pretrained), LITE0)
     if name in RESNETS:
-        weights = get_model_weights(name).DEFAULT if pretrained else None
+        weights = get_model_weights(name)["DEFAULT"] if pretrained else None
         return ResNetTrunk(fetch(name, lambda: get_model(name, weights=weights)))
     name = name.removeprefix("timm/")
     if not timm.is_model(name):
@@ -75,7 +75,16 @@ def fetch(name: str, load: Callable[[], T]) -> T:
         ) from error
 
 
-class ResNetTrunk(nn.Module):
+def _count_channels(trunk: nn.Module) -> dict[int, int]:
+    """Stride -> channels, found by running a blank image in evaluation mode, which leaves statistics alone."""
+    training = trunk.training
+    with torch.no_grad():
+        maps = trunk.eval()(torch.zeros(1, 3, 64, 64))
+    trunk.train(training)
+    return {stride: features.shape[1] for stride, features in maps.items()}
+
+
+class ResNetTrunk(Trunk):
     """A torchvision ResNet without its classifier; layer2, layer3 and layer4 are the maps of strides 8, 16 and 32."""
 
     multiple, border = 32, 1
@@ -84,45 +93,59 @@ class ResNetTrunk(nn.Module):
         super().__init__()
         self.body = create_feature_extractor(resnet, {"layer2": "8", "layer3": "16", "layer4": "32"})
         self.preprocessing = IMAGENET
-        self.channels, self.coordinates = probe(self)
+        self.channels = _count_channels(self)
+        self.coordinates = {stride: centred(stride) for stride in self.channels}
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
         """Preprocessed images (N, 3, H, W) -> {stride: map}."""
         return {int(stride): features for stride, features in self.body(images).items()}
 
 
-class TimmTrunk(nn.Module):
+class TimmTrunk(Trunk):
     """Any timm network without its classifier; its last map, which the classifier would pool, is that of stride 32."""
 
     multiple, border = 32, 1
 
     def __init__(self, name: str, body: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
-        self.body = body
+        self.body: Any = body
         self.preprocessing = preprocessing
-        body.reset_classifier(0)
+        self.body.reset_classifier(0)
         try:
             with torch.no_grad():
-                final, maps = body.eval().forward_intermediates(torch.zeros(1, 3, side := 256, side))
+                final, maps = self.body.eval().forward_intermediates(torch.zeros(1, 3, side := 256, side))
         except (AssertionError, AttributeError, RuntimeError, ValueError) as error:
             raise UserError(f"{name} does not give feature maps for images of any size: {error}") from error
         stride_of = [side // features.shape[-1] for features in maps]
         if side // final.shape[-1] != 32 or not {8, 16} <= set(stride_of):
             raise UserError(f"{name} has maps at strides {sorted(set(stride_of))}; an FCN needs 8, 16 and 32")
         self.indices = [max(i for i, s in enumerate(stride_of) if s == stride) for stride in (8, 16)]
-        self.channels, self.coordinates = probe(self)
+        self._freeze_unused()
+        self.channels = _count_channels(self)
+        self.coordinates = {stride: centred(stride) for stride in self.channels}
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
         """Preprocessed images (N, 3, H, W) -> {stride: map}."""
         final, (stride8, stride16) = self.body.forward_intermediates(images, indices=self.indices)
         return {8: stride8, 16: stride16, 32: final}
 
+    def _freeze_unused(self) -> None:
+        """Parameters that no map depends on, as a norm of the classifier's own, are not to be learned."""
+        parameters = list(self.parameters())
+        self.eval()  # running statistics are left alone
+        with torch.enable_grad():
+            sums = [features.sum() for features in self(torch.zeros(1, 3, 64, 64)).values()]
+            gradients = torch.autograd.grad(sums, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.requires_grad_(gradient is not None)
+        self.train()
+
 
 CLASSIFIERS = ("fc.", "classifier.", "head.")
 """Where torchvision and timm keep the layer that a trunk leaves out."""
 
 
-def load_classifier(trunk: nn.Module, state: Mapping[str, Tensor]) -> None:
+def load_classifier(trunk: Trunk, state: Mapping[str, Tensor]) -> None:
     """Load a classifier's state dict, as torchvision or timm publish it, into the trunk made of it.
 
     Raises:

@@ -44,6 +44,8 @@ def build(
         raise UserError(f"no network is called {name!r}; choose one of {', '.join(FCN_STRIDES)}")
     if not 1 <= num_classes <= MAX_CLASSES:
         raise UserError(f"num_classes is {num_classes}; it must lie in 1..{MAX_CLASSES}")
+    if backbone == "alexnet":
+        geometry = "caffe"
     trunk = build_trunk(backbone, geometry=geometry, pretrained=pretrained)
     strides = FCN_STRIDES[name]
     if lacking := set(strides) - set(trunk.channels):

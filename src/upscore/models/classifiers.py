@@ -14,9 +14,9 @@ import timm
 import torch
 import torchvision
 from safetensors.torch import load_file
-from timm.data import resolve_data_config
+from timm.data.config import resolve_data_config
 from torch import Tensor, nn
-from torchvision.models import get_model, get_model_weights, list_models
+from torchvision.models import ResNet50_Weights, get_model, get_model_weights, list_models
 
 from upscore.errors import UserError
 from upscore.models.lite0 import lite0
@@ -60,7 +60,7 @@ def imagenet_classifier(name: str, weights: str | Path | None = None) -> Classif
 
 def imagenet_classes() -> list[str]:
     """The short names of the 1000 classes, in the order of every ImageNet classifier's logits."""
-    return get_model_weights("resnet50").DEFAULT.meta["categories"]
+    return ResNet50_Weights.DEFAULT.meta["categories"]
 
 
 def _from_torchvision(name: str, fetch: bool) -> tuple[nn.Module, Preprocessing, int]:
@@ -68,7 +68,7 @@ def _from_torchvision(name: str, fetch: bool) -> tuple[nn.Module, Preprocessing,
     if name not in names:
         close = ", ".join(get_close_matches(name, names)) or "resnet50, vgg16, alexnet"
         raise UserError(f'no classifier is called "{name}": did you mean {close}, or timm/{name} for timm\'s?')
-    recipe = get_model_weights(name).DEFAULT
+    recipe = get_model_weights(name)["DEFAULT"]
     try:
         net = get_model(name, weights=recipe if fetch else None)
     except (OSError, RuntimeError) as error:
@@ -116,8 +116,8 @@ def _load(net: nn.Module, name: str, path: Path) -> None:
     if wrong:
         more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
         raise UserError(
-            f"{path} does not hold the weights of {name}: {', '.join(wrong[:4])}{more} differ; --backbone must name the "
-            "network that the file was made with"
+            f"{path} does not hold the weights of {name}: {', '.join(wrong[:4])}{more} differ; --backbone must name "
+            "the network that the file was made with"
         )
     net.load_state_dict({**expected, **weights})
 

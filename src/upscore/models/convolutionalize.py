@@ -15,10 +15,10 @@ from typing import Literal
 import torch
 from timm.models import get_notrace_functions, is_notrace_module
 from torch import fx, nn
+from torch.fx.proxy import TraceError
 from torch.nn import functional as F
 
 from upscore.errors import UserError
-from upscore.models.geometry import CoordinateMap, path_map
 
 Size = tuple[int, int]
 Kind = Literal["linear", "flatten", "average", "elementwise", "other"]
@@ -56,10 +56,16 @@ def convolutionalize(classifier: nn.Module, input_size: int | Size = 224, *, poo
     dense = trace(copy.deepcopy(classifier))
     shapes = _shapes(dense, size)
     last_map, head = _head(dense)
+    refusal = UserError(
+        f"{type(classifier).__name__} can't be made convolutional: after its layer {_name(last_map)} should come "
+        "average pooling, flattening and linear layers, and before it none of them"
+    )
+    if len(shapes[last_map.name]) != 4:
+        raise refusal
     cells = _cells(shapes, last_map)
 
     for node in head:
-        operation, source = operation_of(dense, node), node.args[0]
+        operation, source = operation_of(dense, node), node.all_input_nodes[0]
         match _kind(operation):
             case "average" if _cells(shapes, node) != cells:
                 if _cells(shapes, node) != (1, 1):
@@ -72,6 +78,7 @@ def convolutionalize(classifier: nn.Module, input_size: int | Size = 224, *, poo
             case "average" | "flatten":
                 node.replace_all_uses_with(source)
             case "linear":
+                assert isinstance(operation, nn.Linear)
                 dense.set_submodule(str(node.target), as_convolution(operation, cells))
                 cells = (1, 1)
 
@@ -80,10 +87,7 @@ def convolutionalize(classifier: nn.Module, input_size: int | Size = 224, *, poo
     dense.recompile()
     output = _shapes(dense, (2 * size[0], 2 * size[1]))["output"]
     if len(output) != 4 or output[-2:] == (1, 1):
-        raise UserError(
-            f"{type(classifier).__name__} can't be made convolutional: after its layer {_name(last_map)} should come "
-            "average pooling, flattening and linear layers, and before it none of them"
-        )
+        raise refusal
     return dense
 
 
@@ -93,19 +97,6 @@ def as_convolution(linear: nn.Linear, window: Size) -> nn.Conv2d:
     convolution.weight = nn.Parameter(linear.weight.detach().reshape(convolution.weight.shape))
     convolution.bias = linear.bias
     return convolution
-
-
-def cell_coordinates(dense: fx.GraphModule) -> CoordinateMap:
-    """Where an image coordinate lies in the map that a traced network gives, followed from the input to the output."""
-    coordinates: dict[fx.Node, CoordinateMap] = {}
-    total = CoordinateMap()
-    for node in dense.graph.nodes:
-        # Branches that meet lie over each other; the first stands for all.
-        total = coordinates[node.all_input_nodes[0]] if node.all_input_nodes else CoordinateMap()
-        if isinstance(layer := operation_of(dense, node), nn.Module):
-            total = total.then(path_map(layer.modules()))
-        coordinates[node] = total
-    return total
 
 
 class _Tracer(fx.Tracer):
@@ -132,7 +123,7 @@ def trace(network: nn.Module) -> fx.GraphModule:
     tracer = _Tracer()
     try:
         graph = tracer.trace(network)
-    except (fx.proxy.TraceError, TypeError, AttributeError, NotImplementedError) as error:
+    except (TraceError, TypeError, AttributeError, NotImplementedError) as error:
         raise UserError(f"layer {tracer.layer} of {type(network).__name__} can't be traced: {error}") from error
     return fx.GraphModule(network, graph, type(network).__name__)
 
@@ -170,7 +161,8 @@ def _shapes(network: fx.GraphModule, size: Size) -> dict[str, tuple[int, ...]]:
     """Node -> the shape of its output for two images of a size; nothing is computed, and no statistics change."""
     without_data = {id(t): t.detach().to("meta") for t in chain(network.parameters(), network.buffers())}
     recorder = _ShapeRecorder(copy.deepcopy(network, without_data))
-    recorder.run(torch.zeros(2, 3, *size, device="meta"))
+    dtype = next(network.parameters()).dtype
+    recorder.run(torch.zeros(2, 3, *size, device="meta", dtype=dtype))
     return recorder.shapes
 
 

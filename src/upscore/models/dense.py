@@ -9,9 +9,9 @@ N images, C classes, H W pixels, h w cells of the dense map.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
@@ -60,13 +60,11 @@ def dilate(net: nn.Module) -> fx.GraphModule:
         layer, name = operation_of(dense, node), str(node.target)
         if not isinstance(layer, nn.Module) or not hasattr(layer, "kernel_size"):
             continue
-        if type(layer) not in (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d):
-            raise UserError(f"layer {name} is a {type(layer).__name__}, which can't be dilated")
         if name in dilated:
             raise UserError(f"layer {name} is used twice: it can't be dilated for both places")
         dilated.add(name)
-        rates[node] = rate * _single(name, layer.stride)
         dense.set_submodule(name, _dilated(name, layer, rate))
+        rates[node] = rate * _stride(name, layer)
     dense.recompile()
     return dense
 
@@ -76,44 +74,60 @@ class DilatedAvgPool2d(nn.Module):
 
     def __init__(self, kernel_size: tuple[int, int], padding: tuple[int, int], dilation: int) -> None:
         super().__init__()
-        self.padding, self.dilation = padding, dilation
-        self.register_buffer("window", torch.full((1, 1, *kernel_size), 1 / (kernel_size[0] * kernel_size[1])), False)
+        self.kernel_size, self.padding, self.dilation = kernel_size, padding, dilation
 
     def forward(self, maps: Tensor) -> Tensor:
         channels = maps.flatten(0, 1).unsqueeze(1)  # an average mixes no channels
-        averages = F.conv2d(channels, self.window, padding=self.padding, dilation=self.dilation)
+        window = maps.new_full((1, 1, *self.kernel_size), 1 / math.prod(self.kernel_size))
+        averages = F.conv2d(channels, window, padding=self.padding, dilation=self.dilation)
         return averages.squeeze(1).unflatten(0, maps.shape[:2])
 
 
 def _dilated(name: str, layer: nn.Module, rate: int) -> nn.Module:
-    if isinstance(layer, nn.AvgPool2d):
-        if layer.divisor_override or (any(_pair(layer.padding)) and not layer.count_include_pad) or layer.ceil_mode:
-            raise UserError(f"layer {name} pools with options that have no dilated form: {layer}")
-        kernel, padding = _pair(layer.kernel_size), _pair(layer.padding)
-        return DilatedAvgPool2d(kernel, (rate * padding[0], rate * padding[1]), rate)
+    if type(layer) is nn.Conv2d:
+        return _dilated_convolution(name, layer, rate)
+    if type(layer) is nn.MaxPool2d:
+        height, width = _times(rate, layer.padding)
+        border = nn.ConstantPad2d((width, width, height, height), float("-inf"))  # more than torch's pooling can pad
+        return nn.Sequential(border, nn.MaxPool2d(layer.kernel_size, 1, dilation=_times(rate, layer.dilation)))
+    if type(layer) is nn.AvgPool2d:
+        kernel, padding = _pair(layer.kernel_size), _times(rate, layer.padding)
+        if layer.divisor_override or (any(padding) and not layer.count_include_pad):
+            raise UserError(f"layer {name} averages over other than its whole window, which has no dilated form")
+        return DilatedAvgPool2d(kernel, padding, rate)
+    raise UserError(f"layer {name} is a {type(layer).__name__}, which can't be dilated")
+
+
+def _dilated_convolution(name: str, layer: nn.Conv2d, rate: int) -> nn.Conv2d:
     if isinstance(layer.padding, str):
         raise UserError(f'layer {name} is padded by a rule, "{layer.padding}": give its padding in pixels')
-    if isinstance(layer, nn.MaxPool2d):
-        layer.stride, layer.ceil_mode = 1, False
-        layer.padding, layer.dilation = _times(rate, layer.padding), _times(rate, layer.dilation)
-        return layer
-    layer.stride = (1, 1)
-    layer.padding, layer.dilation = _times(rate, layer.padding), _times(rate, layer.dilation)
-    layer._reversed_padding_repeated_twice = [side for side in reversed(layer.padding) for _ in range(2)]
-    return layer
+    convolution = nn.Conv2d(
+        layer.in_channels,
+        layer.out_channels,
+        _pair(layer.kernel_size),
+        padding=_times(rate, layer.padding),
+        dilation=_times(rate, layer.dilation),
+        groups=layer.groups,
+        padding_mode=layer.padding_mode,
+        device="meta",
+    )
+    convolution.weight, convolution.bias = layer.weight, layer.bias
+    return convolution
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else value
+def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+    height, width = (value, value) if isinstance(value, int) else value
+    return height, width
 
 
-def _times(rate: int, value: int | tuple[int, int]) -> tuple[int, int]:
+def _times(rate: int, value: int | tuple[int, ...]) -> tuple[int, int]:
     height, width = _pair(value)
     return rate * height, rate * width
 
 
-def _single(name: str, stride: int | tuple[int, int]) -> int:
-    height, width = _pair(stride)
+def _stride(name: str, layer: nn.Module) -> int:
+    assert isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d)
+    height, width = _pair(layer.stride)
     if height != width:
         raise UserError(f"layer {name} has a stride of {height}x{width}: only square strides can be dilated away")
     return height

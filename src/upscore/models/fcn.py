@@ -105,7 +105,10 @@ class FCN(nn.Module):
         return scores
 
     def _score(self, maps: Mapping[int, Tensor], stride: int) -> Tensor:
-        return self.score[str(stride)](maps[stride] * self.skip_scales.get(stride, 1))
+        features = maps[stride]
+        if stride in self.skip_scales:
+            features = features * self.skip_scales[stride]
+        return self.score[str(stride)](features)
 
     def _fuse(self, coarse: Tensor, fine: Tensor, stride: int) -> Tensor:
         """Upsample the coarse scores, lay the finer ones over them, add."""

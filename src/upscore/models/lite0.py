@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with the ImageNet weights that are installed with this package: transfer learning without a hub."""
+"""EfficientNet-Lite0 with its ImageNet weights, which are installed with this package: no hub is needed."""
 
 from __future__ import annotations
 

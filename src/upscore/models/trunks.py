@@ -6,7 +6,6 @@ N images, H W pixels; a map of stride s is (N, channels[s], about H / s, about W
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -14,8 +13,8 @@ from upscore.models.geometry import CoordinateMap, path_map
 from upscore.models.preprocessing import Preprocessing
 
 
-class Trunk(Protocol):
-    """The contract between a backbone and what is built over it."""
+class Trunk(nn.Module):
+    """The contract between a backbone and what is built over it: preprocessed images (N, 3, H, W) -> {stride: map}."""
 
     channels: dict[int, int]
     """Stride -> channels of its map."""
@@ -27,10 +26,8 @@ class Trunk(Protocol):
     """Cells repeated around a score map before it is upsampled, where a net has no border of its own to fade into."""
     preprocessing: Preprocessing
 
-    def __call__(self, images: Tensor) -> dict[int, Tensor]: ...
 
-
-class ChainTrunk(nn.Sequential):
+class ChainTrunk(Trunk):
     """A trunk that is a plain chain of named layers, some of which are tapped.
 
     Args:

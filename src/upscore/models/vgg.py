@@ -35,7 +35,7 @@ def vgg16(geometry: Geometry) -> ChainTrunk:
             channels = width
         layers[f"pool{block}"] = nn.MaxPool2d(2, 2, ceil_mode=True)
     layers |= _fully_connected(channels, kernel_size=7, padding=3 if geometry == "same" else 0)
-    return ChainTrunk(
+    trunk = ChainTrunk(
         layers,
         taps={8: "pool3", 16: "pool4", 32: "drop7"},
         channels={8: 256, 16: 512, 32: 4096},
@@ -43,6 +43,7 @@ def vgg16(geometry: Geometry) -> ChainTrunk:
         border=0,
         preprocessing=IMAGENET if geometry == "same" else CAFFE,
     )
+    return _reset_parameters(trunk)
 
 
 def alexnet() -> ChainTrunk:
@@ -64,7 +65,18 @@ def alexnet() -> ChainTrunk:
         "relu5": nn.ReLU(inplace=True),
         "pool5": nn.MaxPool2d(3, 2, ceil_mode=True),
     } | _fully_connected(256, kernel_size=6, padding=0)
-    return ChainTrunk(layers, taps={32: "drop7"}, channels={32: 4096}, multiple=1, border=0, preprocessing=CAFFE)
+    trunk = ChainTrunk(layers, taps={32: "drop7"}, channels={32: 4096}, multiple=1, border=0, preprocessing=CAFFE)
+    return _reset_parameters(trunk)
+
+
+def _reset_parameters(trunk: ChainTrunk) -> ChainTrunk:
+    """He initialisation: without normalisation layers, torch's own lets the signal die before fc7."""
+    for layer in trunk.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+    return trunk
 
 
 def _fully_connected(channels: int, *, kernel_size: int, padding: int) -> dict[str, nn.Module]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator
 
 import torch
 from torch.utils.data import DataLoader
@@ -15,6 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from upscore.data.datasets import Dataset
 from upscore.data.transforms import Augmentation, Batch, collate, resize_longest
+from upscore.errors import UserError
 from upscore.structures import Sample
 from upscore.training.recipes import Recipe
 
@@ -38,7 +39,7 @@ def epoch_order(length: int, *, replacement: bool, seed: int, epoch: int) -> lis
     return torch.randperm(length, generator=generator).tolist()
 
 
-class TrainingView(TorchDataset):
+class TrainingView:
     """The samples of one epoch from one place on, in order and augmented."""
 
     def __init__(
@@ -65,7 +66,7 @@ class TrainingView(TorchDataset):
         return augmentation(sample, seed_of(self.seed, self.epoch, position))
 
 
-class ValidationView(TorchDataset):
+class ValidationView:
     """The samples as they are, reduced to the size at which the network sees them."""
 
     def __init__(self, dataset: Dataset, *, max_side: int) -> None:
@@ -78,17 +79,45 @@ class ValidationView(TorchDataset):
         return resize_longest(self.dataset[index], self.max_side)
 
 
-def batches(view: Sequence[Sample] | TorchDataset, batch_size: int, workers: int) -> Iterator[Batch]:
-    """Go through a view in order, read ahead by `workers` processes."""
+class _Reader(TorchDataset):
+    """A view whose errors are values, for torch puts the traceback of a worker's exception into its message."""
+
+    def __init__(self, view: TrainingView | ValidationView) -> None:
+        self.view = view
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    def __getitem__(self, index: int) -> Sample | UserError:
+        try:
+            return self.view[index]
+        except UserError as error:
+            return error
+
+
+def _collate(samples: list[Sample | UserError]) -> Batch | UserError:
+    error = next((sample for sample in samples if isinstance(sample, UserError)), None)
+    return error or collate([sample for sample in samples if isinstance(sample, Sample)])
+
+
+def batches(view: TrainingView | ValidationView, batch_size: int, workers: int) -> Generator[Batch, None, None]:
+    """Go through a view in order, read ahead by `workers` processes; close it to let them go.
+
+    Raises:
+        UserError: a sample can't be read.
+    """
     loader = DataLoader(
-        view,  # pyright: ignore[reportArgumentType]  a sized dataset of samples
+        _Reader(view),
         batch_size=batch_size,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=_collate,
         worker_init_fn=_leave_interrupts_to_the_parent,
         prefetch_factor=4 if workers else None,
     )
-    yield from loader
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
 
 
 def default_workers() -> int:
@@ -98,3 +127,4 @@ def default_workers() -> int:
 
 def _leave_interrupts_to_the_parent(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the parent's, which only takes note

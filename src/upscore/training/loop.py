@@ -6,8 +6,8 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from itertools import islice
 from typing import Any, Protocol
 
@@ -54,7 +54,7 @@ def fit(
     workers: int = 0,
     resume: bool = False,
     provenance: dict[str, Any] | None = None,
-    watchers: list[Watcher] | None = None,
+    watchers: Sequence[Watcher] = (),
 ) -> Progress:
     """Train `net` by `recipe` into `folder`; with `resume`, from the state there.
 
@@ -62,9 +62,7 @@ def fit(
         DivergedError: the loss is not finite; the best model so far stays.
         KeyboardInterrupt: after the state was saved.
     """
-    watchers = watchers or []
-    accelerator = Accelerator(mixed_precision="bf16" if dtype == torch.bfloat16 else "no")
-    trainer = Trainer(net, recipe, accelerator, head_only=head_only, seed=seed)
+    trainer = Trainer(net, recipe, Accelerator(mixed_precision="no"), dtype=dtype, head_only=head_only, seed=seed)
     if resume:
         trainer.restore(folder.load_state())
     epochs = count_epochs(recipe, len(train))
@@ -75,9 +73,9 @@ def fit(
         spent = at.seconds
         trainer.train_mode()
         view = TrainingView(train, recipe, max_side=max_side, seed=seed, epoch=at.epoch, start=at.position)
-        feed = batches(view, recipe.batch_size, workers)
-        with _interrupts_held() as interrupted:
-            while group := list(islice(feed, recipe.accumulate)):
+        feed = closing(batches(view, recipe.batch_size, workers))
+        with feed as batch_feed, _interrupts_held() as interrupted:
+            while group := list(islice(batch_feed, recipe.accumulate)):
                 loss = trainer.step(group, rate_factor(recipe, at.step, steps))
                 at.seconds = spent + time.monotonic() - started
                 for watcher in watchers:
@@ -88,8 +86,14 @@ def fit(
                 if interrupted():
                     raise KeyboardInterrupt
 
-        loss, scores = trainer.validate(batches(ValidationView(val, max_side=max_side), 1, workers))
-        is_best = _record(trainer, loss, scores, rate_factor(recipe, at.step - 1, steps))
+        begun = time.monotonic()
+        try:
+            with closing(batches(ValidationView(val, max_side=max_side), 1, workers)) as val_feed:
+                loss, scores = trainer.validate(val_feed)
+        except KeyboardInterrupt:
+            folder.save_state(trainer.state())
+            raise
+        is_best = _record(trainer, loss, scores, rate_factor(recipe, at.step - 1, steps), time.monotonic() - begun)
         for model in [folder.last, *([folder.best] if is_best else [])]:
             save_model(
                 model,
@@ -100,9 +104,9 @@ def fit(
                 scores={"validation": scores.to_json()},
             )
         folder.write_metrics(at.records)
-        folder.save_state(trainer.state())
         for watcher in watchers:
             watcher.epoch(at.records, scores, is_best)
+        folder.save_state(trainer.state())  # last, so that a resumed run lacks nothing of what comes before
     return trainer.progress
 
 
@@ -116,7 +120,7 @@ def count_steps(recipe: Recipe, length: int) -> int:
     return math.ceil(math.ceil(length / recipe.batch_size) / recipe.accumulate)
 
 
-def _record(trainer: Trainer, val_loss: float, scores: SemanticScores, rate: float) -> bool:
+def _record(trainer: Trainer, val_loss: float, scores: SemanticScores, rate: float, val_seconds: float) -> bool:
     """Close the epoch; returns whether it is the best so far."""
     at = trainer.progress
     is_best = scores.mean_iu > at.best
@@ -135,6 +139,7 @@ def _record(trainer: Trainer, val_loss: float, scores: SemanticScores, rate: flo
             "frequency_weighted_iu": scores.frequency_weighted_iu,
             "learning_rate": trainer.recipe.learning_rate * rate,
             "seconds": round(at.seconds, 3),
+            "validation_seconds": round(val_seconds, 3),
         }
     )
     at.position, at.losses, at.seconds = 0, [], 0.0

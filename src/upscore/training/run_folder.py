@@ -45,23 +45,39 @@ class RunFolder:
         """
         settings = json.loads(json.dumps(settings))
         if not (self.path / "run.json").exists():
-            if self.path.exists() and not self.path.is_dir():
-                raise UserError(f"{self.path} is a file; --output takes a folder")
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_text(self.path / "run.json", json.dumps(settings, indent=2) + "\n")
+            try:
+                write_text(self.path / "run.json", json.dumps(settings, indent=2) + "\n")
+            except OSError as error:
+                raise UserError(f"--output {self.path}: can't be written to ({error.strerror})") from error
             return False
         if not resume:
-            raise UserError(
-                f"{self.path} holds a run already: add --resume to go on with it, or choose another --output"
-            )
-        earlier = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        for name in sorted(settings.keys() | earlier.keys()):
+            self.refuse_run()
+        earlier = self._read_settings()
+        for name in settings | earlier:
             if settings.get(name) != earlier.get(name):
                 raise UserError(
                     f"{self.path} was started with {name}={earlier.get(name)!r}, not {settings.get(name)!r}: "
                     "resume with the same settings, or choose another --output"
                 )
         return (self.path / "state.pt").exists()
+
+    def refuse_run(self) -> None:
+        """Make sure that no run is here.
+
+        Raises:
+            UserError: there is one.
+        """
+        if (self.path / "run.json").exists():
+            raise UserError(
+                f"{self.path} holds a run already: add --resume to go on with it, or choose another --output"
+            )
+
+    def _read_settings(self) -> dict[str, Any]:
+        path = self.path / "run.json"
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{path} can't be read ({error}): choose another --output") from error
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write the state whole or not at all."""

@@ -68,13 +68,17 @@ def train(
     """
     settings = _changed(recipe, changes or {})
     stages = _stages(recipe, model)
+    _check(epochs=epochs, workers=workers, max_side=max_side)
+    folders = {stage: RunFolder(output if stage == model else Path(output) / stage) for stage in stages}
+    if not resume:  # of any stage, before the first is trained
+        for folder in folders.values():
+            folder.refuse_run()
     train_set, val_set = open_splits(data, holdout=holdout)
     if epochs is not None:
         settings = settings.model_copy(update={"images": epochs * len(train_set), "max_epochs": epochs})
 
     progress = Progress()
-    for stage in stages:
-        is_last = stage == stages[-1]
+    for stage, folder in folders.items():
         net = build(
             stage,
             backbone=backbone,
@@ -90,7 +94,6 @@ def train(
         if len(stages) > 1:
             rate = settings.learning_rate * STAGE_RATES[stage]
             stage_recipe = settings.model_copy(update={"learning_rate": rate})
-        folder = RunFolder(output if is_last else Path(output) / stage)
         provenance = {
             "data": str(data),
             "train_images": len(train_set),
@@ -102,7 +105,17 @@ def train(
             "head_only": head_only,
             "seed": seed,
         }
-        asked = {**net.architecture, "classes": train_set.classes, "max_side": max_side, **provenance}
+        asked = {
+            "model": stage,
+            **{name: value for name, value in net.architecture.items() if name != "name"},
+            "classes": train_set.classes,
+            "max_side": max_side,
+            "precision": precision,
+            "epochs": epochs,
+            **{name: value for name, value in provenance.items() if name not in ("recipe", "recipe_name")},
+            "recipe": recipe,
+            **stage_recipe.model_dump(mode="json"),
+        }
         progress = fit(
             net,
             train_set,
@@ -114,12 +127,11 @@ def train(
             head_only=head_only,
             seed=seed,
             workers=default_workers() if workers is None else workers,
-            resume=folder.open({**asked, "precision": precision}, resume=resume),
+            resume=folder.open(asked, resume=resume),
             provenance=provenance,
             watchers=watch(folder),
         )
         weights = folder.best
-        resume = resume or not is_last
     return progress
 
 
@@ -159,6 +171,12 @@ def _changed(name: str, changes: dict[str, Any]) -> Recipe:
         first = error.errors()[0]
         field = "-".join(str(part) for part in first["loc"]).replace("_", "-")
         raise UserError(f"--{field} {first['input']}: {first['msg'].lower()}") from error
+
+
+def _check(*, epochs: int | None, workers: int | None, max_side: int) -> None:
+    for option, value, least in (("epochs", epochs, 1), ("workers", workers, 0), ("max-side", max_side, 0)):
+        if value is not None and value < least:
+            raise UserError(f"--{option} {value}: give {least} or more")
 
 
 def _stages(recipe: str, model: str) -> list[str]:

@@ -5,6 +5,7 @@ N images, C classes, H W pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -50,10 +51,21 @@ class Progress:
 class Trainer:
     """A network, its optimiser, the average of its weights, and how far they have come."""
 
-    def __init__(self, net: FCN, recipe: Recipe, accelerator: Accelerator, *, head_only: bool, seed: int) -> None:
-        self.accelerator, self.recipe, self.head_only, self.seed = accelerator, recipe, head_only, seed
+    def __init__(
+        self,
+        net: FCN,
+        recipe: Recipe,
+        accelerator: Accelerator,
+        *,
+        dtype: torch.dtype = torch.float32,
+        head_only: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.accelerator, self.recipe, self.dtype = accelerator, recipe, dtype
+        self.head_only, self.seed = head_only, seed
         self.net = net.to(accelerator.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.net.trunk.requires_grad_(not head_only)
+        if head_only:
+            self.net.trunk.requires_grad_(False)
         self.average = averaged(self.net, recipe.ema) if recipe.ema else None
         self.optimizer = make_optimizer(self.net, recipe)
         self.model = accelerator.prepare_model(self.net) if accelerator.num_processes > 1 else self.net
@@ -105,13 +117,23 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> tuple[float, SemanticScores]:
-        """The loss per pixel and the scores over a whole set, in evaluation mode."""
+        """The loss per pixel and the scores over a whole set, in evaluation mode.
+
+        Raises:
+            DivergedError: a loss is not finite.
+        """
         net = self.result.eval()
         confusion = ConfusionMatrix(net.num_classes, device=self.accelerator.device)
         losses: list[float] = []
         for batch in batches:
             outputs, targets = self._forward(net, batch)
-            losses.append(sum(loss.item() for loss in net.losses(outputs, targets, "sum").values()))
+            loss = sum(loss.item() for loss in net.losses(outputs, targets, "sum").values())
+            if not math.isfinite(loss):
+                raise DivergedError(
+                    f"the validation loss is {loss} after epoch {self.progress.epoch + 1}, on "
+                    f"{', '.join(batch.names)}: try a lower --learning-rate, or look at that file"
+                )
+            losses.append(loss)
             confusion.update(outputs.max(dim=1).indices, targets)
         pixels = max(1, int(confusion.counts.sum()))
         return sum(losses) / pixels, semantic_scores(confusion.counts, net.classes)
@@ -119,7 +141,8 @@ class Trainer:
     def _forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         assert batch.class_maps is not None
         images = self.net.preprocessing(batch.images.to(self.accelerator.device, non_blocking=True))
-        with self.accelerator.autocast():
+        # not the accelerator's: it has one precision for the whole process
+        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
             outputs = model(images.contiguous(memory_format=torch.channels_last))
         return outputs, batch.class_maps.to(self.accelerator.device, non_blocking=True)
 

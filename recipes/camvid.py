@@ -1,0 +1,76 @@
+"""FCN-32s, 16s and 8s over EfficientNet-Lite0 on CamVid, each by the default recipe, side by side.
+
+    python recipes/camvid.py CAMVID --output runs/camvid
+
+CAMVID holds `train/` and `val/` with `images/` and `labels/` each (11 classes, 480x360). Both are pooled and one whole
+video, 0006R0 (101 frames), is held out: frames of a video that is also trained on would flatter the scores.
+Interrupted, the same command goes on where it stopped. The table is written to OUTPUT/camvid.md.
+
+Time and scores on 2 CPU cores: see docs/results/camvid.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from upscore.files import write_text
+from upscore.training import train
+from upscore.training.run_folder import RunFolder
+from upscore.training.watchers import FolderWatcher, TerminalWatcher
+
+NETS = ("fcn32s", "fcn16s", "fcn8s")
+HOLDOUT = "0006R0*"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--output", type=Path, default=Path("runs/camvid"))
+    arguments = parser.parse_args()
+    console = Console(stderr=True)
+    for net in NETS:
+        watchers: list[TerminalWatcher | FolderWatcher] = []
+
+        def watch(folder: RunFolder, title: str = net, watchers: list = watchers) -> list:
+            watchers += [TerminalWatcher(console, title), FolderWatcher(folder)]
+            return watchers
+
+        try:
+            train(arguments.data, arguments.output / net, model=net, holdout=HOLDOUT, resume=True, watch=watch)
+        finally:
+            for watcher in watchers:
+                watcher.close()
+    text = table({net: arguments.output / net for net in NETS})
+    write_text(arguments.output / "camvid.md", text)
+    print(text)
+
+
+def table(runs: dict[str, Path]) -> str:
+    """The best epoch of each run, per class too, and what it cost."""
+    rows, per_class = [], {}
+    for net, run in runs.items():
+        records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        scores = json.loads((run / "scores.json").read_text())
+        epochs = sorted(record["seconds"] for record in records)
+        minutes = sum(record["seconds"] + record["validation_seconds"] for record in records) / 60
+        shown = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu")
+        rows.append([net, *(f"{scores[name]:.1%}" for name in shown), f"{epochs[len(epochs) // 2]:.0f}", f"{minutes:.0f}"])
+        per_class[net] = scores["per_class"]
+    title = ["net", "pixel acc.", "mean acc.", "mean IU", "f.w. IU", "s / epoch", "minutes in all"]
+    names = list(next(iter(per_class.values())))
+    classes = [[name, *(f"{per_class[net][name]:.1%}" for net in runs)] for name in names]
+    return markdown(title, rows) + "\n" + markdown(["IU", *runs], classes)
+
+
+def markdown(title: list[str], rows: list[list[str]]) -> str:
+    """A table with numbers to the right."""
+    lines = [title, ["---", *["---:"] * (len(title) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""HTML, and nothing else: a page of chapters in one file that asks for no other.
+
+Text is escaped where it enters; what is typed `Html` is markup already and goes in as it is.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from io import BytesIO
+from typing import NewType
+
+from PIL import Image
+
+Html = NewType("Html", str)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chapter:
+    """A numbered part of the page."""
+
+    anchor: str
+    """The end of its address, as in report.html#scores."""
+    title: str
+    body: Html
+
+
+def page(title: str, lead: str, facts: Sequence[tuple[str, str]], chapters: Sequence[Chapter], colophon: str) -> str:
+    """The whole document; `facts` are a few numbers, each with what it counts."""
+    style = files("upscore.report").joinpath("style.css").read_text(encoding="utf-8")
+    numbers = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for value, name in facts)
+    contents = "".join(f'<li><a href="#{c.anchor}">{escape(c.title)}</a></li>' for c in chapters)
+    sections = "".join(
+        f'<section id="{chapter.anchor}"><p class="number">{number}</p><h2>{escape(chapter.title)}</h2>'
+        f"{chapter.body}</section>\n"
+        for number, chapter in enumerate(chapters, start=1)
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">\n'
+        f"<title>{escape(title)} · upscore</title>\n<style>\n{style}</style></head>\n<body>\n"
+        f'<header><p class="name">upscore</p><h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>'
+        f'<dl class="facts">{numbers}</dl><nav aria-label="Chapters"><ol>{contents}</ol></nav></header>\n'
+        f"<main>\n{sections}</main>\n<footer><p>{escape(colophon)}</p></footer>\n</body></html>\n"
+    )
+
+
+def join(*parts: Html) -> Html:
+    """Pieces of markup one after the other."""
+    return Html("\n".join(parts))
+
+
+def text(*paragraphs: str) -> Html:
+    """Paragraphs of plain text; words between backquotes are set as code, between asterisks stressed."""
+    return Html("".join(f"<p>{_marked(paragraph)}</p>" for paragraph in paragraphs))
+
+
+def stressed(sentence: str) -> Html:
+    """The sentence that a chapter comes down to."""
+    return Html(f'<p class="verdict">{_marked(sentence)}</p>')
+
+
+def heading(words: str) -> Html:
+    """A heading within a chapter."""
+    return Html(f"<h3>{escape(words)}</h3>")
+
+
+def picture(image: Image.Image, description: str) -> Html:
+    """A picture inside the page; the description is for those who cannot see it."""
+    return Html(
+        f'<img src="{data_uri(image)}" width="{image.width}" height="{image.height}" alt="{escape(description)}">'
+    )
+
+
+def figure(content: Html, caption: str, kind: str = "") -> Html:
+    """Something to look at, with a line beneath; `kind` is a class of the style sheet."""
+    return Html(f'<figure class="{escape(kind)}">{content}<figcaption>{_marked(caption)}</figcaption></figure>')
+
+
+def tile(content: Html, label: str, kind: str = "") -> Html:
+    """One of several things side by side, under its label."""
+    return Html(f'<div class="tile {escape(kind)}"><p class="label">{escape(label)}</p>{content}</div>')
+
+
+def row(tiles: Sequence[Html], kind: str) -> Html:
+    """Tiles side by side, as `kind` of the style sheet arranges them."""
+    return Html(f'<div class="row {escape(kind)}">{"".join(tiles)}</div>')
+
+
+def legend(colors: Sequence[tuple[str, str]]) -> Html:
+    """Names, each with the colour that stands for it."""
+    items = "".join(f'<li><i style="background:{escape(color)}"></i>{escape(name)}</li>' for name, color in colors)
+    return Html(f'<ul class="key">{items}</ul>')
+
+
+def terminal(lines: Sequence[str]) -> Html:
+    """Commands to copy, one click each: a line that begins with "#" is a remark."""
+    shown = "".join(
+        f'<span class="remark">{escape(line)}</span>\n' if line.startswith("#") else f"<kbd>{escape(line)}</kbd>\n"
+        for line in lines
+    )
+    return Html(f'<pre class="terminal">{shown}</pre>')
+
+
+def data_uri(image: Image.Image) -> str:
+    """The picture as an address that contains it."""
+    buffer = BytesIO()
+    image.convert("RGB").save(buffer, "WEBP", quality=88, method=4)
+    return f"data:image/webp;base64,{b64encode(buffer.getvalue()).decode()}"
+
+
+def _marked(words: str) -> str:
+    """Escaped text with `code` and *stress*."""
+    for mark, tag in (("`", "code"), ("*", "em")):
+        pieces = (escape(words) if mark == "`" else words).split(mark)
+        assert len(pieces) % 2, f"an odd number of {mark} in: {words}"
+        words = "".join(f"<{tag}>{piece}</{tag}>" if odd % 2 else piece for odd, piece in enumerate(pieces))
+    return words

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import upscore
+from tests.tiny import scenes
+from upscore.errors import UserError
+from upscore.inference import Predictor, evaluate
+from upscore.structures import VOID, Sample
+
+
+class Labelled:
+    """Scenes with other names or numbers for their classes, and a band of void."""
+
+    def __init__(self, classes: list[str], table: list[int] | None = None, *, labels: bool = True) -> None:
+        self.classes, self.table, self.labels = classes, table, labels
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = scenes(3, seed=4)[index]
+        assert sample.class_map is not None
+        class_map = sample.class_map.clone()
+        if self.table is not None:
+            class_map = torch.tensor(self.table, dtype=torch.uint8)[class_map.long()]
+        class_map[:10] = VOID
+        return replace(sample, class_map=class_map if self.labels else None)
+
+
+@pytest.fixture(scope="module")
+def predictor(run: Path) -> Predictor:
+    return upscore.load(run, engine="torch", precision="float32")
+
+
+def test_scores_are_those_of_the_predictions(predictor: Predictor) -> None:
+    data = Labelled(predictor.classes)
+    confusion = np.zeros((8, 8))
+    for index in range(len(data)):
+        sample = data[index]
+        assert sample.class_map is not None
+        for true, predicted in zip(
+            sample.class_map.flatten().tolist(), predictor.predict(sample.image).class_map.flatten(), strict=True
+        ):
+            if true != VOID:
+                confusion[true, predicted] += 1
+    right, truth, union = confusion.diagonal(), confusion.sum(1), confusion.sum(0) + confusion.sum(1)
+    union = union - right
+    told = []
+    scores = evaluate(predictor, data, progress=lambda done, total: told.append((done, total)))
+    assert np.array_equal(scores.confusion, confusion)
+    assert scores.pixel_accuracy == pytest.approx(right.sum() / truth.sum())
+    assert scores.mean_accuracy == pytest.approx((right / truth)[truth > 0].mean())
+    assert scores.mean_iu == pytest.approx((right / union)[union > 0].mean())
+    assert scores.frequency_weighted_iu == pytest.approx((truth * right / np.maximum(union, 1)).sum() / truth.sum())
+    assert confusion.sum() == 3 * 54 * 64
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_classes_are_matched_by_name(predictor: Predictor) -> None:
+    expected = evaluate(predictor, Labelled(predictor.classes))
+    reversed_names = predictor.classes[::-1]
+    table = [reversed_names.index(name) for name in predictor.classes]
+    assert evaluate(predictor, Labelled(reversed_names, table)) == expected
+    wrong = evaluate(predictor, Labelled(reversed_names))
+    assert wrong.pixel_accuracy != expected.pixel_accuracy
+
+
+def test_some_of_the_classes(predictor: Predictor) -> None:
+    """A set of fewer classes: its labels go where the model has them."""
+    scores = evaluate(predictor, Labelled(["ring", "background"], [1, 0, 0, 0, 0, 0, 0, 0]))
+    pixels = {name: count for name, count in scores.pixels.items() if count}
+    assert set(pixels) == {"background", "ring"}
+
+
+def test_classes_without_names_are_matched_by_number(predictor: Predictor) -> None:
+    unnamed = [f"class_{index}" for index in range(8)]
+    assert evaluate(predictor, Labelled(unnamed)) == evaluate(predictor, Labelled(predictor.classes))
+
+
+@pytest.mark.parametrize("classes", [["background", "dragon"], ["dragon"], ["a", "b", "c"]])
+def test_classes_that_the_model_does_not_know(classes: list[str], predictor: Predictor) -> None:
+    with pytest.raises(UserError, match=rf"not trained on: .*{classes[-1]} \(the model knows background, disk"):
+        evaluate(predictor, Labelled(classes))
+
+
+def test_photos_without_labels(predictor: Predictor) -> None:
+    with pytest.raises(UserError, match="scene_00000 has no labels"):
+        evaluate(predictor, Labelled(predictor.classes, labels=False))

@@ -1,0 +1,162 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from skimage import data
+from torchvision.models import get_model
+
+from upscore.cli.heatmap import heatmap
+from upscore.data.images import read_image
+from upscore.errors import UserError
+from upscore.inference.heatmap import class_index, heat_map
+from upscore.models.classifiers import imagenet_classes, imagenet_classifier
+from upscore.models.preprocessing import IMAGENET
+
+CATS = ["tiger cat", "Egyptian cat"]
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    return imagenet_classifier("efficientnet_lite0")
+
+
+def tensor(photo):
+    return torch.from_numpy(np.ascontiguousarray(photo.transpose(2, 0, 1)))
+
+
+@pytest.mark.parametrize(("left", "top"), [(30, 20), pytest.param(330, 180, marks=pytest.mark.slow)])
+def test_the_heat_is_where_the_cup_is(lite0, left, top):
+    """A cup of coffee in a corner of a grey photo, 180 x 120 pixels."""
+    cup = np.array(Image.fromarray(data.coffee()).resize((180, 120)))
+    photo = np.full((330, 540, 3), 127, np.uint8)
+    photo[top : top + 120, left : left + 180] = cup
+    heat = heat_map(lite0, tensor(photo), ["espresso"], scale=1.5).heat
+    assert heat.shape == (330, 540)
+    assert heat.dtype == np.float32
+    hottest = np.unravel_index(heat.argmax(), heat.shape)
+    assert top < hottest[0] < top + 120
+    assert left < hottest[1] < left + 180
+    inside = heat[top : top + 120, left : left + 180].sum() / heat.sum()
+    assert inside > 0.75
+    # No half-stride shift: the heat's centre is over the cup's, to less than half of a cell of the network.
+    rows, columns = (np.arange(length) for length in heat.shape)
+    centre = (heat.sum(1) @ rows / heat.sum(), heat.sum(0) @ columns / heat.sum())
+    assert abs(centre[0] - (top + 55)) < 16
+    assert abs(centre[1] - (left + 95)) < 16
+
+
+def test_without_a_label_the_photos_own_class_is_shown(lite0):
+    found = heat_map(lite0, tensor(data.coffee()))
+    assert found.label == found.top[0][0] == "espresso"
+    probabilities = [probability for _, probability in found.top]
+    assert len(probabilities) == 5
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert found.heat.max() > 0.9
+
+
+@pytest.mark.slow
+def test_several_labels_add_up(lite0):
+    photo = tensor(data.chelsea())
+    each = [heat_map(lite0, photo, [cat], scale=1).heat for cat in CATS]
+    together = heat_map(lite0, photo, CATS, scale=1)
+    assert together.label == "tiger cat or Egyptian cat"
+    np.testing.assert_allclose(together.heat, sum(each), atol=1e-4)
+
+
+def test_small_photos_are_enlarged(lite0):
+    photo = tensor(np.array(Image.fromarray(data.coffee()).resize((75, 50))))
+    assert heat_map(lite0, photo, ["espresso"], scale=1).heat.shape == (50, 75)
+
+
+@pytest.mark.parametrize("scale", [0.5, 0, -1, float("nan")])
+def test_a_scale_below_the_training_size_is_refused(lite0, scale):
+    with pytest.raises(UserError, match="give 1 or more"):
+        heat_map(lite0, tensor(data.coffee()), scale=scale)
+
+
+def test_a_ribbon_of_a_photo_is_refused(lite0):
+    with pytest.raises(UserError, match="a part of the photo"):
+        heat_map(lite0, torch.zeros(3, 4, 4000, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("name", ["tabby", "tabby cat", "Tabby_Cat", " TABBY "])
+def test_a_class_has_several_names(name):
+    assert class_index(imagenet_classes(), name) == 281
+
+
+def test_every_class_is_found_by_its_own_name():
+    classes = imagenet_classes()
+    found = [class_index(classes, name) for name in classes]
+    assert [classes[index] for index in found] == classes
+
+
+def test_an_unknown_label_is_answered_with_those_like_it():
+    with pytest.raises(UserError, match=r'no class "tiger-cat": did you mean .*tiger cat'):
+        class_index(imagenet_classes(), "tiger-cat")
+    with pytest.raises(UserError, match="egyptian cat"):
+        class_index(imagenet_classes(), "cat")
+
+
+def test_the_verb_prints_and_writes(tmp_path, capsys):
+    Image.fromarray(data.coffee()).save(tmp_path / "photo.jpg")
+    heatmap(tmp_path / "photo.jpg", label=["espresso"])
+    printed = capsys.readouterr().out
+    assert "espresso: up to" in printed
+    assert printed.count("%") == 6
+    with Image.open(tmp_path / "photo_heatmap.png") as picture:
+        assert picture.width == 600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photo.jpg", "photo_heatmap.png"]
+
+
+def test_the_verb_keeps_the_photo(tmp_path):
+    Image.fromarray(data.coffee()).save(tmp_path / "photo.png")
+    with pytest.raises(UserError, match="is the photo itself"):
+        heatmap(tmp_path / "photo.png", output=tmp_path / "photo.png")
+    assert read_image(tmp_path / "photo.png").shape == (3, 400, 600)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_local_weights_are_loaded(tmp_path, suffix):
+    net = get_model("squeezenet1_1", weights=None)
+    path = tmp_path / f"weights{suffix}"
+    save_file(net.state_dict(), path) if suffix == ".safetensors" else torch.save(net.state_dict(), path)
+    classifier = imagenet_classifier("squeezenet1_1", path)
+    assert all(torch.equal(value, net.state_dict()[key]) for key, value in classifier.net.state_dict().items())
+    assert not classifier.net.training
+    assert (classifier.preprocessing.mean, classifier.input_size) == (pytest.approx(IMAGENET.mean), 224)
+
+
+def test_other_weights_are_refused(tmp_path):
+    torch.save(get_model("squeezenet1_0", weights=None).state_dict(), tmp_path / "other.pth")
+    (tmp_path / "text.pth").write_text("no weights")
+    (tmp_path / "text.safetensors").write_text("no weights")
+    torch.save([1, 2], tmp_path / "list.pth")
+    for file, message in [
+        ("other.pth", "does not hold the weights of squeezenet1_1: features.0.weight"),
+        ("text.pth", "can't be read as weights"),
+        ("text.safetensors", "can't be read as weights"),
+        ("list.pth", "something other than a state dict"),
+        ("none.pth", "there is no weights file"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            imagenet_classifier("squeezenet1_1", tmp_path / file)
+
+
+@pytest.mark.parametrize(
+    ("name", "close"), [("vgg61", "vgg16"), ("timm/resnet81", "timm/resnet18"), ("fcn_resnet50", "")]
+)
+def test_unknown_names_are_answered_with_those_like_them(name, close):
+    with pytest.raises(UserError, match=f"did you mean .*{close}"):
+        imagenet_classifier(name)
+
+
+def test_a_failed_download_says_what_to_do(monkeypatch):
+    def offline(*args, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr("upscore.models.classifiers.get_model", offline)
+    monkeypatch.setattr("upscore.models.classifiers.timm.create_model", offline)
+    for name in ("alexnet", "timm/resnet18"):
+        with pytest.raises(UserError, match=r"can't be fetched \(no network\): give a local file with --weights"):
+            imagenet_classifier(name)

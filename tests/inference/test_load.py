@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+
+import upscore
+from tests.tiny import scenes
+from upscore.errors import UserError
+
+
+def test_a_run_a_folder_and_a_string(run: Path) -> None:
+    photo = scenes(1)[0].image
+    maps = [upscore.load(source).predict(photo).class_map for source in (run, str(run), run / "best", f"{run}/best")]
+    assert all(np.array_equal(maps[0], other) for other in maps)
+    model = upscore.load(run)
+    assert model.max_side == 1024
+    assert model.classes == scenes().classes
+    assert not any(module.training for module in model.net.modules())
+
+
+def test_a_repository_on_a_hub(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def download(repository: str, *, allow_patterns: list[str]) -> str:
+        asked.append((repository, allow_patterns))
+        return str(run / "best")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert upscore.load("hf://someone/streets").classes == scenes().classes
+    assert asked == [("someone/streets", ["model.json", "model.safetensors"])]
+
+
+def test_a_repository_without_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_args, **_options: str(tmp_path))
+    with pytest.raises(UserError, match=r"holds no model\.json"):
+        upscore.load("hf://someone/else")
+
+
+@pytest.mark.parametrize("source", ["hf://someone/streets", "hf://", "hf://a/b/c", "hf://../..", "hf://a b/c"])
+def test_a_hub_that_cannot_be_reached(source: str, tmp_path: Path) -> None:
+    """In a process of its own, for the client reads its settings when it is imported."""
+    script = (
+        "import upscore, upscore.errors\n"
+        "try:\n"
+        f"    upscore.load({source!r})\n"
+        "except upscore.errors.UserError as error:\n"
+        "    print(error)\n"
+    )
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=environment, check=True
+    )
+    assert done.stdout.startswith(f"{source} can't be fetched: ")
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_an_error_without_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_args: object, **_options: object) -> str:
+        raise ConnectionResetError
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(UserError, match="hf://a/b can't be fetched: ConnectionResetError"):
+        upscore.load("hf://a/b")
+
+
+def test_rooms_open_when_they_are_entered() -> None:
+    script = (
+        "import sys, upscore\n"
+        "assert 'torch' not in sys.modules\n"
+        "net = upscore.models.build('fcn32s', backbone='timm/test_resnet', num_classes=2)\n"
+        "print(type(net).__name__)\n"
+        "try:\n    upscore.nothing\nexcept AttributeError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["FCN", "module 'upscore' has no attribute 'nothing'"]

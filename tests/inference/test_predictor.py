@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+import upscore
+from tests.tiny import scenes, tiny_net
+from upscore.errors import UserError
+from upscore.inference import Predictor
+from upscore.inference.predictor import ROWS_AT_ONCE, _at_size
+from upscore.models.fcn import FCN
+
+
+@pytest.fixture(scope="module")
+def predictor(run: Path) -> Predictor:
+    return upscore.load(run, engine="torch", precision="float32")
+
+
+@pytest.fixture(scope="module")
+def photo() -> Tensor:
+    """(3, 50, 77) uint8, of several classes to a network that was trained a little."""
+    return scenes(1, seed=9, side=80)[0].image[:, :50, :77].contiguous()
+
+
+def test_a_photo_in_any_form(predictor: Predictor, photo: Tensor, tmp_path: Path) -> None:
+    array = photo.permute(1, 2, 0).numpy()
+    Image.fromarray(array).save(tmp_path / "photo.png")
+    expected = predictor.predict(photo).class_map
+    assert expected.shape == (50, 77)
+    assert expected.dtype == np.uint8
+    assert len(np.unique(expected)) > 1
+    forms = [tmp_path / "photo.png", str(tmp_path / "photo.png"), Image.fromarray(array), array, array.copy(order="F")]
+    for form in forms:
+        prediction = predictor.predict(form)
+        assert np.array_equal(prediction.class_map, expected), type(form)
+        assert prediction.image is not None
+        assert np.array_equal(prediction.image, array)
+        assert prediction.classes == predictor.classes == scenes().classes
+
+
+def test_a_grey_photo(predictor: Predictor, photo: Tensor) -> None:
+    grey = photo[0].numpy()
+    expected = predictor.predict(photo[:1].repeat(3, 1, 1)).class_map
+    assert np.array_equal(predictor.predict(grey).class_map, expected)
+    assert np.array_equal(predictor.predict(Image.fromarray(grey)).class_map, expected)
+
+
+def test_a_turned_photo(predictor: Predictor, photo: Tensor, tmp_path: Path) -> None:
+    upright = Image.fromarray(photo.permute(1, 2, 0).numpy())
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    expected = predictor.predict(upright).class_map
+    assert np.array_equal(predictor.predict(tmp_path / "turned.png").class_map, expected)
+    with Image.open(tmp_path / "turned.png") as turned:
+        assert np.array_equal(predictor.predict(turned).class_map, expected)
+
+
+@pytest.mark.parametrize(
+    ("photo", "sentence"),
+    [
+        (np.zeros((4, 4, 4), np.uint8), r"shape \(4, 4, 4\) is no photo"),
+        (np.zeros((4,), np.uint8), "is no photo"),
+        (np.zeros((0, 4, 3), np.uint8), "is no photo"),
+        (np.zeros((4, 4, 3), np.float32), "float32 are ambiguous"),
+        (np.zeros((4, 4, 3), np.uint16), "uint16 are ambiguous"),
+        (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), r"shape \(1, 3, 4, 4\) is no photo"),
+        (torch.zeros(4, 4, 3, dtype=torch.uint8), "is no photo"),
+        (torch.zeros(3, 4, 4), "float32 are ambiguous"),
+        (Image.new("I;16", (4, 4), 60000), "mode I;16 is ambiguous"),
+        ("nowhere.jpg", r"nowhere\.jpg"),
+    ],
+)
+def test_what_is_no_photo(predictor: Predictor, photo: object, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        predictor.predict(photo)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (2, 3), (31, 33), (65, 64)])
+def test_any_size(predictor: Predictor, size: tuple[int, int]) -> None:
+    photo = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
+    for max_side in (0, 24, 1):
+        prediction = Predictor(predictor.net, "torch", "float32", max_side=max_side).predict(photo, scores=True)
+        assert prediction.class_map.shape == size
+        assert prediction.scores is not None
+        assert prediction.scores.shape == (8, *size)
+
+
+def test_a_larger_photo_is_seen_smaller(predictor: Predictor) -> None:
+    photo = scenes(1, seed=5, side=128)[0].image[:, :, :96]
+    seen = []
+    net = copy.deepcopy(predictor.net)
+    net.trunk.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].shape[-2:]))
+    for max_side in (0, 128, 64):
+        assert Predictor(net, "torch", "float32", max_side=max_side).predict(photo).class_map.shape == (128, 96)
+    assert seen == [(128, 96), (128, 96), (64, 64)]  # 48 wide, padded
+
+
+@pytest.mark.parametrize("cells", [(7, 9), (64, 40), (200, 333), (33, 5)])
+@pytest.mark.parametrize("size", [(7, 9), (200, 333), (131, 64), (1, 1), (3 * ROWS_AT_ONCE, 10), (5, 700)])
+def test_upsampling_in_blocks_is_upsampling(cells: tuple[int, int], size: tuple[int, int]) -> None:
+    logits = 3 * torch.randn(4, *cells, generator=torch.Generator().manual_seed(0))
+    whole = F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
+    class_map, probabilities = _at_size(logits, size, keep=True)
+    assert probabilities is not None
+    assert (class_map == whole.argmax(0)).float().mean() > 0.999  # but for ties to the last bit
+    assert torch.allclose(probabilities.float(), whole.softmax(0), atol=2e-3)
+    assert torch.allclose(probabilities.float().sum(0), torch.ones(size), atol=5e-3)
+    assert _at_size(logits, size, keep=False)[1] is None
+
+
+def test_scores(predictor: Predictor, photo: Tensor) -> None:
+    prediction = predictor.predict(photo, scores=True)
+    assert prediction.scores is not None
+    assert prediction.scores.dtype == np.float16
+    assert np.allclose(prediction.scores.astype(np.float32).sum(0), 1, atol=5e-3)
+    best = np.take_along_axis(prediction.scores, prediction.class_map[None].astype(int), 0)[0]
+    assert (best == prediction.scores.max(0)).all()
+    assert predictor.predict(photo).scores is None
+
+
+def test_the_network_itself(predictor: Predictor, photo: Tensor) -> None:
+    """What is predicted is the argmax of the network's own scores."""
+    net = copy.deepcopy(predictor.net).to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-arg]
+    with torch.no_grad():
+        logits = net(net.preprocessing(photo[None]))[0]
+    assert (torch.from_numpy(predictor.predict(photo).class_map) == logits.argmax(0)).float().mean() > 0.999
+
+
+@pytest.fixture(scope="module")
+def trained() -> FCN:
+    """A network that knows two of the scenes by heart: its scores are far apart, as those of a trained one are."""
+    net = tiny_net()
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+    samples = [scenes()[index] for index in range(2)]
+    images = net.preprocessing(torch.stack([sample.image for sample in samples]))
+    targets = torch.stack([sample.class_map for sample in samples if sample.class_map is not None])
+    for _ in range(40):
+        loss = net.losses(net(images), targets)["cross_entropy"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.5
+    return net.eval()
+
+
+def test_a_bare_module(trained: FCN) -> None:
+    sample = scenes()[0]
+    assert sample.class_map is not None
+    prediction = Predictor(trained, engine="auto", precision="auto").predict(sample.image)
+    assert (prediction.class_map == sample.class_map.numpy()).mean() > 0.6
+    assert prediction.classes == [f"class_{index}" for index in range(8)]
+
+
+def test_bfloat16_agrees_with_float32(trained: FCN) -> None:
+    one, other = (
+        [Predictor(trained, "torch", precision).predict(scenes()[index].image).class_map for index in range(2)]
+        for precision in ("float32", "bfloat16")
+    )
+    assert np.mean(np.array(one) == np.array(other)) > 0.99
+    seen = []
+    trained.score["8"].register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
+    Predictor(trained, "torch", "bfloat16").predict(scenes()[0].image)
+    assert seen == [torch.bfloat16]
+
+
+def test_prediction_does_not_train(run: Path, photo: Tensor) -> None:
+    net = tiny_net().train()
+    before = copy.deepcopy(net.state_dict())
+    predictor = Predictor(net)
+    predictor.predict(photo)
+    assert not any(module.training for module in predictor.net.modules())
+    assert all(torch.equal(value, before[name]) for name, value in predictor.net.state_dict().items())
+
+
+def test_overlay(predictor: Predictor, photo: Tensor, tmp_path: Path) -> None:
+    predictor.predict(photo).overlay().save(tmp_path / "overlay.png")
+    with Image.open(tmp_path / "overlay.png") as overlay:
+        assert overlay.mode == "RGB"
+        assert overlay.width >= 77
+
+
+def test_names_that_are_not_known() -> None:
+    with pytest.raises(UserError, match="no engine is called 'fast'"):
+        Predictor(tiny_net(), engine="fast")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="no precision is called 'fp16'"):
+        Predictor(tiny_net(), precision="fp16")  # type: ignore[arg-type]

@@ -1,0 +1,62 @@
+"""The whole demo, with little of everything."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import upscore
+from tests.report.test_page import read
+from upscore.errors import UserError
+from upscore.report import heatmap
+from upscore.report.demo import run
+from upscore.report.networks import Settings, draw_scenes
+
+TINY = Settings(side=64, train=8, validation=2, test=4, images=16, batch_size=4)
+
+
+def test_no_scene_is_in_two_splits():
+    splits = draw_scenes(TINY, 3, lambda done, total: None)
+    scenes = [split[i].image for split in (splits.train, splits.validation, splits.test) for i in range(len(split))]
+    assert len(scenes) == 14
+    assert all(not torch.equal(a, b) for i, a in enumerate(scenes) for b in scenes[:i])
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_a_page_pictures_and_networks(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(heatmap, "SUBJECTS", {"tripod": heatmap.SUBJECTS["tripod"]})
+    (tmp_path / "mine.txt").write_text("mine")
+    page = run(tmp_path, seed=1, settings=TINY)
+    assert page == tmp_path / "report.html"
+    reader = read(page.read_text(encoding="utf-8"))
+    assert reader.ids == ["where", "idea", "answers", "scores", "learning", "yours"]
+    assert len(reader.images) == 2 + 3 + 4 * 5
+    assert f"upscore predict {tmp_path}/fcn8s" in capsys.readouterr().out
+
+    pictures = sorted(path.name for path in (tmp_path / "images").iterdir())
+    assert {"heatmap_tripod.jpg", "strides.jpg", "curves_fcn8s.png", "confusion_fcn32s.png"} <= set(pictures)
+    assert Image.open(tmp_path / "images/strides.jpg").width > 5 * 3 * TINY.side
+
+    text = "".join(reader.text)
+    for name in ("fcn32s", "fcn16s", "fcn8s"):
+        records = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        assert [record["epoch"] for record in records] == [1, 2]
+        prediction = upscore.load(tmp_path / name).predict(np.zeros((50, 70, 3), np.uint8))
+        assert prediction.class_map.shape == (50, 70)
+        assert not (tmp_path / name / "state.pt").exists()
+    assert "mean IU is FCN-32s" in text
+
+    (tmp_path / "fcn8s/run.json").write_text("{}")  # somebody goes on training there
+    with pytest.raises(UserError, match="fcn8s"):
+        run(tmp_path, settings=TINY)
+    assert page.exists()
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_what_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/demo.json").mkdir()  # in the place of a file
+    with pytest.raises(UserError, match=r"demo\.json.* can't be written"):
+        run(tmp_path / "out", settings=TINY)

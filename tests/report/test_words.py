@@ -1,0 +1,71 @@
+"""The sentences follow from the numbers, whichever way they fall."""
+
+import pytest
+import torch
+
+from upscore.evaluation.metrics import semantic_scores
+from upscore.report.networks import Trained, gain
+from upscore.report.words import certainty, finer_wins, thin_classes, verdict
+
+CLASSES = ["background", "disk", "bar"]
+
+
+def network(name, bar, disk=0.5, scenes=50):
+    """A network that gets these shares of the pixels of its classes right; the rest it calls background."""
+    rows = [[900, 0, 0], [round(100 * (1 - disk)), round(100 * disk), 0], [round(100 * (1 - bar)), 0, round(100 * bar)]]
+    counts = torch.tensor(rows).repeat(scenes, 1, 1)
+    scores = semantic_scores(counts.sum(0), CLASSES)
+    return Trained(name=name, records=[], losses=[], class_maps=[], counts=counts, scores=scores)
+
+
+def race(*bars):
+    return [network(name, bar) for name, bar in zip(("fcn32s", "fcn16s", "fcn8s"), bars, strict=True)]
+
+
+def test_finer_wins():
+    networks = race(0.1, 0.3, 0.6)
+    assert finer_wins(networks)
+    gained = 100 * (networks[2].scores.mean_iu - networks[0].scores.mean_iu)
+    assert verdict(networks).startswith("Finer wins, at each step")
+    assert f"{gained:.1f} points" in verdict(networks)
+    assert all("the order would stand" in sentence for sentence in certainty(networks))
+    assert "from 10% with FCN-32s to 60% with FCN-8s" in thin_classes(networks, ["bar"])
+
+
+def test_finer_wins_in_the_end_only():
+    networks = race(0.3, 0.1, 0.6)
+    assert not finer_wins(networks)
+    assert "not at each step" in verdict(networks)
+    assert "loses" in certainty(networks)[0]
+
+
+def test_finer_loses():
+    networks = race(0.6, 0.3, 0.1)
+    assert verdict(networks).startswith("Finer does not win")
+    assert "do not help" in thin_classes(networks, ["bar"])
+
+
+def test_a_tie_may_be_luck():
+    assert "may be the luck" in certainty(race(0.3, 0.3, 0.3))[0]
+
+
+def test_gain_of_scenes_that_are_all_alike_is_certain():
+    coarse, fine = network("fcn16s", 0.2), network("fcn8s", 0.5)
+    by, low, high = gain(coarse, fine)
+    assert by == pytest.approx(fine.scores.mean_iu - coarse.scores.mean_iu)
+    assert (low, high) == pytest.approx((by, by))
+
+
+def test_gain_is_less_certain_with_fewer_scenes():
+    def spread(scenes):
+        generator = torch.Generator().manual_seed(1)
+        nets = []
+        for name in ("fcn16s", "fcn8s"):
+            counts = torch.randint(1, 100, (scenes, 3, 3), generator=generator)
+            scores = semantic_scores(counts.sum(0), CLASSES)
+            nets.append(Trained(name=name, records=[], losses=[], class_maps=[], counts=counts, scores=scores))
+        by, low, high = gain(*nets)
+        assert low < by < high
+        return high - low
+
+    assert spread(1000) < spread(20) / 3

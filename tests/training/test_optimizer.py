@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from tests.tiny import batch_of, scenes, tiny_net
+from upscore.models.fcn import FCN, Upsampling
+from upscore.structures import VOID
+from upscore.training.optimizer import make_optimizer, parameter_groups, rate_factor, set_rates
+from upscore.training.recipes import HEAVY, MODERN, RECIPES, Recipe
+from upscore.training.trainer import Trainer
+
+
+def steps_of(recipe: Recipe, count: int = 5) -> FCN:
+    """The network after some steps on photos with 3000 valid pixels each."""
+    data = scenes(count)
+    trainer = Trainer(tiny_net(), recipe, Accelerator())
+    trainer.train_mode()
+    for index in range(count):
+        batch = batch_of(data, index)
+        assert batch.class_maps is not None
+        batch.class_maps.view(-1)[3000:] = VOID
+        trainer.step([batch], 1.0)
+    return trainer.net
+
+
+@torch.no_grad()
+def distance(one: FCN, other: FCN) -> float:
+    """How far two networks are from each other, relative to how far the first has come."""
+    start = dict(tiny_net().named_parameters())
+    moved = sum((value - start[name]).square().sum() for name, value in one.named_parameters())
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return math.sqrt(sum((a - b).square().sum() for a, b in pairs) / moved)
+
+
+def test_a_sum_is_a_mean_at_n_times_the_rate_and_an_nth_of_the_decay() -> None:
+    """FCN sections 4.3: the unnormalised loss at (rate, decay) is the mean over N pixels at (rate N, decay / N)."""
+    pixels = 3000
+    rates = {"learning_rate": 2e-6, "weight_decay": 600.0, "momentum": 0.9}
+    summed = HEAVY.model_copy(update=rates)
+    scaled = {"learning_rate": 2e-6 * pixels, "loss": "mean"}
+    mean = summed.model_copy(update={**scaled, "weight_decay": 600.0 / pixels})
+    undivided = summed.model_copy(update=scaled)
+    reached = steps_of(summed)
+    assert distance(reached, steps_of(mean)) < 1e-3
+    assert distance(reached, steps_of(undivided)) > 0.1
+
+
+def test_momentum_decay_and_doubled_rate_are_those_of_caffe() -> None:
+    """v = m v + rate (g + decay w); w -= v, with twice the rate and no decay for biases (the released solvers)."""
+    recipe = HEAVY.model_copy(update={"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.5})
+    net = tiny_net()
+    optimizer = make_optimizer(net, recipe)
+    layer = net.score["8"]
+    weight = nn.init.ones_(layer.weight)[0, 0, 0, 0].item()
+    bias = nn.init.ones_(layer.bias)[0].item()
+    weight_speed = bias_speed = 0.0
+    for gradient in (1.0, -2.0, 0.5):
+        for parameter in net.parameters():
+            parameter.grad = torch.full_like(parameter, gradient)
+        set_rates(optimizer, 1.0)
+        optimizer.step()
+        weight_speed = 0.9 * weight_speed + 0.1 * (gradient + 0.5 * weight)
+        bias_speed = 0.9 * bias_speed + 0.2 * gradient
+        weight, bias = weight - weight_speed, bias - bias_speed
+    assert layer.weight[0, 0, 0, 0].item() == pytest.approx(weight, abs=1e-6)
+    assert layer.bias[0].item() == pytest.approx(bias, abs=1e-6)
+
+
+@pytest.mark.parametrize(("upsampling", "learned"), [("fixed", set()), ("intermediate", {"16", "8"}), ("learned", None)])
+def test_every_parameter_is_in_one_group(upsampling: Upsampling, learned: set[str] | None) -> None:
+    net = tiny_net(upsampling=upsampling)
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    groups = parameter_groups(net, HEAVY)
+    found = [id(parameter) for group in groups for parameter in group["params"]]
+    trainable = {id(parameter) for parameter in net.parameters() if parameter.requires_grad}
+    assert len(found) == len(set(found))
+    assert set(found) == trainable
+    upscore = {name.split(".")[1] for name in names.values() if name.startswith("upscore.")}
+    assert upscore == ({"16", "8", "1"} if learned is None else learned)
+    norms = {id(p) for m in net.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
+    assert norms
+    for group in groups:
+        assert group["lr"] == group["base_rate"]
+        for parameter in group["params"]:
+            is_bias = names[id(parameter)].endswith(".bias")
+            assert group["lr"] == HEAVY.learning_rate * (2 if is_bias else 1), names[id(parameter)]
+            decays = not is_bias and id(parameter) not in norms
+            assert group["weight_decay"] == (HEAVY.weight_decay if decays else 0), names[id(parameter)]
+
+
+def test_modern_gives_what_is_new_a_higher_rate() -> None:
+    net = tiny_net()
+    rates = {id(p): group["lr"] for group in parameter_groups(net, MODERN) for p in group["params"]}
+    assert rates[id(net.score["8"].weight)] == 4 * MODERN.learning_rate
+    assert {rates[id(p)] for p in net.trunk.parameters() if p.requires_grad} == {MODERN.learning_rate}
+
+
+def test_what_is_frozen_is_in_no_group() -> None:
+    net = tiny_net()
+    net.trunk.requires_grad_(False)
+    found = {id(parameter) for group in parameter_groups(net, HEAVY) for parameter in group["params"]}
+    assert found == {id(parameter) for parameter in net.score.parameters()}
+
+
+def test_cosine() -> None:
+    factors = [rate_factor(MODERN, step, 100) for step in range(100)]
+    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert factors[5] == 1
+    assert factors[5 + 19] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.2)))
+    assert factors[5:] == sorted(factors[5:], reverse=True)
+    assert 0 < factors[-1] < 1e-3
+    assert rate_factor(MODERN, 0, 1) == 1  # a run of one step
+
+
+def test_constant() -> None:
+    assert {rate_factor(HEAVY, step, 100) for step in range(100)} == {1.0}
+
+
+def test_a_factor_applies_to_each_groups_own_rate() -> None:
+    optimizer = make_optimizer(tiny_net(), HEAVY)
+    set_rates(optimizer, 0.5)
+    set_rates(optimizer, 0.5)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.5e-10, 1e-10}
+
+
+def test_the_released_solvers() -> None:
+    """FCN section 4.3; `solver.prototxt` of voc-fcn32s and of voc-fcn-alexnet."""
+    heavy, accum = RECIPES["heavy"], RECIPES["accum"]
+    assert (heavy.optimizer, heavy.loss, heavy.learning_rate, heavy.momentum) == ("sgd", "sum", 1e-10, 0.99)
+    assert (heavy.weight_decay, heavy.bias_rate, heavy.batch_size, heavy.accumulate) == (5e-4, 2, 1, 1)
+    assert (heavy.crop, heavy.scale, heavy.flip, heavy.colour, heavy.ema) == (0, None, 0, 0, 0)
+    assert (accum.loss, accum.learning_rate, accum.momentum, accum.accumulate) == ("mean", 1e-4, 0.9, 20)
+    assert heavy.replacement
+    assert accum.replacement

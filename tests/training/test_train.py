@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torchvision.models import resnet18
+
+from tests.tiny import BACKBONE, QUICK, metrics, same, scenes, tiny_net, weights
+from upscore.checkpoints import load_model, save_model
+from upscore.errors import UserError
+from upscore.models.backbones import build_trunk, load_classifier
+from upscore.models.build import build
+from upscore.training.train import start_from, train
+
+
+def quick(data: Path, output: Path, **options: Any):
+    options = {"backbone": BACKBONE, "weights": "none", "epochs": 1, "changes": QUICK, "workers": 0, **options}
+    return train(data, output, **options)
+
+
+def test_what_a_run_leaves_behind(run: Path) -> None:
+    records = metrics(run)
+    assert [record["epoch"] for record in records] == [1, 2]
+    net, card = load_model(run)
+    assert net.architecture == card.architecture.model_dump()
+    assert card.classes == scenes().classes
+    assert card.training["recipe"]["crop"] == QUICK["crop"]
+    assert card.training["train_images"] + card.training["validation_images"] == 8
+    best = max(records, key=lambda record: record["mean_iu"])
+    assert card.scores["validation"]["mean_iu"] == best["mean_iu"]
+    scores = json.loads((run / "scores.json").read_text())
+    assert scores["mean_iu"] == best["mean_iu"]
+    for name in ("curves.png", "confusion.png", "per_class.png"):
+        assert (run / name).read_bytes().startswith(b"\x89PNG"), name
+    assert list((run / "tensorboard").glob("events.out.tfevents.*"))
+    assert not [path for path in run.rglob(".*")]  # no temporary file
+
+
+def test_tensorboard_has_every_epoch(run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("mean_iu")] == [
+        (record["epoch"], pytest.approx(record["mean_iu"])) for record in metrics(run)
+    ]
+
+
+def test_staged(photos: Path, tmp_path: Path) -> None:
+    progress = quick(
+        photos, tmp_path / "run", recipe="staged", changes={"learning_rate": 1e-3, "accumulate": 3, "loss": "mean"}
+    )
+    assert progress.epoch == 1
+    stages = {"fcn32s": tmp_path / "run/fcn32s", "fcn16s": tmp_path / "run/fcn16s", "fcn8s": tmp_path / "run"}
+    asked = {stage: json.loads((folder / "run.json").read_text()) for stage, folder in stages.items()}
+    assert [asked[stage]["learning_rate"] for stage in stages] == pytest.approx([1e-3, 1e-5, 1e-7])
+    nets = {stage: load_model(folder)[0] for stage, folder in stages.items()}
+    assert [net.architecture["name"] for net in nets.values()] == list(stages)
+    assert asked["fcn16s"]["weights"] == str(stages["fcn32s"] / "best")
+    assert asked["fcn8s"]["weights"] == str(stages["fcn16s"] / "best")
+    # a hundredth of the rate leaves the coarser scores about where they were
+    for coarse, fine in (("fcn32s", "fcn16s"), ("fcn16s", "fcn8s")):
+        ours, theirs = nets[fine].score["32"].weight, nets[coarse].score["32"].weight
+        assert theirs.abs().sum() > 0
+        assert (ours - theirs).norm() < 0.2 * theirs.norm()
+
+    again = quick(
+        photos,
+        tmp_path / "run",
+        recipe="staged",
+        changes={"learning_rate": 1e-3, "accumulate": 3, "loss": "mean"},
+        resume=True,
+    )
+    assert again.records == progress.records
+
+
+def test_a_finer_net_starts_as_the_coarser_one(tmp_path: Path) -> None:
+    """FCN section 4.1: new scores are zero, so that the first output is the coarser net's, but for the upsampling."""
+    coarse = tiny_net("fcn32s")
+    torch.nn.init.normal_(coarse.score["32"].weight)
+    save_model(tmp_path / "fcn32s", coarse, classes=coarse.classes)
+    fine = tiny_net("fcn16s")
+    start_from(fine, tmp_path / "fcn32s")
+    assert fine.score["16"].weight.eq(0).all()
+    images = scenes(1, side=96)[0].image[None]
+    with torch.no_grad():
+        one, other = (net.eval()(net.preprocessing(images)) for net in (coarse, fine))
+    assert (one.argmax(1) == other.argmax(1)).float().mean() > 0.95
+    assert (one - other).abs().mean() < 0.05 * one.abs().mean()
+
+
+def test_a_start_from_a_model_of_other_classes(tmp_path: Path) -> None:
+    source = build("fcn8s", backbone=BACKBONE, num_classes=8)
+    for parameter in source.score.parameters():
+        torch.nn.init.ones_(parameter)
+    save_model(tmp_path / "model", source, classes=[f"other_{index}" for index in range(8)])
+    same_number, fewer = tiny_net(), tiny_net(classes=3)
+    for net in (same_number, fewer):
+        start_from(net, tmp_path / "model")
+        assert same(dict(net.trunk.state_dict()), dict(source.trunk.state_dict()))
+        assert all(parameter.eq(0).all() for parameter in net.score.parameters())
+    save_model(tmp_path / "model", source, classes=same_number.classes)
+    start_from(same_number, tmp_path / "model")
+    assert same(dict(same_number.state_dict()), dict(source.state_dict()))
+
+
+def test_a_start_from_another_backbone(tmp_path: Path) -> None:
+    source = tiny_net()
+    save_model(tmp_path / "model", source, classes=source.classes)
+    other = build("fcn8s", backbone="timm/test_efficientnet", num_classes=8)
+    with pytest.raises(UserError, match="its backbone is 'timm/test_resnet', but 'timm/test_efficientnet' is asked"):
+        start_from(other, tmp_path / "model")
+    with pytest.raises(UserError, match="missing is not a folder"):
+        start_from(other, tmp_path / "missing")
+
+
+def classifier_of(name: str) -> torch.nn.Module:
+    return resnet18() if name == "resnet18" else timm.create_model(name.removeprefix("timm/"))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm/test_efficientnet"])
+def test_a_start_from_a_file_with_a_classifier(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    classifier = classifier_of(name).eval()
+    torch.save(classifier.state_dict(), tmp_path / "classifier.pth")
+    net = build("fcn32s", backbone=name, num_classes=3)
+    start_from(net, tmp_path / "classifier.pth")
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        features = net.eval().trunk(images)[32]
+        if name == "resnet18":
+            expected = classifier.fc(features.mean(dim=(2, 3)))  # type: ignore[operator]
+        else:
+            expected = classifier.forward_head(features)  # type: ignore[operator]
+        assert torch.allclose(expected, classifier(images), atol=1e-4)
+
+    state = classifier.state_dict()
+    key = next(key for key in state if key.endswith("weight"))
+    trunk = build_trunk(name)
+    with pytest.raises(UserError, match=f"{key} is missing"):
+        load_classifier(trunk, {name: value for name, value in state.items() if name != key})
+    with pytest.raises(UserError, match="extra is left over"):
+        load_classifier(trunk, {**state, "extra": torch.zeros(1)})
+    with pytest.raises(UserError, match=rf"{key} has shape \(1, 2\); the backbone needs"):
+        load_classifier(trunk, {**state, key: torch.zeros(1, 2)})
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"recipe": "fast"}, "no recipe is called 'fast'; choose one of modern, heavy"),
+        ({"recipe": "at-once"}, "at-once scales the skips of fcn8s-atonce; --model is fcn8s"),
+        ({"recipe": "staged", "model": "fcn32s"}, "staged leads to fcn16s or fcn8s; --model is fcn32s"),
+        ({"recipe": "staged", "model": "fcn8s-atonce"}, "staged leads to"),
+        ({"model": "fcn4s"}, "no network is called 'fcn4s'"),
+        ({"backbone": "resnet19"}, "no backbone is called 'resnet19'"),
+        ({"changes": {"learning_rate": -1}}, "--learning-rate -1: input should be greater than 0"),
+        ({"changes": {"batch_size": 0}}, "--batch-size 0"),
+        ({"epochs": 0}, "--epochs 0: give 1 or more"),
+        ({"workers": -1}, "--workers -1: give 0 or more"),
+        ({"max_side": -1}, "--max-side -1: give 0 or more"),
+        ({"weights": "nowhere.pth"}, "nowhere.pth is not a folder"),
+        ({"holdout": "nothing*"}, "matches none"),
+    ],
+)
+def test_what_cannot_be_done(options: dict[str, Any], sentence: str, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=sentence):
+        quick(photos, tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("data", ["empty", "missing", "scenes:0"])
+def test_data_that_is_not_there(data: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError):
+        train(data if ":" in data else tmp_path / data, tmp_path / "run", backbone=BACKBONE, weights="none")
+
+
+def test_beginning_over_a_run(photos: Path, tmp_path: Path) -> None:
+    quick(photos, tmp_path / "run", resume=True)  # there is nothing yet, so it begins
+    before = weights(tmp_path / "run/last")
+    with pytest.raises(UserError, match="holds a run already: add --resume"):
+        quick(photos, tmp_path / "run")
+    for options, sentence in {
+        "epochs": ({"epochs": 2}, "epochs=1, not 2"),
+        "rate": ({"changes": {**QUICK, "learning_rate": 0.5}}, "learning_rate=0.0005, not 0.5"),
+        "seed": ({"seed": 3}, "seed=0, not 3"),
+        "model": ({"model": "fcn32s"}, "model='fcn8s', not 'fcn32s'"),
+        "recipe": ({"recipe": "heavy"}, "recipe='modern', not 'heavy'"),
+        "upsampling": ({"upsampling": "learned"}, "upsampling='fixed', not 'learned'"),
+        "head": ({"head_only": True}, "head_only=False, not True"),
+        "side": ({"max_side": 32}, "max_side=1024, not 32"),
+        "precision": ({"precision": "bfloat16"}, "precision='auto', not 'bfloat16'"),
+    }.values():
+        with pytest.raises(UserError, match=f"was started with {sentence}: resume with the same settings"):
+            quick(photos, tmp_path / "run", resume=True, **options)
+    assert same(weights(tmp_path / "run/last"), before)
+    assert quick(photos, tmp_path / "run", resume=True, workers=1).epoch == 1  # how it is read is no matter
+
+    (tmp_path / "run/state.pt").write_bytes((tmp_path / "run/state.pt").read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"state\.pt can't be read"):
+        quick(photos, tmp_path / "run", resume=True)
+    (tmp_path / "run/run.json").write_text("{")
+    with pytest.raises(UserError, match=r"run\.json can't be read"):
+        quick(photos, tmp_path / "run", resume=True)
+
+
+def test_stages_are_not_begun_where_the_last_one_would_meet_a_run(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/run.json").write_text("{}")
+    with pytest.raises(UserError, match="run holds a run already"):
+        quick(photos, tmp_path / "run", recipe="staged")
+    assert not (tmp_path / "run/fcn32s").exists()
+
+
+def test_an_output_that_cannot_be_written(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/run: can't be written to"):
+        quick(photos, tmp_path / "file/run")
+
+
+def test_a_photo_that_is_damaged(tmp_path: Path) -> None:
+    from tests.tiny import write_photos
+
+    data = write_photos(tmp_path / "photos", 4)
+    for path in (data / "images").iterdir():
+        path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(UserError, match=r"scene_0000\d\.png") as error:
+        quick(data, tmp_path / "run", workers=1)
+    assert "Traceback" not in str(error.value)
+
+
+def test_head_only_through_to_the_model(photos: Path, tmp_path: Path) -> None:
+    source = tiny_net()
+    save_model(tmp_path / "model", source, classes=scenes().classes)
+    quick(photos, tmp_path / "run", weights=tmp_path / "model", head_only=True)
+    before, after = weights(tmp_path / "model"), weights(tmp_path / "run/last")
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {
+        name for name in before if not name.startswith("trunk.")
+    }
