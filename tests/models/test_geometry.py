@@ -10,7 +10,7 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from upscore.models import build
-from upscore.models.geometry import CoordinateMap, centred, layer_map, path_map, probe
+from upscore.models.geometry import CoordinateMap, centred, layer_map, path_map
 
 CAFFE = {
     ("fcn32s", "vgg16"): ({1: 64}, {1: 19}),
@@ -111,31 +111,3 @@ def test_maps_compose_in_the_order_of_the_path() -> None:
         both = first.then(second)
         assert both.scale * x + both.shift == through_both
     assert path_map([nn.MaxPool2d(2, 2)] * 5) == centred(32)
-
-
-class Pyramid(nn.Module):
-    """A network with maps at strides 2, 4 and 8, the last reduced without a window."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 5, 3, stride=2, padding=1)
-        self.norm = nn.BatchNorm2d(5)
-        self.patch = nn.Conv2d(5, 7, 2, stride=2)
-
-    def forward(self, images: Tensor) -> dict[int, Tensor]:
-        half = self.norm(self.stem(images))
-        quarter = self.patch(half)
-        return {2: half, 4: quarter, 8: quarter[..., ::2, ::2]}
-
-
-def test_probing_finds_channels_and_coordinates_and_leaves_no_trace() -> None:
-    network = Pyramid()
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    channels, coordinates = probe(network)
-    assert channels == {2: 5, 4: 7, 8: 7}
-    assert coordinates[2] == path_map([network.stem])
-    assert coordinates[4] == path_map([network.stem, network.patch])
-    assert coordinates[8] == coordinates[4].then(centred(2))
-    assert network.training
-    assert not any(module._forward_hooks for module in network.modules())
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
