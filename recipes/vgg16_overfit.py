@@ -5,7 +5,7 @@
 134 million parameters from random numbers (He initialisation), AdamW, no augmentation, four photos reduced to 240
 pixels; training and validation photos are the same. It has to pass 95% pixel accuracy on them.
 
-Time and score: see docs/results/camvid.md.
+@@OVERFIT@@
 """
 
 from __future__ import annotations

@@ -20,11 +20,15 @@ def test_a_file_is_written_whole(tmp_path: Path) -> None:
     assert [path.name for path in target.parent.iterdir()] == ["a.b.png"]
 
 
+def fail_half_way(path: Path, failure: type[BaseException]) -> None:
+    path.write_text("half")
+    raise failure
+
+
 def test_a_writer_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "old")
     with pytest.raises(RuntimeError), atomic_path(tmp_path / "a.txt") as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+        fail_half_way(temporary, RuntimeError)
     assert (tmp_path / "a.txt").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
@@ -41,8 +45,7 @@ def test_a_folder_that_fails_leaves_the_other(tmp_path: Path, failure: type[Base
     with atomic_folder(tmp_path / "model") as temporary:
         (temporary / "old").touch()
     with pytest.raises(failure), atomic_folder(tmp_path / "model") as temporary:
-        (temporary / "half").touch()
-        raise failure
+        fail_half_way(temporary / "half", failure)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["model", "old"]
 
 

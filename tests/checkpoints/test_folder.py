@@ -150,7 +150,15 @@ def test_damaged_weights(model: Path) -> None:
     state = load_file(path)
     smaller = {**state, "score.8.bias": torch.zeros(2)}
     fewer = {name: value for name, value in state.items() if name != "score.8.bias"}
-    for damage in (content[:-8], content[:100], b"", b"garbage" * 100, smaller, fewer, {**state, "more": torch.ones(1)}):
+    for damage in (
+        content[:-8],
+        content[:100],
+        b"",
+        b"garbage" * 100,
+        smaller,
+        fewer,
+        {**state, "more": torch.ones(1)},
+    ):
         path.unlink()
         if isinstance(damage, bytes):
             path.write_bytes(damage)

@@ -39,11 +39,16 @@ def test_the_heat_is_where_the_cup_is(lite0, left, top):
     assert left < hottest[1] < left + 180
     inside = heat[top : top + 120, left : left + 180].sum() / heat.sum()
     assert inside > 0.75
-    # No half-stride shift: the heat's centre is over the cup's, to less than half of a cell of the network.
-    rows, columns = (np.arange(length) for length in heat.shape)
-    centre = (heat.sum(1) @ rows / heat.sum(), heat.sum(0) @ columns / heat.sum())
-    assert abs(centre[0] - (top + 55)) < 16
-    assert abs(centre[1] - (left + 95)) < 16
+
+
+def test_a_mirrored_photo_has_the_mirrored_heat(lite0):
+    """Half a stride to one side would move the two apart by 47 of these pixels."""
+    photo = np.full((330, 540, 3), 127, np.uint8)
+    photo[105:225, 180:360] = np.array(Image.fromarray(data.coffee()).resize((180, 120)))
+    heat, mirrored = (heat_map(lite0, tensor(view), ["espresso"], scale=1).heat for view in (photo, photo[:, ::-1]))
+    columns = np.arange(540)
+    centre, mirrored_centre = (h.sum(0) @ columns / h.sum() for h in (heat, mirrored[:, ::-1]))
+    assert abs(centre - mirrored_centre) < 10
 
 
 def test_without_a_label_the_photos_own_class_is_shown(lite0):

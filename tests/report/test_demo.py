@@ -46,7 +46,7 @@ def test_the_demo_leaves_a_page_pictures_and_networks(tmp_path, monkeypatch, cap
         prediction = upscore.load(tmp_path / name).predict(np.zeros((50, 70, 3), np.uint8))
         assert prediction.class_map.shape == (50, 70)
         assert not (tmp_path / name / "state.pt").exists()
-    assert "mean IU is FCN-32s" in text
+    assert "FCN-32s reaches a mean IU of" in text
 
     (tmp_path / "fcn8s/run.json").write_text("{}")  # somebody goes on training there
     with pytest.raises(UserError, match="fcn8s"):

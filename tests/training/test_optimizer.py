@@ -71,7 +71,9 @@ def test_momentum_decay_and_doubled_rate_are_those_of_caffe() -> None:
     assert layer.bias[0].item() == pytest.approx(bias, abs=1e-6)
 
 
-@pytest.mark.parametrize(("upsampling", "learned"), [("fixed", set()), ("intermediate", {"16", "8"}), ("learned", None)])
+@pytest.mark.parametrize(
+    ("upsampling", "learned"), [("fixed", set()), ("intermediate", {"16", "8"}), ("learned", None)]
+)
 def test_every_parameter_is_in_one_group(upsampling: Upsampling, learned: set[str] | None) -> None:
     net = tiny_net(upsampling=upsampling)
     names = {id(parameter): name for name, parameter in net.named_parameters()}

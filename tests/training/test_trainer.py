@@ -81,9 +81,9 @@ def test_a_loss_that_is_not_finite_names_step_and_photos() -> None:
 
 def test_a_rate_that_is_too_high_is_told_of() -> None:
     trainer = trainer_of(SGD.model_copy(update={"learning_rate": 1e30}))
+    trainer.step([batch_of(scenes(), 0)], 1.0)
     with pytest.raises(DivergedError, match="lower --learning-rate"):
-        for index in range(6):
-            trainer.step([batch_of(scenes(), index)], 1.0)
+        trainer.step([batch_of(scenes(), 1)], 1.0)
 
 
 def test_validation_too_tells_of_a_loss_that_is_not_finite() -> None:

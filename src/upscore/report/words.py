@@ -17,14 +17,14 @@ def finer_wins(networks: Sequence[Trained]) -> bool:
 def verdict(networks: Sequence[Trained]) -> str:
     """Who wins, and by how much."""
     coarsest, finest = networks[0], networks[-1]
-    ius = ", ".join(f"{net.title} {net.scores.mean_iu:.1%}" for net in networks)
+    first, *others = (f"{net.title} {net.scores.mean_iu:.1%}" for net in networks)
+    ius = ", ".join([first.replace(" ", " reaches a mean IU of "), *others])
     gained = 100 * (finest.scores.mean_iu - coarsest.scores.mean_iu)
     if finer_wins(networks):
-        span = f"from {coarsest.title} to {finest.title}"
-        return f"Finer wins, at each step: mean IU is {ius}. That is {_points(gained)} more {span}."
+        return f"Finer wins, at each step: {ius}. From the first to the last it gains {_points(gained)}."
     if gained > 0:
-        return f"Finer wins in the end, though not at each step: mean IU is {ius}."
-    return f"Finer does not win in this run: mean IU is {ius}. Another seed, or longer training, may end differently."
+        return f"Finer wins in the end, though not at each step: {ius}."
+    return f"Finer does not win in this run: {ius}. Another seed, or longer training, may end differently."
 
 
 def certainty(networks: Sequence[Trained]) -> list[str]:
@@ -42,7 +42,10 @@ def certainty(networks: Sequence[Trained]) -> list[str]:
             f"From {coarse.title} to {fine.title} mean IU {change}. With other test scenes of this kind it would be "
             f"between {low:+.1f} and {high:+.1f} nineteen times out of twenty, {luck}."
         )
-    return sentences
+    return [
+        *sentences,
+        "Training has its own luck besides, which only other seeds would show: `upscore demo --seed 1`.",
+    ]
 
 
 def thin_classes(networks: Sequence[Trained], thin: Sequence[str]) -> str:

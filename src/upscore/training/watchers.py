@@ -50,6 +50,7 @@ class TerminalWatcher:
             f"  pixel accuracy {scores.pixel_accuracy:.1%}  mean IU {scores.mean_iu:.1%}"
             f"  {last['seconds']:.0f} s{'  best' if is_best else ''}",
             highlight=False,
+            soft_wrap=True,
         )
 
     def close(self) -> None:

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import sentence, upscore
+from tests.tiny import BACKBONE, metrics, outcome, same, write_photos
+
+QUICK = ("--backbone", BACKBONE, "--weights", "none", "--precision", "float32")
+
+
+def test_a_run_and_what_goes_wrong_with_it(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("train", photos, "--output", tmp_path / "run", *QUICK, "--epochs", "1", "--workers", "0")
+    assert upscore(monkeypatch, *command, "--resume") == 0  # nothing is there yet: it begins
+    out, err = capsys.readouterr()
+    assert f"{tmp_path / 'run'}: mean IU" in out
+    assert out.strip().endswith("after epoch 1")
+    assert "epoch   1  loss" in err
+    assert (tmp_path / "run/curves.png").exists()
+    assert len(metrics(tmp_path / "run")) == 1
+
+    assert upscore(monkeypatch, *command) == 2
+    assert "add --resume" in sentence(capsys)
+    assert upscore(monkeypatch, *command, "--resume", "--seed", "5") == 2
+    assert "seed=0, not 5" in sentence(capsys)
+    assert upscore(monkeypatch, *command, "--resume") == 0
+
+
+def test_what_cannot_be_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = ("--output", tmp_path / "run", *QUICK)
+    (tmp_path / "empty").mkdir()
+    for data in (tmp_path / "missing", tmp_path / "empty"):
+        assert upscore(monkeypatch, "train", data, *output) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"upscore: {data}: ")
+        assert "Traceback" not in error
+    for arguments in (("scenes:0",), ("scenes:4", "--epochs", "0"), ("scenes:4", "--recipe", "at-once")):
+        assert upscore(monkeypatch, "train", *arguments, *output) == 2
+        sentence(capsys)
+    assert upscore(monkeypatch, "train", "scenes:4", "--model", "fcn9s", *output) == 2
+    assert "fcn9s" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def command(photos: Path, output: Path, *more: str) -> list[str]:
+    long = ("--epochs", "3", "--recipe", "accum", "--accumulate", "2", "--learning-rate", "1e-3", "--max-side", "64")
+    return [sys.executable, "-m", "upscore", "train", *map(str, (photos, "--output", output)), *QUICK, *long, *more]
+
+
+def stop_in_the_middle(arguments: list[str], output: Path, how: signal.Signals) -> int:
+    """Run until the first epoch is over and the second under way, then send a signal to the process."""
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        while not (output / "state.pt").exists():
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.02)
+        time.sleep(0.1)
+        os.kill(process.pid, how)
+        _, error = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    if how == signal.SIGINT:
+        assert "--resume goes on from here" in " ".join(error.split())
+    assert "Traceback" not in error
+    return process.returncode
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_ctrl_c_and_kill_then_resume(workers: str, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 24)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run(command(photos, whole), check=True, capture_output=True)
+    again = command(photos, broken, "--resume", "--workers", workers)
+    assert stop_in_the_middle(again, broken, signal.SIGINT) == 130
+    assert len(metrics(broken)) < 3
+    (broken / "state.pt").replace(tmp_path / "state.pt")
+    (tmp_path / "state.pt").replace(broken / "state.pt")
+    assert stop_in_the_middle(again, broken, signal.SIGKILL) == -signal.SIGKILL
+    subprocess.run(again, check=True, capture_output=True)
+    one, other = outcome(whole), outcome(broken)
+    for folder in (one, other):
+        folder["state"]["progress"].pop("seconds")
+    assert same(one, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_damaged_photo_ends_the_run_in_one_sentence(workers: str, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 6)
+    for path in (photos / "images").iterdir():
+        path.write_bytes(path.read_bytes()[:1000])
+    arguments = command(photos, tmp_path / "run", "--workers", workers)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith(f"upscore: {photos / 'images'}")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_fault_of_ours_does_not_leave_the_process_waiting(tmp_path: Path) -> None:
+    """Readers must not keep a process alive that ends by an exception."""
+    script = f"""
+from tests.tiny import RECIPES, scenes, tiny_net
+from upscore.training.loop import fit
+from upscore.training.run_folder import RunFolder
+
+class Fault:
+    def step(self, done, total, loss):
+        raise RuntimeError("no space left")
+
+fit(tiny_net(), scenes(40), scenes(2), RECIPES["heavy"], RunFolder({str(tmp_path)!r}), max_side=0, workers=1,
+    watchers=[Fault()])
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=200, cwd=root, check=False
+    )
+    assert done.returncode == 1
+    assert "no space left" in done.stderr
