@@ -32,3 +32,27 @@ def run(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
     for watcher in watchers:
         watcher.close()
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of a network that knows two scenes by heart: its scores are far apart, its maps of many classes."""
+    import torch
+
+    from tests.tiny import scenes, tiny_net
+    from upscore.checkpoints import save_model
+
+    net = tiny_net()
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+    samples = [scenes()[index] for index in range(2)]
+    images = net.preprocessing(torch.stack([sample.image for sample in samples]))
+    targets = torch.stack([sample.class_map for sample in samples if sample.class_map is not None])
+    for _ in range(40):
+        loss = net.losses(net(images), targets)["cross_entropy"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.5
+    folder = tmp_path_factory.mktemp("models") / "trained"
+    save_model(folder, net, classes=scenes().classes)
+    return folder

@@ -15,17 +15,17 @@ KEYS = {"pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu", "
 
 
 def test_scores_as_a_file_and_as_a_table(
-    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written = ("--json", tmp_path / "new/scores.json", "--plots", tmp_path / "plots")
-    assert upscore(monkeypatch, "evaluate", run, photos, *written) == 0
+    assert upscore(monkeypatch, "evaluate", trained, photos, *written) == 0
     report = json.loads((tmp_path / "new/scores.json").read_text(), parse_constant=pytest.fail)
     assert set(report) >= KEYS
-    expected = evaluate(package.load(run), open_dataset(photos))
+    expected = evaluate(package.load(trained), open_dataset(photos))
     assert report["images"] == 8
     for key in KEYS - {"images"}:
         assert report[key] == getattr(expected, key), key
-    assert list(report["per_class"]) == package.load(run).classes
+    assert list(report["per_class"]) == package.load(trained).classes
     defined = [value for value in report["per_class"].values() if value is not None]
     assert report["mean_iu"] == pytest.approx(math.fsum(defined) / len(defined))
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["confusion.png", "per_class.png"]
@@ -35,16 +35,16 @@ def test_scores_as_a_file_and_as_a_table(
 
 
 def test_what_cannot_be_scored(
-    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert upscore(monkeypatch, "evaluate", run, tmp_path / "missing") == 2
+    assert upscore(monkeypatch, "evaluate", trained, tmp_path / "missing") == 2
     assert "there is no such folder" in capsys.readouterr().err
     assert upscore(monkeypatch, "evaluate", tmp_path / "missing", photos) == 2
     assert "missing is not a folder" in sentence(capsys)
-    assert upscore(monkeypatch, "evaluate", run, photos, "--split", "val") == 2
+    assert upscore(monkeypatch, "evaluate", trained, photos, "--split", "val") == 2
     assert "has no split 'val'" in sentence(capsys)
     (tmp_path / "file").touch()
-    assert upscore(monkeypatch, "evaluate", run, photos, "--json", tmp_path / "file/scores.json") == 2
+    assert upscore(monkeypatch, "evaluate", trained, photos, "--json", tmp_path / "file/scores.json") == 2
     out, err = capsys.readouterr()
     assert "mean IU" in out  # the work was not in vain
     assert err.startswith("upscore: ")

@@ -25,11 +25,11 @@ def mixed(tmp_path: Path, photos: Path) -> Path:
 
 
 def test_one_damaged_photo_leaves_the_others_alone(
-    run: Path, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained: Path, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.read_bytes() for path in mixed.rglob("*.*")}
     output = tmp_path / "out"
-    assert upscore(monkeypatch, "predict", run, mixed, tmp_path / "gone.jpg", "--output", output, "--scores") == 1
+    assert upscore(monkeypatch, "predict", trained, mixed, tmp_path / "gone.jpg", "--output", output, "--scores") == 1
     out, err = capsys.readouterr()
     assert out == f"{output}: 2 of 4 photos, 8 classes\n"
     assert [line.split(": ")[1] for line in err.splitlines()] == [str(mixed / "b.png"), str(tmp_path / "gone.jpg")]
@@ -38,7 +38,7 @@ def test_one_damaged_photo_leaves_the_others_alone(
         *("a.png", "a_overlay.png", "a_scores.npz", "sub/c.png", "sub/c_overlay.png", "sub/c_scores.npz")
     ]
     assert {path: path.read_bytes() for path in mixed.rglob("*.*")} == before
-    model = package.load(run)
+    model = package.load(trained)
     for name, photo, size in (("a", mixed / "a.png", (37, 64)), ("sub/c", mixed / "sub/c.jpg", (90, 50))):
         with Image.open(output / f"{name}.png") as mask:
             assert mask.size == size
@@ -49,25 +49,25 @@ def test_one_damaged_photo_leaves_the_others_alone(
 
 
 def test_photos_are_never_overwritten(
-    run: Path, mixed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained: Path, mixed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.read_bytes() for path in mixed.rglob("*.*")}
-    assert upscore(monkeypatch, "predict", run, mixed, "--output", mixed) == 2
+    assert upscore(monkeypatch, "predict", trained, mixed, "--output", mixed) == 2
     assert "a.png is a photo and would be overwritten" in sentence(capsys)
     assert {path: path.read_bytes() for path in mixed.rglob("*.*")} == before
 
 
 def test_what_cannot_be_predicted(
-    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = ("--output", tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    assert upscore(monkeypatch, "predict", run, tmp_path / "empty", *output) == 2
+    assert upscore(monkeypatch, "predict", trained, tmp_path / "empty", *output) == 2
     assert "no photos in" in sentence(capsys)
     assert upscore(monkeypatch, "predict", tmp_path / "none", photos, *output) == 2
     assert "none is not a folder" in sentence(capsys)
     assert upscore(monkeypatch, "predict", photos, photos, *output) == 2
     assert "holds no model.json" in sentence(capsys)
-    assert upscore(monkeypatch, "predict", run, photos, *output, "--engine", "fast") == 2
+    assert upscore(monkeypatch, "predict", trained, photos, *output, "--engine", "fast") == 2
     assert "fast" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

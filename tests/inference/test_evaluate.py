@@ -34,8 +34,8 @@ class Labelled:
 
 
 @pytest.fixture(scope="module")
-def predictor(run: Path) -> Predictor:
-    return upscore.load(run, engine="torch", precision="float32")
+def predictor(trained: Path) -> Predictor:
+    return upscore.load(trained, engine="torch", precision="float32")
 
 
 def test_scores_are_those_of_the_predictions(predictor: Predictor) -> None:
@@ -55,8 +55,8 @@ def test_scores_are_those_of_the_predictions(predictor: Predictor) -> None:
     scores = evaluate(predictor, data, progress=lambda done, total: told.append((done, total)))
     assert np.array_equal(scores.confusion, confusion)
     assert scores.pixel_accuracy == pytest.approx(right.sum() / truth.sum())
-    assert scores.mean_accuracy == pytest.approx((right / truth)[truth > 0].mean())
-    assert scores.mean_iu == pytest.approx((right / union)[union > 0].mean())
+    assert scores.mean_accuracy == pytest.approx((right[truth > 0] / truth[truth > 0]).mean())
+    assert scores.mean_iu == pytest.approx((right[union > 0] / union[union > 0]).mean())
     assert scores.frequency_weighted_iu == pytest.approx((truth * right / np.maximum(union, 1)).sum() / truth.sum())
     assert confusion.sum() == 3 * 54 * 64
     assert told == [(1, 3), (2, 3), (3, 3)]

@@ -26,9 +26,8 @@ def demo(*, output: Path = Path("demo"), seed: int = 0) -> None:
     """
     import sys
 
-    print(
-        f"upscore demo: a few minutes, nothing is fetched, all goes to {output}", file=sys.stderr
-    )  # imports take long
+    # before the imports, which take long
+    print(f"upscore demo: a few minutes, nothing is fetched, all goes to {output}", file=sys.stderr)
 
     from upscore.report.demo import run
 

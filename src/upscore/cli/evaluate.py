@@ -88,7 +88,7 @@ def _print(report: dict, console) -> None:
         table.add_column(title, justify="left" if title == "class" else "right")
     for name, iu in report["per_class"].items():
         values = (iu, report["per_class_accuracy"][name], report["per_class_precision"][name])
-        table.add_row(name, *("–" if value is None else f"{value:.1%}" for value in values))
+        table.add_row(name, *("-" if value is None else f"{value:.1%}" for value in values))
     console.print(table)
     for name in ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu"):
         console.print(f"  {name.replace('_', ' ').replace(' iu', ' IU'):<22} {report[name]:.1%}")

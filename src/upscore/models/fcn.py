@@ -10,7 +10,7 @@ The paper's layers and ours: `score_fr` is score["32"], `score_pool4` score["16"
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +112,7 @@ class FCN(nn.Module):
 
     def _fuse(self, coarse: Tensor, fine: Tensor, stride: int) -> Tensor:
         """Upsample the coarse scores, lay the finer ones over them, add."""
-        upsample, offset = self.upscore[str(stride)], self.offsets[stride]
+        upsample, offset = cast(Upsample, self.upscore[str(stride)]), self.offsets[stride]
         start, skipped = max(0, -offset), max(0, offset)
         height, width = (
             min(upsample.output_size(coarse_side) - start, fine_side - skipped)

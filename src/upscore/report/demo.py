@@ -88,7 +88,7 @@ def _chapters(output: Path, seed: int, settings: Settings) -> tuple[list[Chapter
 def _save_pictures(folder: Path, pictures: dict[str, Image.Image]) -> None:
     for name, picture in pictures.items():
         with atomic_path(folder / f"{name}.jpg") as temporary:
-            picture.save(temporary, quality=88, optimize=True)
+            picture.save(temporary, quality=85, optimize=True)
 
 
 def _save_plots(folder: Path, networks: Sequence[Trained]) -> None:

@@ -24,6 +24,9 @@ THIN = ("bar", "cross")
 ENLARGED = 3
 """Times a scene is enlarged in the page, so that its pixels stay sharp."""
 
+STRIP_WIDTH = 1280
+"""Pixels of the picture to show elsewhere."""
+
 
 def interesting(scenes: Dataset, count: int) -> list[int]:
     """The scenes with the most kinds of shapes, among them a thin one; chosen by the truth alone."""
@@ -203,7 +206,9 @@ def strip(networks: Sequence[Trained], scenes: Dataset, chosen: Sequence[int]) -
         [_painted(scenes, index, _truth(scenes, index).numpy()) for index in chosen],
         *[[_painted(scenes, index, net.class_maps[index]) for index in chosen] for net in networks],
     ]
-    return side_by_side([_column(pictures) for pictures in columns], ["scene", "truth", *(n.title for n in networks)])
+    sheet = side_by_side([_column(pictures) for pictures in columns], ["scene", "truth", *(n.title for n in networks)])
+    sheet.thumbnail((STRIP_WIDTH, STRIP_WIDTH), Image.Resampling.LANCZOS)
+    return sheet
 
 
 def _column(pictures: list[Image.Image], gap: int = 8) -> Image.Image:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -74,7 +74,7 @@ class Trainer:
     @property
     def result(self) -> FCN:
         """The network that is validated and kept: the averaged one, where the recipe has it."""
-        return self.average.module if self.average else self.net
+        return cast(FCN, self.average.module) if self.average else self.net
 
     def train_mode(self) -> None:
         """Training mode, but for what is frozen."""
