@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder of a network that knows two scenes by heart: its scores are far apart, its maps of many classes."""
+    """A model folder of a network that knows two scenes by heart: far apart scores, maps of many classes."""
     import torch
 
     from tests.tiny import scenes, tiny_net

@@ -8,8 +8,9 @@ from PIL import Image
 
 from upscore import rendering
 from upscore.errors import UserError
+from upscore.labels import VOID
 from upscore.rendering import class_colors, heat_overlay, index_image, overlay, palette, side_by_side
-from upscore.structures import VOID, Prediction
+from upscore.structures import Prediction
 
 CAMVID = Path(__file__).parents[1] / "../shared/data/camvid"
 

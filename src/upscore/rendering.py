@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
-from importlib.util import find_spec
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw
 
+from upscore import lettering
 from upscore.errors import UserError
-from upscore.structures import MAX_CLASSES, VOID
+from upscore.labels import MAX_CLASSES, VOID
+from upscore.lettering import INK, PAPER, Chip, fit, font, font_size, scale, stack
 
 BACKGROUNDS = {"background", "bg", "class 0", "void", "unlabeled", "unlabelled", "unknown", "none", "ignore"}
 """Names of a class 0 that is drawn as the bare photo; underscores, spaces and case do not matter."""
-
-PAPER, INK, PALE_INK = (252, 252, 250), (38, 38, 42), (120, 120, 126)
-"""What the strips around a photo are made of."""
 
 READABLE_WIDTH = 256
 """Narrower photos are enlarged by a whole factor, to at least this width, for a legend to have room beneath."""
@@ -118,7 +114,7 @@ def overlay(
         if part
     ]
     chips.sort(key=lambda chip: -chip.share)
-    return _stack([picture, _legend(chips, max(picture.width, READABLE_WIDTH), _font_size(picture))])
+    return stack([picture, lettering.legend(chips, max(picture.width, READABLE_WIDTH), font_size(picture))])
 
 
 def heat_overlay(image: np.ndarray, heat: np.ndarray, title: str) -> Image.Image:
@@ -140,8 +136,9 @@ def heat_overlay(image: np.ndarray, heat: np.ndarray, title: str) -> Image.Image
     ramp = np.linspace(0, 1, 256)
     opacity = np.rint(255 * 0.85 * np.clip(2 * ramp, 0, 1) ** 1.2).astype(np.uint8)
     picture = Image.composite(glow, Image.fromarray(image), Image.fromarray(opacity[level]))
-    strip = _scale(title, colors, max(picture.width, READABLE_WIDTH), _font_size(picture))
-    return _stack([picture, strip])
+    bar = _paint(np.arange(256, dtype=np.uint8)[None], colors)
+    strip = scale(title, bar, max(picture.width, READABLE_WIDTH), font_size(picture))
+    return stack([picture, strip])
 
 
 def side_by_side(images: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
@@ -156,29 +153,21 @@ def side_by_side(images: Sequence[Image.Image], titles: Sequence[str]) -> Image.
     width = sum(image.width * height / image.height for image in images)
     height = max(1, round(height * min(1.0, MAX_SIDE / width)))
     size = max(12, round(height / 30))
-    font, gap = _font(size, "".join(titles)), max(4, size // 2)
+    face, gap = font(size, "".join(titles)), max(4, size // 2)
 
     panels = []
     for image, title in zip(images, titles, strict=True):
         wide = min(MAX_SIDE, max(1, round(image.width * height / image.height)))
         scaled = image.convert("RGB").resize((wide, height), Image.Resampling.LANCZOS)
         head = Image.new("RGB", (max(wide, 4 * size), 2 * size), PAPER)
-        ImageDraw.Draw(head).text((0, size), _fit(title, font, head.width), INK, font, anchor="lm")
-        panels.append(_stack([head, scaled]))
+        ImageDraw.Draw(head).text((0, size), fit(title, face, head.width), INK, face, anchor="lm")
+        panels.append(stack([head, scaled]))
     row = Image.new("RGB", (sum(p.width + gap for p in panels) + gap, panels[0].height + gap), PAPER)
     left = gap
     for panel in panels:
         row.paste(panel, (left, 0))
         left += panel.width + gap
     return row
-
-
-class Chip(NamedTuple):
-    """One entry of a legend; without a colour its patch is hollow."""
-
-    name: str
-    share: float
-    color: tuple[int, ...] | None
 
 
 def _checked(class_map: np.ndarray, num_classes: int) -> np.ndarray:
@@ -240,12 +229,6 @@ def _rgb(color: str) -> np.ndarray:
     return np.array(ImageColor.getrgb(color), np.float64)
 
 
-def _percent(share: float) -> str:
-    if share < 0.001:
-        return "<0.1%"
-    return f"{share:.1%}" if share < 0.1 else f"{share:.0%}"
-
-
 def _enlargement(image: np.ndarray) -> int:
     """The whole factor that makes a small photo wide enough for a legend, without making it very high."""
     height, width = image.shape[:2]
@@ -254,77 +237,3 @@ def _enlargement(image: np.ndarray) -> int:
 
 def _enlarged(values: np.ndarray, factor: int) -> np.ndarray:
     return values if factor == 1 else values.repeat(factor, 0).repeat(factor, 1)
-
-
-def _font(size: float, text: str) -> ImageFont.FreeTypeFont:
-    """Pillow's own font; where it lacks the letters, the one that comes with matplotlib (Latin, Greek, Cyrillic)."""
-    if not text.isascii() and (matplotlib := find_spec("matplotlib")) and matplotlib.origin:
-        return ImageFont.truetype(Path(matplotlib.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf", size)
-    font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow is built without FreeType"
-    return font
-
-
-def _font_size(picture: Image.Image) -> int:
-    return max(12, round((picture.width * picture.height) ** 0.5 / 48))
-
-
-def _fit(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """The text on one line, its end replaced by an ellipsis where it is wider than `width` pixels."""
-    text = " ".join(text.split())
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1]
-    return text.rstrip() + "..."
-
-
-def _legend(chips: list[Chip], width: int, size: int) -> Image.Image:
-    names = "".join(chip.name for chip in chips)
-    font, small = _font(size, names), _font(size * 0.85, "")
-    pad, row_height = round(size * 0.8), round(size * 1.75)
-    places, x, row = [], pad, 0
-    for chip in chips:
-        extra = 1.9 * size + small.getlength(_percent(chip.share))
-        name = _fit(chip.name, font, width - 2 * pad - extra)
-        taken = extra + font.getlength(name)
-        if x > pad and x + taken > width - pad:
-            x, row = pad, row + 1
-        places.append((chip, name, x, pad + (row + 0.5) * row_height))
-        x += taken + 1.3 * size
-
-    strip = Image.new("RGB", (width, 2 * pad + (row + 1) * row_height), PAPER)
-    draw = ImageDraw.Draw(strip)
-    for chip, name, x, y in places:
-        patch = (x, y - size * 0.5, x + size, y + size * 0.5)
-        outline = PALE_INK if chip.color is None else None
-        draw.rounded_rectangle(patch, size * 0.22, fill=chip.color, outline=outline, width=max(1, size // 12))
-        draw.text((x + 1.45 * size, y), name, INK, font, anchor="lm")
-        draw.text((x + 1.9 * size + font.getlength(name), y), _percent(chip.share), PALE_INK, small, anchor="lm")
-    return strip
-
-
-def _scale(title: str, colors: np.ndarray, width: int, size: int) -> Image.Image:
-    """A strip with the title on the left and the colours from 0 to 1 on the right."""
-    font, small = _font(size, title), _font(size * 0.85, "")
-    pad = round(size * 0.8)
-    strip = Image.new("RGB", (width, 2 * pad + round(size * 1.75)), PAPER)
-    draw, y = ImageDraw.Draw(strip), strip.height / 2
-    bar = _paint(np.arange(256, dtype=np.uint8)[None], colors).resize((min(width // 3, 12 * size), size))
-    left = width - pad - round(1.2 * size) - bar.width
-    strip.paste(bar, (left, round(y - size / 2)))
-    draw.text((left - size * 0.5, y), "0", PALE_INK, small, anchor="rm")
-    draw.text((left + bar.width + size * 0.5, y), "1", PALE_INK, small, anchor="lm")
-    draw.text((pad, y), _fit(title, font, left - pad - 2 * size), INK, font, anchor="lm")
-    return strip
-
-
-def _stack(pictures: list[Image.Image]) -> Image.Image:
-    """Pictures one under the other, centred."""
-    width = max(picture.width for picture in pictures)
-    sheet = Image.new("RGB", (width, sum(picture.height for picture in pictures)), PAPER)
-    top = 0
-    for picture in pictures:
-        sheet.paste(picture, ((width - picture.width) // 2, top))
-        top += picture.height
-    return sheet

@@ -11,15 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from upscore.rendering import overlay
+
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
-
-VOID = 255
-"""The label of pixels that are neither trained on nor scored."""
-
-MAX_CLASSES = 255
-"""Class indices are stored in a byte, and 255 is void."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,7 +27,7 @@ class Sample:
     image: Tensor
     """(3, H, W) uint8, RGB."""
     class_map: Tensor | None = None
-    """(H, W) uint8, a class index or `VOID`."""
+    """(H, W) uint8, a class index, or 255 for void."""
     instance_map: Tensor | None = None
     """(H, W) int32, an object's number from 1, 0 where there is none."""
     path: Path | None = None
@@ -57,8 +53,6 @@ class Prediction:
         Raises:
             ValueError: the prediction was made without keeping the photo.
         """
-        from upscore.rendering import overlay
-
         if self.image is None:
             raise ValueError("this prediction has no photo to draw on: predict with keep_image=True")
         return overlay(self.image, self.class_map, self.classes, opacity=opacity)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from upscore.data.transforms import FILL, PAPER, Augmentation, collate, resize_longest
 from upscore.errors import UserError
-from upscore.structures import VOID, Sample
+from upscore.labels import VOID
+from upscore.structures import Sample
 
 EVERYTHING = Augmentation(scale=(0.5, 2.0), crop=(48, 40), flip=0.5, colour=0.4)
 

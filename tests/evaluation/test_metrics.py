@@ -13,7 +13,7 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 
 from upscore.errors import UserError
 from upscore.evaluation.metrics import BLOCK, ConfusionMatrix, semantic_scores
-from upscore.structures import VOID
+from upscore.labels import VOID
 
 MEANS = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu")
 

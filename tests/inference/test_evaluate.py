@@ -11,7 +11,8 @@ import upscore
 from tests.tiny import scenes
 from upscore.errors import UserError
 from upscore.inference import Predictor, evaluate
-from upscore.structures import VOID, Sample
+from upscore.labels import VOID
+from upscore.structures import Sample
 
 
 class Labelled:

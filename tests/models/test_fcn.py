@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from tests.models.networks import randomise_scores, thin
+from upscore.labels import VOID
 from upscore.models import FCN, build
 from upscore.models.build import FCN_STRIDES
 from upscore.models.fcn import AT_ONCE_SCALES
 from upscore.models.vgg import Geometry, vgg16
-from upscore.structures import VOID
 
 C = 4
 GEOMETRIES: tuple[Geometry, ...] = ("caffe", "same")

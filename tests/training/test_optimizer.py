@@ -8,8 +8,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from tests.tiny import batch_of, scenes, tiny_net
+from upscore.labels import VOID
 from upscore.models.fcn import FCN, Upsampling
-from upscore.structures import VOID
 from upscore.training.optimizer import make_optimizer, parameter_groups, rate_factor, set_rates
 from upscore.training.recipes import HEAVY, MODERN, RECIPES, Recipe
 from upscore.training.trainer import Trainer

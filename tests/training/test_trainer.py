@@ -8,8 +8,8 @@ from accelerate import Accelerator
 from torch.nn import functional as F
 
 from tests.tiny import batch_of, same, scenes, small, tiny_net
+from upscore.labels import VOID
 from upscore.models.fcn import FCN
-from upscore.structures import VOID
 from upscore.training.recipes import HEAVY, MODERN, Recipe
 from upscore.training.trainer import DivergedError, Trainer, averaged
 

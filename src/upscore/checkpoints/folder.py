@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from upscore.errors import UserError
 from upscore.files import atomic_folder
+from upscore.labels import MAX_CLASSES
 from upscore.models.build import build
 from upscore.models.fcn import FCN
 from upscore.models.preprocessing import Preprocessing
-from upscore.structures import MAX_CLASSES
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 DEFAULT_MAX_SIDE = 1024

@@ -78,7 +78,7 @@ def import_(
 
 def _read_names(classes: str) -> list[str]:
     from upscore.data.classes import read_classes
-    from upscore.structures import MAX_CLASSES
+    from upscore.labels import MAX_CLASSES
 
     if not classes.isdecimal():
         return read_classes(Path(classes))

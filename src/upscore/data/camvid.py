@@ -13,7 +13,7 @@ from torch import Tensor
 from upscore.data import images
 from upscore.data.classes import find_classes
 from upscore.data.folder import Fault, Listing, child_folders, pair_folders
-from upscore.structures import VOID
+from upscore.labels import VOID
 
 CLASSES = [
     "Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist",

@@ -25,7 +25,8 @@ from upscore.data.folder import UNSPLIT, Fault, Listing, Pair
 from upscore.data.images import LabelError, is_deep, read_image
 from upscore.data.samples import size_fault, value_fault
 from upscore.errors import UserError
-from upscore.structures import VOID, Sample
+from upscore.labels import VOID
+from upscore.structures import Sample
 
 MANY = 64
 DIM = 16  # 12 bits in a 16-bit photo come out at most this bright

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from upscore.errors import UserError
-from upscore.structures import MAX_CLASSES, VOID
+from upscore.labels import MAX_CLASSES, VOID
 
 CLASSES_FILE = "classes.txt"
 BINARY = ["background", "foreground"]

@@ -25,7 +25,8 @@ from upscore.data.folder import UNSPLIT, Listing, Pair, child_folders, list_fold
 from upscore.data.samples import FileDataset
 from upscore.data.voc import list_voc
 from upscore.errors import UserError
-from upscore.structures import VOID, Sample
+from upscore.labels import VOID
+from upscore.structures import Sample
 
 LAYOUTS = """\
   images/ and labels/ (or masks/, annotations/); also both inside train/ and val/, or both with train/ and val/ inside

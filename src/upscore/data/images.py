@@ -14,7 +14,7 @@ from torch import Tensor
 
 from upscore.data.decoding import is_tiff, load, open_image, orientation, read_tiff, reading, upright
 from upscore.errors import UserError
-from upscore.structures import VOID
+from upscore.labels import VOID
 
 
 class LabelError(UserError):

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from upscore.data import images
-from upscore.structures import VOID, Sample
+from upscore.labels import VOID
+from upscore.structures import Sample
 
 
 class FileDataset:

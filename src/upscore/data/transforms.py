@@ -12,7 +12,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from upscore.errors import UserError
-from upscore.structures import VOID, Sample
+from upscore.labels import VOID
+from upscore.structures import Sample
 
 FILL = (124, 116, 104)
 """RGB of padding: the mean of ImageNet, which preprocessing takes to about zero."""

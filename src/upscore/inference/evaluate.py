@@ -11,7 +11,7 @@ from upscore.data.datasets import Dataset
 from upscore.errors import UserError
 from upscore.evaluation.metrics import ConfusionMatrix, SemanticScores, semantic_scores
 from upscore.inference.predictor import Predictor
-from upscore.structures import VOID
+from upscore.labels import VOID
 
 
 def evaluate(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from upscore.errors import UserError
+from upscore.labels import MAX_CLASSES
 from upscore.models.backbones import build_trunk
 from upscore.models.fcn import AT_ONCE_SCALES, FCN, Upsampling
 from upscore.models.vgg import Geometry
-from upscore.structures import MAX_CLASSES
 
 FCN_STRIDES = {
     "fcn32s": (32,),

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from upscore.labels import VOID
 from upscore.models.geometry import CoordinateMap
 from upscore.models.preprocessing import Preprocessing
 from upscore.models.trunks import Trunk
 from upscore.models.upsampling import Upsample
-from upscore.structures import VOID, Prediction
+from upscore.structures import Prediction
 
 AT_ONCE_SCALES = {16: 1e-2, 8: 1e-4}
 """What pool4 and pool3 are multiplied by so that all strides can be trained at once (FCN section 4.3)."""

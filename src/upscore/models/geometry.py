@@ -58,7 +58,7 @@ def centred(stride: int) -> CoordinateMap:
     """Cells of `stride` pixels side by side, each one's coordinate at its centre: the only map that mirroring keeps.
 
     Networks trained on mirrored photos settle there whatever their padding. The cells of the embedded
-    EfficientNet-Lite0 are found at 3.4, 9.3 and 17.5 pixels for strides 8, 16 and 32, where this says 3.5, 7.5 and 15.5, and the windows
-    of its layers alone 7, 15 and 31 (`tests/models/test_backbones.py` measures it).
+    EfficientNet-Lite0 are found at 3.4, 9.3 and 17.5 pixels for strides 8, 16 and 32, where this says 3.5, 7.5 and
+    15.5, and the windows of its layers alone 7, 15 and 31 (`tests/models/test_backbones.py` measures it).
     """
     return CoordinateMap(Fraction(1, stride), Fraction(1 - stride, 2 * stride))
