@@ -74,15 +74,20 @@ def same(one: Any, other: Any) -> bool:
 def metrics(folder: str | Path) -> list[dict[str, Any]]:
     """The records of a run, without the time they took."""
     lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+    return [untimed(json.loads(line)) for line in lines]
+
+
+def untimed(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without the time it took."""
+    return {key: value for key, value in record.items() if not key.endswith("seconds")}
 
 
 def outcome(folder: str | Path) -> dict[str, Any]:
     """All that a run ends with and that must not depend on how it got there."""
     folder = Path(folder)
     state = torch.load(folder / "state.pt", weights_only=True)
-    for record in state["progress"]["records"]:
-        del record["seconds"]
+    state["progress"] = untimed(state["progress"])
+    state["progress"]["records"] = [untimed(record) for record in state["progress"]["records"]]
     models = {name: weights(folder / name) for name in ("best", "last")}
     return {**models, "state": state, "metrics": metrics(folder)}
 

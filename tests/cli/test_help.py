@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -32,7 +33,7 @@ for verb in {list(VERBS)!r}:
 heavy = ("torch", "torchvision", "numpy", "PIL", "matplotlib", "skimage", "scipy", "timm", "pydantic", "accelerate")
 print("imported:", [name for name in heavy if name in sys.modules])
 """
-    environment = {"COLUMNS": "80", "PATH": ""}
+    environment = {**os.environ, "COLUMNS": "80"}
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=environment, check=True
     )

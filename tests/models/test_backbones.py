@@ -186,7 +186,7 @@ def test_what_the_classifier_alone_uses_is_not_learned() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stride", [8, 16, 32])
-@torch.inference_mode()
+@torch.no_grad()
 def test_trained_cells_stand_where_their_coordinates_say(stride: int) -> None:
     """A network trained on mirrored photos sees in a mirrored photo what it sees in the photo itself.
 

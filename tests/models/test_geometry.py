@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from upscore.models import build
@@ -86,16 +85,6 @@ def test_a_transposed_window_is_centred_where_its_map_says(
         x = Fraction(centre(layer(scores)[0, 0].sum(0))).limit_denominator(2)
     coordinates = layer_map(layer)
     assert coordinates.scale * cell + coordinates.shift == x
-
-
-@pytest.mark.parametrize("kernel", [2, 3, 4, 5, 7])
-def test_same_padding_of_tensorflow(kernel: int) -> None:
-    layer = ones(Conv2dSame(1, 1, kernel, stride=2, bias=False))
-    line = torch.zeros(1, 1, 64, 64, requires_grad=True)
-    layer(line)[0, 0, 16, 16].backward()
-    assert line.grad is not None
-    coordinates = layer_map(layer)
-    assert coordinates.scale * Fraction(centre(line.grad[0, 0].sum(0))) + coordinates.shift == 16
 
 
 def test_layers_without_a_window_leave_coordinates_alone() -> None:

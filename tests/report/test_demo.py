@@ -9,10 +9,12 @@ from PIL import Image
 
 import upscore
 from tests.report.test_page import read
+from upscore.data.scenes import SceneDataset
 from upscore.errors import UserError
 from upscore.report import heatmap
 from upscore.report.demo import run
 from upscore.report.networks import Settings, draw_scenes
+from upscore.report.strides import STRIP_WIDTH, THIN, choose
 
 TINY = Settings(side=64, train=8, validation=2, test=4, images=16, batch_size=4)
 
@@ -22,6 +24,14 @@ def test_no_scene_is_in_two_splits():
     scenes = [split[i].image for split in (splits.train, splits.validation, splits.test) for i in range(len(split))]
     assert len(scenes) == 14
     assert all(not torch.equal(a, b) for i, a in enumerate(scenes) for b in scenes[:i])
+
+
+def test_chosen_scenes_have_a_thin_shape_and_two_others():
+    scenes = SceneDataset(60, seed=5, size=(64, 64))
+    chosen = choose(scenes, 4)
+    names = [{scenes.classes[k] for k in scenes[i].class_map.unique().tolist()} - {"background"} for i in chosen]
+    assert all(shapes & set(THIN) and len(shapes - set(THIN)) >= 2 for shapes in names)
+    assert chosen == sorted(chosen)
 
 
 @pytest.mark.slow
@@ -37,7 +47,7 @@ def test_the_demo_leaves_a_page_pictures_and_networks(tmp_path, monkeypatch, cap
 
     pictures = sorted(path.name for path in (tmp_path / "images").iterdir())
     assert {"heatmap_tripod.jpg", "strides.jpg", "curves_fcn8s.png", "confusion_fcn32s.png"} <= set(pictures)
-    assert Image.open(tmp_path / "images/strides.jpg").width > 5 * 2 * TINY.side
+    assert Image.open(tmp_path / "images/strides.jpg").width == STRIP_WIDTH
 
     text = "".join(reader.text)
     for name in ("fcn32s", "fcn16s", "fcn8s"):

@@ -176,6 +176,15 @@ def test_data_that_is_not_there(data: str, tmp_path: Path) -> None:
         train(data if ":" in data else tmp_path / data, tmp_path / "run", backbone=BACKBONE, weights="none")
 
 
+def test_the_seed_decides_on_weights_that_start_from_none(photos: Path, tmp_path: Path) -> None:
+    for name, seed in (("one", 1), ("again", 1), ("other", 2)):
+        torch.rand(3)
+        quick(photos, tmp_path / name, seed=seed)
+    one, again, other = (weights(tmp_path / name / "last") for name in ("one", "again", "other"))
+    assert same(one, again)
+    assert not torch.equal(one["trunk.body.layer4.0.conv1.weight"], other["trunk.body.layer4.0.conv1.weight"])
+
+
 def test_beginning_over_a_run(photos: Path, tmp_path: Path) -> None:
     quick(photos, tmp_path / "run", resume=True)  # there is nothing yet, so it begins
     before = weights(tmp_path / "run/last")

@@ -131,6 +131,8 @@ class TimmTrunk(Trunk):
 
     def _freeze_unused(self) -> None:
         """Parameters that no map depends on, as a norm of the classifier's own, are not to be learned."""
+        if torch.is_inference_mode_enabled():  # nothing is learned there
+            return
         parameters = list(self.parameters())
         self.eval()  # running statistics are left alone
         with torch.enable_grad():

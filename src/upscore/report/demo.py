@@ -65,7 +65,7 @@ def _chapters(output: Path, seed: int, settings: Settings) -> tuple[list[Chapter
             with progress.step(f"Training {title}", TRAINING_SHARE) as advance:
                 networks.append(train(name, splits, settings, output, seed, advance))
         with progress.step("Writing the page", PAGE_SHARE):
-            chosen = strides.interesting(splits.test, SHOWN)
+            chosen = strides.choose(splits.test, SHOWN)
             chapters = [
                 heatmap.chapter(found),
                 strides.idea(splits.test, chosen[0], settings),

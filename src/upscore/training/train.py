@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 
 from upscore.checkpoints.folder import DEFAULT_MAX_SIDE, find_model, load_model
@@ -79,6 +80,7 @@ def train(
 
     progress = Progress()
     for stage, folder in folders.items():
+        torch.manual_seed(seed)  # the weights of layers that start from none
         net = build(
             stage,
             backbone=backbone,
