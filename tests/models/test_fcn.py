@@ -238,3 +238,14 @@ def test_dropout_is_on_in_training_only() -> None:
         assert torch.equal(net(images), net(images))
         net.train()
         assert not torch.equal(net(images), net(images))
+
+
+def test_scores_are_float32_whatever_the_trunk_runs_in() -> None:
+    with torch.device("meta"):
+        trunk = vgg16("same")
+    net = randomise_scores(FCN(thin(trunk), 3))
+    images = torch.randn(1, 3, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        coarse, scores = net.coarse_scores(images), net(images)
+    assert coarse.dtype == scores.dtype == torch.float32
+    assert not torch.equal(scores, net(images))  # the trunk itself did run in bfloat16

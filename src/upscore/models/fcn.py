@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from upscore.labels import VOID
 from upscore.models.geometry import CoordinateMap
+from upscore.models.precision import in_float32
 from upscore.models.preprocessing import Preprocessing
 from upscore.models.trunks import Trunk
 from upscore.models.upsampling import Upsample
@@ -109,7 +110,9 @@ class FCN(nn.Module):
         features = maps[stride]
         if stride in self.skip_scales:
             features = features * self.skip_scales[stride]
-        return self.score[str(stride)](features)
+        # in float32 always: they are cheap, and oneDNN's bfloat16 gradient of 4096 to 11 channels corrupts memory
+        with in_float32(features.device):
+            return self.score[str(stride)](features.float())
 
     def _fuse(self, coarse: Tensor, fine: Tensor, stride: int) -> Tensor:
         """Upsample the coarse scores, lay the finer ones over them, add."""

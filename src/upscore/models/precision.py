@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -22,6 +23,12 @@ def resolve_precision(network: nn.Module, wanted: Precision, device: torch.devic
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     gains = _has_amx() and not has_depthwise(network)
     return torch.bfloat16 if gains else torch.float32
+
+
+def in_float32(device: torch.device) -> AbstractContextManager[object]:
+    """Within it, autocast leaves types alone."""
+    available = torch.amp.is_autocast_available(device.type)  # not so on the meta device, which only counts sizes
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 def has_depthwise(network: nn.Module) -> bool:

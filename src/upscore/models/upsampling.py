@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upscore.models.geometry import CoordinateMap
+from upscore.models.precision import in_float32
 
 
 def bilinear_filter(kernel_size: int) -> Tensor:
@@ -89,7 +90,7 @@ class Upsample(nn.Module):
     def forward(self, scores: Tensor, start: int, size: tuple[int, int]) -> Tensor:
         """Rows and columns `start` to `start + size` of the upsampled (N, C, h, w) scores."""
         if self.deconvolution is None:
-            with torch.autocast(scores.device.type, enabled=False):
+            with in_float32(scores.device):
                 rows, columns = (
                     bilinear_matrix(cells, self.stride, self.kernel_size, start, length, self.border).to(scores.device)
                     for cells, length in zip(scores.shape[-2:], size, strict=True)
