@@ -21,7 +21,7 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 app = App(
     name="upscore",
     version=upscore.__version__,
-    help="""Pixel-level recognition: which class is each pixel, and which object does it belong to?
+    help="""Which class is each pixel? From a folder of labelled photos to a model.
 
 ```
 upscore demo                          # needs no data, takes minutes
@@ -34,7 +34,16 @@ upscore predict runs/streets photos/ --output out/
 """,
     help_format="markdown",
 )
-data = App(name="data", help="Look at labelled data before training on it.", help_format="markdown")
+data = App(
+    name="data",
+    help="""Look at labelled data before training on it.
+
+```
+upscore data check photos/
+```
+""",
+    help_format="markdown",
+)
 app.command(data)
 
 for name, verb in {
