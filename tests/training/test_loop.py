@@ -100,13 +100,14 @@ def test_another_seed_gives_other_weights(tmp_path: Path, uninterrupted: dict[st
     assert not torch.equal(ours["score.8.weight"], theirs["score.8.weight"])
 
 
+@pytest.mark.parametrize("stop", [interrupt, terminate])
 def test_interrupted_in_the_middle_of_validation(
-    tmp_path: Path, uninterrupted: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    stop: Any, tmp_path: Path, uninterrupted: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     validate = Trainer.validate
 
     def interrupted(trainer: Trainer, batches: Iterable[Batch]) -> tuple[float, SemanticScores]:
-        interrupt()
+        stop()
         return validate(trainer, batches)
 
     with monkeypatch.context() as patch:
@@ -127,6 +128,14 @@ def test_killed_once_the_last_epoch_was_told(tmp_path: Path, uninterrupted: dict
         train(tmp_path / "run", recipe, watchers=[Stop(kill, epoch=2)])
     train(tmp_path / "run", recipe, resume=True, watchers=[Stop(lambda: told.append(2), epoch=2)])
     assert told == [2]
+    assert same(outcome(tmp_path / "run"), uninterrupted["modern"])
+
+
+def test_interrupted_while_an_epoch_is_written(tmp_path: Path, uninterrupted: dict[str, dict[str, Any]]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", RECIPES["modern"], watchers=[Stop(interrupt, epoch=1)])
+    assert RunFolder(tmp_path / "run").load_state()["progress"]["epoch"] == 1
+    train(tmp_path / "run", RECIPES["modern"], resume=True)
     assert same(outcome(tmp_path / "run"), uninterrupted["modern"])
 
 

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 
 from upscore.checkpoints import save_model
 from upscore.data.datasets import Dataset
+from upscore.data.transforms import Batch
 from upscore.evaluation.metrics import SemanticScores
 from upscore.models.fcn import FCN
 from upscore.training.feed import TrainingView, ValidationView, batches
@@ -73,40 +74,42 @@ def fit(
         spent = at.seconds
         trainer.train_mode()
         view = TrainingView(train, recipe, max_side=max_side, seed=seed, epoch=at.epoch, start=at.position)
-        feed = closing(batches(view, recipe.batch_size, workers))
-        with feed as batch_feed, _interrupts_held() as interrupted:
-            while group := list(islice(batch_feed, recipe.accumulate)):
-                loss = trainer.step(group, rate_factor(recipe, at.step, steps))
-                at.seconds = spent + time.monotonic() - started
-                for watcher in watchers:
-                    watcher.step(at.step, steps, loss)
-                if interrupted() or time.monotonic() - saved > SAVE_EVERY:
-                    folder.save_state(trainer.state())
-                    saved = time.monotonic()
-                if interrupted():
-                    raise KeyboardInterrupt
+        with _interrupts_held() as interrupted:
+            with closing(batches(view, recipe.batch_size, workers)) as feed:
+                while group := list(islice(feed, recipe.accumulate)):
+                    loss = trainer.step(group, rate_factor(recipe, at.step, steps))
+                    at.seconds = spent + time.monotonic() - started
+                    for watcher in watchers:
+                        watcher.step(at.step, steps, loss)
+                    if interrupted() or time.monotonic() - saved > SAVE_EVERY:
+                        folder.save_state(trainer.state())
+                        saved = time.monotonic()
+                    if interrupted():
+                        raise KeyboardInterrupt
 
-        begun = time.monotonic()
-        try:
-            with closing(batches(ValidationView(val, max_side=max_side), 1, workers)) as val_feed:
-                loss, scores = trainer.validate(val_feed)
-        except KeyboardInterrupt:
-            folder.save_state(trainer.state())
-            raise
-        is_best = _record(trainer, loss, scores, rate_factor(recipe, at.step - 1, steps), time.monotonic() - begun)
-        for model in [folder.last, *([folder.best] if is_best else [])]:
-            save_model(
-                model,
-                trainer.result,
-                classes=train.classes,
-                max_side=max_side,
-                training={**(provenance or {}), "epoch": at.epoch},
-                scores={"validation": scores.to_json()},
-            )
-        folder.write_metrics(at.records)
-        for watcher in watchers:
-            watcher.epoch(at.records, scores, is_best)
-        folder.save_state(trainer.state())  # last, so that a resumed run lacks nothing of what comes before
+            begun = time.monotonic()
+            try:
+                with closing(batches(ValidationView(val, max_side=max_side), 1, workers)) as feed:
+                    loss, scores = trainer.validate(_until(interrupted, feed))
+            except KeyboardInterrupt:
+                folder.save_state(trainer.state())
+                raise
+            is_best = _record(trainer, loss, scores, rate_factor(recipe, at.step - 1, steps), time.monotonic() - begun)
+            for model in [folder.last, *([folder.best] if is_best else [])]:
+                save_model(
+                    model,
+                    trainer.result,
+                    classes=train.classes,
+                    max_side=max_side,
+                    training={**(provenance or {}), "epoch": at.epoch},
+                    scores={"validation": scores.to_json()},
+                )
+            folder.write_metrics(at.records)
+            for watcher in watchers:
+                watcher.epoch(at.records, scores, is_best)
+            folder.save_state(trainer.state())  # last, so that a resumed run lacks nothing of what comes before
+        if interrupted():
+            raise KeyboardInterrupt
     return trainer.progress
 
 
@@ -150,9 +153,17 @@ def _out_of_patience(at: Progress, recipe: Recipe) -> bool:
     return bool(recipe.patience) and at.epoch - at.best_epoch >= recipe.patience
 
 
+def _until(interrupted: Callable[[], bool], feed: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches, as long as nobody interrupts."""
+    for batch in feed:
+        if interrupted():
+            raise KeyboardInterrupt
+        yield batch
+
+
 @contextmanager
 def _interrupts_held() -> Iterator[Callable[[], bool]]:
-    """Hold Ctrl-C and termination until the step is done; a second Ctrl-C is not held."""
+    """Hold Ctrl-C and termination until it is time to save; a second Ctrl-C is not held."""
     received = False
 
     def hold(number: int, _frame: Any) -> None:
