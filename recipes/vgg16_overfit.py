@@ -1,9 +1,9 @@
-"""FCN-8s over VGG16 in bfloat16 learns three photos by heart: a check that the whole of it trains.
+"""FCN-8s over VGG16 in bfloat16 learns two photos by heart: a check that the whole of it trains.
 
     python recipes/vgg16_overfit.py CAMVID --output runs/overfit
 
-134 million parameters from random numbers (He initialisation), AdamW, no augmentation, three photos in turn, one a
-step; training and validation photos are the same. It has to pass 95% pixel accuracy on them.
+134 million parameters from random numbers (He initialisation), AdamW, no augmentation and no dropout, two photos
+in turn, one a step; training and validation photos are the same. It has to pass 95% pixel accuracy on them.
 
 @@OVERFIT@@
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from upscore.data import open_dataset, subset
 from upscore.models import build
@@ -24,7 +25,7 @@ from upscore.training.recipes import Recipe
 from upscore.training.run_folder import RunFolder
 from upscore.training.watchers import TerminalWatcher
 
-PHOTOS, STEPS, WANTED = 3, 240, 0.95
+PHOTOS, STEPS, WANTED = 2, 220, 0.95
 
 
 def main() -> None:
@@ -37,11 +38,14 @@ def main() -> None:
     few = subset(whole, range(0, len(whole), len(whole) // PHOTOS)[:PHOTOS])
     net = build("fcn8s", backbone="vgg16", num_classes=len(whole.classes))
     net.classes = whole.classes
+    for layer in net.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0  # what is to be learned by heart need not generalise
     # an epoch is a pass over the photos again and again, so that it is not validated after every step
     lesson = subset(few, [index % PHOTOS for index in range(20)])
     recipe = Recipe(
         optimizer="adamw",
-        learning_rate=1e-4,
+        learning_rate=2e-4,
         schedule="cosine",
         weight_decay=0,
         score_rate=10,

@@ -151,7 +151,8 @@ def test_bfloat16_agrees_with_float32(trained: Path) -> None:
     )
     assert np.mean(np.array(one) == np.array(other)) > 0.99
     seen = []
-    net.score["8"].register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
+    convolution = next(layer for layer in net.trunk.modules() if isinstance(layer, torch.nn.Conv2d))
+    convolution.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
     Predictor(net, "torch", "bfloat16").predict(scenes()[0].image)
     assert seen == [torch.bfloat16]
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from accelerate import Accelerator
+from torch import nn
 from torch.nn import functional as F
 
 from tests.tiny import batch_of, same, scenes, small, tiny_net
@@ -153,7 +154,8 @@ def test_bfloat16_and_float32_in_one_process() -> None:
         trainer = Trainer(tiny_net(), recipe, Accelerator(mixed_precision="no"), dtype=dtype)
         trainer.train_mode()
         seen = []
-        hook = trainer.net.score["8"].register_forward_hook(lambda _m, _i, output, seen=seen: seen.append(output.dtype))
+        convolution = next(layer for layer in trainer.net.trunk.modules() if isinstance(layer, nn.Conv2d))
+        hook = convolution.register_forward_hook(lambda _m, _i, output, seen=seen: seen.append(output.dtype))
         losses[dtype] = [trainer.step([batch_of(scenes(), index)], 1.0) for index in range(3)]
         hook.remove()
         assert set(seen) == {dtype}
