@@ -5,7 +5,7 @@
 134 million parameters from random numbers (He initialisation), AdamW, no augmentation and no dropout, two photos
 in turn, one a step; training and validation photos are the same. It has to pass 95% pixel accuracy on them.
 
-@@OVERFIT@@
+On 2 CPU cores with AMX: 96.2% after 6 minutes (1.6 s a step).
 """
 
 from __future__ import annotations

@@ -42,6 +42,7 @@ def test_a_repository_without_a_model(tmp_path: Path, monkeypatch: pytest.Monkey
         upscore.load("hf://someone/else")
 
 
+@pytest.mark.slow
 def test_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
     """In a process of its own, for the client reads its settings when it is imported."""
     sources = ["hf://someone/streets", "hf://", "hf://a/b/c", "hf://../..", "hf://a b/c"]
@@ -70,6 +71,7 @@ def test_an_error_without_words(monkeypatch: pytest.MonkeyPatch) -> None:
         upscore.load("hf://a/b")
 
 
+@pytest.mark.slow
 def test_rooms_open_when_they_are_entered() -> None:
     script = (
         "import sys, upscore\n"
