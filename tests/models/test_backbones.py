@@ -18,7 +18,7 @@ from tests.models.networks import randomise_scores, thin
 from upscore.checkpoints import load_model, save_model
 from upscore.errors import UserError
 from upscore.models import FCN, build
-from upscore.models.backbones import build_trunk, fetch
+from upscore.models.backbones import build_trunk, fetch, load_classifier
 from upscore.models.lite0 import lite0
 from upscore.models.vgg import vgg16
 
@@ -219,3 +219,10 @@ def test_a_hub_that_can_not_be_reached_is_said() -> None:
 
     with pytest.raises(UserError, match=r"weights of resnet50 can't be fetched \(no route to host\)"):
         fetch("resnet50", fail)
+
+
+def test_alexnet_takes_no_classifier() -> None:
+    with torch.device("meta"):
+        trunk = build_trunk("alexnet")
+    with pytest.raises(UserError, match="alexnet takes no classifier"):
+        load_classifier(trunk, {})

@@ -154,6 +154,8 @@ def load_classifier(trunk: Trunk, state: Mapping[str, Tensor]) -> None:
         UserError: a key is missing, left over or of another shape.
     """
     if isinstance(trunk, ChainTrunk):
+        if 8 not in trunk.channels:
+            raise UserError("alexnet takes no classifier's file: train it with --weights none, or from a model folder")
         load_torchvision_vgg16(trunk, state)
         return
     body = trunk.get_submodule("body")
