@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -13,11 +14,11 @@ PAPER, INK, PALE_INK = (252, 252, 250), (38, 38, 42), (120, 120, 126)
 
 
 class Chip(NamedTuple):
-    """One entry of a legend; without a colour its patch is hollow."""
+    """One entry of a legend: a patch, striped where it has several colours and hollow without one, and words."""
 
     name: str
-    share: float
-    color: tuple[int, ...] | None
+    note: str
+    colors: Sequence[tuple[int, ...]]
 
 
 def font(size: float, text: str) -> ImageFont.FreeTypeFont:
@@ -45,13 +46,13 @@ def fit(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:
 
 
 def legend(chips: list[Chip], width: int, size: int) -> Image.Image:
-    """A strip of patches with their names and shares, in as many rows as it takes."""
+    """A strip of patches with their names and notes, in as many rows as it takes."""
     names = "".join(chip.name for chip in chips)
     face, small = font(size, names), font(size * 0.85, "")
     pad, row_height = round(size * 0.8), round(size * 1.75)
     places, x, row = [], pad, 0
     for chip in chips:
-        extra = 1.9 * size + small.getlength(_percent(chip.share))
+        extra = 1.9 * size + small.getlength(chip.note)
         name = fit(chip.name, face, width - 2 * pad - extra)
         taken = extra + face.getlength(name)
         if x > pad and x + taken > width - pad:
@@ -62,11 +63,9 @@ def legend(chips: list[Chip], width: int, size: int) -> Image.Image:
     strip = Image.new("RGB", (width, 2 * pad + (row + 1) * row_height), PAPER)
     draw = ImageDraw.Draw(strip)
     for chip, name, x, y in places:
-        patch = (x, y - size * 0.5, x + size, y + size * 0.5)
-        outline = PALE_INK if chip.color is None else None
-        draw.rounded_rectangle(patch, size * 0.22, fill=chip.color, outline=outline, width=max(1, size // 12))
+        _patch(draw, x, y - size * 0.5, size, chip.colors)
         draw.text((x + 1.45 * size, y), name, INK, face, anchor="lm")
-        draw.text((x + 1.9 * size + face.getlength(name), y), _percent(chip.share), PALE_INK, small, anchor="lm")
+        draw.text((x + 1.9 * size + face.getlength(name), y), chip.note, PALE_INK, small, anchor="lm")
     return strip
 
 
@@ -96,7 +95,18 @@ def stack(pictures: list[Image.Image]) -> Image.Image:
     return sheet
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     if share < 0.001:
         return "<0.1%"
     return f"{share:.1%}" if share < 0.1 else f"{share:.0%}"
+
+
+def _patch(draw: ImageDraw.ImageDraw, left: float, top: float, size: int, colors: Sequence[tuple[int, ...]]) -> None:
+    radius, stripe = size * 0.22, size / max(1, len(colors))
+    if not colors:
+        box = (left, top, left + size, top + size)
+        draw.rounded_rectangle(box, radius, outline=PALE_INK, width=max(1, size // 12))
+    for k, color in enumerate(colors):
+        box = (left + k * stripe, top, left + (k + 1) * stripe, top + size)
+        first, last = k == 0, k == len(colors) - 1
+        draw.rounded_rectangle(box, radius, fill=color, corners=(first, last, last, first))

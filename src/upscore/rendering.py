@@ -15,7 +15,7 @@ from PIL import Image, ImageColor, ImageDraw
 from upscore import lettering
 from upscore.errors import UserError
 from upscore.labels import MAX_CLASSES, VOID
-from upscore.lettering import INK, PAPER, Chip, fit, font, font_size, scale, stack
+from upscore.lettering import INK, PAPER, Chip, fit, font, font_size, percent, scale, stack
 
 BACKGROUNDS = {"background", "bg", "class 0", "void", "unlabeled", "unlabelled", "unknown", "none", "ignore"}
 """Names of a class 0 that is drawn as the bare photo; underscores, spaces and case do not matter."""
@@ -97,8 +97,8 @@ def overlay(
     _same_size(image, class_map, "class map")
     class_map = _checked(class_map, len(classes))
     if legend:
-        factor = _enlargement(image)
-        image, class_map = _enlarged(image, factor), _enlarged(class_map, factor)
+        factor = enlargement(image)
+        image, class_map = enlarged(image, factor), enlarged(class_map, factor)
     bare = bool(classes) and classes[0].lower().replace("_", " ").strip() in BACKGROUNDS
     colors = class_colors(len(classes))
     tinted = np.zeros(256, bool)
@@ -109,11 +109,10 @@ def overlay(
         return picture
     share = np.bincount(class_map.ravel(), minlength=256)[: len(classes)] / class_map.size
     chips = [
-        Chip(name, part, tuple(color) if tint else None)
-        for name, part, color, tint in zip(classes, share.tolist(), colors.tolist(), tinted.tolist(), strict=False)
-        if part
+        Chip(classes[k], percent(share[k]), [tuple(colors[k].tolist())] if tinted[k] else [])
+        for k in np.argsort(-share, kind="stable").tolist()
+        if share[k]
     ]
-    chips.sort(key=lambda chip: -chip.share)
     return stack([picture, lettering.legend(chips, max(picture.width, READABLE_WIDTH), font_size(picture))])
 
 
@@ -127,8 +126,8 @@ def heat_overlay(image: np.ndarray, heat: np.ndarray, title: str) -> Image.Image
         UserError: the heat map is not of the photo's size.
     """
     _same_size(image, heat, "heat map")
-    factor = _enlargement(image)
-    image, heat = _enlarged(image, factor), _enlarged(heat, factor)
+    factor = enlargement(image)
+    image, heat = enlarged(image, factor), enlarged(heat, factor)
     level = np.rint(np.nan_to_num(heat.astype(np.float32)).clip(0, 1) * 255).astype(np.uint8)
     colors = _gradient()
     glow = _paint(level, colors)
@@ -198,21 +197,32 @@ def _tint(
     image: np.ndarray, class_map: np.ndarray, colors: np.ndarray, tinted: np.ndarray, opacity: float
 ) -> Image.Image:
     photo = Image.fromarray(image)
-    pale = photo.convert("L").point([112 + k * 143 // 255 for k in range(256)]).convert("RGB")
-    painted = Image.blend(Image.blend(photo, pale, opacity), _paint(class_map, colors), opacity)
-    if min(photo.size) >= SMALLEST_WITH_LINES:
-        line = _borders(class_map, max(1, round(min(photo.size) / 700)))
+    painted = blend(photo, _paint(class_map, colors), opacity)
+    if width := line_width(photo.size):
+        line = borders(class_map, width)
         light = (0.5 * colors + 0.5 * 255).astype(np.uint8)
         painted.paste(_paint(class_map, light), mask=Image.fromarray(line * np.uint8(200)))
     return Image.composite(painted, photo, Image.fromarray(tinted[class_map] * np.uint8(255)))
 
 
-def _borders(class_map: np.ndarray, width: int) -> np.ndarray:
-    """(H, W) bool: pixels with another class `width` pixels away in the row or the column."""
-    border = np.zeros(class_map.shape, bool)
-    across, down = class_map[:, width:] != class_map[:, :-width], class_map[width:] != class_map[:-width]
+def blend(photo: Image.Image, colors: Image.Image, opacity: float) -> Image.Image:
+    """A photo under colours, paled so that they look the same over what is dark."""
+    pale = photo.convert("L").point([112 + k * 143 // 255 for k in range(256)]).convert("RGB")
+    return Image.blend(Image.blend(photo, pale, opacity), colors, opacity)
+
+
+def line_width(size: tuple[int, int]) -> int:
+    """Of the lines inside regions, in pixels; 0 on small pictures."""
+    return max(1, round(min(size) / 700)) if min(size) >= SMALLEST_WITH_LINES else 0
+
+
+def borders(labels: np.ndarray, width: int) -> np.ndarray:
+    """(H, W) bool: pixels with another label `width` pixels away in the row or the column."""
+    border = np.zeros(labels.shape, bool)
+    across = labels[:, width:] != labels[:, :-width]
     border[:, width:] |= across
     border[:, :-width] |= across
+    down = labels[width:] != labels[:-width]
     border[width:] |= down
     border[:-width] |= down
     return border
@@ -229,11 +239,11 @@ def _rgb(color: str) -> np.ndarray:
     return np.array(ImageColor.getrgb(color), np.float64)
 
 
-def _enlargement(image: np.ndarray) -> int:
+def enlargement(image: np.ndarray) -> int:
     """The whole factor that makes a small photo wide enough for a legend, without making it very high."""
     height, width = image.shape[:2]
     return min(-(-READABLE_WIDTH // width), max(1, 4 * READABLE_WIDTH // height))
 
 
-def _enlarged(values: np.ndarray, factor: int) -> np.ndarray:
+def enlarged(values: np.ndarray, factor: int) -> np.ndarray:
     return values if factor == 1 else values.repeat(factor, 0).repeat(factor, 1)

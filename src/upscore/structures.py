@@ -1,6 +1,6 @@
 """The things that travel between rooms: samples go in, predictions come out.
 
-H, W: height and width in pixels; C: classes.
+H, W: height and width in pixels; C: classes; N: objects.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from upscore.instance_overlay import instance_overlay
+from upscore.instances import Instances
+from upscore.objects import Objects
 from upscore.rendering import overlay
 
 if TYPE_CHECKING:
@@ -28,8 +31,8 @@ class Sample:
     """(3, H, W) uint8, RGB."""
     class_map: Tensor | None = None
     """(H, W) uint8, a class index, or 255 for void."""
-    instance_map: Tensor | None = None
-    """(H, W) int32, an object's number from 1, 0 where there is none."""
+    objects: Objects | None = None
+    """The objects in it, where they are labelled one by one."""
     path: Path | None = None
     """Where the photo was read from; None for a generated one."""
 
@@ -38,8 +41,10 @@ class Sample:
 class Prediction:
     """What a network says of one photo, at the photo's own size."""
 
-    class_map: np.ndarray
-    """(H, W) uint8, the most probable class of each pixel."""
+    class_map: np.ndarray | None = None
+    """(H, W) uint8, the most probable class of each pixel; None from a network that finds objects."""
+    instances: Instances | None = None
+    """The N objects found; None from a network that classifies pixels."""
     classes: list[str]
     """The C class names; a class's index is its position."""
     image: np.ndarray | None = field(default=None, repr=False)
@@ -48,11 +53,14 @@ class Prediction:
     """(C, H, W) float16, class probabilities; only where they were asked for."""
 
     def overlay(self, opacity: float = 0.55) -> Image.Image:
-        """The photo under its classes' colours, with a legend of the classes that occur.
+        """The photo under its classes' colours, or with each object in its own; a legend names what occurs.
 
         Raises:
             ValueError: the prediction was made without keeping the photo.
         """
         if self.image is None:
             raise ValueError("this prediction has no photo to draw on: predict with keep_image=True")
+        if self.instances is not None:
+            return instance_overlay(self.image, self.instances, self.classes, opacity=opacity)
+        assert self.class_map is not None, "a prediction holds classes of pixels, or objects"
         return overlay(self.image, self.class_map, self.classes, opacity=opacity)

@@ -14,7 +14,7 @@ from upscore.errors import UserError
 
 
 def digest(sample):
-    maps = (sample.image, sample.class_map, sample.instance_map)
+    maps = (sample.image, sample.class_map, sample.objects.id_map)
     return hashlib.sha256(b"".join(values.numpy().tobytes() for values in maps)).hexdigest()
 
 
@@ -26,7 +26,7 @@ def test_sample_types_and_names():
     assert sample.name == "scene_00012"
     assert (sample.image.shape, sample.image.dtype) == ((3, 48, 72), torch.uint8)
     assert (sample.class_map.shape, sample.class_map.dtype) == ((48, 72), torch.uint8)
-    assert (sample.instance_map.shape, sample.instance_map.dtype) == ((48, 72), torch.int32)
+    assert (sample.objects.id_map.shape, sample.objects.id_map.dtype) == ((1, 48, 72), torch.int32)
     assert sample.image.is_contiguous()
 
 
@@ -41,20 +41,20 @@ def test_iteration_ends_and_negative_indices_count_from_the_end():
 def test_objects_are_numbered_consecutively_and_have_one_class_each():
     hiding = SceneDataset(3000, size=(32, 32))[2301]  # an object of this one lies wholly under others
     for sample in [hiding, *SceneDataset(60, seed=5, size=(96, 96))]:
-        numbers = sample.instance_map.unique()
+        numbers = sample.objects.id_map[0].unique()
         count = int(numbers.max())
         assert 1 <= count <= MAX_OBJECTS
         assert numbers[numbers > 0].tolist() == list(range(1, count + 1))
-        assert torch.equal(sample.instance_map > 0, sample.class_map > 0)
+        assert torch.equal(sample.objects.id_map[0] > 0, sample.class_map > 0)
         for number in range(1, count + 1):
-            assert len(sample.class_map[sample.instance_map == number].unique()) == 1
+            assert len(sample.class_map[sample.objects.id_map[0] == number].unique()) == 1
 
 
 def test_every_class_occurs_about_equally_often():
     labels = []
     for sample in SceneDataset(150, size=(64, 64)):
-        numbers = sample.instance_map.unique()
-        labels += [int(sample.class_map[sample.instance_map == number][0]) for number in numbers[numbers > 0]]
+        numbers = sample.objects.id_map[0].unique()
+        labels += [int(sample.class_map[sample.objects.id_map[0] == number][0]) for number in numbers[numbers > 0]]
     shares = np.bincount(labels, minlength=len(SHAPES) + 1)[1:] / len(labels)
     assert shares.min() > 0.08
     assert shares.max() < 0.22
@@ -109,11 +109,11 @@ def test_later_objects_hide_earlier_ones_and_hidden_ones_lose_their_number():
     canvas = _Canvas(np.zeros((64, 64, 3), np.float32), empty, empty.astype(np.int32), (1.0, 0.0))
     rng = np.random.default_rng(3)
     for number in range(1, 8):
-        before = canvas.instance_map.copy()
+        before = canvas.id_map.copy()
         _draw(rng, canvas, number, 12.0)
-        changed = canvas.instance_map != before
+        changed = canvas.id_map != before
         assert changed.any()
-        assert (canvas.instance_map[changed] == number).all()
+        assert (canvas.id_map[changed] == number).all()
 
 
 def test_pixels_inside_an_object_are_its_own():
@@ -143,7 +143,7 @@ def test_scene_has_the_same_pixels_in_another_process():
     program = (
         "import hashlib\nfrom upscore.data.scenes import SceneDataset\n"
         "s = SceneDataset(9, seed=7)[8]\n"
-        "maps = (s.image, s.class_map, s.instance_map)\n"
+        "maps = (s.image, s.class_map, s.objects.id_map)\n"
         "print(hashlib.sha256(b''.join(m.numpy().tobytes() for m in maps)).hexdigest())"
     )
     other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

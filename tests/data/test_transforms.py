@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from upscore.data.transforms import FILL, PAPER, Augmentation, collate, resize_longest
 from upscore.errors import UserError
 from upscore.labels import VOID
+from upscore.objects import Objects
 from upscore.structures import Sample
 
 EVERYTHING = Augmentation(scale=(0.5, 2.0), crop=(48, 40), flip=0.5, colour=0.4)
@@ -25,15 +26,16 @@ def photo(height, width, seed=0):
     class_map = torch.tensor([0, 3, 7, VOID], dtype=torch.uint8)[
         torch.randint(0, 4, (height, width), generator=generator)
     ]
-    instance_map = torch.randint(0, 70_000, (height, width), generator=generator, dtype=torch.int32)
-    return Sample(name="photo", image=image, class_map=class_map, instance_map=instance_map)
+    id_map = torch.randint(0, 70_000, (height, width), generator=generator, dtype=torch.int32)
+    return Sample(name="photo", image=image, class_map=class_map, objects=Objects.from_id_map(id_map))
 
 
 def same(one, other):
     return (
         torch.equal(one.image, other.image)
         and torch.equal(one.class_map, other.class_map)
-        and torch.equal(one.instance_map, other.instance_map)
+        and torch.equal(one.objects.id_map, other.objects.id_map)
+        and torch.equal(one.objects.boxes, other.objects.boxes)
     )
 
 
@@ -43,7 +45,7 @@ def ramp(height, width):
     columns = torch.arange(width, dtype=torch.int32)[None, :].expand(height, width)
     image = torch.stack([rows, columns, torch.zeros_like(rows)]).to(torch.uint8)
     class_map = (rows % 5).to(torch.uint8)
-    return Sample(name="ramp", image=image, class_map=class_map, instance_map=rows * 256 + columns)
+    return Sample(name="ramp", image=image, class_map=class_map, objects=Objects.from_id_map(rows * 256 + columns))
 
 
 def misalignment(sample):
@@ -51,8 +53,8 @@ def misalignment(sample):
     labelled = sample.class_map != VOID
     inner = torch.zeros_like(labelled)
     inner[4:-4, 4:-4] = labelled[4:-4, 4:-4]
-    rows = sample.image[0].int() - sample.instance_map // 256
-    columns = sample.image[1].int() - sample.instance_map % 256
+    rows = sample.image[0].int() - sample.objects.id_map[0] // 256
+    columns = sample.image[1].int() - sample.objects.id_map[0] % 256
     return [values[inner].float() for values in (rows, columns)]
 
 
@@ -78,7 +80,7 @@ def test_reduced_labels_lie_on_their_pixels(max_side):
 def test_reduction_to_a_third_takes_the_middle_pixel():
     sample = ramp(240, 150)
     reduced = resize_longest(sample, 80)
-    assert torch.equal(reduced.instance_map, sample.instance_map[1::3, 1::3])
+    assert torch.equal(reduced.objects.id_map, sample.objects.id_map[:, 1::3, 1::3])
     assert all((differences == 0).all() for differences in misalignment(reduced))
 
 
@@ -119,11 +121,15 @@ def test_no_label_appears_and_padding_is_void(height, width, crop, low, ratio, s
     out = Augmentation(scale=(low, low * ratio), crop=crop, flip=0.5, colour=0.5)(sample, seed)
     if crop is not None:
         assert out.image.shape[1:] == crop
-    assert out.image.shape[1:] == out.class_map.shape == out.instance_map.shape
+    assert out.image.shape[1:] == out.class_map.shape == out.objects.size
     assert min(out.class_map.shape) >= 1
-    assert (out.image.dtype, out.class_map.dtype, out.instance_map.dtype) == (torch.uint8, torch.uint8, torch.int32)
+    assert (out.image.dtype, out.class_map.dtype, out.objects.id_map[0].dtype) == (
+        torch.uint8,
+        torch.uint8,
+        torch.int32,
+    )
     assert set(out.class_map.unique().tolist()) <= set(sample.class_map.unique().tolist()) | {VOID}
-    assert set(out.instance_map.unique().tolist()) <= set(sample.instance_map.unique().tolist()) | {0}
+    assert set(out.objects.id_map[0].unique().tolist()) <= set(sample.objects.id_map[0].unique().tolist()) | {0}
 
 
 def test_void_stays_void_and_padding_is_at_the_bottom_right():
@@ -134,7 +140,7 @@ def test_void_stays_void_and_padding_is_at_the_bottom_right():
     assert torch.equal(out.image[:, :20, :30], sample.image)
     assert (out.class_map[20:] == VOID).all()
     assert (out.class_map[:, 30:] == VOID).all()
-    assert (out.instance_map[20:] == 0).all()
+    assert (out.objects.id_map[0][20:] == 0).all()
     assert (out.image[:, 20:].permute(1, 2, 0) == torch.tensor(FILL)).all()
     for seed in range(4):
         out = Augmentation(crop=(25, 40), flip=0.5, colour=1.0)(sample, seed)
@@ -151,10 +157,10 @@ def test_crop_alone_is_a_window_of_the_photo_and_reaches_every_place():
     corners = set()
     for seed in range(400):
         out = Augmentation(crop=(10, 8))(sample, seed)
-        top, left = divmod(int(out.instance_map[0, 0]), 256)
+        top, left = divmod(int(out.objects.id_map[0][0, 0]), 256)
         corners.add((top, left))
         assert torch.equal(out.image, sample.image[:, top : top + 10, left : left + 8])
-        assert torch.equal(out.instance_map, sample.instance_map[top : top + 10, left : left + 8])
+        assert torch.equal(out.objects.id_map[0], sample.objects.id_map[0, top : top + 10, left : left + 8])
     assert corners == {(top, left) for top in range(3) for left in range(2)}
 
 
@@ -259,7 +265,7 @@ def test_processes_do_not_matter():
 )
 def test_resize_longest(size, max_side, expected):
     out = resize_longest(photo(*size), max_side)
-    assert out.image.shape[1:] == out.class_map.shape == out.instance_map.shape == expected
+    assert out.image.shape[1:] == out.class_map.shape == out.objects.size == expected
 
 
 def test_a_single_column_is_resized_like_a_wide_image():
@@ -306,7 +312,7 @@ def test_unlabelled_samples_pass_through_everything():
     bare = Sample(name="bare", image=photo(30, 41).image)
     out = EVERYTHING(resize_longest(bare, 20), 1)
     assert out.class_map is None
-    assert out.instance_map is None
+    assert out.objects is None
     assert out.image.shape == (3, 48, 40)
 
 

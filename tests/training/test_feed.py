@@ -1,22 +1,35 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.tiny import RECIPES, same, scenes
-from upscore.data.transforms import Batch
+from upscore.data.transforms import Batch, resize_longest
 from upscore.errors import UserError
 from upscore.structures import Sample
-from upscore.training.feed import TrainingView, ValidationView, batches, default_workers, epoch_order, seed_of
+from upscore.training.feed import (
+    Resize,
+    TrainingView,
+    ValidationView,
+    batches,
+    default_workers,
+    epoch_order,
+    seed_of,
+)
 from upscore.training.recipes import MODERN
 
 AUGMENTED = MODERN.model_copy(update={"crop": 40, "flip": 0.5, "colour": 0.5})
 
 
+def at_most(max_side: int) -> Resize:
+    return partial(resize_longest, max_side=max_side)
+
+
 def view(*, seed: int = 0, epoch: int = 0, start: int = 0, max_side: int = 0) -> TrainingView:
-    return TrainingView(scenes(), AUGMENTED, max_side=max_side, seed=seed, epoch=epoch, start=start)
+    return TrainingView(scenes(), AUGMENTED, resize=at_most(max_side), seed=seed, epoch=epoch, start=start)
 
 
 def contents(feed: list[Batch]) -> list:
@@ -59,14 +72,14 @@ def test_augmentation_follows_seed_epoch_and_place() -> None:
 
 
 def test_crops_are_no_larger_than_the_photo() -> None:
-    small = TrainingView(scenes(2, side=32), AUGMENTED, max_side=0, seed=0, epoch=0)
+    small = TrainingView(scenes(2, side=32), AUGMENTED, resize=at_most(0), seed=0, epoch=0)
     assert small[0].image.shape == (3, 32, 32)
     assert view()[0].image.shape == (3, 40, 40)
 
 
 def test_larger_photos_are_reduced() -> None:
-    assert ValidationView(scenes(), max_side=48)[0].image.shape == (3, 48, 48)
-    assert TrainingView(scenes(), RECIPES["heavy"], max_side=48, seed=0, epoch=0)[0].image.shape == (3, 48, 48)
+    assert ValidationView(scenes(), resize=at_most(48))[0].image.shape == (3, 48, 48)
+    assert TrainingView(scenes(), RECIPES["heavy"], resize=at_most(48), seed=0, epoch=0)[0].image.shape == (3, 48, 48)
 
 
 def test_workers_change_nothing() -> None:
@@ -91,7 +104,7 @@ class Damaged:
 def test_a_photo_that_cannot_be_read_is_told_in_its_own_sentence(workers: int, tmp_path: Path) -> None:
     read = []
     with pytest.raises(UserError) as error:
-        read.extend(batches(ValidationView(Damaged(), max_side=0), 1, workers))
+        read.extend(batches(ValidationView(Damaged(), resize=at_most(0)), 1, workers))
     assert str(error.value) == "photo_2.jpg: is cut short; fetch it again."
 
 

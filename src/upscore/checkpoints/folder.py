@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from upscore.errors import UserError
 from upscore.files import atomic_folder
 from upscore.labels import MAX_CLASSES
 from upscore.models.build import build
 from upscore.models.fcn import FCN
+from upscore.models.mask_rcnn import MaskRCNN
 from upscore.models.preprocessing import Preprocessing
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
+BUILT_IN = Path(__file__).parents[1] / "builtin"
+"""Model folders that come with the package, each known by its name."""
 DEFAULT_MAX_SIDE = 1024
 
 
-class Architecture(BaseModel):
-    """The arguments of `upscore.models.build`."""
+class FCNArchitecture(BaseModel):
+    """The arguments of `upscore.models.build` for an FCN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,6 +37,27 @@ class Architecture(BaseModel):
     geometry: Literal["caffe", "same"]
     upsampling: Literal["fixed", "intermediate", "learned"]
     grouped: bool
+
+
+class MaskRCNNArchitecture(BaseModel):
+    """The arguments of `upscore.models.build` for a Mask R-CNN; `build` itself says which there are."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, bool | int | float | str]
+
+    name: Literal["mask_rcnn"]
+    backbone: str
+    num_classes: int = Field(ge=1, le=MAX_CLASSES)
+
+
+def _kind(architecture: Any) -> str:
+    name = architecture.get("name") if isinstance(architecture, dict) else getattr(architecture, "name", None)
+    return "mask_rcnn" if name == "mask_rcnn" else "fcn"
+
+
+Architecture = Annotated[
+    Annotated[FCNArchitecture, Tag("fcn")] | Annotated[MaskRCNNArchitecture, Tag("mask_rcnn")], Discriminator(_kind)
+]
 
 
 class PreprocessingCard(BaseModel):
@@ -57,6 +82,8 @@ class ModelCard(BaseModel):
     preprocessing: PreprocessingCard
     max_side: int = Field(default=DEFAULT_MAX_SIDE, ge=0)
     """Photos whose longer side is over this many pixels are reduced to it for the network; 0: never."""
+    min_score: float | None = Field(default=None, ge=0, le=1)
+    """The score from which on objects count as found; None for a network that classifies pixels."""
     training: dict[str, Any] = {}
     """Where the weights come from: data, recipe, epochs."""
     scores: dict[str, Any] = {}
@@ -65,14 +92,17 @@ class ModelCard(BaseModel):
 
 def save_model(
     folder: str | Path,
-    net: FCN,
+    net: FCN | MaskRCNN,
     *,
     classes: list[str],
     max_side: int = DEFAULT_MAX_SIDE,
     training: dict[str, Any] | None = None,
     scores: dict[str, Any] | None = None,
+    half: bool = False,
 ) -> None:
     """Write a model folder, whole or not at all; one that is there already is replaced.
+
+    With `half`, weights are rounded to float16, which halves the file; they are read as float32 again.
 
     Raises:
         ValueError: the network was not made by `build`, or the number of classes is not its own.
@@ -85,18 +115,30 @@ def save_model(
     if len(classes) != net.num_classes:
         raise ValueError(f"{len(classes)} class names for a network of {net.num_classes} classes")
     card = ModelCard(
-        architecture=Architecture.model_validate(net.architecture),
+        architecture=net.architecture,  # pyright: ignore[reportArgumentType]
         classes=classes,
         preprocessing=PreprocessingCard(**asdict(net.preprocessing)),
         max_side=max_side,
+        min_score=net.min_score if isinstance(net, MaskRCNN) else None,
         training=training or {},
         scores=scores or {},
     )
     _refuse_others(Path(folder))
     with atomic_folder(folder) as temporary:
         state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+        if half:
+            state = {name: _halved(name, tensor) for name, tensor in state.items()}
         save_file(state, temporary / WEIGHTS, metadata={"format": card.format})
         (temporary / CARD).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def _halved(name: str, tensor: Tensor) -> Tensor:
+    if tensor.dtype != torch.float32:
+        return tensor
+    halved = tensor.half()
+    if not halved.isfinite().all():
+        raise ValueError(f"{name} has values beyond the range of float16")
+    return halved
 
 
 def _refuse_others(folder: Path) -> None:
@@ -109,7 +151,7 @@ def _refuse_others(folder: Path) -> None:
 
 
 def find_model(path: str | Path) -> Path:
-    """The model folder at `path`: itself, or the best model of a training run there.
+    """The model folder at `path`: itself, the best model of a training run there, or a built-in one of that name.
 
     Raises:
         UserError: there is none.
@@ -119,11 +161,21 @@ def find_model(path: str | Path) -> Path:
         if (folder / CARD).is_file():
             return folder
     state = "holds no model.json, nor a best/ folder of a run with one" if path.is_dir() else "is not a folder"
-    raise UserError(f"{path} {state}: give a model folder, as `upscore train` and `upscore import` write them")
+    hint = ""
+    if len(path.parts) == 1 and not path.exists():
+        if path.name in (names := built_in_models()):
+            return BUILT_IN / path
+        hint = f", or the name of a built-in one: {', '.join(names)}" if names else ""
+    raise UserError(f"{path} {state}: give a model folder, as `upscore train` and `upscore import` write them{hint}")
 
 
-def load_model(path: str | Path) -> tuple[FCN, ModelCard]:
-    """Read a model folder, or the best model of a run; returns the network in evaluation mode and its card.
+def built_in_models() -> list[str]:
+    """The names of the models that come with the package."""
+    return sorted(card.parent.name for card in BUILT_IN.glob(f"*/{CARD}"))
+
+
+def load_model(path: str | Path) -> tuple[FCN | MaskRCNN, ModelCard]:
+    """Read a model that `find_model` finds; returns the network in evaluation mode and its card.
 
     Raises:
         UserError: there is no model, its card is not valid, or the weights don't fit it.
@@ -136,12 +188,15 @@ def load_model(path: str | Path) -> tuple[FCN, ModelCard]:
     if {name for name, _ in net.named_buffers()} - net.state_dict().keys():  # but tables that are not stored are needed
         net = build(**architecture)
     try:
-        state = load_file(folder / WEIGHTS)
+        stored = load_file(folder / WEIGHTS)
+        state = {name: value.float() if value.dtype == torch.float16 else value for name, value in stored.items()}
         net.load_state_dict(state, strict=True, assign=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{folder / WEIGHTS} can't be read as the weights of {CARD} beside it: {error}") from error
     net.trunk.preprocessing = Preprocessing(**card.preprocessing.model_dump())
     net.classes = list(card.classes)
+    if isinstance(net, MaskRCNN) and card.min_score is not None:
+        net.min_score = card.min_score
     return net.eval(), card
 
 

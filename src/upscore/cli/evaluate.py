@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from upscore.evaluation.instances import InstanceScores
+    from upscore.evaluation.metrics import SemanticScores
 
 
 def evaluate(
@@ -22,21 +27,25 @@ def evaluate(
     ```
     upscore evaluate runs/streets camvid/ --json scores.json
     upscore evaluate runs/streets camvid/ --split train --plots plots/
+    upscore evaluate runs/nuclei nuclei/ --json scores.json --plots plots/
     ```
 
     Pixel accuracy, mean accuracy, mean IU and frequency-weighted IU are those
-    of the FCN paper, over the whole set and at each photo's own size.
+    of the FCN paper; average precision (AP) of objects is COCO's, and matched
+    F is TP / (TP + FP + FN). All are over the whole set and at each photo's
+    own size.
 
     Parameters
     ----------
     model
-        A model folder, a run, or hf://owner/name.
+        A model folder, a run, a built-in model's name, or hf://owner/name.
     data
         A folder of labelled photos, or scenes:COUNT.
     json
-        Write the scores, per class too, and the confusion matrix to a file.
+        Write all scores, per class too, to a file.
     plots
-        Write confusion.png and per_class.png to a folder.
+        Write per_class.png, and confusion.png or precision_recall.png, to a
+        folder.
     split
         train, val, test or trainval; by default test where there is one,
         else val, else all.
@@ -47,48 +56,92 @@ def evaluate(
     """
     from json import dumps
 
-    import torch
     from rich.console import Console
     from rich.progress import Progress
 
     from upscore.data import open_dataset
     from upscore.data.datasets import default_split
+    from upscore.data.instance_datasets import open_instances
     from upscore.errors import UserError
-    from upscore.evaluation.plots import plot_confusion, plot_per_class
+    from upscore.evaluation.instances import InstanceScores
     from upscore.files import write_text
     from upscore.inference import evaluate as score
     from upscore.inference import load
 
-    split = split or default_split(data)
-    dataset = open_dataset(data, split)
     predictor = load(model, engine=engine, precision=precision)
+    split = split or default_split(data)
+    dataset = open_instances(data, split) if predictor.task == "instances" else open_dataset(data, split)
     stderr = Console(stderr=True)
     with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
         task = progress.add_task("Evaluating", total=len(dataset))
         scores = score(predictor, dataset, progress=lambda done, _total: progress.update(task, completed=done))
     report = {"model": model, "data": data, "split": split, "images": len(dataset), **scores.to_json()}
-    _print(report, Console(highlight=False, markup=False))
+    title = f"{data}{f', {split}' if split else ''}: {len(dataset)} photos"
+    if isinstance(scores, InstanceScores):
+        _print_objects(scores, title)
+    else:
+        _print_pixels(scores, title)
     try:
         if json is not None:
             write_text(json, dumps(report, indent=2, allow_nan=False) + "\n")
         if plots is not None:
-            plot_confusion(torch.tensor(scores.confusion), predictor.classes, plots / "confusion.png")
-            plot_per_class(scores, plots / "per_class.png")
+            _plot(scores, plots)
     except OSError as error:
         raise UserError(f"{error.filename or json or plots}: can't be written ({error.strerror})") from error
 
 
-def _print(report: dict, console) -> None:
+def _plot(scores: SemanticScores | InstanceScores, folder: Path) -> None:
+    import torch
+
+    from upscore.evaluation.instance_plots import plot_class_precision, plot_precision_recall
+    from upscore.evaluation.instances import InstanceScores
+    from upscore.evaluation.plots import plot_confusion, plot_per_class
+
+    if isinstance(scores, InstanceScores):
+        plot_precision_recall(scores, folder / "precision_recall.png")
+        plot_class_precision(scores, folder / "per_class.png")
+    else:
+        plot_confusion(torch.tensor(scores.confusion), list(scores.per_class), folder / "confusion.png")
+        plot_per_class(scores, folder / "per_class.png")
+
+
+def _print_objects(scores: InstanceScores, title: str) -> None:
+    from upscore.evaluation.instance_tables import CLASS_COLUMNS, class_rows, summary_rows
+
+    summary = [*summary_rows(scores), ("lowest score counted", f"{scores.min_score:.2f} (by matched F alone)")]
+    _print(title, CLASS_COLUMNS, class_rows(scores), summary)
+
+
+def _print_pixels(scores: SemanticScores, title: str) -> None:
+    def share(value: float | None) -> str:
+        return "-" if value is None else f"{value:.1%}"
+
+    rows = [
+        (name, share(iu), share(scores.per_class_accuracy[name]), share(scores.per_class_precision[name]))
+        for name, iu in scores.per_class.items()
+    ]
+    summary = [
+        ("pixel accuracy", share(scores.pixel_accuracy)),
+        ("mean accuracy", share(scores.mean_accuracy)),
+        ("mean IU", share(scores.mean_iu)),
+        ("frequency weighted IU", share(scores.frequency_weighted_iu)),
+    ]
+    _print(title, ("class", "IU", "accuracy", "precision"), rows, summary)
+
+
+def _print(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], summary: Sequence[tuple[str, str]]
+) -> None:
     from rich import box
+    from rich.console import Console
     from rich.table import Table
 
-    part = f", {report['split']}" if report["split"] else ""
-    table = Table(box=box.SIMPLE_HEAD, title=f"{report['data']}{part}: {report['images']} photos", title_justify="left")
-    for title in ("class", "IU", "accuracy", "precision"):
-        table.add_column(title, justify="left" if title == "class" else "right")
-    for name, iu in report["per_class"].items():
-        values = (iu, report["per_class_accuracy"][name], report["per_class_precision"][name])
-        table.add_row(name, *("-" if value is None else f"{value:.1%}" for value in values))
+    console = Console(highlight=False, markup=False)
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
-    for name in ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu"):
-        console.print(f"  {name.replace('_', ' ').replace(' iu', ' IU'):<22} {report[name]:.1%}")
+    for name, value in summary:
+        console.print(f"  {name:<22} {value}")

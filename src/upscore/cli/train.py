@@ -15,9 +15,9 @@ def train(
     /,
     *,
     output: Path,
-    model: Literal["fcn8s", "fcn16s", "fcn32s", "fcn8s-atonce"] = "fcn8s",
+    model: Literal["fcn8s", "fcn16s", "fcn32s", "fcn8s-atonce", "mask_rcnn"] = "fcn8s",
     backbone: str = "efficientnet_lite0",
-    recipe: Literal["modern", "heavy", "accum", "staged", "at-once"] = "modern",
+    recipe: Literal["modern", "heavy", "accum", "staged", "at-once", "paper"] = "modern",
     weights: str = "imagenet",
     resume: Annotated[bool, Flag] = False,
     holdout: str | None = None,
@@ -28,10 +28,14 @@ def train(
     crop: int | None = None,
     ema: float | None = None,
     patience: int | None = None,
+    validate_every: int | None = None,
     head_only: Annotated[bool, Flag] = False,
-    max_side: int = 1024,
-    geometry: Literal["same", "caffe"] = "same",
-    upsampling: Literal["fixed", "intermediate", "learned"] = "fixed",
+    max_side: int | None = None,
+    min_side: int | None = None,
+    detections: int | None = None,
+    profile: Literal["paper", "torchvision", "detectron2"] | None = None,
+    geometry: Literal["same", "caffe"] | None = None,
+    upsampling: Literal["fixed", "intermediate", "learned"] | None = None,
     dense: Annotated[bool, Flag] = False,
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
     seed: int = 0,
@@ -46,28 +50,34 @@ def train(
     upscore train voc/ --model fcn8s --backbone vgg16 --geometry caffe \\
         --recipe staged --weights vgg16.pth --output runs/paper
     upscore train scenes:400 --epochs 10 --output runs/scenes
+    upscore train nuclei/ --model mask_rcnn --output runs/nuclei
+    upscore train cars/ --model mask_rcnn --backbone resnet50 \\
+        --recipe paper --output runs/cars
     ```
 
     The folder it writes holds best/ and last/, two model folders (the run's
-    own path stands for its best), metrics.jsonl, curves, a confusion matrix
-    and TensorBoard's events. Ctrl-C saves; --resume goes on from there, to
+    own path stands for its best), metrics.jsonl, plots and TensorBoard's
+    events. Ctrl-C saves; --resume goes on from there, to
     the same result.
 
     Parameters
     ----------
     data
         A folder: images/ and labels/, with or without train/ and val/;
-        CamVid; PASCAL VOC. Or scenes:COUNT for generated scenes.
+        CamVid; PASCAL VOC. Or scenes:COUNT for generated scenes. mask_rcnn
+        needs labels that tell the objects apart.
     output
         The folder of the run.
     model
-        How fine the scores are: every 8, 16 or 32 pixels.
+        fcn: which class is each pixel; scores every 8, 16 or 32 pixels.
+        mask_rcnn: which object is each pixel part of.
     backbone
         The classifier it is made of: efficientnet_lite0, vgg16, alexnet,
-        resnet18 to resnet152, or any of timm's that has strides 8, 16, 32.
+        resnet18 to resnet152, or any of timm's that has strides 8, 16, 32
+        (and 4 for mask_rcnn).
     recipe
         modern: for few photos and a laptop. heavy, accum, staged, at-once:
-        the paper's own, for VGG16 and patience.
+        the FCN paper's own, for VGG16 and patience. paper: Mask R-CNN's own.
     weights
         Where to start: imagenet, none, a model folder, or a file with the
         backbone's classifier as torchvision or timm publish it.
@@ -88,19 +98,31 @@ def train(
     ema
         Decay of the average of the weights, 0 for none.
     patience
-        Stop after this many epochs without a better mean IU, 0 for never.
+        Stop after this many epochs without a better mean IU or mask AP, 0
+        for never.
+    validate_every
+        Epochs from one validation to the next; by default 1.
     head_only
-        Train the score layers alone.
+        Train all but the backbone.
     max_side
-        Larger photos are reduced to this many pixels, 0 for none.
+        Larger photos are reduced to this many pixels: by default 1024, 0 for
+        none; 1333 for mask_rcnn.
+    min_side
+        mask_rcnn: the shorter side becomes this many pixels; by default 800
+        for ResNets, and at least 512 for other backbones.
+    detections
+        mask_rcnn: the most objects found in a photo; by default half as
+        many again as the fullest photo of the data has, at least 100.
+    profile
+        mask_rcnn: the rules of the paper (the default) or of a code base.
     geometry
-        caffe: pad by 100 and crop, as published (vgg16). same: scores at
+        FCNs. caffe: pad by 100 and crop, as published (vgg16). same: scores at
         exactly 1/32.
     upsampling
-        Which transposed convolutions are learned: none of them, all but the
-        last, or all. They start out bilinear.
+        FCNs: which transposed convolutions are learned: none of them, all but
+        the last, or all. They start out bilinear.
     dense
-        Learned upsampling with a kernel for each pair of classes.
+        FCNs: learned upsampling with a kernel for each pair of classes.
     precision
         auto: bfloat16 where processor and network gain from it.
     seed
@@ -111,6 +133,7 @@ def train(
     from rich.console import Console
 
     from upscore.training.run_folder import RunFolder
+    from upscore.training.tasks import task_named
     from upscore.training.train import train as run
     from upscore.training.watchers import FolderWatcher, TerminalWatcher
 
@@ -121,6 +144,7 @@ def train(
         "crop": crop,
         "ema": ema,
         "patience": patience,
+        "validate_every": validate_every,
     }
     console = Console(stderr=True)
     watchers: list[TerminalWatcher | FolderWatcher] = []
@@ -129,6 +153,10 @@ def train(
         new = [TerminalWatcher(console, folder.path.name), FolderWatcher(folder)]
         watchers.extend(new)
         return new
+
+    def counting(done: int, total: int) -> None:
+        if console.is_terminal:
+            console.print(f"counting objects: {done} of {total} photos", end="\n" if done == total else "\r")
 
     try:
         progress = run(
@@ -142,7 +170,10 @@ def train(
             epochs=epochs,
             geometry=geometry,
             upsampling=upsampling,
-            grouped=not dense,
+            grouped=False if dense else None,
+            detections=detections,
+            min_side=min_side,
+            profile=profile,
             head_only=head_only,
             max_side=max_side,
             holdout=holdout,
@@ -151,6 +182,8 @@ def train(
             workers=workers,
             resume=resume,
             watch=watch,
+            tell=lambda sentence: console.print(sentence, highlight=False),
+            counting=counting,
         )
     except KeyboardInterrupt:
         console.print(f"stopped; the same command with --resume goes on from here ({output})", highlight=False)
@@ -158,5 +191,6 @@ def train(
     finally:
         for watcher in watchers:
             watcher.close()
-    print(f"{output}: mean IU {progress.best:.1%} on the validation photos, after epoch {progress.best_epoch}")
+    score = f"{task_named(model).title} {progress.best:.1%}"
+    print(f"{output}: {score} on the validation photos, after epoch {progress.best_epoch}")
     return 0

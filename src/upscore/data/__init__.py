@@ -4,6 +4,7 @@ from upscore.data import check
 from upscore.data.datasets import Dataset, open_dataset, open_splits, subset
 from upscore.data.folder import Fault
 from upscore.data.images import LabelError, read_image, read_label
+from upscore.data.instance_datasets import InstanceDataset, open_instance_splits, open_instances
 from upscore.data.samples import FileDataset
 from upscore.data.scenes import SceneDataset
 
@@ -11,10 +12,13 @@ __all__ = [
     "Dataset",
     "Fault",
     "FileDataset",
+    "InstanceDataset",
     "LabelError",
     "SceneDataset",
     "check",
     "open_dataset",
+    "open_instance_splits",
+    "open_instances",
     "open_splits",
     "read_image",
     "read_label",

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from upscore.data.classes import BINARY, classes_of_values
-from upscore.data.datasets import list_files, open_dataset, parse_scenes, select
+from upscore.data.datasets import list_files, open_dataset, parse_scenes
 from upscore.data.folder import UNSPLIT, Fault, Listing, Pair
 from upscore.data.images import LabelError, is_deep, read_image
 from upscore.data.samples import size_fault, value_fault
+from upscore.data.splits import select
 from upscore.errors import UserError
 from upscore.labels import VOID
 from upscore.structures import Sample

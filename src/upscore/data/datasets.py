@@ -5,12 +5,9 @@ A source is a folder (see `LAYOUTS`) or the words "scenes", "scenes:COUNT", "sce
 
 from __future__ import annotations
 
-import random
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
 
@@ -21,8 +18,10 @@ from torch import Tensor
 from upscore.data import images
 from upscore.data.camvid import list_camvid
 from upscore.data.classes import BINARY, classes_of_values
-from upscore.data.folder import UNSPLIT, Listing, Pair, child_folders, list_folder
+from upscore.data.coco_files import find_coco
+from upscore.data.folder import Listing, Pair, child_folders, list_folder
 from upscore.data.samples import FileDataset
+from upscore.data.splits import require_fraction, require_soundness, select, train_and_val
 from upscore.data.voc import list_voc
 from upscore.errors import UserError
 from upscore.labels import VOID
@@ -57,12 +56,19 @@ class Subset:
         self.classes = dataset.classes
         self.dataset = dataset
         self.indices = np.array(indices, dtype=np.int64)
+        self.image_ids = image_ids(dataset)[self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Sample:
         return self.dataset[int(self.indices[index])]
+
+
+def image_ids(dataset: Dataset) -> np.ndarray:
+    """(N,) int64, the number that COCO gives each sample; 1 to N where a data set has no such numbers."""
+    numbered = getattr(dataset, "image_ids", None)
+    return np.arange(1, len(dataset) + 1) if numbered is None else np.asarray(numbered)
 
 
 def subset(dataset: Dataset, indices: Sequence[int]) -> Dataset:
@@ -104,20 +110,14 @@ def open_splits(
     Raises:
         UserError: as `open_dataset`; the fraction is not between 0 and 1; one of the two would be empty.
     """
-    if not 0 < fraction < 1:
-        raise UserError(f"fraction={fraction}: the part held out for validation must be between 0 and 1.")
+    require_fraction(fraction)
     scenes = parse_scenes(source)
     if scenes is not None and holdout is not None:
         raise UserError(f"holdout={holdout!r}: scenes have no file names to match; leave the pattern out.")
     if scenes is not None:
         return open_scenes(*scenes, split="train"), open_scenes(*scenes, split="val", fraction=fraction)
     listing = _with_classes(list_files(source, sbd=sbd), source)
-    if holdout is not None:
-        train, val = _hold_out_matches(_to_learn_from(listing, source), holdout, source)
-    elif {"train", "val"} <= listing.splits.keys():
-        train, val = listing.splits["train"], listing.splits["val"]
-    else:
-        train, val = _hold_out_fraction(_to_learn_from(listing, source), fraction, seed, source)
+    train, val = train_and_val(listing, source, holdout=holdout, fraction=fraction, seed=seed)
     return _dataset(listing, train), _dataset(listing, val)
 
 
@@ -125,7 +125,7 @@ def default_split(source: str | Path) -> str | None:
     """What to score a model on: the test split, else the validation split, else (None) everything there is."""
     if parse_scenes(source) is not None:
         return "val"
-    splits = list_files(source).splits
+    splits = find_coco(source) or list_files(source).splits
     return next((split for split in ("test", "val") if split in splits), None)
 
 
@@ -147,20 +147,6 @@ def list_files(source: str | Path, *, sbd: str | Path | None = None) -> Listing:
     if listing is None:
         raise UserError(f"{root}: holds no data set in a layout that is understood. Understood are\n{LAYOUTS}")
     return listing
-
-
-def select(listing: Listing, split: str | None, source: str | Path) -> list[Pair]:
-    """The pairs of a split, or all that have labels, sorted by name."""
-    splits = listing.splits
-    if split is None:
-        pairs = _pool(splits)
-        return [pair for pair in pairs if pair.label is not None]
-    if split == "trainval" and {"train", "val"} <= splits.keys():
-        return _pool({name: splits[name] for name in ("train", "val")})
-    if split not in splits:
-        there = f"it has {', '.join(splits)}" if UNSPLIT not in splits else "it is not split, so leave the split out"
-        raise UserError(f"{source}: has no split {split!r}; {there}.")
-    return splits[split]
 
 
 def parse_scenes(source: str | Path) -> tuple[int, int] | None:
@@ -193,10 +179,7 @@ def read_binary_label(path: Path) -> Tensor:
 
 def _with_classes(listing: Listing, source: str | Path) -> Listing:
     """The listing with its classes, learnt from the labels where nothing else tells; a fault in it is raised."""
-    if listing.faults:
-        first, *others = listing.faults
-        more = f" ({len(others)} more faults: upscore data check {source})" if others else ""
-        raise UserError(first.message + more)
+    require_soundness(listing, source)
     if listing.classes is not None:
         return listing
     counts = torch.zeros(256, dtype=torch.int64)
@@ -219,47 +202,3 @@ def _dataset(listing: Listing, pairs: list[Pair]) -> FileDataset:
         classes_from=listing.classes_from,
         read_label=listing.read_label,
     )
-
-
-def _pool(splits: dict[str, list[Pair]]) -> list[Pair]:
-    """The pairs of all splits, sorted by name; names that occur in two splits are told apart by the split's."""
-    counts = Counter(pair.name for pairs in splits.values() for pair in pairs)
-    pooled = [
-        pair._replace(name=f"{split}/{pair.name}") if counts[pair.name] > 1 else pair
-        for split, pairs in splits.items()
-        for pair in pairs
-    ]
-    return sorted(pooled)
-
-
-def _to_learn_from(listing: Listing, source: str | Path) -> list[Pair]:
-    """All but the test split."""
-    pairs = _pool({split: pairs for split, pairs in listing.splits.items() if split != "test"})
-    if not pairs:
-        raise UserError(f"{source}: has a test split only; there is nothing to train on.")
-    return pairs
-
-
-def _hold_out_matches(pairs: list[Pair], pattern: str, source: str | Path) -> tuple[list[Pair], list[Pair]]:
-    def matches(pair: Pair) -> bool:
-        return any(fnmatchcase(name, pattern) for name in (pair.name, pair.image.stem, pair.image.name))
-
-    val = [pair for pair in pairs if matches(pair)]
-    train = [pair for pair in pairs if not matches(pair)]
-    if not val or not train:
-        extent = "none" if not val else "all"
-        raise UserError(
-            f"holdout={pattern!r}: matches {extent} of the {len(pairs)} photos of {source}, as {pairs[0].name}."
-        )
-    return train, val
-
-
-def _hold_out_fraction(
-    pairs: list[Pair], fraction: float, seed: int, source: str | Path
-) -> tuple[list[Pair], list[Pair]]:
-    if len(pairs) < 2:
-        raise UserError(f"{source}: has 1 photo, but training and validation need one each; add another.")
-    count = min(max(1, round(len(pairs) * fraction)), len(pairs) - 1)
-    held_out = set(random.Random(seed).sample(range(len(pairs)), count))
-    train = [pair for number, pair in enumerate(pairs) if number not in held_out]
-    return train, [pairs[number] for number in sorted(held_out)]

@@ -49,6 +49,8 @@ class Fault(NamedTuple):
     path: Path
     message: str
     """The whole sentence, with the file's name."""
+    annotation: int | None = None
+    """The id of the annotation at fault, in a file of many."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -16,6 +16,9 @@ from upscore.data.decoding import is_tiff, load, open_image, orientation, read_t
 from upscore.errors import UserError
 from upscore.labels import VOID
 
+MAX_ID = 65535
+"""Tables by number have at most as many entries."""
+
 
 class LabelError(UserError):
     """The file was read, but what it holds is not a class index per pixel."""
@@ -54,16 +57,33 @@ def read_label(path: str | Path) -> Tensor:
     """
     path = Path(path)
     with reading(path):
-        try:
-            values = _read_stored_values(path)
-        except UnidentifiedImageError:
-            if not is_tiff(path):
-                raise
-            values = read_tiff(path, channels=1)
-        values = _one_channel(values, path)
+        values = _read_values(path)
         if values.dtype != np.uint8:
             _require_bytes(values, path)
         return torch.from_numpy(np.ascontiguousarray(values.astype(np.uint8)))
+
+
+def read_ids(path: str | Path) -> Tensor:
+    """Read a map of objects as (H, W) int32: an object's number per pixel, 0 for none.
+
+    Numbers are as in the file, of 8, 16 or 32 bits; above 65535 they are given anew from 1, in the same order.
+
+    Raises:
+        LabelError: the file holds colours, fractions, numbers below 0, or values that JPEG has changed.
+        UserError: as `read_image`.
+    """
+    path = Path(path)
+    with reading(path):
+        values = _read_values(path)
+        if values.dtype != np.bool_ and not np.issubdtype(values.dtype, np.integer):
+            raise LabelError(f"{path}: a map of objects holds whole numbers, but this one is of type {values.dtype}.")
+        smallest, largest = int(values.min()), int(values.max())
+        if smallest < 0:
+            raise LabelError(f"{path}: holds the number {smallest}; objects are numbered from 1, and 0 is for none.")
+        if largest > MAX_ID:
+            numbers, indices = np.unique(values, return_inverse=True)
+            values = indices.reshape(values.shape) + (numbers[0] != 0)  # flat or not by numpy's version
+        return torch.from_numpy(np.ascontiguousarray(values.astype(np.int32)))
 
 
 def is_deep(path: str | Path) -> bool:
@@ -80,6 +100,17 @@ def _read_with_pillow(path: Path) -> np.ndarray:
             return upright(_to_bytes(np.array(image), path), orientation(image))
         image.info.pop("transparency", None)
         return upright(np.array(image.convert("RGB")), orientation(image))
+
+
+def _read_values(path: Path) -> np.ndarray:
+    """(H, W), the numbers that a file holds."""
+    try:
+        values = _read_stored_values(path)
+    except UnidentifiedImageError:
+        if not is_tiff(path):
+            raise
+        values = read_tiff(path, channels=1)
+    return _one_channel(values, path)
 
 
 def _read_stored_values(path: Path) -> np.ndarray:
@@ -109,8 +140,8 @@ def _one_channel(values: np.ndarray, path: Path) -> np.ndarray:
         y, x = np.argwhere(coloured)[0]
         colour = ", ".join(str(value) for value in values[y, x])
         raise LabelError(
-            f"{path}: a label map holds a class index per pixel, but this one is in colour: ({colour}) at x={x}, "
-            f"y={y}; save each pixel's class index as grey or as a palette's index."
+            f"{path}: a label map holds a number per pixel, but this one is in colour: ({colour}) at x={x}, "
+            f"y={y}; save each pixel's class index or object number as grey or as a palette's index."
         )
     return values[..., 0]
 

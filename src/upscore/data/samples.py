@@ -40,10 +40,9 @@ class FileDataset:
         self.classes = classes
         self.classes_from = classes_from
         self.read_label = read_label
-        # Flat arrays: a list of a million objects would be copied into every worker's memory as their counts change.
-        self._names = _flat(names if names is not None else [image.stem for image, _ in pairs])
-        self._images = _flat(image for image, _ in pairs)
-        self._labels = _flat(label or "" for _, label in pairs)
+        self._names = flat(names if names is not None else [image.stem for image, _ in pairs])
+        self._images = flat(image for image, _ in pairs)
+        self._labels = flat(label or "" for _, label in pairs)
 
     @property
     def names(self) -> list[str]:
@@ -70,7 +69,8 @@ class FileDataset:
         return class_map
 
 
-def _flat(texts: Iterable[str | Path]) -> np.ndarray:
+def flat(texts: Iterable[str | Path]) -> np.ndarray:
+    """(N,) bytes; a list would be copied into every worker's memory as the counts of its texts change."""
     return np.array([os.fsencode(text) for text in texts], dtype=bytes)
 
 

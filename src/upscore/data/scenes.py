@@ -19,8 +19,10 @@ import numpy as np
 import torch
 from numpy.random import Generator
 from PIL import Image
+from torch import Tensor
 
 from upscore.errors import UserError
+from upscore.objects import Objects
 from upscore.structures import Sample
 
 # PNG only: decoders of JPEG may differ in the last bit, and a scene has the same pixels everywhere.
@@ -87,7 +89,7 @@ class SceneDataset:
 
     A scene follows from the seed, its index and `size` (height, width; 32 to 4096 pixels) alone, so a longer set begins
     with the shorter one. Class 0 is the background, and no pixel is void. An object is the visible part of one shape;
-    a wholly hidden one has no number.
+    a wholly hidden one has no number. Objects' labels do not count the background: they are the class less 1.
 
     Raises:
         UserError: a negative length or seed, or a size out of range.
@@ -112,11 +114,12 @@ class SceneDataset:
         index = range(self._length)[index]
         canvas = _scene(np.random.default_rng([self._seed, index]), *self._size)
         pixels = np.rint(np.clip(canvas.pixels, 0, 255)).astype(np.uint8)
+        id_map = _renumbered(canvas.id_map)
         return Sample(
             name=f"scene_{index:05d}",
             image=torch.from_numpy(pixels).permute(2, 0, 1).contiguous(),
             class_map=torch.from_numpy(canvas.class_map),
-            instance_map=torch.from_numpy(_renumbered(canvas.instance_map)),
+            objects=Objects.from_id_map(torch.from_numpy(id_map), _labels(id_map, canvas.class_map)),
         )
 
 
@@ -126,7 +129,7 @@ class _Canvas:
     """(H, W, 3) float32, RGB, about 0 to 255."""
     class_map: np.ndarray
     """(H, W) uint8."""
-    instance_map: np.ndarray
+    id_map: np.ndarray
     """(H, W) int32, the number of the topmost object."""
     light: tuple[float, float]
     """(x, y) of the unit vector towards the light."""
@@ -137,7 +140,7 @@ def _scene(rng: Generator, height: int, width: int) -> _Canvas:
     canvas = _Canvas(
         pixels=_background(rng, height, width),
         class_map=np.zeros((height, width), np.uint8),
-        instance_map=np.zeros((height, width), np.int32),
+        id_map=np.zeros((height, width), np.int32),
         light=(math.cos(angle), math.sin(angle)),
     )
     count = rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1)
@@ -180,7 +183,7 @@ def _draw(rng: Generator, canvas: _Canvas, number: int, radius: float) -> None:
 
     # A pixel belongs to the object if its centre does; only the colours are blended at the outline.
     canvas.class_map[rows, columns][inside < 0] = label
-    canvas.instance_map[rows, columns][inside < 0] = number
+    canvas.id_map[rows, columns][inside < 0] = number
 
 
 def _span(middle: float, reach: float, side: int) -> tuple[slice, np.ndarray]:
@@ -194,12 +197,20 @@ def _coverage(distance: np.ndarray, blur: float) -> np.ndarray:
     return np.clip(0.5 - distance / blur, 0, 1)
 
 
-def _renumbered(instance_map: np.ndarray) -> np.ndarray:
+def _renumbered(id_map: np.ndarray) -> np.ndarray:
     """The same objects under consecutive numbers from 1."""
-    numbers = np.unique(instance_map[instance_map > 0])
+    numbers = np.unique(id_map[id_map > 0])
     table = np.zeros(MAX_OBJECTS + 1, np.int32)
     table[numbers] = np.arange(1, len(numbers) + 1)
-    return table[instance_map]
+    return table[id_map]
+
+
+def _labels(id_map: np.ndarray, class_map: np.ndarray) -> Tensor:
+    """(K,) the classes of objects 1 to K, without the background's."""
+    labels = np.zeros(id_map.max(), np.int64)
+    inside = id_map > 0
+    labels[id_map[inside] - 1] = class_map[inside].astype(np.int64) - 1
+    return torch.from_numpy(labels)
 
 
 def _background(rng: Generator, height: int, width: int) -> np.ndarray:

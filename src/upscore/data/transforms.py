@@ -1,18 +1,22 @@
 """What happens to a sample between its reader and the network; image and labels always move together.
 
-N images, H W pixels. Labels are nearest neighbours throughout, so no label appears that was not there.
+N images, L layers of objects, H W pixels. Labels are nearest neighbours throughout, so no label appears that was not
+there.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torchvision.transforms.v2 import functional as F
 
 from upscore.errors import UserError
 from upscore.labels import VOID
+from upscore.objects import Objects
 from upscore.structures import Sample
 
 FILL = (124, 116, 104)
@@ -38,6 +42,8 @@ class Augmentation:
     colour: float = 0.0
     """Strength, 0 to 1: brightness, contrast and saturation change by up to this share, hue by an eighth of the circle
     times this."""
+    min_visible: float = 0.0
+    """Objects of whose pixels the crop leaves less than this share, 0 to 1, are no longer among the objects."""
 
     def __post_init__(self) -> None:
         if self.scale is not None and not 0 < self.scale[0] <= self.scale[1] <= MAX_SCALE:
@@ -50,6 +56,8 @@ class Augmentation:
             raise UserError(f"flip={self.flip}: a probability is from 0 to 1.")
         if not 0 <= self.colour <= 1:
             raise UserError(f"colour={self.colour}: the strength of colour jitter is from 0 to 1.")
+        if not 0 <= self.min_visible <= 1:
+            raise UserError(f"min_visible={self.min_visible}: a share is from 0 to 1.")
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
         """The sample as `seed` would have it: the same pixels in any process, with no other source of chance.
@@ -63,12 +71,17 @@ class Augmentation:
         height, width = self.crop or (None, None)
         rows = _piece(sample.image.shape[-2], factor, height, top)
         columns = _piece(sample.image.shape[-1], factor, width, left)
-        sample = _resample(sample, rows, columns)
+        image = _resized(sample.image, rows, columns)
         if mirror < self.flip:
-            sample = _mirrored(sample)
+            image = image.flip(-1)
         if self.colour > 0:
-            sample = replace(sample, image=_recoloured(sample.image, self.colour, jitter))
-        return sample if self.crop is None else _padded(sample, self.crop)
+            image = _recoloured(image, self.colour, jitter)
+        moved = _relabelled(sample, rows, columns, mirror=mirror < self.flip, canvas=self.crop)
+        if self.min_visible > 0 and sample.objects is not None and moved.objects is not None:
+            shares = _visible_shares(sample.objects, rows, columns)
+            moved.objects = moved.objects[shares[moved.objects.numbers] >= self.min_visible]
+        moved.image = image if self.crop is None else _padded(image, self.crop)
+        return moved
 
 
 PAPER = Augmentation()
@@ -83,6 +96,8 @@ class Batch:
     """(N, 3, H, W) uint8, RGB."""
     class_maps: Tensor | None
     """(N, H, W) uint8, a class index or `VOID`; None if no sample is labelled."""
+    objects: list[Objects] | None = None
+    """Of each image, at its size before padding; None if no sample has any labelled."""
     names: list[str]
     """The N samples' names."""
     sizes: list[tuple[int, int]]
@@ -93,12 +108,16 @@ def collate(samples: list[Sample]) -> Batch:
     """Stack at least one sample; padding, and a sample without labels among labelled ones, is void."""
     sizes = [(sample.image.shape[-2], sample.image.shape[-1]) for sample in samples]
     common = max(height for height, _ in sizes), max(width for _, width in sizes)
-    padded = [_padded(sample, common) for sample in samples]
     void = torch.full(common, VOID, dtype=torch.uint8)
-    class_maps = [void if sample.class_map is None else sample.class_map for sample in padded]
+    class_maps = [void if sample.class_map is None else _extended(sample.class_map, common, VOID) for sample in samples]
+    objects = [
+        Objects.from_id_map(torch.zeros(size, dtype=torch.int32)) if sample.objects is None else sample.objects
+        for sample, size in zip(samples, sizes, strict=True)
+    ]
     return Batch(
-        images=torch.stack([sample.image for sample in padded]),
+        images=torch.stack([_padded(sample.image, common) for sample in samples]),
         class_maps=torch.stack(class_maps) if any(sample.class_map is not None for sample in samples) else None,
+        objects=objects if any(sample.objects is not None for sample in samples) else None,
         names=[sample.name for sample in samples],
         sizes=sizes,
     )
@@ -116,9 +135,24 @@ def resize_longest(sample: Sample, max_side: int) -> Sample:
     longest = max(height, width)
     if max_side == 0 or longest <= max_side:
         return sample
-    rows = _Piece(start=0, length=height, size=max(1, round(height * max_side / longest)))
-    columns = _Piece(start=0, length=width, size=max(1, round(width * max_side / longest)))
-    return _resample(sample, rows, columns)
+    return resize_to(sample, (max(1, round(height * max_side / longest)), max(1, round(width * max_side / longest))))
+
+
+def resize_to(sample: Sample, size: tuple[int, int]) -> Sample:
+    """Bring a sample to a (height, width), the image with antialiasing; of that size already, it is left alone.
+
+    Raises:
+        UserError: a side of less than 1 pixel.
+    """
+    if min(size) < 1:
+        raise UserError(f"size={size}: give a height and a width of at least 1 pixel.")
+    height, width = sample.image.shape[-2:]
+    if (height, width) == size:
+        return sample
+    rows, columns = _Piece(start=0, length=height, size=size[0]), _Piece(start=0, length=width, size=size[1])
+    resized = _relabelled(sample, rows, columns)
+    resized.image = _resized(sample.image, rows, columns)
+    return resized
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,52 +178,61 @@ def _piece(side: int, factor: float, crop: int | None, place: float) -> _Piece:
     return _Piece(start=int(place * (side - length + 1)), length=length, size=crop)
 
 
-def _resample(sample: Sample, rows: _Piece, columns: _Piece) -> Sample:
-    """Cut out the rows and columns and resize them, the image with antialiasing.
+def _resized(image: Tensor, rows: _Piece, columns: _Piece) -> Tensor:
+    """Cut out the rows and columns and resize them with antialiasing.
 
-    Both take pixels as squares with their centres at +0.5 (torch's mode "nearest", and so v2's resizing of a `Mask`,
-    does not: its labels lie up to half a pixel off the image).
+    Pixels are squares with their centres at +0.5, for labels too (torch's mode "nearest", and so v2's resizing of a
+    `Mask`, has them elsewhere: its labels lie up to half a pixel off the image).
     """
-    image = sample.image.narrow(-2, rows.start, rows.length).narrow(-1, columns.start, columns.length)
-    if image.shape[-2:] != (rows.size, columns.size):
-        image = _resized(image, rows.size, columns.size)
-    index = rows.nearest()[:, None], columns.nearest()[None, :]
-    return replace(
-        sample,
-        image=image,
-        class_map=None if sample.class_map is None else sample.class_map[index],
-        instance_map=None if sample.instance_map is None else sample.instance_map[index],
-    )
-
-
-def _resized(image: Tensor, height: int, width: int) -> Tensor:
-    if width > 1:
-        return F.resize(image, [height, width], antialias=True)
+    image = image.narrow(-2, rows.start, rows.length).narrow(-1, columns.start, columns.length)
+    if image.shape[-2:] == (rows.size, columns.size):
+        return image
+    if columns.size > 1:
+        return F.resize(image, [rows.size, columns.size], antialias=True)
     # torch's antialiasing fails, or returns wrong pixels, where the result is a single column; Pillow's does not.
-    return F.pil_to_tensor(F.resize(F.to_pil_image(image), [height, width]))
+    return F.pil_to_tensor(F.resize(F.to_pil_image(image), [rows.size, columns.size]))
 
 
-def _padded(sample: Sample, size: tuple[int, int]) -> Sample:
-    """The sample in the top left corner of a canvas of at least its size."""
-    height, width = sample.image.shape[-2:]
+def _relabelled(
+    sample: Sample, rows: _Piece, columns: _Piece, *, mirror: bool = False, canvas: tuple[int, int] | None = None
+) -> Sample:
+    """The sample with the labels of what was cut out, resized, mirrored and padded; its image is still the old one.
+
+    All is done to the objects in one move, as each measures them anew.
+    """
+    down, across = rows.nearest(), columns.nearest()
+    index = down[:, None], (across.flip(0) if mirror else across)[None, :]
+
+    def move(labels: Tensor, fill: int) -> Tensor:
+        labels = labels[..., *index]
+        return labels if canvas is None else _extended(labels, canvas, fill)
+
+    return replace(
+        sample,
+        class_map=None if sample.class_map is None else move(sample.class_map, VOID),
+        objects=None if sample.objects is None else sample.objects.moved(partial(move, fill=0)),
+    )
+
+
+def _visible_shares(objects: Objects, rows: _Piece, columns: _Piece) -> Tensor:
+    """By number: the share of an object's pixels that lies in the rows and columns."""
+    cut = objects.id_map.narrow(-2, rows.start, rows.length).narrow(-1, columns.start, columns.length)
+    whole = torch.bincount(objects.id_map.flatten())
+    return torch.bincount(cut.flatten(), minlength=len(whole)) / whole
+
+
+def _extended(labels: Tensor, size: tuple[int, int], fill: int) -> Tensor:
+    """Labels (..., H, W) in the top left corner of a canvas of at least their size."""
+    height, width = labels.shape[-2:]
+    return pad(labels, (0, size[1] - width, 0, size[0] - height), value=fill)
+
+
+def _padded(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """The image in the top left corner of a canvas of at least its size."""
+    height, width = image.shape[-2:]
     if (height, width) == size:
-        return sample
-    margins = [0, 0, size[1] - width, size[0] - height]
-    return replace(
-        sample,
-        image=F.pad(sample.image, margins, fill=list(FILL)),
-        class_map=None if sample.class_map is None else F.pad(sample.class_map[None], margins, fill=VOID)[0],
-        instance_map=None if sample.instance_map is None else F.pad(sample.instance_map[None], margins, fill=0)[0],
-    )
-
-
-def _mirrored(sample: Sample) -> Sample:
-    return replace(
-        sample,
-        image=sample.image.flip(-1),
-        class_map=None if sample.class_map is None else sample.class_map.flip(-1),
-        instance_map=None if sample.instance_map is None else sample.instance_map.flip(-1),
-    )
+        return image
+    return F.pad(image, [0, 0, size[1] - width, size[0] - height], fill=list(FILL))
 
 
 def _recoloured(image: Tensor, strength: float, jitter: list[float]) -> Tensor:

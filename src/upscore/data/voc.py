@@ -16,7 +16,9 @@ from torch import Tensor
 
 from upscore.data import images
 from upscore.data.folder import UNSPLIT, Fault, Listing, Pair
+from upscore.data.id_maps import IdMaps
 from upscore.errors import UserError
+from upscore.labels import VOID
 
 CLASSES = [
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -24,8 +26,10 @@ CLASSES = [
 ]  # fmt: skip
 
 
-def list_voc(root: Path, sbd: Path | None = None) -> Listing | None:
+def list_voc(root: Path, sbd: Path | None = None, labels: str = "SegmentationClass") -> Listing | None:
     """List VOC's folder, or the one that holds `VOC2012` or `VOCdevkit/VOC2012`; None if `root` is neither.
+
+    `labels` is the folder of the labels, "SegmentationClass" or "SegmentationObject".
 
     Raises:
         UserError: a list of a split is missing or cannot be read; `sbd` is not SBD's folder.
@@ -45,7 +49,7 @@ def list_voc(root: Path, sbd: Path | None = None) -> Listing | None:
         names["train"], extra = None, _list_sbd(sbd, faults)
         trained_on = {pair.name for pair in extra}
         names["val"] = [name for name in names["val"] or [] if name not in trained_on]
-    folders = home / "JPEGImages", home / "SegmentationClass"
+    folders = home / "JPEGImages", home / labels
     splits = {split: _pair(part, *folders, ".png", faults, split) for split, part in names.items() if part}
     if extra:
         splits = {"train": extra} | splits
@@ -119,3 +123,14 @@ def read_label(path: Path) -> Tensor:
             f"{path}: GTcls.Segmentation must be (H, W) uint8, but is {labels.shape} {labels.dtype}."
         )
     return torch.from_numpy(labels.copy())
+
+
+def object_reader(listing: Listing) -> IdMaps:
+    """The reader for the labels of a listing of `SegmentationObject`."""
+    folders = {pair.label.parent for pairs in listing.splits.values() for pair in pairs if pair.label is not None}
+    return IdMaps(
+        classes=CLASSES[1:],
+        background=True,
+        void=VOID,
+        class_folders={folder: folder.with_name("SegmentationClass") for folder in folders},
+    )

@@ -1,4 +1,4 @@
-"""A model by its place: a folder, a run, or a repository on a hub."""
+"""A model by its place: a folder, a run, or a repository on a hub; or by its name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def load(source: str | Path, *, engine: Engine = "auto", precision: Precision = 
     """A model that is ready to predict.
 
     Args:
-        source: a model folder, a training run (its best model), or "hf://owner/name" on the Hugging Face hub.
+        source: a model folder, a training run (its best model), the name of a built-in model, or "hf://owner/name" on
+            the Hugging Face hub.
         engine: what runs the network; "auto" is the fastest that this machine has.
         precision: the number format it runs in; "auto" is the fastest that is safe for this network.
 

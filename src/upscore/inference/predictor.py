@@ -1,6 +1,6 @@
 """A network with all that surrounds it: reading, resizing, preprocessing, decoding.
 
-C classes; H W pixels of the photo, h w of what the network sees of it.
+C classes, N objects; H W pixels of the photo, h w of what the network sees of it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from upscore.errors import UserError
 from upscore.inference.engines import Engine, TorchEngine
 from upscore.inference.photos import Photo, as_photo
 from upscore.models.fcn import FCN
+from upscore.models.mask_rcnn import MaskRCNN
 from upscore.models.precision import Precision
 from upscore.structures import Prediction, Sample
 
@@ -28,10 +29,13 @@ class Predictor:
         net: a network of `upscore.models.build`.
         engine: what runs it; "auto" is the fastest that this machine has.
         precision: "auto" is the fastest that is safe for this network.
-        max_side: photos whose longer side is over this many pixels are reduced to it for the network; 0: never.
+        max_side: photos whose longer side is over this many pixels are reduced to it for the network; 0: never. What
+            finds objects has a size of its own for each photo.
     """
 
-    def __init__(self, net: FCN, engine: Engine = "auto", precision: Precision = "auto", *, max_side: int = 0) -> None:
+    def __init__(
+        self, net: FCN | MaskRCNN, engine: Engine = "auto", precision: Precision = "auto", *, max_side: int = 0
+    ) -> None:
         if engine not in ("auto", "torch"):
             raise UserError(f"no engine is called {engine!r}; choose auto or torch")
         if precision not in ("auto", "float32", "bfloat16"):
@@ -45,17 +49,29 @@ class Predictor:
         """The C class names."""
         return self.net.classes
 
-    def predict(self, photo: Photo, *, scores: bool = False) -> Prediction:
-        """The most probable class of each pixel, at the photo's own size.
+    @property
+    def task(self) -> str:
+        """ "semantic": predictions have a class for each pixel; "instances": they have objects."""
+        return self.net.task
+
+    def predict(self, photo: Photo, *, scores: bool = False, min_score: float | None = None) -> Prediction:
+        """The most probable class of each pixel, or the objects, at the photo's own size.
 
         Args:
             photo: a path; a PIL image; an (H, W, 3) or (H, W) uint8 array; or a (3, H, W) uint8 tensor, RGB.
-            scores: keep the class probabilities too, (C, H, W) float16.
+            scores: keep the class probabilities of pixels too, (C, H, W) float16.
+            min_score: objects of at least this score, 0 for all candidates; by default the model's own operating point.
 
         Raises:
-            UserError: the file can't be read, or an array is of another shape or type.
+            UserError: the file can't be read, an array is of another shape or type, or an option is for the other task.
         """
         image = as_photo(photo)
+        if isinstance(self.net, MaskRCNN):
+            if scores:
+                raise UserError("this model finds objects: it has no class probabilities of pixels to keep")
+            return self._find(self.net, image, self.net.min_score if min_score is None else min_score)
+        if min_score is not None:
+            raise UserError("this model classifies pixels: min_score is for models that find objects")
         height, width = image.shape[-2:]
         seen = resize_longest(Sample(name="", image=image), self.max_side).image
         logits = self.engine(self.net.preprocessing(seen[None]))[0]
@@ -65,6 +81,19 @@ class Predictor:
             classes=self.classes,
             image=image.permute(1, 2, 0).numpy(),
             scores=None if probabilities is None else probabilities.cpu().numpy(),
+        )
+
+    def _find(self, net: MaskRCNN, image: Tensor, min_score: float) -> Prediction:
+        if not 0 <= min_score <= 1:
+            raise UserError(f"min_score={min_score}: scores are from 0 to 1")
+        seen = net.resizing(image, net.preprocessing)
+        height, width = seen.shape[-2:]
+        found = self.engine.decode(self.engine(seen[None]), [(height, width)])[0].instances
+        assert found is not None
+        return Prediction(
+            instances=found.at_least(min_score).resized((image.shape[-2], image.shape[-1])),
+            classes=self.classes,
+            image=image.permute(1, 2, 0).numpy(),
         )
 
 

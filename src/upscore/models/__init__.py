@@ -2,6 +2,7 @@
 
 from upscore.models.build import build
 from upscore.models.fcn import FCN
+from upscore.models.mask_rcnn import MaskRCNN
 from upscore.models.preprocessing import Preprocessing
 
-__all__ = ["FCN", "Preprocessing", "build"]
+__all__ = ["FCN", "MaskRCNN", "Preprocessing", "build"]

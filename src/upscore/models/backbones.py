@@ -12,31 +12,41 @@ import timm
 import torch
 from timm.data.config import resolve_data_config
 from torch import Tensor, nn
-from torchvision.models import VGG16_Weights, get_model, get_model_weights
-from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.models import VGG16_Weights
 
 from upscore.errors import UserError
 from upscore.models.geometry import centred
 from upscore.models.lite0 import lite0
-from upscore.models.preprocessing import IMAGENET, LITE0, Preprocessing
+from upscore.models.preprocessing import LITE0, Preprocessing
+from upscore.models.resnet import RESNETS, Norm, ResNetTrunk, StrideIn, resnet
 from upscore.models.trunks import ChainTrunk, Trunk
 from upscore.models.vgg import Geometry, alexnet, load_torchvision_vgg16, vgg16
 
 T = TypeVar("T")
-RESNETS = {"resnet18", "resnet34", "resnet50", "resnet101", "resnet152"}
 
 
-def build_trunk(name: str, *, geometry: Geometry = "same", pretrained: bool = False) -> Trunk:
+def build_trunk(
+    name: str,
+    *,
+    geometry: Geometry = "same",
+    pretrained: bool = False,
+    norm: Norm = "batch",
+    norm_eps: float = 1e-5,
+    stride_in: StrideIn = "3x3",
+) -> Trunk:
     """A trunk by its name: "vgg16", "alexnet", "efficientnet_lite0", a ResNet of torchvision, or a network of timm.
 
     Args:
         name: torchvision's ResNets go before timm's of the same name; "timm/NAME" asks for timm's.
         geometry: how VGG16 treats borders. AlexNet is "caffe" always and the others "same".
         pretrained: with ImageNet weights; those of EfficientNet-Lite0 are installed, the others come from their hub.
+        norm, norm_eps, stride_in: of ResNets, see `upscore.models.resnet`; the others have "batch" and "3x3" alone.
 
     Raises:
-        UserError: the name is unknown, the network has no maps at strides 8, 16 and 32, or weights can't be had.
+        UserError: the name is unknown, it has no such form or no maps at strides 8, 16 and 32, or weights can't be had.
     """
+    if name not in RESNETS and (norm, norm_eps, stride_in) != ("batch", 1e-5, "3x3"):
+        raise UserError(f"norm {norm}, norm_eps {norm_eps} and stride_in {stride_in} are for ResNets; {name} has none")
     if name == "vgg16":
         trunk = vgg16(geometry)
         if pretrained:
@@ -51,8 +61,12 @@ def build_trunk(name: str, *, geometry: Geometry = "same", pretrained: bool = Fa
     if name == "efficientnet_lite0":
         return TimmTrunk(name, lite0(pretrained=pretrained), LITE0)
     if name in RESNETS:
-        weights = get_model_weights(name)["DEFAULT"] if pretrained else None
-        return ResNetTrunk(fetch(name, lambda: get_model(name, weights=weights)))
+        return ResNetTrunk(
+            fetch(
+                name,
+                lambda: resnet(name, pretrained=pretrained, norm=norm, norm_eps=norm_eps, stride_in=stride_in),
+            )
+        )
     name = name.removeprefix("timm/")
     if not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "efficientnet_lite0, resnet50, vgg16"
@@ -84,23 +98,6 @@ def _count_channels(trunk: nn.Module) -> dict[int, int]:
     return {stride: features.shape[1] for stride, features in maps.items()}
 
 
-class ResNetTrunk(Trunk):
-    """A torchvision ResNet without its classifier; layer2, layer3 and layer4 are the maps of strides 8, 16 and 32."""
-
-    multiple, border = 32, 1
-
-    def __init__(self, resnet: nn.Module) -> None:
-        super().__init__()
-        self.body = create_feature_extractor(resnet, {"layer2": "8", "layer3": "16", "layer4": "32"})
-        self.preprocessing = IMAGENET
-        self.channels = _count_channels(self)
-        self.coordinates = {stride: centred(stride) for stride in self.channels}
-
-    def forward(self, images: Tensor) -> dict[int, Tensor]:
-        """Preprocessed images (N, 3, H, W) -> {stride: map}."""
-        return {int(stride): features for stride, features in self.body(images).items()}
-
-
 class TimmTrunk(Trunk):
     """Any timm network without its classifier; its last map, which the classifier would pool, is that of stride 32."""
 
@@ -119,15 +116,16 @@ class TimmTrunk(Trunk):
         stride_of = [side // features.shape[-1] for features in maps]
         if side // final.shape[-1] != 32 or not {8, 16} <= set(stride_of):
             raise UserError(f"{name} has maps at strides {sorted(set(stride_of))}; an FCN needs 8, 16 and 32")
-        self.indices = [max(i for i, s in enumerate(stride_of) if s == stride) for stride in (8, 16)]
+        self.strides = [stride for stride in (4, 8, 16) if stride in stride_of]
+        self.indices = [max(i for i, s in enumerate(stride_of) if s == stride) for stride in self.strides]
         self._freeze_unused()
         self.channels = _count_channels(self)
         self.coordinates = {stride: centred(stride) for stride in self.channels}
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
         """Preprocessed images (N, 3, H, W) -> {stride: map}."""
-        final, (stride8, stride16) = self.body.forward_intermediates(images, indices=self.indices)
-        return {8: stride8, 16: stride16, 32: final}
+        final, maps = self.body.forward_intermediates(images, indices=self.indices)
+        return {**dict(zip(self.strides, maps, strict=True)), 32: final}
 
     def _freeze_unused(self) -> None:
         """Parameters that no map depends on, as a norm of the classifier's own, are not to be learned."""

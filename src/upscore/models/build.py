@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Literal, overload
+
 from upscore.errors import UserError
 from upscore.labels import MAX_CLASSES
 from upscore.models.backbones import build_trunk
+from upscore.models.detectors import build_mask_rcnn
 from upscore.models.fcn import AT_ONCE_SCALES, FCN, Upsampling
+from upscore.models.mask_rcnn import MaskRCNN
 from upscore.models.vgg import Geometry
+
+Option = str | int | float | bool
 
 FCN_STRIDES = {
     "fcn32s": (32,),
@@ -16,7 +23,32 @@ FCN_STRIDES = {
 }
 
 
-def build(
+NETWORKS = (*FCN_STRIDES, "mask_rcnn")
+
+
+@overload
+def build(name: Literal["mask_rcnn"], **options: Option) -> MaskRCNN: ...
+@overload
+def build(name: Literal["fcn8s", "fcn16s", "fcn32s", "fcn8s-atonce"], **options: Option) -> FCN: ...
+@overload
+def build(name: str, **options: Option) -> FCN | MaskRCNN: ...
+def build(name: str, **options: Option) -> FCN | MaskRCNN:
+    """A network by its name: an FCN with the options of `build_fcn`, or "mask_rcnn" with those of `build_mask_rcnn`.
+
+    Raises:
+        UserError: a name is unknown, the network has no such option, or as the two say.
+    """
+    if name not in NETWORKS:
+        raise UserError(f"no network is called {name!r}; choose one of {', '.join(NETWORKS)}")
+    known = inspect.signature(build_mask_rcnn if name == "mask_rcnn" else build_fcn).parameters
+    if unknown := [option for option in options if option not in known]:
+        raise UserError(f"{name} has no option {unknown[0]!r}; it has {', '.join(p for p in known if p != 'name')}")
+    if name == "mask_rcnn":
+        return build_mask_rcnn(**options)  # pyright: ignore[reportArgumentType]
+    return build_fcn(name, **options)  # pyright: ignore[reportArgumentType]
+
+
+def build_fcn(
     name: str,
     *,
     backbone: str = "efficientnet_lite0",
@@ -26,7 +58,7 @@ def build(
     upsampling: Upsampling = "fixed",
     grouped: bool = True,
 ) -> FCN:
-    """A network by its name, with random weights unless `pretrained`; its scores are zero until it is trained.
+    """An FCN by its name, with random weights unless `pretrained`; its scores are zero until it is trained.
 
     Args:
         name: "fcn32s", "fcn16s", "fcn8s" or "fcn8s-atonce".
@@ -41,7 +73,7 @@ def build(
         UserError: a name is unknown, the backbone lacks a stride, or weights can't be had.
     """
     if name not in FCN_STRIDES:
-        raise UserError(f"no network is called {name!r}; choose one of {', '.join(FCN_STRIDES)}")
+        raise UserError(f"no FCN is called {name!r}; choose one of {', '.join(FCN_STRIDES)}")
     if not 1 <= num_classes <= MAX_CLASSES:
         raise UserError(f"num_classes is {num_classes}; it must lie in 1..{MAX_CLASSES}")
     if backbone == "alexnet":

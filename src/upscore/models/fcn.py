@@ -43,6 +43,8 @@ class FCN(nn.Module):
         grouped: learned upsampling keeps the classes apart, instead of Caffe's dense kernels.
     """
 
+    task = "semantic"
+
     def __init__(
         self,
         trunk: Trunk,

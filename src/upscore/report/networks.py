@@ -70,7 +70,7 @@ class Scenes:
         self.classes = drawn.classes
         self.samples: list[Sample] = []
         for index in range(count):
-            self.samples.append(replace(drawn[index], instance_map=None))
+            self.samples.append(replace(drawn[index], objects=None))
             advance(index + 1, count)
 
     def __len__(self) -> int:

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from upscore.data.datasets import Dataset
-from upscore.data.transforms import Augmentation, Batch, collate, resize_longest
+from upscore.data.transforms import Augmentation, Batch, collate
 from upscore.errors import UserError
 from upscore.structures import Sample
 from upscore.training.recipes import Recipe
+
+Resize = Callable[[Sample], Sample]
+"""A photo and its labels at the size at which the network sees them; goes to other processes by pickle."""
 
 
 def seed_of(*parts: int) -> int:
@@ -43,9 +46,9 @@ class TrainingView:
     """The samples of one epoch from one place on, in order and augmented."""
 
     def __init__(
-        self, dataset: Dataset, recipe: Recipe, *, max_side: int, seed: int, epoch: int, start: int = 0
+        self, dataset: Dataset, recipe: Recipe, *, resize: Resize, seed: int, epoch: int, start: int = 0
     ) -> None:
-        self.dataset, self.recipe, self.max_side = dataset, recipe, max_side
+        self.dataset, self.recipe, self.resize = dataset, recipe, resize
         self.seed, self.epoch, self.start = seed, epoch, start
         self.order = epoch_order(len(dataset), replacement=recipe.replacement, seed=seed, epoch=epoch)
 
@@ -54,29 +57,30 @@ class TrainingView:
 
     def __getitem__(self, position: int) -> Sample:
         position += self.start
-        sample = resize_longest(self.dataset[self.order[position]], self.max_side)
+        sample = self.resize(self.dataset[self.order[position]])
         crop = self.recipe.crop
         augmentation = Augmentation(
             scale=self.recipe.scale,
             # no larger than the photo, so that small photos are not padded
             crop=(min(crop, sample.image.shape[-2]), min(crop, sample.image.shape[-1])) if crop else None,
             flip=self.recipe.flip,
+            min_visible=self.recipe.min_visible,
             colour=self.recipe.colour,
         )
         return augmentation(sample, seed_of(self.seed, self.epoch, position))
 
 
 class ValidationView:
-    """The samples as they are, reduced to the size at which the network sees them."""
+    """The samples as they are, at the size at which the network sees them."""
 
-    def __init__(self, dataset: Dataset, *, max_side: int) -> None:
-        self.dataset, self.max_side = dataset, max_side
+    def __init__(self, dataset: Dataset, *, resize: Resize) -> None:
+        self.dataset, self.resize = dataset, resize
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Sample:
-        return resize_longest(self.dataset[index], self.max_side)
+        return self.resize(self.dataset[index])
 
 
 class _Reader(TorchDataset):

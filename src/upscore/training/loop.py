@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps, a validation after each, and a state on disk from which it goes on."""
+"""The training loop: epochs of steps, validations between them, and a state on disk from which it goes on."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ from accelerate import Accelerator
 from upscore.checkpoints import save_model
 from upscore.data.datasets import Dataset
 from upscore.data.transforms import Batch
-from upscore.evaluation.metrics import SemanticScores
-from upscore.models.fcn import FCN
 from upscore.training.feed import TrainingView, ValidationView, batches
 from upscore.training.optimizer import rate_factor
 from upscore.training.recipes import Recipe
 from upscore.training.run_folder import RunFolder
+from upscore.training.tasks import Network, Scores
 from upscore.training.trainer import Progress, Trainer
 
 SAVE_EVERY = 300.0
-"""Seconds between states within a long epoch: the most that a kill costs."""
+"""Seconds between states where no validation comes first: the most that a kill costs."""
 
 
 class Watcher(Protocol):
@@ -36,13 +35,13 @@ class Watcher(Protocol):
         """`done` of `total` optimiser steps are behind us."""
         ...
 
-    def epoch(self, records: list[dict[str, Any]], scores: SemanticScores, is_best: bool) -> None:
-        """An epoch has been validated; `records` are those of all epochs so far."""
+    def epoch(self, records: list[dict[str, Any]], scores: Scores | None, is_best: bool) -> None:
+        """An epoch is over; `records` are those of all so far, `scores` its own if it was validated."""
         ...
 
 
 def fit(
-    net: FCN,
+    net: Network,
     train: Dataset,
     val: Dataset,
     recipe: Recipe,
@@ -59,6 +58,8 @@ def fit(
 ) -> Progress:
     """Train `net` by `recipe` into `folder`; with `resume`, from the state there.
 
+    Larger photos are reduced to `max_side`, 0 for never, unless the network has a size of its own for each photo.
+
     Raises:
         DivergedError: the loss is not finite; the best model so far stays.
         KeyboardInterrupt: after the state was saved.
@@ -68,12 +69,14 @@ def fit(
         trainer.restore(folder.load_state())
     epochs = count_epochs(recipe, len(train))
     steps = epochs * count_steps(recipe, len(train))
+    resize = trainer.task.resize(net, max_side)
+    saved = time.monotonic()
 
     while (at := trainer.progress).epoch < epochs and not _out_of_patience(at, recipe):
-        started = saved = time.monotonic()
+        started = time.monotonic()
         spent = at.seconds
         trainer.train_mode()
-        view = TrainingView(train, recipe, max_side=max_side, seed=seed, epoch=at.epoch, start=at.position)
+        view = TrainingView(train, recipe, resize=resize, seed=seed, epoch=at.epoch, start=at.position)
         with _interrupts_held() as interrupted:
             with closing(batches(view, recipe.batch_size, workers)) as feed:
                 while group := list(islice(feed, recipe.accumulate)):
@@ -87,27 +90,34 @@ def fit(
                     if interrupted():
                         raise KeyboardInterrupt
 
-            begun = time.monotonic()
-            try:
-                with closing(batches(ValidationView(val, max_side=max_side), 1, workers)) as feed:
-                    loss, scores = trainer.validate(_until(interrupted, feed))
-            except KeyboardInterrupt:
-                folder.save_state(trainer.state())
-                raise
-            is_best = _record(trainer, loss, scores, rate_factor(recipe, at.step - 1, steps), time.monotonic() - begun)
-            for model in [folder.last, *([folder.best] if is_best else [])]:
-                save_model(
-                    model,
-                    trainer.result,
-                    classes=train.classes,
-                    max_side=max_side,
-                    training={**(provenance or {}), "epoch": at.epoch},
-                    scores={"validation": scores.to_json()},
-                )
+            rate = rate_factor(recipe, at.step - 1, steps)
+            scores, is_best = None, False
+            if (at.epoch + 1) % recipe.validate_every and at.epoch + 1 < epochs:
+                _record(trainer, rate)
+            else:
+                begun = time.monotonic()
+                try:
+                    with closing(batches(ValidationView(val, resize=resize), 1, workers)) as feed:
+                        loss, scores = trainer.validate(_until(interrupted, feed))
+                except KeyboardInterrupt:
+                    folder.save_state(trainer.state())
+                    raise
+                is_best = _record_validated(trainer, rate, loss, scores, time.monotonic() - begun)
+                for model in [folder.last, *([folder.best] if is_best else [])]:
+                    save_model(
+                        model,
+                        trainer.result,
+                        classes=train.classes,
+                        max_side=max_side,
+                        training={**(provenance or {}), "epoch": at.epoch},
+                        scores={"validation": scores.to_json()},
+                    )
             folder.write_metrics(at.records)
             for watcher in watchers:
                 watcher.epoch(at.records, scores, is_best)
-            folder.save_state(trainer.state())  # last, so that a resumed run lacks nothing of what comes before
+            if scores or interrupted() or time.monotonic() - saved > SAVE_EVERY:
+                folder.save_state(trainer.state())  # last, so that a resumed run lacks nothing of what comes before
+                saved = time.monotonic()
         if interrupted():
             raise KeyboardInterrupt
     return trainer.progress
@@ -123,34 +133,40 @@ def count_steps(recipe: Recipe, length: int) -> int:
     return math.ceil(math.ceil(length / recipe.batch_size) / recipe.accumulate)
 
 
-def _record(trainer: Trainer, val_loss: float, scores: SemanticScores, rate: float, val_seconds: float) -> bool:
-    """Close the epoch; returns whether it is the best so far."""
+def _record(trainer: Trainer, rate: float, **measured: float | None) -> None:
+    """Close the epoch."""
     at = trainer.progress
-    is_best = scores.mean_iu > at.best
     at.epoch += 1
-    if is_best:
-        at.best, at.best_epoch = scores.mean_iu, at.epoch
+    steps = max(1, len(at.losses))
     at.records.append(
         {
             "epoch": at.epoch,
             "step": at.step,
-            "train_loss": sum(at.losses) / max(1, len(at.losses)),
-            "val_loss": val_loss,
-            "pixel_accuracy": scores.pixel_accuracy,
-            "mean_accuracy": scores.mean_accuracy,
-            "mean_iu": scores.mean_iu,
-            "frequency_weighted_iu": scores.frequency_weighted_iu,
+            "train_loss": sum(at.losses) / steps,
+            **{f"{name}_loss": total / steps for name, total in at.parts.items()},
             "learning_rate": trainer.recipe.learning_rate * rate,
             "seconds": round(at.seconds, 3),
-            "validation_seconds": round(val_seconds, 3),
+            **measured,
         }
     )
-    at.position, at.losses, at.seconds = 0, [], 0.0
+    at.position, at.losses, at.parts, at.seconds = 0, [], {}, 0.0
+
+
+def _record_validated(trainer: Trainer, rate: float, val_loss: float, scores: Scores, seconds: float) -> bool:
+    """Close the epoch; returns whether it is the best so far."""
+    at = trainer.progress
+    found = trainer.task.record(scores)
+    score = found[trainer.task.primary] or 0.0
+    is_best = score > at.best
+    _record(trainer, rate, val_loss=val_loss, **found, validation_seconds=round(seconds, 3))
+    if is_best:
+        at.best, at.best_epoch = score, at.epoch
     return is_best
 
 
 def _out_of_patience(at: Progress, recipe: Recipe) -> bool:
-    return bool(recipe.patience) and at.epoch - at.best_epoch >= recipe.patience
+    validated = bool(at.records) and "val_loss" in at.records[-1]
+    return bool(recipe.patience) and validated and at.epoch - at.best_epoch >= recipe.patience
 
 
 def _until(interrupted: Callable[[], bool], feed: Iterator[Batch]) -> Iterator[Batch]:

@@ -7,15 +7,20 @@ import math
 import torch
 from torch import nn
 
-from upscore.models.fcn import FCN
 from upscore.training.recipes import Recipe
 
 WARM_UP = 0.05
 """Share of the steps over which a cosine schedule rises."""
 
+WARM_UP_STEPS = 1000
+"""Over which a schedule of steps rises from a thousandth, in runs of ten times as many; otherwise over a tenth."""
 
-def parameter_groups(net: FCN, recipe: Recipe) -> list[dict]:
-    """Trainable parameters by their rate and decay: weights; biases and norms (no decay); the same of score layers.
+DROPS = (2 / 3, 8 / 9)
+"""Where a schedule of steps falls to a tenth: at 60,000 and 80,000 of 90,000 steps (Detectron's "1x")."""
+
+
+def parameter_groups(net: nn.Module, recipe: Recipe) -> list[dict]:
+    """Trainable parameters by rate and decay: weights; biases and norms (no decay); the same of all but the trunk.
 
     "Doubled rate for biases" without decay is FCN section 4.3 and the released solvers. Each group keeps its own
     `base_rate`, which the schedule multiplies.
@@ -35,7 +40,7 @@ def parameter_groups(net: FCN, recipe: Recipe) -> list[dict]:
     ]
 
 
-def make_optimizer(net: FCN, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """SGD with momentum (as Caffe's at a constant rate) or AdamW."""
     groups = parameter_groups(net, recipe)
     if recipe.optimizer == "adamw":
@@ -47,6 +52,10 @@ def rate_factor(recipe: Recipe, step: int, steps: int) -> float:
     """What all learning rates are multiplied by at `step` of `steps`."""
     if recipe.schedule == "constant":
         return 1.0
+    if recipe.schedule == "steps":
+        warm_up = min(WARM_UP_STEPS, steps // 10)
+        risen = step / warm_up if step < warm_up else 1.0
+        return (1e-3 + (1 - 1e-3) * risen) * 0.1 ** sum(step >= drop * steps for drop in DROPS)
     warm_up = max(1, round(WARM_UP * steps))
     if step < warm_up:
         return (step + 1) / warm_up

@@ -4,7 +4,7 @@ run.json         what was asked for
 state.pt         where it stands: weights, optimiser, average, place (tensors and numbers; read with weights_only)
 metrics.jsonl    one line an epoch
 best/ last/      model folders
-curves.png, confusion.png, per_class.png, scores.json, tensorboard/
+scores.json, curves.png and other plots, tensorboard/
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class RunFolder:
 
     @property
     def best(self) -> Path:
-        """The model with the best validation mean IU so far."""
+        """The model with the best validation score so far."""
         return self.path / "best"
 
     @property
     def last(self) -> Path:
-        """The model after the last whole epoch."""
+        """The model at the last validation."""
         return self.path / "last"
 
     def open(self, settings: dict[str, Any], *, resume: bool) -> bool:
@@ -54,7 +54,8 @@ class RunFolder:
             self.refuse_run()
         earlier = self._read_settings()
         for name in settings | earlier:
-            if settings.get(name) != earlier.get(name):
+            # a setting that there was not yet when the run began does not count
+            if settings.get(name) != earlier.get(name, settings.get(name)):
                 raise UserError(
                     f"{self.path} was started with {name}={earlier.get(name)!r}, not {settings.get(name)!r}: "
                     "resume with the same settings, or choose another --output"

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 
-from upscore.checkpoints.folder import DEFAULT_MAX_SIDE, find_model, load_model
-from upscore.checkpoints.read import read_state_dict
-from upscore.data.datasets import open_splits
+from upscore.checkpoints.folder import DEFAULT_MAX_SIDE
 from upscore.errors import UserError
-from upscore.models.backbones import load_classifier
-from upscore.models.build import build
-from upscore.models.fcn import FCN, Upsampling
+from upscore.models.build import Option, build
+from upscore.models.detectors import ProfileName
+from upscore.models.fcn import Upsampling
 from upscore.models.precision import Precision, resolve_precision
 from upscore.models.vgg import Geometry
+from upscore.training.counting import Advance, enough_detections, most_objects
 from upscore.training.feed import default_workers
 from upscore.training.loop import Watcher, fit
-from upscore.training.recipes import RECIPES, STAGE_RATES, Recipe
+from upscore.training.recipes import STAGE_RATES, Recipe
 from upscore.training.run_folder import RunFolder
+from upscore.training.start import IMAGENET, start_from
+from upscore.training.tasks import INSTANCES, task_named
 from upscore.training.trainer import Progress
 
-IMAGENET, NONE = "imagenet", "none"
+OPTIONS_OF_FCN = {"geometry": "geometry", "upsampling": "upsampling", "grouped": "dense"}
+OPTIONS_OF_MASK_RCNN = {"detections": "detections", "min_side": "min-side", "profile": "profile"}
+"""What only one kind of network has, and what it is called on the command line."""
 
 
 def train(
@@ -37,44 +40,63 @@ def train(
     recipe: str = "modern",
     changes: dict[str, Any] | None = None,
     epochs: int | None = None,
-    geometry: Geometry = "same",
-    upsampling: Upsampling = "fixed",
-    grouped: bool = True,
+    geometry: Geometry | None = None,
+    upsampling: Upsampling | None = None,
+    grouped: bool | None = None,
+    detections: int | None = None,
+    min_side: int | None = None,
+    profile: ProfileName | None = None,
     head_only: bool = False,
-    max_side: int = DEFAULT_MAX_SIDE,
+    max_side: int | None = None,
     holdout: str | None = None,
     precision: Precision = "auto",
     seed: int = 0,
     workers: int | None = None,
     resume: bool = False,
     watch: Callable[[RunFolder], Sequence[Watcher]] = lambda folder: [],
+    tell: Callable[[str], None] = lambda sentence: None,
+    counting: Advance = lambda done, total: None,
 ) -> Progress:
     """Train a network on labelled photos into a run folder, which then stands for its best model.
 
     Args:
-        data: see `upscore.data.open_splits`, which `holdout` goes to.
-        model, backbone, geometry, upsampling, grouped: see `upscore.models.build`.
-        weights: what to start from: "imagenet"; "none"; a model folder (layers of the same name and shape are taken
-            over); or a file with the backbone's classifier as torchvision or timm publish it.
-        recipe: a name in `RECIPES`; `changes` replaces some of its fields.
+        data: see `upscore.data.open_splits` (`open_instance_splits` for mask_rcnn), which `holdout` goes to.
+        model, backbone, geometry, upsampling, grouped, min_side, profile: see `upscore.models.build`.
+        detections: the most objects found in a photo; by default, more than the fullest photo of the data has.
+        weights: "imagenet", "none", or what `upscore.training.start.start_from` takes.
+        recipe: a name in `RECIPES` (`INSTANCE_RECIPES` for mask_rcnn); `changes` replaces some of its fields.
         epochs: passes over the training images, instead of the recipe's number of images.
-        head_only: train the score layers alone, the backbone as it is.
-        max_side: larger photos are reduced to it; 0: never.
+        head_only: train all but the backbone, which stays as it is.
+        max_side: larger photos are reduced to it; by default 1024 pixels, or 1333 for mask_rcnn; 0: never (FCNs alone).
         resume: go on where the run in `output` stands, if one is there.
         watch: run folder -> who is told how it goes (once for each stage).
+        tell: is told what was decided by the data.
+        counting: is told how many photos' objects have been counted.
 
     Raises:
         UserError: something that was asked for can't be done.
         KeyboardInterrupt: the state was saved, and `resume` goes on from it.
     """
-    settings = _changed(recipe, changes or {})
+    task = task_named(model)
+    settings = _changed(recipe, changes or {}, task.recipes, model)
     stages = _stages(recipe, model)
+    given = {"geometry": geometry, "upsampling": upsampling, "grouped": grouped}
+    given |= {"detections": detections, "min_side": min_side, "profile": profile}
+    options = _options(given, model)
     _check(epochs=epochs, workers=workers, max_side=max_side)
     folders = {stage: RunFolder(output if stage == model else Path(output) / stage) for stage in stages}
     if not resume:  # of any stage, before the first is trained
         for folder in folders.values():
             folder.refuse_run()
-    train_set, val_set = open_splits(data, holdout=holdout)
+    train_set, val_set = task.open_splits(data, holdout=holdout)
+    if task is INSTANCES:
+        if max_side is not None:
+            options["max_side"] = max_side
+        if detections is None:
+            objects = max(most_objects(part, counting) for part in (train_set, val_set))
+            options["detections"] = enough_detections(objects)
+            tell(f"detections per photo: {options['detections']} (up to {objects} objects in the data)")
+    seen_side = DEFAULT_MAX_SIDE if max_side is None else max_side
     if epochs is not None:
         settings = settings.model_copy(update={"images": epochs * len(train_set), "max_epochs": epochs})
 
@@ -85,10 +107,8 @@ def train(
             stage,
             backbone=backbone,
             num_classes=len(train_set.classes),
-            geometry=geometry,
-            upsampling=upsampling,
-            grouped=grouped,
             pretrained=weights == IMAGENET,
+            **options,
         )
         net.classes = train_set.classes
         start_from(net, weights)
@@ -109,9 +129,9 @@ def train(
         }
         asked = {
             "model": stage,
+            "max_side": seen_side,
             **{name: value for name, value in net.architecture.items() if name != "name"},
             "classes": train_set.classes,
-            "max_side": max_side,
             "precision": precision,
             "epochs": epochs,
             **{name: value for name, value in provenance.items() if name not in ("recipe", "recipe_name")},
@@ -124,7 +144,7 @@ def train(
             val_set,
             stage_recipe,
             folder,
-            max_side=max_side,
+            max_side=seen_side,
             dtype=resolve_precision(net, precision),
             head_only=head_only,
             seed=seed,
@@ -137,45 +157,30 @@ def train(
     return progress
 
 
-def start_from(net: FCN, weights: str | Path) -> None:
-    """Give a network other weights than it was built with; see `train`.
-
-    From a model folder comes every layer of the same name and shape, so that 16s starts from 32s, or a net for new
-    classes from one for others; the trunk must be the same.
-    """
-    if weights in (IMAGENET, NONE):
-        return
-    path = Path(weights)
-    if path.is_file():
-        load_classifier(net.trunk, read_state_dict(path))
-        return
-    source, card = load_model(find_model(path))
-    for field in ("backbone", "geometry"):
-        theirs, ours = source.architecture[field], net.architecture[field]
-        if theirs != ours:
-            raise UserError(f"{path}: its {field} is {theirs!r}, but {ours!r} is asked for")
-    own = net.state_dict()
-    matching = {
-        name: value
-        for name, value in source.state_dict().items()
-        if name in own and own[name].shape == value.shape and (name.startswith("trunk.") or card.classes == net.classes)
-    }
-    net.load_state_dict(matching, strict=False)
-    net.trunk.preprocessing = source.trunk.preprocessing
+def _options(given: dict[str, Any], model: str) -> dict[str, Option]:
+    """Of the options that only some networks have, those that were given."""
+    own, foreign = OPTIONS_OF_FCN, OPTIONS_OF_MASK_RCNN
+    if task_named(model) is INSTANCES:
+        own, foreign = foreign, own
+    for name, option in foreign.items():
+        if given[name] is not None:
+            whose = "mask_rcnn" if foreign is OPTIONS_OF_MASK_RCNN else "the FCNs"
+            raise UserError(f"--{option} is an option of {whose}; --model is {model}: leave it out")
+    return {name: given[name] for name in own if given[name] is not None}
 
 
-def _changed(name: str, changes: dict[str, Any]) -> Recipe:
-    if name not in RECIPES:
-        raise UserError(f"no recipe is called {name!r}; choose one of {', '.join(RECIPES)}")
+def _changed(name: str, changes: dict[str, Any], recipes: Mapping[str, Recipe], model: str) -> Recipe:
+    if name not in recipes:
+        raise UserError(f"no recipe is called {name!r}; choose one of {', '.join(recipes)} for {model}")
     try:
-        return Recipe.model_validate({**RECIPES[name].model_dump(), **changes})
+        return Recipe.model_validate({**recipes[name].model_dump(), **changes})
     except ValidationError as error:
         first = error.errors()[0]
         field = "-".join(str(part) for part in first["loc"]).replace("_", "-")
         raise UserError(f"--{field} {first['input']}: {first['msg'].lower()}") from error
 
 
-def _check(*, epochs: int | None, workers: int | None, max_side: int) -> None:
+def _check(*, epochs: int | None, workers: int | None, max_side: int | None) -> None:
     for option, value, least in (("epochs", epochs, 1), ("workers", workers, 0), ("max-side", max_side, 0)):
         if value is not None and value < least:
             raise UserError(f"--{option} {value}: give {least} or more")

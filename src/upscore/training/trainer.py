@@ -1,12 +1,10 @@
-"""One step, one validation, and the state between them.
-
-N images, C classes, H W pixels.
-"""
+"""One step, one validation, and the state between them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
@@ -17,11 +15,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from upscore.data.transforms import Batch
 from upscore.errors import UserError
-from upscore.evaluation.metrics import ConfusionMatrix, SemanticScores, semantic_scores
-from upscore.models.fcn import FCN
 from upscore.training.feed import seed_of
 from upscore.training.optimizer import make_optimizer, set_rates
 from upscore.training.recipes import Recipe
+from upscore.training.tasks import Network, Scores, task_of
 
 
 class DivergedError(UserError):
@@ -39,10 +36,12 @@ class Progress:
     """Optimiser steps in all."""
     losses: list[float] = field(default_factory=list)
     """Of this epoch's steps."""
+    parts: dict[str, float] = field(default_factory=dict)
+    """Where a loss is the sum of several: each one's own sum over this epoch's steps."""
     seconds: float = 0.0
     """Spent on this epoch, in this process and those that it resumes."""
     best: float = -1.0
-    """The highest validation mean IU of `records`."""
+    """The highest score of `records`: mean IU, or mask AP."""
     best_epoch: int = 0
     records: list[dict[str, Any]] = field(default_factory=list)
     """What was measured after each epoch."""
@@ -53,7 +52,7 @@ class Trainer:
 
     def __init__(
         self,
-        net: FCN,
+        net: Network,
         recipe: Recipe,
         accelerator: Accelerator,
         *,
@@ -63,6 +62,7 @@ class Trainer:
     ) -> None:
         self.accelerator, self.recipe, self.dtype = accelerator, recipe, dtype
         self.head_only, self.seed = head_only, seed
+        self.task = task_of(net)
         self.net = net.to(accelerator.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if head_only:
             self.net.trunk.requires_grad_(False)
@@ -72,9 +72,9 @@ class Trainer:
         self.progress = Progress()
 
     @property
-    def result(self) -> FCN:
+    def result(self) -> Network:
         """The network that is validated and kept: the averaged one, where the recipe has it."""
-        return cast(FCN, self.average.module) if self.average else self.net
+        return cast(Network, self.average.module) if self.average else self.net
 
     def train_mode(self) -> None:
         """Training mode, but for what is frozen."""
@@ -93,10 +93,13 @@ class Trainer:
             DivergedError: a loss is not finite; the weights are left as they were.
         """
         torch.manual_seed(seed_of(self.seed, self.progress.step))  # dropout
-        total = 0.0
+        total, sums = 0.0, dict(self.progress.parts)
         for batch in group:
-            outputs, targets = self._forward(self.model, batch)
-            loss = torch.stack([*self.net.losses(outputs, targets, self.recipe.loss).values()]).sum() / len(group)
+            with self._autocast():
+                outputs = self._outputs(self.model, batch)
+                targets = self.task.targets(batch, self.accelerator.device)
+                parts = self.task.losses(self.net, outputs, targets, self.recipe.loss)
+            loss = torch.stack([*parts.values()]).sum() / len(group)
             if not torch.isfinite(loss):
                 self.optimizer.zero_grad()
                 raise DivergedError(
@@ -105,7 +108,11 @@ class Trainer:
                 )
             self.accelerator.backward(loss)
             total += loss.item()
+            for name, part in parts.items() if len(parts) > 1 else ():
+                sums[name] = sums.get(name, 0.0) + part.item() / len(group)
         set_rates(self.optimizer, rate)
+        if self.recipe.clip_norm:
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average:
@@ -113,38 +120,42 @@ class Trainer:
         self.progress.step += 1
         self.progress.position += sum(len(batch.names) for batch in group)
         self.progress.losses.append(total)
+        self.progress.parts = sums
         return total
 
     @torch.no_grad()
-    def validate(self, batches: Iterable[Batch]) -> tuple[float, SemanticScores]:
-        """The loss per pixel and the scores over a whole set, in evaluation mode.
+    def validate(self, batches: Iterable[Batch]) -> tuple[float, Scores]:
+        """The loss (per pixel, or per batch of objects) and the scores over a whole set, in evaluation mode.
 
         Raises:
             DivergedError: a loss is not finite.
         """
         net = self.result.eval()
-        confusion = ConfusionMatrix(net.num_classes, device=self.accelerator.device)
+        torch.manual_seed(seed_of(self.seed))  # the regions that losses of objects are measured on
+        measurement = self.task.measure(net, self.accelerator.device)
         losses: list[float] = []
         for batch in batches:
-            outputs, targets = self._forward(net, batch)
-            loss = sum(loss.item() for loss in net.losses(outputs, targets, "sum").values())
+            with self._autocast():
+                outputs = self._outputs(net, batch)
+                targets = self.task.targets(batch, self.accelerator.device)
+                loss = sum(part.item() for part in self.task.losses(net, outputs, targets, "sum").values())
             if not math.isfinite(loss):
                 raise DivergedError(
                     f"the validation loss is {loss} after epoch {self.progress.epoch + 1}, on "
                     f"{', '.join(batch.names)}: try a lower --learning-rate, or look at that file"
                 )
             losses.append(loss)
-            confusion.update(outputs.max(dim=1).indices, targets)
-        pixels = max(1, int(confusion.counts.sum()))
-        return sum(losses) / pixels, semantic_scores(confusion.counts, net.classes)
+            with self._autocast():
+                measurement.update(outputs, targets, batch.sizes)
+        return sum(losses) / measurement.weight(), measurement.scores()
 
-    def _forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        assert batch.class_maps is not None
+    def _outputs(self, model: nn.Module, batch: Batch) -> Any:
         images = self.net.preprocessing(batch.images.to(self.accelerator.device, non_blocking=True))
+        return model(images.contiguous(memory_format=torch.channels_last))
+
+    def _autocast(self) -> AbstractContextManager[object]:
         # not the accelerator's: it has one precision for the whole process
-        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            outputs = model(images.contiguous(memory_format=torch.channels_last))
-        return outputs, batch.class_maps.to(self.accelerator.device, non_blocking=True)
+        return torch.autocast(self.accelerator.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def state(self) -> dict[str, Any]:
         """All that a later process needs to go on to the same result."""
@@ -164,7 +175,7 @@ class Trainer:
         self.progress = Progress(**state["progress"])
 
 
-def averaged(net: FCN, decay: float) -> AveragedModel:
+def averaged(net: Network, decay: float) -> AveragedModel:
     """A running average of weights and statistics, which forgets faster at first so that the start does not linger."""
 
     def update(averages: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:

@@ -10,16 +10,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from upscore.evaluation.metrics import SemanticScores
+from upscore.evaluation.instance_plots import plot_instance_curves, plot_precision_recall
+from upscore.evaluation.instances import InstanceScores
 from upscore.evaluation.plots import plot_confusion, plot_curves, plot_per_class
 from upscore.files import write_text
 from upscore.training.run_folder import RunFolder
+from upscore.training.tasks import Scores
 
 Records = list[dict[str, Any]]
 
 
 class TerminalWatcher:
-    """A progress bar with the time left, and a line for each epoch."""
+    """A progress bar with the time left, and a line for each validation."""
 
     def __init__(self, console: Console, title: str) -> None:
         self.console = console
@@ -42,12 +44,14 @@ class TerminalWatcher:
             self.progress.start()
         self.progress.update(self.task, completed=done, total=total, loss=f"{loss:.3g}")
 
-    def epoch(self, records: Records, scores: SemanticScores, is_best: bool) -> None:
-        """Print the line."""
+    def epoch(self, records: Records, scores: Scores | None, is_best: bool) -> None:
+        """Print the line, if there was a validation."""
+        if scores is None:
+            return
         last = records[-1]
         self.console.print(
             f"epoch {last['epoch']:>3}  loss {last['train_loss']:.4g} / {last['val_loss']:.4g} val"
-            f"  pixel accuracy {scores.pixel_accuracy:.1%}  mean IU {scores.mean_iu:.1%}"
+            f"  {_in_words(scores)}"
             f"  {last['seconds']:.0f} s{'  best' if is_best else ''}",
             highlight=False,
             soft_wrap=True,
@@ -58,10 +62,17 @@ class TerminalWatcher:
         self.progress.stop()
 
 
-class FolderWatcher:
-    """Curves after each epoch, the best model's scores and plots, and TensorBoard's events."""
+def _in_words(scores: Scores) -> str:
+    if isinstance(scores, InstanceScores):
+        return f"AP {scores.AP:.1%}  AP50 {scores.AP50:.1%}  matched F {scores.matched_f['0.5']:.1%}"
+    return f"pixel accuracy {scores.pixel_accuracy:.1%}  mean IU {scores.mean_iu:.1%}"
 
-    SCALARS = ("train_loss", "val_loss", "learning_rate", "pixel_accuracy", "mean_accuracy", "mean_iu")
+
+class FolderWatcher:
+    """Curves and TensorBoard's events after each epoch, the best model's scores and plots."""
+
+    PLACES = ("epoch", "step", "seconds", "validation_seconds")
+    """What of a record is no curve."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder.path
@@ -70,19 +81,28 @@ class FolderWatcher:
     def step(self, done: int, total: int, loss: float) -> None:
         """Nothing: steps are too many to be worth keeping."""
 
-    def epoch(self, records: Records, scores: SemanticScores, is_best: bool) -> None:
+    def epoch(self, records: Records, scores: Scores | None, is_best: bool) -> None:
         """Write what has changed."""
         last = records[-1]
         if self.writer is None:  # a resumed run replaces the events after the epoch that it resumes from
             self.writer = SummaryWriter(self.folder / "tensorboard", purge_step=last["epoch"])
-        for name in self.SCALARS:
-            self.writer.add_scalar(name, last[name], last["epoch"])
+        for name, value in last.items():
+            if name not in self.PLACES and value is not None:
+                self.writer.add_scalar(name, value, last["epoch"])
         self.writer.flush()
-        plot_curves(records, self.folder / "curves.png")
+        if scores is None:
+            return
+        plot = plot_instance_curves if isinstance(scores, InstanceScores) else plot_curves
+        plot(records, self.folder / "curves.png")
         if is_best:
-            confusion, names = scores.confusion, list(scores.per_class)
             write_text(self.folder / "scores.json", json.dumps(scores.to_json(), indent=2, allow_nan=False) + "\n")
-            plot_confusion(torch.tensor(confusion), names, self.folder / "confusion.png")
+            self._plot(scores)
+
+    def _plot(self, scores: Scores) -> None:
+        if isinstance(scores, InstanceScores):
+            plot_precision_recall(scores, self.folder / "precision_recall.png")
+        else:
+            plot_confusion(torch.tensor(scores.confusion), list(scores.per_class), self.folder / "confusion.png")
             plot_per_class(scores, self.folder / "per_class.png")
 
     def close(self) -> None:

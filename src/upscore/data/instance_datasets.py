@@ -1,0 +1,144 @@
+"""Data sets of objects: `Sample.objects` is what is learnt, and no class is the background's.
+
+A source is a folder or a file (see `LAYOUTS`), or the words "scenes", "scenes:COUNT", "scenes:COUNT:SEED".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from upscore.data import voc
+from upscore.data.coco_files import find_coco, list_coco
+from upscore.data.datasets import list_files, open_scenes, parse_scenes
+from upscore.data.folder import Listing, Pair, child_folders, list_folder
+from upscore.data.id_maps import id_maps_of
+from upscore.data.images import is_deep, read_ids
+from upscore.data.object_samples import CocoPhotos, ObjectFiles, SceneObjects
+from upscore.data.splits import require_fraction, require_soundness, select, train_and_val
+from upscore.errors import UserError
+from upscore.labels import VOID
+from upscore.structures import Sample
+
+LAYOUTS = """\
+  COCO: annotations/instances_train.json (or in the folder itself), annotations.json, or the path of such a file
+  images/ and labels/ (or masks/) with an object's number per pixel; also inside train/ and val/, or with these inside
+  PASCAL VOC: JPEGImages/, SegmentationObject/, SegmentationClass/ and ImageSets/Segmentation/
+  instead of a folder, generated scenes: the words scenes, scenes:COUNT or scenes:COUNT:SEED"""
+
+Task = Literal["semantic", "instances"]
+LOOKED_AT = 8
+
+
+class InstanceDataset(Protocol):
+    """A `Dataset` of objects."""
+
+    @property
+    def classes(self) -> list[str]: ...
+
+    @property
+    def image_ids(self) -> np.ndarray: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
+Opener = Callable[[list[Pair]], InstanceDataset]
+"""Makes a data set out of some of a listing's pairs."""
+
+
+def open_instances(source: str | Path, split: str | None = None) -> InstanceDataset:
+    """Open one split of a source, or all its labelled photos.
+
+    `split` is "train", "val", "test" or "trainval" (the first two together), or another that COCO's files are named by.
+    Objects are all of one class, `object`, where neither files nor a `classes.txt` tell others. Of a COCO source only
+    the split's JSON is read, and the data set has `category_ids`, by class index.
+
+    Raises:
+        UserError: no layout is recognised, the split does not exist, or a file is at fault (the first one is named).
+    """
+    scenes = parse_scenes(source)
+    if scenes is not None:
+        return SceneObjects(open_scenes(*scenes, split=split))
+    listing, opener = list_objects(source, split)
+    require_soundness(listing, source)
+    return opener(select(listing, split, source))
+
+
+def open_instance_splits(
+    source: str | Path, *, holdout: str | None = None, fraction: float = 0.2, seed: int = 0
+) -> tuple[InstanceDataset, InstanceDataset]:
+    """Open what to train on and what to validate on, as `upscore.data.datasets.open_splits` does.
+
+    Raises:
+        UserError: as `open_instances`; the fraction is not between 0 and 1; one of the two would be empty.
+    """
+    require_fraction(fraction)
+    scenes = parse_scenes(source)
+    if scenes is not None and holdout is not None:
+        raise UserError(f"holdout={holdout!r}: scenes have no file names to match; leave the pattern out.")
+    if scenes is not None:
+        return tuple(SceneObjects(open_scenes(*scenes, split=split, fraction=fraction)) for split in ("train", "val"))
+    listing, opener = list_objects(source)
+    require_soundness(listing, source)
+    train, val = train_and_val(listing, source, holdout=holdout, fraction=fraction, seed=seed)
+    return opener(train), opener(val)
+
+
+def list_objects(source: str | Path, split: str | None = None) -> tuple[Listing, Opener]:
+    """The files of a source, with its classes, and what makes data sets of them.
+
+    Of COCO's files only that of `split` is read, where there is one.
+    """
+    root = Path(source)
+    found = find_coco(root)
+    if found is not None:
+        coco = list_coco({split: found[split]} if split in found else found, root)
+        return coco, partial(CocoPhotos, listing=coco)
+    if not root.is_dir():
+        problem = "is a file, but no JSON" if root.exists() else "there is no such folder"
+        raise UserError(f"{root}: {problem}. Understood are\n{LAYOUTS}")
+    child_folders(root)
+    listing = voc.list_voc(root, labels="SegmentationObject")
+    if listing is not None:
+        reader = voc.object_reader(listing)
+    else:
+        listing = list_folder(root)
+        if listing is None:
+            raise UserError(f"{root}: holds no data set in a layout that is understood. Understood are\n{LAYOUTS}")
+        reader = id_maps_of(listing, root)
+        listing.layout = "a plain folder of numbered objects"
+        listing.classes_from = listing.classes_from or "there is no classes.txt"
+    listing.classes = reader.classes
+    return listing, partial(ObjectFiles, classes=reader.classes, read_objects=reader)
+
+
+def task_of(source: str | Path) -> Task:
+    """What a source's labels are for, by its layout and a few of its files.
+
+    They number objects if they are COCO's, if class maps lie beside them, or if most of some have more than 8 bits, and
+    where a `classes.txt` names classes, hold values above 255 as well.
+    """
+    if parse_scenes(source) is not None:
+        return "semantic"
+    if find_coco(source) is not None:
+        return "instances"
+    listing = list_files(source)
+    if listing.layout != "a plain folder":
+        return "semantic"
+    labels = [pair.label for pairs in listing.splits.values() for pair in pairs if pair.label is not None]
+    some = labels[:: max(1, len(labels) // LOOKED_AT)]
+    numbered = [_numbers_objects(path, has_classes=listing.classes is not None) for path in some]
+    return "instances" if 2 * sum(numbered) > len(numbered) else "semantic"
+
+
+def _numbers_objects(label: Path, *, has_classes: bool) -> bool:
+    try:
+        return is_deep(label) and (not has_classes or int(read_ids(label).max()) > VOID)
+    except UserError:
+        return False

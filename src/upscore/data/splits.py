@@ -1,0 +1,98 @@
+"""Which photos of a listing are trained on, which validated on, and which make up a split."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from upscore.data.folder import UNSPLIT, Listing, Pair
+from upscore.errors import UserError
+
+
+def select(listing: Listing, split: str | None, source: str | Path) -> list[Pair]:
+    """The pairs of a split, or all that have labels, sorted by name."""
+    splits = listing.splits
+    if split is None:
+        pairs = _pool(splits)
+        return [pair for pair in pairs if pair.label is not None]
+    if split == "trainval" and {"train", "val"} <= splits.keys():
+        return _pool({name: splits[name] for name in ("train", "val")})
+    if split not in splits:
+        there = f"it has {', '.join(splits)}" if UNSPLIT not in splits else "it is not split, so leave the split out"
+        raise UserError(f"{source}: has no split {split!r}; {there}.")
+    return splits[split]
+
+
+def train_and_val(
+    listing: Listing, source: str | Path, *, holdout: str | None, fraction: float, seed: int
+) -> tuple[list[Pair], list[Pair]]:
+    """The pairs of the listing's own splits, or those that a pattern or chance holds out.
+
+    Raises:
+        UserError: one of the two would be empty.
+    """
+    if holdout is not None:
+        return _hold_out_matches(_to_learn_from(listing, source), holdout, source)
+    if {"train", "val"} <= listing.splits.keys():
+        return listing.splits["train"], listing.splits["val"]
+    return _hold_out_fraction(_to_learn_from(listing, source), fraction, seed, source)
+
+
+def require_fraction(fraction: float) -> None:
+    """Raise a `UserError` unless some are held out and some are left."""
+    if not 0 < fraction < 1:
+        raise UserError(f"fraction={fraction}: the part held out for validation must be between 0 and 1.")
+
+
+def require_soundness(listing: Listing, source: str | Path) -> None:
+    """Raise a listing's first fault as a `UserError`."""
+    if listing.faults:
+        first, *others = listing.faults
+        more = f" ({len(others)} more faults: upscore data check {source})" if others else ""
+        raise UserError(first.message + more)
+
+
+def _pool(splits: dict[str, list[Pair]]) -> list[Pair]:
+    """The pairs of all splits, sorted by name; names that occur in two splits are told apart by the split's."""
+    counts = Counter(pair.name for pairs in splits.values() for pair in pairs)
+    pooled = [
+        pair._replace(name=f"{split}/{pair.name}") if counts[pair.name] > 1 else pair
+        for split, pairs in splits.items()
+        for pair in pairs
+    ]
+    return sorted(pooled)
+
+
+def _to_learn_from(listing: Listing, source: str | Path) -> list[Pair]:
+    """All but the test split."""
+    pairs = _pool({split: pairs for split, pairs in listing.splits.items() if split != "test"})
+    if not pairs:
+        raise UserError(f"{source}: has a test split only; there is nothing to train on.")
+    return pairs
+
+
+def _hold_out_matches(pairs: list[Pair], pattern: str, source: str | Path) -> tuple[list[Pair], list[Pair]]:
+    def matches(pair: Pair) -> bool:
+        return any(fnmatchcase(name, pattern) for name in (pair.name, pair.image.stem, pair.image.name))
+
+    val = [pair for pair in pairs if matches(pair)]
+    train = [pair for pair in pairs if not matches(pair)]
+    if not val or not train:
+        extent = "none" if not val else "all"
+        raise UserError(
+            f"holdout={pattern!r}: matches {extent} of the {len(pairs)} photos of {source}, as {pairs[0].name}."
+        )
+    return train, val
+
+
+def _hold_out_fraction(
+    pairs: list[Pair], fraction: float, seed: int, source: str | Path
+) -> tuple[list[Pair], list[Pair]]:
+    if len(pairs) < 2:
+        raise UserError(f"{source}: has 1 photo, but training and validation need one each; add another.")
+    count = min(max(1, round(len(pairs) * fraction)), len(pairs) - 1)
+    held_out = set(random.Random(seed).sample(range(len(pairs)), count))
+    train = [pair for number, pair in enumerate(pairs) if number not in held_out]
+    return train, [pairs[number] for number in sorted(held_out)]

@@ -1,0 +1,216 @@
+"""The scores of instance segmentation over a whole set: COCO's average precision, and matched F.
+
+N objects found, K objects labelled in a photo; C classes; H W pixels. IoU: intersection over union.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from upscore.errors import UserError
+from upscore.evaluation.average_precision import (
+    ALL,
+    LARGE,
+    MEDIUM,
+    SMALL,
+    Regions,
+    mask_areas,
+    precision_recall,
+    run_lengths,
+)
+from upscore.evaluation.matched_f import THRESHOLDS, Pairs, Threshold, best_threshold, matched_f, pairs
+from upscore.instances import Instances
+from upscore.objects import Objects
+
+AT_50, AT_75 = 0, 5
+"""Positions on the axis of IoU thresholds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassScores:
+    """The scores of one class; NaN where it has no object."""
+
+    objects: int
+    """Objects labelled, without crowds."""
+    AP: float
+    AP50: float
+    box_AP: float  # noqa: N815
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceScores:
+    """The scores of a whole set, each in 0..1, or NaN where there is nothing to score.
+
+    Average precision is COCO's: the mean over IoU thresholds .50:.05:.95, 101 recalls, and the classes that have
+    objects, of masks unless the name says boxes.
+    """
+
+    AP: float
+    AP50: float
+    """At an IoU of 0.5 alone."""
+    AP75: float
+    APs: float
+    """Of objects smaller than 32 x 32 pixels."""
+    APm: float
+    APl: float
+    """Of objects larger than 96 x 96 pixels."""
+    AR1: float
+    """The mean recall with one object found per photo and class."""
+    AR10: float
+    AR_max: float
+    """With `max_detections` objects found per photo and class."""
+    box_AP: float  # noqa: N815
+    box_AP50: float  # noqa: N815
+    box_AP75: float  # noqa: N815
+    matched_f: dict[str, float]
+    """TP / (TP + FP + FN) of the objects in the id maps, by the IoU from which on a pair is a match."""
+    min_score: float
+    """The score from which on objects found count for `matched_f`, and for it alone."""
+    per_class: dict[str, ClassScores]
+    """By class name, in the order of the classes."""
+    precision: dict[str, list[float]]
+    """Precision at the recalls 0:.01:1, the mean of the classes, at an IoU of "0.5" and "0.75", and the "mean"."""
+    max_detections: int
+    images: int
+    objects: int
+    """Objects labelled, without crowds."""
+    crowds: int
+    detections: int
+    """Objects found."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name, of types that JSON has; None for what is NaN."""
+        return _without_nan(asdict(self))
+
+
+class InstanceEvaluator:
+    """Compares what was found in photos with what is labelled there, one photo at a time."""
+
+    def __init__(self, classes: Sequence[str], *, max_detections: int = 100) -> None:
+        """`max_detections` objects per photo and class count for average precision, those with the highest scores.
+
+        Raises:
+            UserError: two classes have the same name.
+        """
+        self.classes = list(classes)
+        self.max_detections = max_detections
+        self._labelled: list[Regions] = []
+        self._found: list[Regions] = []
+        self._pairs: list[Pairs] = []
+        for name in self.classes:
+            if self.classes.count(name) > 1:
+                raise UserError(
+                    f"two classes are called {name!r}: scores are reported by name, give each class its own"
+                )
+
+    def update(self, instances: Instances, objects: Objects) -> None:
+        """Add one photo; masks are kept as run lengths."""
+        assert instances.size == objects.size, f"found in {instances.size}, labelled in {objects.size}"
+        rles = instances.rle()
+        scores, labels = instances.scores.double().numpy(), instances.labels.numpy()
+        self._found.append(
+            Regions(
+                size=instances.size,
+                rles=rles,
+                boxes=instances.boxes.double().numpy(),
+                areas=mask_areas(rles),
+                labels=labels,
+                scores=scores,
+                crowd=np.zeros(len(rles), bool),
+            )
+        )
+        self._labelled.append(
+            Regions(
+                size=objects.size,
+                rles=run_lengths(objects),
+                boxes=objects.boxes.double().numpy(),
+                areas=objects.areas.double().numpy(),
+                labels=objects.labels.numpy(),
+                scores=np.ones(len(objects)),
+                crowd=objects.crowd.numpy(),
+            )
+        )
+        self._pairs.append(pairs(np.asarray(instances.id_map()), scores, labels, objects))
+
+    def best_min_score(self) -> Threshold:
+        """The score that objects found must have for the highest matched F at an IoU of 0.5, and that F."""
+        return best_threshold(self._pairs)
+
+    def scores(self, min_score: float | None = None) -> InstanceScores:
+        """Score what was seen so far.
+
+        `min_score` is for `matched_f` alone, where None counts all that was found: average precision ranks all of it.
+        """
+        min_score = min_score or 0.0
+        limits = [min(limit, self.max_detections) for limit in (1, 10, self.max_detections)]
+        masks, boxes = (
+            precision_recall(self._labelled, self._found, len(self.classes), overlap=overlap, limits=limits)
+            for overlap in ("segm", "bbox")
+        )
+        precision, recall, box_precision = masks.precision[..., -1], masks.recall, boxes.precision[:, :, :, ALL, -1]
+        everywhere = precision[:, :, :, ALL]
+        return InstanceScores(
+            AP=_mean(everywhere),
+            AP50=_mean(everywhere[AT_50]),
+            AP75=_mean(everywhere[AT_75]),
+            APs=_mean(precision[..., SMALL]),
+            APm=_mean(precision[..., MEDIUM]),
+            APl=_mean(precision[..., LARGE]),
+            AR1=_mean(recall[:, :, ALL, 0]),
+            AR10=_mean(recall[:, :, ALL, 1]),
+            AR_max=_mean(recall[:, :, ALL, 2]),
+            box_AP=_mean(box_precision),
+            box_AP50=_mean(box_precision[AT_50]),
+            box_AP75=_mean(box_precision[AT_75]),
+            matched_f={f"{iou:g}": matched_f(self._pairs, min_score, iou) for iou in THRESHOLDS},
+            min_score=min_score,
+            per_class=self._per_class(everywhere, box_precision),
+            precision={
+                "0.5": _class_means(everywhere[AT_50]),
+                "0.75": _class_means(everywhere[AT_75]),
+                "mean": _class_means(everywhere.mean(0)),
+            },
+            max_detections=self.max_detections,
+            images=len(self._pairs),
+            objects=sum(photo.objects for photo in self._pairs),
+            crowds=sum(int(photo.crowd.sum()) for photo in self._labelled),
+            detections=sum(len(photo.rles) for photo in self._found),
+        )
+
+    def _per_class(self, precision: np.ndarray, box_precision: np.ndarray) -> dict[str, ClassScores]:
+        counts = np.zeros(len(self.classes), np.int64)
+        for photo in self._labelled:
+            counts += np.bincount(photo.labels[~photo.crowd], minlength=len(counts))
+        return {
+            name: ClassScores(
+                objects=int(counts[label]),
+                AP=_mean(precision[:, :, label]),
+                AP50=_mean(precision[AT_50, :, label]),
+                box_AP=_mean(box_precision[:, :, label]),
+            )
+            for label, name in enumerate(self.classes)
+        }
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean of what is defined."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else math.nan
+
+
+def _class_means(precision: np.ndarray) -> list[float]:
+    """(101, C) precision to 101 means of what is defined."""
+    return [_mean(values) for values in precision]
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

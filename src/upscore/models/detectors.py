@@ -1,0 +1,235 @@
+"""Mask R-CNN in its published forms, and over small backbones: each a single expression.
+
+K classes; strides and sizes are in pixels of the network's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import Tensor, nn
+
+from upscore.errors import UserError
+from upscore.labels import MAX_CLASSES
+from upscore.models.anchors import Anchors
+from upscore.models.backbones import build_trunk, fetch
+from upscore.models.fpn import FPN
+from upscore.models.mask_rcnn import MaskRCNN, RoISettings
+from upscore.models.mask_targets import MaskLoss
+from upscore.models.profiles import PROFILES, Limits
+from upscore.models.resizing import Resizing
+from upscore.models.resnet import RESNETS, Norm, ResNetTrunk, StrideIn, resnet
+from upscore.models.roi_align import Pooling, RoIPooler
+from upscore.models.roi_heads import BoxHead, BoxPredictor, FCNMaskHead, MaskHeadName, MLPMaskHead
+from upscore.models.rpn import RPN, RPNHead
+from upscore.models.trunks import Trunk
+
+Neck = Literal["fpn", "c4"]
+ProfileName = Literal["paper", "torchvision", "detectron2"]
+
+C4_STRIDE = 16
+C4_TRAINING = Limits(before_nms=12_000, after_nms=2000)
+C4_INFERENCE = Limits(before_nms=6000, after_nms=1000)
+"""One map has all the anchors that a pyramid spreads over five."""
+
+PROPOSALS_PER_DETECTION = 4
+"""An object is proposed several times, so many objects need more proposals than the profile's 1000."""
+
+
+def build_mask_rcnn(
+    *,
+    backbone: str = "efficientnet_lite0",
+    num_classes: int,
+    pretrained: bool = False,
+    profile: ProfileName = "paper",
+    neck: Neck = "fpn",
+    channels: int = 0,
+    box_features: int = 0,
+    box_convs: int = 0,
+    rpn_convs: int = 1,
+    head_norm: bool = False,
+    norm: Norm | Literal["auto"] = "auto",
+    norm_eps: float = 1e-5,
+    stride_in: StrideIn = "3x3",
+    smallest_anchor: int = 0,
+    pooling: Pooling = "align",
+    mask_loss: MaskLoss = "sigmoid",
+    mask_head: MaskHeadName = "fcn",
+    class_agnostic: bool = False,
+    detections: int = 100,
+    min_side: int = 0,
+    max_side: int = 1333,
+) -> MaskRCNN:
+    """A Mask R-CNN with random weights, but for the backbone's where `pretrained`.
+
+    Where 0 or "auto" is the default, ResNets get the paper's numbers, and other backbones such as a CPU can bear:
+    `channels` 256 or 128, `box_features` 1024 or 256, `smallest_anchor` 32 or 24, `min_side` 800 or 512 (to which
+    photos are enlarged but not reduced), `norm` frozen or batch.
+
+    Args:
+        backbone: see `upscore.models.backbones.build_trunk`.
+        num_classes: K, 1 to 255, without a background.
+        profile: the rules of the code base that the weights come from.
+        neck: a feature pyramid, or the single map of res4 with res5 in the head (ResNets only).
+        channels: of the pyramid and the mask head.
+        box_features: of the fully connected layers of the box head.
+        box_convs, rpn_convs, head_norm: 4, 2 and True in torchvision's second version.
+        norm, norm_eps, stride_in: of a ResNet, see `upscore.models.resnet`.
+        smallest_anchor: side of the anchors on the finest map; each coarser one has twice it.
+        pooling, mask_loss, mask_head, class_agnostic: the paper's alternatives (table 2).
+        detections: the most objects that are found in a photo.
+        min_side, max_side: the size at which photos are seen, see `Resizing`.
+
+    Raises:
+        UserError: a value is out of its range, or the backbone lacks what is asked for.
+    """
+    published = backbone in RESNETS
+    channels = channels or (256 if published else 128)
+    box_features = box_features or (1024 if published else 256)
+    smallest_anchor = smallest_anchor or (32 if published else 24)
+    min_side = min_side or (800 if published else 512)
+    norm = ("frozen" if published else "batch") if norm == "auto" else norm
+    _check(num_classes, detections, min_side, max_side, profile)
+    if class_agnostic and mask_loss == "softmax":
+        raise UserError("a class-agnostic mask has no classes for a softmax: use mask_loss sigmoid")
+    rules = PROFILES[profile]
+
+    trunk, res5 = _trunk(backbone, pretrained, neck, norm, norm_eps, stride_in)
+    if isinstance(trunk, ResNetTrunk) and pretrained and norm == "frozen":
+        trunk.freeze_at(2)
+    sizes = [smallest_anchor * 2**level for level in range(5)]
+    mask_channels = 1 if class_agnostic else num_classes + (mask_loss == "softmax")
+    resizing = Resizing(min_side=min_side, max_side=max_side, rule=rules.resizing, shrink=published)
+    settings = RoISettings(detections=detections)
+    if res5 is not None:
+        width = trunk.channels[C4_STRIDE]
+        net = MaskRCNN(
+            trunk=trunk,
+            neck=SingleMap(C4_STRIDE),
+            rpn=RPN(
+                RPNHead(width, anchors_per_cell=15, convs=rpn_convs),
+                Anchors([sizes], strides=[C4_STRIDE], rounded=rules.rounded_anchors, aspects_outer=rules.aspects_outer),
+                rules,
+                training=C4_TRAINING,
+                inference=C4_INFERENCE,
+            ),
+            box_pooler=(pooler := RoIPooler(14, [C4_STRIDE], rules, pooling)),
+            shared_head=res5,
+            box_head=GlobalAverage(),
+            box_predictor=BoxPredictor(2 * width, num_classes),
+            mask_pooler=pooler,
+            mask_head=FCNMaskHead(2 * width, channels, mask_channels, convs=0),
+            num_classes=num_classes,
+            profile=rules,
+            resizing=resizing,
+            settings=settings,
+            mask_loss=mask_loss,
+        )
+    else:
+        strides = sorted(trunk.channels)
+        net = MaskRCNN(
+            trunk=trunk,
+            neck=FPN(trunk.channels, channels, norm=head_norm),
+            rpn=RPN(
+                RPNHead(channels, anchors_per_cell=3, convs=rpn_convs),
+                Anchors(
+                    [[size] for size in sizes],
+                    strides=[*strides, 2 * strides[-1]],
+                    rounded=rules.rounded_anchors,
+                    aspects_outer=rules.aspects_outer,
+                ),
+                rules,
+                inference=_more(rules.inference, detections),
+            ),
+            box_pooler=RoIPooler(7, strides, rules, pooling),
+            box_head=BoxHead(channels, box_features, size=7, convs=box_convs, norm=head_norm),
+            box_predictor=BoxPredictor(box_features, num_classes),
+            mask_pooler=RoIPooler(14 if mask_head == "fcn" else 7, strides, rules, pooling),
+            mask_head=FCNMaskHead(channels, channels, mask_channels, convs=4, norm=head_norm)
+            if mask_head == "fcn"
+            else MLPMaskHead(channels, 1024, mask_channels, size=7, mask_size=28),
+            num_classes=num_classes,
+            profile=rules,
+            resizing=resizing,
+            settings=settings,
+            mask_loss=mask_loss,
+        )
+    net.architecture = {
+        "name": "mask_rcnn",
+        "backbone": backbone,
+        "num_classes": num_classes,
+        "profile": profile,
+        "neck": neck,
+        "channels": channels,
+        "box_features": box_features,
+        "box_convs": box_convs,
+        "rpn_convs": rpn_convs,
+        "head_norm": head_norm,
+        "norm": norm,
+        "norm_eps": norm_eps,
+        "stride_in": stride_in,
+        "smallest_anchor": smallest_anchor,
+        "pooling": pooling,
+        "mask_loss": mask_loss,
+        "mask_head": mask_head,
+        "class_agnostic": class_agnostic,
+        "detections": detections,
+        "min_side": min_side,
+        "max_side": max_side,
+    }
+    return net
+
+
+class SingleMap(nn.Module):
+    """The neck of a C4 network: one of the trunk's maps, as it is."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, maps: Mapping[int, Tensor]) -> list[Tensor]:
+        """{stride: map} -> that of one stride."""
+        return [maps[self.stride]]
+
+
+class GlobalAverage(nn.Module):
+    """(R, C, P, P) -> (R, C), the box head of a C4 network after res5."""
+
+    def forward(self, regions: Tensor) -> Tensor:
+        """The mean over all bins."""
+        return regions.mean(dim=(2, 3))
+
+
+def _trunk(
+    backbone: str, pretrained: bool, neck: Neck, norm: Norm, norm_eps: float, stride_in: StrideIn
+) -> tuple[Trunk, nn.Module | None]:
+    """The trunk, and for a C4 network its last stage, which becomes the head."""
+    if neck == "fpn":
+        trunk = build_trunk(backbone, pretrained=pretrained, norm=norm, norm_eps=norm_eps, stride_in=stride_in)
+        if 4 not in trunk.channels:
+            raise UserError(f"{backbone} has no map at stride 4, which the pyramid begins with; try efficientnet_lite0")
+        return trunk, None
+    if backbone not in RESNETS - {"resnet18", "resnet34"}:
+        raise UserError(f"the C4 network has a ResNet's res5 as its head; {backbone} has none: use resnet50 or the FPN")
+    whole = fetch(
+        backbone, lambda: resnet(backbone, pretrained=pretrained, norm=norm, norm_eps=norm_eps, stride_in=stride_in)
+    )
+    return ResNetTrunk(whole, coarsest=C4_STRIDE), whole.layer4
+
+
+def _more(limits: Limits, detections: int) -> Limits:
+    """At least so many proposals that each detection can be proposed several times."""
+    wanted = max(limits.after_nms, PROPOSALS_PER_DETECTION * detections)
+    return Limits(before_nms=max(limits.before_nms, wanted), after_nms=wanted)
+
+
+def _check(num_classes: int, detections: int, min_side: int, max_side: int, profile: str) -> None:
+    if not 1 <= num_classes <= MAX_CLASSES:
+        raise UserError(f"num_classes is {num_classes}; it must lie in 1..{MAX_CLASSES}")
+    if not 1 <= detections <= 65_535:
+        raise UserError(f"detections is {detections}; give 1 to 65535 for a photo")
+    if not 32 <= min_side <= max_side <= 8192:
+        raise UserError(f"min_side {min_side} and max_side {max_side} must lie in 32..8192, in this order")
+    if profile not in PROFILES:
+        raise UserError(f"no profile is called {profile!r}; choose one of {', '.join(PROFILES)}")

@@ -1,0 +1,166 @@
+"""Region proposal network (Faster R-CNN section 3.1; over a pyramid, FPN section 4.1).
+
+N images, A anchors per cell, P proposals; a level's map is (N, C, h, w). Boxes are (x1, y1, x2, y2) in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from upscore.models.anchors import Anchors
+from upscore.models.boxes import class_nms, clip, decode, encode, nonempty
+from upscore.models.matching import match_boxes, sample
+from upscore.models.precision import in_float32
+from upscore.models.profiles import Limits, Profile
+
+
+class RPNOutputs(NamedTuple):
+    """What the head says of every anchor, level by level."""
+
+    objectness: list[Tensor]
+    """(N, A, h, w), logits."""
+    deltas: list[Tensor]
+    """(N, 4A, h, w), the four of an anchor side by side."""
+
+
+class RPNHead(nn.Module):
+    """The same few convolutions on every level: is there an object around, and how does its box differ?
+
+    Args:
+        channels: of the maps.
+        anchors_per_cell: A.
+        convs: 3x3 convolutions before the two predictors; 2 in torchvision's second version.
+    """
+
+    def __init__(self, channels: int, anchors_per_cell: int, *, convs: int = 1) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(convs))
+        self.objectness = nn.Conv2d(channels, anchors_per_cell, 1)
+        self.deltas = nn.Conv2d(channels, 4 * anchors_per_cell, 1)
+        for layer in (*self.convs, self.objectness, self.deltas):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, maps: Sequence[Tensor]) -> RPNOutputs:
+        """The predictors are in float32 always, see `upscore.models.fcn`."""
+        objectness, deltas = [], []
+        for features in maps:
+            for conv in self.convs:
+                features = conv(features).relu()
+            with in_float32(features.device):
+                objectness.append(self.objectness(features.float()))
+                deltas.append(self.deltas(features.float()))
+        return RPNOutputs(objectness, deltas)
+
+
+class RPN(nn.Module):
+    """The head, its anchors, and what becomes of its answers.
+
+    Args:
+        head, anchors: for the same levels.
+        profile: which of the rules that differ between code bases hold.
+        batch_size: anchors that are learned from in each image.
+        positive_fraction: the largest share of positives among them.
+        positive_iou, negative_iou: see `match_boxes`.
+        nms_iou: of two proposals of a level that overlap more, the worse one goes.
+        training, inference: how many proposals are kept, where not the profile's numbers.
+    """
+
+    def __init__(
+        self,
+        head: RPNHead,
+        anchors: Anchors,
+        profile: Profile,
+        *,
+        batch_size: int = 256,
+        positive_fraction: float = 0.5,
+        positive_iou: float = 0.7,
+        negative_iou: float = 0.3,
+        nms_iou: float = 0.7,
+        training: Limits | None = None,
+        inference: Limits | None = None,
+    ) -> None:
+        super().__init__()
+        self.head, self.anchors, self.profile = head, anchors, profile
+        self.batch_size, self.positive_fraction = batch_size, positive_fraction
+        self.positive_iou, self.negative_iou, self.nms_iou = positive_iou, negative_iou, nms_iou
+        self.training_limits, self.inference_limits = training or profile.training, inference or profile.inference
+
+    def forward(self, maps: Sequence[Tensor]) -> RPNOutputs:
+        """Maps from fine to coarse -> objectness and deltas."""
+        return self.head(maps)
+
+    @torch.no_grad()
+    def proposals(
+        self, outputs: RPNOutputs, sizes: Sequence[tuple[int, int]], limits: Limits
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The likeliest boxes of each image, best first, cut to its (height, width): N x (P, 4), and logits N x (P,).
+
+        No gradient flows through their coordinates ("approximate joint training", Faster R-CNN section 3.2).
+        """
+        anchors = self._anchors(outputs)
+        levels = [
+            _best(_by_anchor(objectness, 1)[..., 0], _by_anchor(deltas, 4), level, limits.before_nms)
+            for objectness, deltas, level in zip(outputs.objectness, outputs.deltas, anchors, strict=True)
+        ]
+        scores, boxes = (torch.cat([level[i] for level in levels], dim=1) for i in (0, 1))
+        groups = torch.cat([torch.full((b.shape[1],), i, device=b.device) for i, (_, b) in enumerate(levels)])
+        kept = [self._suppress(*one, groups, size, limits) for *one, size in zip(scores, boxes, sizes, strict=True)]
+        return [boxes for boxes, _ in kept], [scores for _, scores in kept]
+
+    def _suppress(
+        self, scores: Tensor, boxes: Tensor, levels: Tensor, size: tuple[int, int], limits: Limits
+    ) -> tuple[Tensor, Tensor]:
+        boxes = clip(boxes, size)
+        usable = nonempty(boxes, self.profile.min_size)
+        boxes, scores, levels = boxes[usable], scores[usable], levels[usable]
+        best = class_nms(boxes, scores, levels, self.nms_iou)[: limits.after_nms]
+        return boxes[best], scores[best]
+
+    def losses(
+        self, outputs: RPNOutputs, objects: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
+    ) -> dict[str, Tensor]:
+        """Binary cross-entropy over the sampled anchors, and the box loss over the positive ones.
+
+        Args:
+            objects: each image's boxes (G, 4).
+            sizes: unused by rules that keep the anchors which cross the border, as all of ours do.
+        """
+        anchors = torch.cat(self._anchors(outputs))
+        objectness = torch.cat([_by_anchor(level, 1)[..., 0] for level in outputs.objectness], dim=1)
+        deltas = torch.cat([_by_anchor(level, 4) for level in outputs.deltas], dim=1)
+        classification, regression, sampled = objectness.new_zeros(()), deltas.new_zeros(()), 0
+        for logits, predicted, boxes in zip(objectness, deltas, objects, strict=True):
+            matched = match_boxes(boxes, anchors, self.positive_iou, self.negative_iou, rescue=True)
+            positive, negative = sample(matched, self.batch_size, self.positive_fraction)
+            chosen = logits[torch.cat([positive, negative])]
+            target = torch.zeros_like(chosen)
+            target[: len(positive)] = 1
+            wanted = encode(boxes[matched[positive]], anchors[positive])
+            beta = self.profile.rpn_beta
+            classification = classification + F.binary_cross_entropy_with_logits(chosen, target, reduction="sum")
+            regression = regression + F.smooth_l1_loss(predicted[positive], wanted, reduction="sum", beta=beta)
+            sampled += len(chosen)
+        count = self.batch_size * len(objects) if self.profile.rpn_average == "batch size" else max(1, sampled)
+        return {"objectness": classification / count, "rpn_box": regression / count}
+
+    def _anchors(self, outputs: RPNOutputs) -> list[Tensor]:
+        sizes = [(level.shape[-2], level.shape[-1]) for level in outputs.objectness]
+        return self.anchors(sizes, outputs.objectness[0].device)
+
+
+def _by_anchor(level: Tensor, values: int) -> Tensor:
+    """(N, A * values, h, w) -> (N, h * w * A, values), in the order of the anchors."""
+    return level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, values).float()
+
+
+def _best(scores: Tensor, deltas: Tensor, anchors: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` best of a level's anchors, in each image: scores (N, P) and decoded boxes (N, P, 4)."""
+    best, which = scores.topk(min(count, scores.shape[1]), dim=1)
+    boxes = decode(deltas.gather(1, which[..., None].expand(-1, -1, 4)), anchors[which])
+    return best, boxes

@@ -1,0 +1,196 @@
+"""What differs between training a network to classify pixels and training one to find objects.
+
+N images, C classes, H W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from upscore.data.datasets import Dataset, open_splits
+from upscore.data.instance_datasets import open_instance_splits
+from upscore.data.transforms import Batch, resize_longest, resize_to
+from upscore.evaluation.instances import InstanceEvaluator, InstanceScores
+from upscore.evaluation.metrics import ConfusionMatrix, SemanticScores, semantic_scores
+from upscore.models.fcn import FCN
+from upscore.models.mask_rcnn import MaskRCNN, Outputs
+from upscore.models.resizing import Resizing
+from upscore.objects import Objects
+from upscore.structures import Sample
+from upscore.training.feed import Resize
+from upscore.training.recipes import INSTANCE_RECIPES, RECIPES, Recipe
+
+Network = FCN | MaskRCNN
+Scores = SemanticScores | InstanceScores
+Reduction = Literal["mean", "sum"]
+
+
+class Measurement(Protocol):
+    """One validation under way."""
+
+    def update(self, outputs: Any, targets: Any, sizes: Sequence[tuple[int, int]]) -> None:
+        """Compare a batch's outputs, of images of these sizes before padding, with its targets."""
+        ...
+
+    def weight(self) -> int:
+        """What the sum of the losses is divided by."""
+        ...
+
+    def scores(self) -> Scores:
+        """The scores of all batches."""
+        ...
+
+
+class Task(Protocol):
+    """One way to train."""
+
+    recipes: Mapping[str, Recipe]
+    primary: str
+    """The score that decides which epoch is the best, by its name in the records."""
+    title: str
+    """That score in words."""
+    open_splits: Callable[..., tuple[Dataset, Dataset]]
+    """Source -> what to train on and what to validate on."""
+
+    def resize(self, net: Any, max_side: int) -> Resize:
+        """What brings samples to the size at which the network sees them."""
+        ...
+
+    def targets(self, batch: Batch, device: torch.device) -> Any:
+        """What `losses` compares outputs with."""
+        ...
+
+    def losses(self, net: Any, outputs: Any, targets: Any, reduction: Reduction) -> dict[str, Tensor]:
+        """The losses by name, whose sum is minimised."""
+        ...
+
+    def measure(self, net: Any, device: torch.device) -> Measurement:
+        """Begin a validation."""
+        ...
+
+    def record(self, scores: Any) -> dict[str, float | None]:
+        """What of the scores is kept for every epoch; None for what is not defined."""
+        ...
+
+
+class SemanticTask:
+    """Which class is each pixel?"""
+
+    recipes = RECIPES
+    primary, title = "mean_iu", "mean IU"
+    open_splits = staticmethod(open_splits)
+
+    def resize(self, net: FCN, max_side: int) -> Resize:
+        return partial(resize_longest, max_side=max_side)
+
+    def targets(self, batch: Batch, device: torch.device) -> Tensor:
+        """(N, H, W) class indices, and void."""
+        assert batch.class_maps is not None
+        return batch.class_maps.to(device, non_blocking=True)
+
+    def losses(self, net: FCN, outputs: Tensor, targets: Tensor, reduction: Reduction) -> dict[str, Tensor]:
+        return net.losses(outputs, targets, reduction)
+
+    def measure(self, net: FCN, device: torch.device) -> Measurement:
+        return _Pixels(net, device)
+
+    def record(self, scores: SemanticScores) -> dict[str, float | None]:
+        return {
+            "pixel_accuracy": scores.pixel_accuracy,
+            "mean_accuracy": scores.mean_accuracy,
+            "mean_iu": scores.mean_iu,
+            "frequency_weighted_iu": scores.frequency_weighted_iu,
+        }
+
+
+class InstanceTask:
+    """Which object is each pixel part of?"""
+
+    recipes = INSTANCE_RECIPES
+    primary, title = "AP", "mask AP"
+    open_splits = staticmethod(open_instance_splits)
+
+    def resize(self, net: MaskRCNN, max_side: int) -> Resize:
+        return partial(_resize_by, resizing=net.resizing)
+
+    def targets(self, batch: Batch, device: torch.device) -> list[Objects]:
+        """Of each image, at its size before padding; the network moves what it needs."""
+        assert batch.objects is not None
+        return batch.objects
+
+    def losses(
+        self, net: MaskRCNN, outputs: Outputs, targets: list[Objects], reduction: Reduction
+    ) -> dict[str, Tensor]:
+        return net.losses(outputs, targets)
+
+    def measure(self, net: MaskRCNN, device: torch.device) -> Measurement:
+        return _Objects(net)
+
+    def record(self, scores: InstanceScores) -> dict[str, float | None]:
+        values = {
+            "AP": scores.AP,
+            "AP50": scores.AP50,
+            "AP75": scores.AP75,
+            "box_AP": scores.box_AP,
+            "matched_f": scores.matched_f["0.5"],
+            "min_score": scores.min_score,
+        }
+        return {name: None if math.isnan(value) else value for name, value in values.items()}
+
+
+SEMANTIC, INSTANCES = SemanticTask(), InstanceTask()
+
+
+def task_of(net: Network) -> Task:
+    """What a network is trained for."""
+    return INSTANCES if net.task == "instances" else SEMANTIC
+
+
+def task_named(model: str) -> Task:
+    """What the network that `build` makes of this name is trained for."""
+    return INSTANCES if model == "mask_rcnn" else SEMANTIC
+
+
+class _Pixels:
+    def __init__(self, net: FCN, device: torch.device) -> None:
+        self.net, self.confusion = net, ConfusionMatrix(net.num_classes, device=device)
+
+    def update(self, outputs: Tensor, targets: Tensor, sizes: Sequence[tuple[int, int]]) -> None:
+        self.confusion.update(outputs.max(dim=1).indices, targets)
+
+    def weight(self) -> int:
+        return max(1, int(self.confusion.counts.sum()))
+
+    def scores(self) -> SemanticScores:
+        return semantic_scores(self.confusion.counts, self.net.classes)
+
+
+class _Objects:
+    def __init__(self, net: MaskRCNN) -> None:
+        self.net, self.batches = net, 0
+        self.evaluator = InstanceEvaluator(net.classes, max_detections=net.detections)
+
+    def update(self, outputs: Outputs, targets: list[Objects], sizes: Sequence[tuple[int, int]]) -> None:
+        for prediction, objects in zip(self.net.decode(outputs, sizes), targets, strict=True):
+            assert prediction.instances is not None
+            self.evaluator.update(prediction.instances, objects)
+        self.batches += 1
+
+    def weight(self) -> int:
+        return max(1, self.batches)
+
+    def scores(self) -> InstanceScores:
+        """At the operating point that is best for these photos, which becomes the network's own."""
+        self.net.min_score = self.evaluator.best_min_score().min_score
+        return self.evaluator.scores(self.net.min_score)
+
+
+def _resize_by(sample: Sample, resizing: Resizing) -> Sample:
+    height, width = sample.image.shape[-2:]
+    return resize_to(sample, resizing.size(height, width))

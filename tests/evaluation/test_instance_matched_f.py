@@ -1,0 +1,116 @@
+"""Matched F counts what counting by hand and trying all thresholds count."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from upscore.evaluation.matched_f import THRESHOLDS, best_threshold, matched_f, pairs
+from upscore.objects import Objects
+
+
+def compare(id_map, scores, truth, labels=None, classes=None, crowd=None):
+    labels = [0] * len(scores) if labels is None else labels
+    objects = Objects.from_id_map(
+        torch.tensor(truth),
+        None if classes is None else torch.tensor(classes),
+        None if crowd is None else torch.tensor(crowd),
+    )
+    return pairs(np.array(id_map, np.uint16), np.array(scores, np.float64), np.array(labels), objects)
+
+
+def row(*runs):
+    """An id map of one row, of (number, length)."""
+    return [[number for number, length in runs for _ in range(length)]]
+
+
+def brute(id_map, kept, truth, threshold):
+    """TP / (TP + FP + FN) as defined, of two id maps."""
+    numbers = [n for n in np.unique(truth) if n]
+    ious = np.array(
+        [[((id_map == p) & (truth == t)).sum() / ((id_map == p) | (truth == t)).sum() for t in numbers] for p in kept]
+    ).reshape(len(kept), len(numbers))
+    rows, columns = linear_sum_assignment(ious >= threshold, maximize=True)
+    right = int((ious[rows, columns] >= threshold).sum())
+    return right / (len(kept) + len(numbers) - right)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_maps_give_what_the_definition_gives(seed):
+    generator = np.random.default_rng(seed)
+    truths, maps, photos = [], [], []
+    for _ in range(3):
+        truth = generator.integers(0, 5, (6, 6)).repeat(4, 0).repeat(4, 1)
+        id_map = np.roll(truth, 1, seed % 2)
+        id_map[generator.random(id_map.shape) < 0.1 * seed] = 5
+        scores = np.sort(generator.integers(1, 9, 6) / 10)[::-1]  # ties; the sixth is hidden
+        truths.append(truth)
+        maps.append(id_map)
+        photos.append(compare(id_map, scores, truth))
+
+    def expected(photo, min_score, threshold):
+        kept = [n for n in np.unique(maps[photo]) if n and photos[photo].scores[n - 1] >= min_score]
+        return brute(maps[photo], kept, truths[photo], threshold)
+
+    for photo in range(3):
+        for threshold in THRESHOLDS:
+            for min_score in (0, 0.45):
+                assert matched_f([photos[photo]], min_score, threshold) == expected(photo, min_score, threshold)
+    tried = {cut: matched_f(photos, cut, 0.5) for cut in np.arange(0.05, 1, 0.1)}
+    best = best_threshold(photos)
+    assert best.matched_f == pytest.approx(max(tried.values()))
+    assert matched_f(photos, best.min_score, 0.5) == best.matched_f
+
+
+def test_counts_are_of_the_whole_set():
+    """Two right of two, and none right of one with one wrong: 2 / 4, not the mean of 1 and 0."""
+    good = compare(row((1, 3), (2, 3)), [0.9, 0.8], row((7, 3), (9, 3)), classes=[0] * 9)
+    bad = compare(row((0, 3), (1, 3)), [0.7], row((1, 3), (0, 3)))
+    assert matched_f([good, bad], 0, 0.5) == 0.5
+    assert best_threshold([good, bad]) == pytest.approx((0.75, 2 / 3))
+
+
+def test_a_pair_needs_the_same_class():
+    photo = compare(row((1, 4), (2, 4)), [0.9, 0.8], row((1, 4), (2, 4)), labels=[0, 1], classes=[0, 0])
+    assert matched_f([photo], 0, 0.5) == 1 / 3
+
+
+def test_exactly_half_is_a_match_for_one_alone():
+    photo = compare(row((1, 2), (2, 2)), [0.9, 0.8], row((1, 4)))
+    assert matched_f([photo], 0, 0.5) == 0.5
+    assert matched_f([photo], 0, 0.55) == 0
+    assert best_threshold([photo]) == pytest.approx((0.85, 1))
+
+
+def test_what_lies_on_a_crowd_is_not_counted():
+    truth, crowd = row((1, 4), (2, 8)), [False, True]
+    photo = compare(row((1, 4), (2, 3), (3, 5)), [0.9, 0.8, 0.7], truth, crowd=crowd)
+    assert matched_f([photo], 0, 0.9) == 1
+    other = compare(row((1, 4), (2, 3), (3, 5)), [0.9, 0.8, 0.7], truth, labels=[0, 1, 1], classes=[0, 0], crowd=crowd)
+    assert matched_f([other], 0, 0.9) == 1 / 3
+
+
+def test_hidden_objects_are_not_in_the_map():
+    photo = compare(row((1, 4)), [0.9, 0.8], row((1, 4)))
+    assert matched_f([photo], 0, 0.9) == 1
+
+
+def test_overlapping_objects_are_labelled_on_layers():
+    truth = [row((1, 4), (0, 2)), row((0, 2), (2, 4))]
+    photo = compare(row((1, 3), (2, 3)), [0.9, 0.8], truth)
+    assert matched_f([photo], 0, 0.75) == 1
+
+
+def test_equal_scores_stay_together():
+    photo = compare(row((1, 2), (2, 2), (3, 2)), [0.8, 0.8, 0.8], row((1, 2), (0, 4)))
+    assert best_threshold([photo]) == pytest.approx((0.4, 1 / 3))
+
+
+def test_a_network_that_finds_nothing_right_has_the_usual_threshold():
+    assert best_threshold([compare(row((1, 2), (0, 2)), [0.3], row((0, 2), (1, 2)))]) == (0.5, 0)
+    assert best_threshold([compare(row((0, 4)), [], row((0, 2), (1, 2)))]) == (0.5, 0)
+    empty = best_threshold([compare(row((0, 4)), [], row((0, 4)))])
+    assert empty.min_score == 0.5
+    assert math.isnan(empty.matched_f)

@@ -1,0 +1,135 @@
+"""Pixels of masks in RoI form, against torchvision's pasting and against sampling the whole photo."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+from upscore import pasting
+from upscore.pasting import paste, paste_soft
+
+SIZE = (60, 83)
+BOXES = [
+    (3.0, 4.0, 40.0, 31.0),
+    (-20.3, -7.9, 25.5, 40.2),
+    (70.1, 50.6, 120.7, 90.0),
+    (-500.0, -400.0, 900.5, 700.25),
+    (10.4, 20.4, 10.6, 20.6),
+    (10.45, 20.3, 10.55, 44.0),
+    (82.0, 59.0, 83.0, 60.0),
+    (0.0, 0.0, 83.0, 60.0),
+    (0.5, 0.5, 1.5, 1.5),
+    (30.0, 30.0, 30.0, 30.0),
+]
+
+
+def whole(crop, top, left, size=SIZE):
+    photo = np.zeros(size, crop.dtype)
+    height, width = crop.shape
+    assert 0 <= top <= top + height <= size[0]
+    assert 0 <= left <= left + width <= size[1]
+    photo[top : top + height, left : left + width] = crop
+    return photo
+
+
+def random_mask(seed, side=28):
+    return torch.rand(side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def sampled(mask, box, size=SIZE):
+    """The mask at every pixel of the photo, in double precision, by the definition of the exact rule."""
+    x1, y1, x2, y2 = (float(value) for value in box)
+    y = (torch.arange(size[0], dtype=torch.float64) + 0.5 - y1) / (y2 - y1) * 2 - 1
+    x = (torch.arange(size[1], dtype=torch.float64) + 0.5 - x1) / (x2 - x1) * 2 - 1
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None]
+    return F.grid_sample(mask.double()[None, None], grid, padding_mode="zeros", align_corners=False)[0, 0].numpy()
+
+
+def torchvisions(mask, box, size=SIZE):
+    return paste_masks_in_image(mask[None, None], box[None], size)[0, 0].numpy()
+
+
+@pytest.mark.parametrize("box", BOXES[:-1])
+@pytest.mark.parametrize("side", [7, 14, 28])
+def test_exact_is_sampling_at_pixel_centres(box, side):
+    box, mask = torch.tensor(box), random_mask(side, side)
+    expected = sampled(mask, box)
+    assert np.allclose(whole(*paste_soft(mask, box, SIZE, "exact")), expected, atol=1e-5)
+    assert np.array_equal(whole(*paste(mask, box, SIZE, "exact")), expected >= 0.5)
+    assert np.array_equal(whole(*paste(mask, box, SIZE, "exact", 0.1)), expected >= 0.1)
+
+
+@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize("side", [7, 14, 28])
+def test_legacy_is_torchvisions(box, side):
+    box, mask = torch.tensor(box), random_mask(side, side)
+    expected = torchvisions(mask, box)
+    assert np.allclose(whole(*paste_soft(mask, box, SIZE, "legacy")), expected, atol=1e-6)
+    assert np.array_equal(whole(*paste(mask, box, SIZE, "legacy")), expected >= 0.5)
+
+
+LENGTHS = st.one_of(st.floats(0.0625, 3, width=32), st.floats(1, 300, width=32))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.floats(-100, 120, width=32), st.floats(-100, 120, width=32), LENGTHS, LENGTHS, st.integers(0, 99))
+def test_any_box(x1, y1, width, height, seed):
+    box, mask = torch.tensor([x1, y1, x1 + width, y1 + height]), random_mask(seed)
+    x1, y1, x2, y2 = box.tolist()
+    if x2 > x1 and y2 > y1:
+        assert np.allclose(whole(*paste_soft(mask, box, SIZE, "exact")), sampled(mask, box), atol=1e-4)
+    mine = whole(*paste_soft(mask, box, SIZE, "legacy"))
+    grown_x, grown_y = (x2 - x1) / 28, (y2 - y1) / 28
+    if x2 + grown_x > 0 and y2 + grown_y > 0 and x1 - grown_x < SIZE[1] and y1 - grown_y < SIZE[0]:
+        assert np.allclose(mine, torchvisions(mask, box), atol=1e-6)
+    else:  # torchvision's slices take negative ends to count from the other side
+        assert not mine.any()
+
+
+@pytest.mark.parametrize("rule", ["exact", "legacy"])
+@pytest.mark.parametrize("box", [(-90, 5, -40, 30), (100, 5, 140, 30), (5, -90, 30, -40), (5, 1e9, 30, 2e9)])
+def test_nothing_of_a_box_outside_the_photo(box, rule):
+    crop, _, _ = paste(torch.ones(28, 28), torch.tensor(box, dtype=torch.float32), SIZE, rule)
+    assert crop.size == 0 or not crop.any()
+
+
+@pytest.mark.parametrize("rule", ["exact", "legacy"])
+def test_a_huge_box_costs_no_more_than_the_photo(rule):
+    mask = torch.zeros(28, 28)
+    mask[:, 14:] = 1
+    crop, top, left = paste(mask, torch.tensor([-1e8, -1e8, 1e8, 1e8]), SIZE, rule)
+    assert crop.shape[0] <= SIZE[0]
+    assert crop.shape[1] <= SIZE[1]
+    assert (top, left) == (0, 0)
+
+
+def test_a_box_without_an_area_has_no_pixels():
+    assert not paste(torch.ones(28, 28), torch.tensor([5.5, 5.5, 5.5, 9.0]), SIZE, "exact")[0].size
+
+
+@pytest.mark.parametrize("rule", ["exact", "legacy"])
+def test_a_probability_of_exactly_the_threshold_is_the_objects(rule):
+    """Weights add up to exactly one, so that a flat mask stays flat."""
+    box = torch.tensor([3.3, 4.7, 50.1, 55.9])
+    crop, top, left = paste(torch.full((28, 28), 0.5), box, SIZE, rule)
+    assert whole(crop, top, left)[8:52, 7:46].all()
+
+
+def test_a_box_on_whole_pixels_is_filled_and_no_more():
+    crop = whole(*paste(torch.ones(28, 28), torch.tensor([3.0, 4.0, 40.0, 31.0]), SIZE, "exact"))
+    expected = np.zeros(SIZE, bool)
+    expected[4:31, 3:40] = True
+    assert np.array_equal(crop, expected)
+
+
+@pytest.mark.parametrize("rule", ["exact", "legacy"])
+def test_blocks_of_rows_change_nothing(rule, monkeypatch):
+    mask, box = random_mask(1), torch.tensor([3.3, -4.7, 50.1, 55.9])
+    expected = paste(mask, box, SIZE, rule)
+    monkeypatch.setattr(pasting, "BLOCK", 100)
+    crop, top, left = paste(mask, box, SIZE, rule)
+    assert np.array_equal(crop, expected[0])
+    assert (top, left) == expected[1:]
