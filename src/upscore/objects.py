@@ -86,15 +86,15 @@ class Objects:
         moved = move(self.id_map).contiguous()
         numbers, layers, boxes, areas = _find(moved.numpy())
         index = {number: k for k, number in enumerate(self.numbers.tolist())}
-        at = torch.tensor([index[number] for number in numbers.tolist()], dtype=torch.int64)
-        return replace(
-            self,
+        known = np.array([number in index for number in numbers.tolist()], bool)  # the map may hold others, left out
+        at = torch.tensor([index[number] for number in numbers[known].tolist()], dtype=torch.int64)
+        return Objects(
             id_map=moved,
-            numbers=torch.from_numpy(numbers),
-            layers=torch.from_numpy(layers),
+            numbers=torch.from_numpy(numbers[known]),
+            layers=torch.from_numpy(layers[known]),
             labels=self.labels[at],
-            boxes=torch.from_numpy(boxes),
-            areas=torch.from_numpy(areas),
+            boxes=torch.from_numpy(boxes[known]),
+            areas=torch.from_numpy(areas[known]),
             crowd=self.crowd[at],
         )
 

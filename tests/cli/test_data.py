@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from tests.data.coco_files import annotation, image, small, square, write
 from tests.data.layouts import label, pairs
 from upscore.cli import main
 
@@ -49,6 +50,27 @@ def test_faults(root, monkeypatch, capsys, tmp_path):
     report = json.loads(target.read_text())
     assert len(report["faults"]) == 9
     assert report["classes"][0] == {"name": "[red]sky", "pixels": 24, "share": 0.5, "images": 2}
+
+
+def test_objects(monkeypatch, capsys, tmp_path):
+    assert run(monkeypatch, small(tmp_path)) == 0
+    out = capsys.readouterr().out
+    assert "COCO: 2 photos" in out
+    assert "2 objects: 2 small, 0 medium, 0 large" in out
+    write(tmp_path / "annotations.json", [image(3)], [annotation(8, 3, [square(1, 1, 2)], category_id=1)])
+    assert run(monkeypatch, tmp_path, "--json", tmp_path / "report.json") == 1
+    assert "annotation 8 is of the category 1" in capsys.readouterr().out
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["faults"][0]["annotation"], report["faults"][0]["kind"]) == (8, "category")
+
+
+def test_the_task_can_be_forced(root, monkeypatch, capsys):
+    (root / "classes.txt").unlink()
+    assert run(monkeypatch, root) == 0
+    assert "class_1" in capsys.readouterr().out
+    assert run(monkeypatch, root, "--task", "instances") == 0
+    assert "2 objects: 2 small" in capsys.readouterr().out
+    assert run(monkeypatch, root, "--task", "instances", "--sbd", root) == 2
 
 
 def test_a_name_that_is_no_text(root, monkeypatch, capsys, tmp_path):

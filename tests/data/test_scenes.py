@@ -48,6 +48,8 @@ def test_objects_are_numbered_consecutively_and_have_one_class_each():
         assert torch.equal(sample.objects.id_map[0] > 0, sample.class_map > 0)
         for number in range(1, count + 1):
             assert len(sample.class_map[sample.objects.id_map[0] == number].unique()) == 1
+            label = sample.objects.labels[number - 1]  # without the background
+            assert (sample.class_map[sample.objects.bitmask(number - 1)] == label + 1).all()
 
 
 def test_every_class_occurs_about_equally_often():

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from upscore.data.transforms import FILL, PAPER, Augmentation, collate, resize_longest
+from upscore.data.transforms import FILL, PAPER, Augmentation, collate, resize_longest, resize_to
 from upscore.errors import UserError
 from upscore.labels import VOID
 from upscore.objects import Objects
@@ -325,6 +325,7 @@ def test_unlabelled_samples_pass_through_everything():
         ({"crop": (0, 5)}, "crop="),
         ({"flip": 1.5}, "flip=1.5"),
         ({"colour": float("nan")}, "colour=nan"),
+        ({"min_visible": 1.5}, "min_visible=1.5"),
     ],
 )
 def test_mistakes_are_told(options, words):
@@ -335,3 +336,79 @@ def test_mistakes_are_told(options, words):
 def test_negative_max_side_is_told():
     with pytest.raises(UserError, match="max_side=-1"):
         resize_longest(photo(4, 4), -1)
+
+
+def overlapping():
+    """Three objects, of 40x40, 40x40 and 4x4 pixels; the first two overlap."""
+    masks = torch.zeros(3, 100, 120, dtype=torch.bool)
+    masks[0, 10:50, 10:50] = masks[1, 30:70, 30:70] = masks[2, 90:94, 100:104] = True
+    objects = Objects.from_masks(masks, torch.tensor([4, 5, 6]), torch.tensor([False, True, False]))
+    return Sample(name="objects", image=photo(100, 120).image, objects=objects)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_overlapping_objects_move_as_each_would_alone(seed):
+    sample = overlapping()
+    augmentation = Augmentation(scale=(0.4, 2.5), crop=(60, 70), flip=0.5)
+    out = augmentation(sample, seed).objects
+    numbers = out.numbers.tolist()
+    for position, number in enumerate(sample.objects.numbers.tolist()):
+        alone = Sample(name="one", image=sample.image, class_map=sample.objects.bitmask(position).to(torch.uint8))
+        expected = augmentation(alone, seed).class_map == 1
+        assert (number in numbers) == bool(expected.any())
+        if number in numbers:
+            at = numbers.index(number)
+            assert torch.equal(out.bitmask(at), expected)
+            assert out.areas[at] == expected.sum()
+            rows, columns = expected.nonzero().unbind(1)
+            box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert out.boxes[at].tolist() == [float(side) for side in box]
+            assert (out.labels[at], out.crowd[at]) == (sample.objects.labels[position], sample.objects.crowd[position])
+
+
+def test_objects_are_measured_once_in_an_augmentation(monkeypatch):
+    calls = []
+    moved = Objects.moved
+    monkeypatch.setattr(Objects, "moved", lambda self, move: calls.append(1) or moved(self, move))
+    Augmentation(scale=(0.5, 2.0), crop=(130, 130), flip=1.0, min_visible=0.1)(overlapping(), 0)
+    assert len(calls) == 1
+
+
+def test_objects_that_a_crop_nearly_cuts_off_are_dropped():
+    sample = overlapping()
+    kept = []
+    for seed in range(60):
+        options = {"crop": (48, 48), "scale": (0.9, 0.9)}
+        everything = Augmentation(**options)(sample, seed).objects
+        visible = Augmentation(**options, min_visible=0.5)(sample, seed).objects
+        assert torch.equal(visible.id_map, everything.id_map)
+        whole = {number: area * 0.81 for number, area in zip([1, 2, 3], [1600, 1600, 16], strict=True)}
+        shares = {
+            n: float(a) / whole[n] for n, a in zip(everything.numbers.tolist(), everything.areas, strict=True) if n < 3
+        }
+        for number, share in shares.items():
+            if abs(share - 0.5) > 0.04:  # else resampling decides
+                assert (number in visible.numbers.tolist()) == (share > 0.5)
+                kept.append(share > 0.5)
+    assert {True, False} == set(kept)
+
+
+def test_resize_to():
+    sample = overlapping()
+    out = resize_to(sample, (50, 60))
+    assert out.image.shape == (3, 50, 60)
+    assert out.objects.boxes.tolist() == [[5, 5, 25, 25], [15, 15, 35, 35], [50, 45, 52, 47]]
+    assert resize_to(sample, (100, 120)) is sample
+    assert torch.equal(resize_to(photo(30, 20), (15, 10)).image, resize_longest(photo(30, 20), 15).image)
+    with pytest.raises(UserError, match="at least 1 pixel"):
+        resize_to(sample, (0, 5))
+
+
+def test_collate_keeps_objects_at_their_own_size():
+    bare = Sample(name="bare", image=torch.zeros(3, 4, 6, dtype=torch.uint8))
+    sample = overlapping()
+    batch = collate([bare, sample])
+    assert batch.class_maps is None
+    assert (len(batch.objects[0]), batch.objects[0].size) == (0, (4, 6))
+    assert batch.objects[1] is sample.objects
+    assert collate([bare]).objects is None

@@ -43,20 +43,23 @@ class MaskRCNNArchitecture(BaseModel):
     """The arguments of `upscore.models.build` for a Mask R-CNN; `build` itself says which there are."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    __pydantic_extra__: dict[str, bool | int | float | str]
+    __pydantic_extra__: dict[str, bool | int | float | str]  # pyright: ignore[reportIncompatibleVariableOverride]
 
     name: Literal["mask_rcnn"]
     backbone: str
     num_classes: int = Field(ge=1, le=MAX_CLASSES)
 
 
+KINDS = ("an FCN", "a Mask R-CNN")
+
+
 def _kind(architecture: Any) -> str:
     name = architecture.get("name") if isinstance(architecture, dict) else getattr(architecture, "name", None)
-    return "mask_rcnn" if name == "mask_rcnn" else "fcn"
+    return KINDS[name == "mask_rcnn"]
 
 
 Architecture = Annotated[
-    Annotated[FCNArchitecture, Tag("fcn")] | Annotated[MaskRCNNArchitecture, Tag("mask_rcnn")], Discriminator(_kind)
+    Annotated[FCNArchitecture, Tag(KINDS[0])] | Annotated[MaskRCNNArchitecture, Tag(KINDS[1])], Discriminator(_kind)
 ]
 
 
@@ -207,7 +210,7 @@ def _read_card(path: Path) -> ModelCard:
         raise UserError(f"{path} can't be read: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the file"
+        field = ".".join(str(part) for part in first["loc"] if part not in KINDS) or "the file"
         raise UserError(f"{path}: {field}: {first['msg']}") from error
     if len(card.classes) != card.architecture.num_classes:
         raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from upscore.errors import UserError
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from upscore.data.check import Report
     from upscore.data.folder import Fault
+    from upscore.data.instance_report import InstanceReport
 
 T = TypeVar("T")
 
@@ -26,6 +27,16 @@ FAULTS = {
     "label values": "labels hold something else than the classes",
     "size": "labels differ from their photo in size",
     "empty label": "labels are void all over",
+    "malformed": "entries of the JSON cannot be used",
+    "image id": "images with an id that is not their own",
+    "annotation id": "annotations with an id that is not their own",
+    "category": "annotations of an unknown category",
+    "unlisted": "annotations of an image that is not listed",
+    "no outline": "annotations without an outline",
+    "box outside": "annotations with a box outside the image",
+    "zero area": "annotations that cover nothing",
+    "few points": "annotations with polygons of fewer than three points",
+    "self-crossing": "annotations with a polygon that crosses itself",
     "missing label": "photos without a label",
     "missing photo": "labels without a photo",
     "duplicate": "names used twice",
@@ -33,7 +44,15 @@ FAULTS = {
 }
 
 
-def check(data: str, /, *, split: str | None = None, sbd: Path | None = None, json: Path | None = None) -> int:
+def check(
+    data: str,
+    /,
+    *,
+    split: str | None = None,
+    task: Literal["semantic", "instances"] | None = None,
+    sbd: Path | None = None,
+    json: Path | None = None,
+) -> int:
     """List everything that is wrong with a data set, and what it is made of.
 
     Exits with 0 if nothing is wrong, with 1 if something is.
@@ -42,6 +61,8 @@ def check(data: str, /, *, split: str | None = None, sbd: Path | None = None, js
     upscore data check photos/                     # images/ and labels/
     upscore data check photos/ --split val --json report.json
     upscore data check VOCdevkit --sbd benchmark_RELEASE
+    upscore data check coco/                       # annotations/, train2017/
+    upscore data check cells/ --task instances     # objects by number
     upscore data check scenes:100
     ```
 
@@ -49,9 +70,14 @@ def check(data: str, /, *, split: str | None = None, sbd: Path | None = None, js
     ----------
     data
         A folder: images/ and labels/, with or without train/ and val/;
-        CamVid; PASCAL VOC. Or scenes:COUNT for generated scenes.
+        CamVid; PASCAL VOC; COCO, or one JSON of it. Or scenes:COUNT for
+        generated scenes.
     split
         Check train, val, test or trainval only.
+    task
+        What the labels hold: classes (semantic) or objects by number
+        (instances). Found out where it is not given; labels of 8 bits are
+        taken for classes.
     sbd
         The folder of SBD, to go with PASCAL VOC.
     json
@@ -61,10 +87,17 @@ def check(data: str, /, *, split: str | None = None, sbd: Path | None = None, js
 
     from rich.console import Console
 
-    from upscore.data.check import check as examine
+    from upscore.data.check import check as check_classes
+    from upscore.data.check_instances import check_instances
+    from upscore.data.instance_datasets import task_of
     from upscore.files import write_text
 
-    report = examine(data, split=split, sbd=sbd, track=_progress)
+    if task == "instances" and sbd is not None:
+        raise UserError(f"--sbd {sbd}: is read for its classes alone; leave it out, or --task instances.")
+    if sbd is None and (task or task_of(data)) == "instances":
+        report = check_instances(data, split=split, track=_progress)
+    else:
+        report = check_classes(data, split=split, sbd=sbd, track=_progress)
     _print(report, Console(highlight=False, markup=False, emoji=False))
     if json is not None:
         try:
@@ -84,13 +117,17 @@ def _progress(items: Iterable[T], total: int) -> Iterable[T]:
         yield from progress.track(items, total=total)
 
 
-def _print(report: Report, console: Console) -> None:
+def _print(report: Report | InstanceReport, console: Console) -> None:
+    from upscore.data.instance_report import InstanceReport
+
     splits = ", ".join(f"{name} {count:,}" for name, count in report.splits.items())
     console.print(_printable(report.source), style="bold")
     console.print(f"{report.layout}: {_count(report.images, 'photo')}{f' ({splits})' if splits else ''}\n")
     if report.classes:
-        console.print(_classes_table(report))
+        console.print(_objects_table(report) if isinstance(report, InstanceReport) else _classes_table(report))
         console.print(f"Classes: {_printable(report.classes_from)}.\n")
+    if isinstance(report, InstanceReport):
+        _print_objects(report, console)
     if report.sizes:
         _print_sizes(report, console)
     for note in report.notes:
@@ -137,7 +174,37 @@ def _classes_table(report: Report) -> Table:
     return table
 
 
-def _print_sizes(report: Report, console: Console) -> None:
+def _objects_table(report: InstanceReport) -> Table:
+    from rich import box
+    from rich.bar import Bar
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("index", "class", "objects", "", "photos"):
+        table.add_column(title, justify="left" if title in ("class", "") else "right", no_wrap=title != "class")
+    most = max(entry.objects for entry in report.classes) or 1
+    for index, entry in enumerate(report.classes[:SHOWN_CLASSES]):
+        bar = Bar(size=most, begin=0, end=entry.objects, width=24, color="cyan")
+        name = Text(_printable(entry.name))
+        style = None if entry.objects else "dim"
+        table.add_row(str(index), name, f"{entry.objects:,}", bar, f"{entry.images:,}", style=style)
+    if len(report.classes) > SHOWN_CLASSES:
+        table.add_row("...", f"and {len(report.classes) - SHOWN_CLASSES} more", style="dim")
+    return table
+
+
+def _print_objects(report: InstanceReport, console: Console) -> None:
+    console.print(
+        f"{_count(report.objects, 'object')}: {', '.join(f'{n:,} {name}' for name, n in report.areas.items())}"
+    )
+    if report.per_image is not None:
+        fewest, middle, most = report.per_image
+        console.print(f"  {fewest} to {most} in a photo, median {middle:g}")
+    console.print("  small is under 32x32 pixels, large from 96x96 (COCO's limits)\n")
+
+
+def _print_sizes(report: Report | InstanceReport, console: Console) -> None:
     common = [f"{width}x{height} ({count:,})" for (width, height), count in report.sizes.most_common(5)]
     more = f", and {len(report.sizes) - 5:,} more" if len(report.sizes) > 5 else ""
     console.print(f"{_count(len(report.sizes), 'size')}: {', '.join(common)}{more}")

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from upscore.errors import UserError
+
+if TYPE_CHECKING:
+    from upscore.models.fcn import FCN
+    from upscore.models.mask_rcnn import MaskRCNN
+
+Source = Literal["pytorch-fcn", "torchvision", "detectron2"]
 
 
 def import_(
     checkpoint: Path,
     /,
     *,
-    source: Annotated[Literal["pytorch-fcn", "torchvision"], Parameter(name="--from")],
+    source: Annotated[Source, Parameter(name="--from")],
     output: Path,
     classes: str | None = None,
     at_once: Annotated[bool, Parameter(negative=())] = False,
@@ -26,6 +32,9 @@ def import_(
     upscore import fcn8s_from_caffe.pth --from pytorch-fcn --output voc
     upscore import fcn8s-atonce_from_caffe.pth --from pytorch-fcn \\
         --at-once --output voc
+    upscore import maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth \\
+        --from torchvision --output coco
+    upscore import model_final_f10217.pkl --from detectron2 --output coco
     upscore import vgg16-397923af.pth --from torchvision \\
         --model fcn32s --classes classes.txt --output start
     ```
@@ -35,45 +44,81 @@ def import_(
     Parameters
     ----------
     checkpoint
-        A file of weights: .safetensors, or what torch.save wrote.
+        A file of weights: .safetensors, what torch.save wrote, or a .pkl
+        of detectron2.
     source
         pytorch-fcn: FCN-32s, 16s, 8s or 8s at once.
-        torchvision: its vgg16 classifier, to be trained further.
+        torchvision: its Mask R-CNN, both versions and what was fine-tuned
+        from them; or its vgg16 classifier, to be trained further.
+        detectron2: Mask R-CNN over ResNet-50 or 101, FPN or C4.
     output
         The model folder to write.
     classes
         A file with a class name a line, or the number of classes.
-        Without it 21 classes of pytorch-fcn are taken for PASCAL VOC's.
+        Without it 21 classes of pytorch-fcn are taken for PASCAL VOC's,
+        90 of torchvision and 80 of detectron2 for COCO's.
     at_once
         pytorch-fcn: the weights are of FCN-8s trained at once, which
         look like those of FCN-8s but need their skips scaled.
     model
-        torchvision: the network to make, fcn32s if not given.
+        The network to make of vgg16, fcn32s if not given.
     """
-    if source == "pytorch-fcn" and model is not None:
-        raise UserError(f"--model {model}: a checkpoint of pytorch-fcn says itself which network it is; leave it out")
-    if source == "torchvision" and at_once:
-        raise UserError("--at-once is for --from pytorch-fcn; give --model fcn8s-atonce")
-    if source == "torchvision" and classes is None:
-        raise UserError("--from torchvision needs --classes: a file with a class name a line, or their number")
+    if source != "torchvision" and model is not None:
+        raise UserError(f"--model {model}: a checkpoint of {source} says itself which network it is; leave it out")
+    if source != "pytorch-fcn" and at_once:
+        raise UserError("--at-once is for --from pytorch-fcn" + "; give --model fcn8s-atonce" * (source == "torchvision"))
 
     from upscore.checkpoints.folder import save_model
-    from upscore.checkpoints.pytorch_fcn import import_pytorch_fcn
-    from upscore.checkpoints.read import read_checkpoint, read_state_dict
-    from upscore.checkpoints.torchvision_vgg import import_torchvision_vgg16
 
-    names = None if classes is None else _read_names(classes)
+    given = None if classes is None else _read_names(classes)
     if source == "pytorch-fcn":
-        net = import_pytorch_fcn(read_checkpoint(checkpoint), at_once=at_once)
-        names = names or _default_names(net.num_classes)
+        net = _from_pytorch_fcn(checkpoint, at_once)
+    elif source == "torchvision":
+        net = _from_torchvision(checkpoint, model, given)
     else:
-        assert names is not None
-        net = import_torchvision_vgg16(read_state_dict(checkpoint), model or "fcn32s", num_classes=len(names))
+        net = _from_detectron2(checkpoint)
+    names = given or net.classes
     if len(names) != net.num_classes:
         raise UserError(f"--classes {classes}: {len(names)} classes, but {checkpoint} scores {net.num_classes}")
     save_model(output, net, classes=names, training={"imported_from": source, "file": checkpoint.name})
-    trained = "" if source == "pytorch-fcn" else "; its scores are zero until it is trained"
-    print(f"{output}: {net.architecture['name']} over vgg16 with {net.num_classes} classes{trained}")
+    made = net.architecture
+    untrained = "; its scores are zero until it is trained" if source == "torchvision" and net.task == "semantic" else ""
+    print(f"{output}: {made['name']} over {made['backbone']} with {net.num_classes} classes{untrained}")
+
+
+def _from_pytorch_fcn(checkpoint: Path, at_once: bool) -> FCN:
+    from upscore.checkpoints.pytorch_fcn import import_pytorch_fcn
+    from upscore.checkpoints.read import read_checkpoint
+    from upscore.data.voc import CLASSES
+
+    net = import_pytorch_fcn(read_checkpoint(checkpoint), at_once=at_once)
+    if net.num_classes == len(CLASSES):
+        net.classes = list(CLASSES)
+    return net
+
+
+def _from_torchvision(checkpoint: Path, model: str | None, classes: list[str] | None) -> FCN | MaskRCNN:
+    from upscore.checkpoints.read import read_state_dict
+    from upscore.checkpoints.torchvision_mask_rcnn import import_torchvision_mask_rcnn, is_detector
+    from upscore.checkpoints.torchvision_vgg import import_torchvision_vgg16
+
+    state = read_state_dict(checkpoint)
+    if is_detector(state):
+        if model is not None:
+            raise UserError(f"--model {model}: {checkpoint} is a detector, and says itself which one; leave it out")
+        return import_torchvision_mask_rcnn(state)
+    if classes is None:
+        raise UserError(
+            f"{checkpoint} is no Mask R-CNN, and to make a network of the classifier vgg16 needs --classes: "
+            "a file with a class name a line, or their number"
+        )
+    return import_torchvision_vgg16(state, model or "fcn32s", num_classes=len(classes))
+
+
+def _from_detectron2(checkpoint: Path) -> MaskRCNN:
+    from upscore.checkpoints.detectron2 import import_detectron2, read_detectron2
+
+    return import_detectron2(read_detectron2(checkpoint))
 
 
 def _read_names(classes: str) -> list[str]:
@@ -85,9 +130,3 @@ def _read_names(classes: str) -> list[str]:
     if not 1 <= int(classes) <= MAX_CLASSES:
         raise UserError(f"--classes {classes}: there must be from 1 to {MAX_CLASSES}")
     return [f"class_{index}" for index in range(int(classes))]
-
-
-def _default_names(count: int) -> list[str]:
-    from upscore.data.voc import CLASSES
-
-    return list(CLASSES) if count == len(CLASSES) else [f"class_{index}" for index in range(count)]

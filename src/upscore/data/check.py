@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,8 @@ from torch import Tensor
 
 from upscore.data.classes import BINARY, classes_of_values
 from upscore.data.datasets import list_files, open_dataset, parse_scenes
-from upscore.data.folder import UNSPLIT, Fault, Listing, Pair
+from upscore.data.findings import Findings, splits_of
+from upscore.data.folder import Fault, Listing, Pair
 from upscore.data.images import LabelError, is_deep, read_image
 from upscore.data.samples import size_fault, value_fault
 from upscore.data.splits import select
@@ -46,45 +46,16 @@ class ClassCount:
 
 
 @dataclass(slots=True, kw_only=True)
-class Report:
-    """What a data set is made of, and what is wrong with it."""
+class Report(Findings):
+    """What a data set of class maps is made of, and what is wrong with it."""
 
-    source: str
-    layout: str
-    splits: dict[str, int]
-    """Photos by split; empty where there are no splits."""
-    images: int
     classes: list[ClassCount]
-    classes_from: str
     void: ClassCount
-    sizes: Counter[tuple[int, int]]
-    """How many photos are of a (width, height)."""
-    faults: list[Fault]
-    """In the order of the files."""
-    notes: list[str]
-    """What is worth knowing but no fault."""
-
-    def size_range(self) -> dict[str, tuple[float, float, float]]:
-        """Smallest, median and largest width and height in pixels; empty without a readable photo."""
-        sides = {"width": 0, "height": 1} if self.sizes else {}
-        columns = {name: sorted(size[axis] for size in self.sizes.elements()) for name, axis in sides.items()}
-        return {name: (values[0], median(values), values[-1]) for name, values in columns.items()}
 
     def as_dict(self) -> dict[str, Any]:
         """The report in JSON's types."""
-        return {
-            "source": self.source,
-            "layout": self.layout,
-            "splits": self.splits,
-            "images": self.images,
-            "classes_from": self.classes_from,
-            "classes": [_as_dict(entry) for entry in self.classes],
-            "void": _as_dict(self.void),
-            "sizes": [{"width": w, "height": h, "images": count} for (w, h), count in self.sizes.most_common()],
-            "size_range": self.size_range(),
-            "faults": [{"kind": f.kind, "file": str(f.path), "message": f.message} for f in self.faults],
-            "notes": self.notes,
-        }
+        classes = {"classes": [_as_dict(entry) for entry in self.classes], "void": _as_dict(self.void)}
+        return Findings.as_dict(self) | classes
 
 
 def _as_dict(entry: ClassCount) -> dict[str, Any]:
@@ -199,7 +170,7 @@ def _report(source: str | Path, listing: Listing, readings: Iterable[Reading]) -
     return Report(
         source=str(source),
         layout=listing.layout,
-        splits={split: len(pairs) for split, pairs in listing.splits.items() if split != UNSPLIT},
+        splits=splits_of(listing),
         images=photos,
         classes=counted,
         classes_from=listing.classes_from or "found in the labels",

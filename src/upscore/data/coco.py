@@ -13,6 +13,7 @@ import os
 from array import array
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,7 +86,7 @@ class Coco:
         row = self._rows[annotation]
         runs = self._runs[self._runs_of[row] : self._runs_of[row + 1]]
         bounds = self._piece_bounds[self._pieces_of[row] : self._pieces_of[row + 1] + 1]
-        pieces = [self._coordinates[start:stop] for start, stop in zip(bounds, bounds[1:], strict=False)]
+        pieces = [self._coordinates[start:stop] for start, stop in pairwise(bounds)]
         return Outline(pieces, runs if len(runs) else None)
 
     def runs(self, image: int, annotation: int) -> np.ndarray:

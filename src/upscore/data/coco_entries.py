@@ -168,7 +168,7 @@ def _read_runs(outline: dict[str, Any], size: tuple[int, int], number: int) -> S
             f"has run lengths for the size {str(outline.get('size'))[:40]}, but its image is of [{height}, {width}].",
             number,
         )
-    counts = outline.get("counts")
+    counts: Any = outline.get("counts")
     try:
         runs = decode_runs(counts).tolist() if isinstance(counts, str) else counts
         lengths = array("I")

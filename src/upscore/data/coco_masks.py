@@ -1,12 +1,13 @@
 """COCO's outlines as pixels: polygons by COCO's own rule, runs of pixels by ours, overlapping objects in layers.
 
-K objects, L layers, H W pixels, R runs. Run lengths alternate between outside and inside, go down the columns, and begin
-outside.
+L layers, H W pixels, R runs, P points. Run lengths alternate between outside and inside, go down the columns, and
+begin outside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, cast
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -22,7 +23,7 @@ def decode_runs(text: str) -> np.ndarray:
     Raises:
         ValueError: the text is none that COCO writes.
     """
-    digits = np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64) - 48
+    digits = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
     last = (digits & 32) == 0
     if not len(digits):
         return digits
@@ -48,7 +49,7 @@ def polygon_runs(pieces: list[np.ndarray], height: int, width: int) -> np.ndarra
     closed = [piece for piece in pieces if len(piece) >= 6]
     if not closed:
         return np.array([height * width], np.int64)
-    merged = coco_mask.merge(coco_mask.frPyObjects(closed, height, width))
+    merged: Any = coco_mask.merge(coco_mask.frPyObjects(cast(Any, closed), height, width))
     return decode_runs(merged["counts"].decode("ascii"))
 
 

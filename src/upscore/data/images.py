@@ -140,8 +140,8 @@ def _one_channel(values: np.ndarray, path: Path) -> np.ndarray:
         y, x = np.argwhere(coloured)[0]
         colour = ", ".join(str(value) for value in values[y, x])
         raise LabelError(
-            f"{path}: a label map holds a number per pixel, but this one is in colour: ({colour}) at x={x}, "
-            f"y={y}; save each pixel's class index or object number as grey or as a palette's index."
+            f"{path}: a label map holds a class index per pixel, or an object's number, but this one is in colour: "
+            f"({colour}) at x={x}, y={y}; save the indices as grey or as a palette's index."
         )
     return values[..., 0]
 

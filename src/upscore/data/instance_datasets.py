@@ -83,7 +83,8 @@ def open_instance_splits(
     if scenes is not None and holdout is not None:
         raise UserError(f"holdout={holdout!r}: scenes have no file names to match; leave the pattern out.")
     if scenes is not None:
-        return tuple(SceneObjects(open_scenes(*scenes, split=split, fraction=fraction)) for split in ("train", "val"))
+        train, val = (open_scenes(*scenes, split=split, fraction=fraction) for split in ("train", "val"))
+        return SceneObjects(train), SceneObjects(val)
     listing, opener = list_objects(source)
     require_soundness(listing, source)
     train, val = train_and_val(listing, source, holdout=holdout, fraction=fraction, seed=seed)

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from upscore.data.coco_files import CocoListing
+from upscore.data.datasets import Dataset
 from upscore.data.folder import Pair
 from upscore.data.images import LabelError, read_image
 from upscore.data.samples import flat, size_fault
-from upscore.data.scenes import SceneDataset
 from upscore.errors import UserError
 from upscore.objects import Objects
 from upscore.structures import Sample
@@ -108,7 +108,7 @@ def listed_size_fault(photo: Path, size: tuple[int, int], listed: np.ndarray, js
 class SceneObjects:
     """Generated scenes without their class maps; no class is the background's."""
 
-    def __init__(self, scenes: SceneDataset) -> None:
+    def __init__(self, scenes: Dataset) -> None:
         self._scenes = scenes
         self.classes = scenes.classes[1:]
         self.image_ids = np.arange(1, len(scenes) + 1)

@@ -28,20 +28,13 @@ def crosses_itself(points: np.ndarray) -> bool:
     low, high = np.minimum(points, ends), np.maximum(points, ends)
     for start in range(0, len(points), ROWS):
         rows = slice(start, start + ROWS)
-        near = (low[rows, None] < high[None]).all(2) & (low[None] < high[rows, None]).all(2)
-        # An edge parallel to an axis has no extent along it, and is near what reaches over both of its sides.
-        flat = (low == high).any(1)
-        near |= (flat[rows, None] | flat[None]) & _overlap(low, high, rows)
-        one, other = near.nonzero()
+        apart = (low[rows, None] > high[None]) | (low[None] > high[rows, None])
+        one, other = np.nonzero(~apart.any(2))
         one += start
         one, other = one[one < other], other[one < other]
         if len(one) and _any_cross(points, ends, one, other):
             return True
     return False
-
-
-def _overlap(low: np.ndarray, high: np.ndarray, rows: slice) -> np.ndarray:
-    return (low[rows, None] <= high[None]).all(2) & (low[None] <= high[rows, None]).all(2)
 
 
 def _any_cross(points: np.ndarray, ends: np.ndarray, one: np.ndarray, other: np.ndarray) -> bool:

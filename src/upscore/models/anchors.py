@@ -23,6 +23,8 @@ class Anchors(nn.Module):
         aspects: heights over widths.
         rounded: corners relative to the cell's are rounded to whole pixels.
         aspects_outer: a cell's anchors go through the sizes of one aspect first, then through the next.
+        fitted: cells are spread over the input as the finest map covers it, with whole pixels between them; a map that
+            was rounded up then has a smaller stride than its own (torchvision).
     """
 
     def __init__(
@@ -33,11 +35,12 @@ class Anchors(nn.Module):
         aspects: Sequence[float] = ASPECTS,
         rounded: bool = False,
         aspects_outer: bool = False,
+        fitted: bool = False,
     ) -> None:
         super().__init__()
         assert len(sizes) == len(strides)
         self.sizes, self.strides, self.aspects = sizes, list(strides), aspects
-        self.rounded, self.aspects_outer = rounded, aspects_outer
+        self.rounded, self.aspects_outer, self.fitted = rounded, aspects_outer, fitted
 
     @property
     def per_cell(self) -> int:
@@ -47,25 +50,32 @@ class Anchors(nn.Module):
     def forward(self, map_sizes: Sequence[tuple[int, int]], device: torch.device) -> list[Tensor]:
         """Each level's (h, w) -> its anchors (h * w * A, 4), float32, by rows, columns, and within a cell."""
         return [
-            self._level(cell.to(device), stride, size)
-            for cell, stride, size in zip(map(self._cell, self.sizes), self.strides, map_sizes, strict=True)
+            self._level(cell.to(device), steps, size)
+            for cell, steps, size in zip(map(self._cell, self.sizes), self._steps(map_sizes), map_sizes, strict=True)
         ]
+
+    def _steps(self, map_sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Each level's pixels from a cell to the next, down and to the right."""
+        if not self.fitted:
+            return [(stride, stride) for stride in self.strides]
+        height, width = (side * self.strides[0] for side in map_sizes[0])
+        return [(height // h, width // w) for h, w in map_sizes]
 
     def _cell(self, sizes: Sequence[float]) -> Tensor:
         """The (A, 4) anchors about the origin."""
         order = product(self.aspects, sizes) if self.aspects_outer else product(sizes, self.aspects)
-        aspects_first = torch.tensor(list(order), dtype=torch.float32, device="cpu")
-        aspect, size = aspects_first.unbind(1) if self.aspects_outer else aspects_first.flip(1).unbind(1)
+        pairs = torch.tensor(list(order), dtype=torch.float32, device="cpu")
+        aspect, size = pairs.unbind(1) if self.aspects_outer else pairs.flip(1).unbind(1)
         half = 0.5 * torch.stack([size / aspect.sqrt(), size * aspect.sqrt()], dim=1)
         corners = torch.cat([-half, half], dim=1)
         return corners.round() if self.rounded else corners
 
     @staticmethod
-    def _level(cell: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
-        height, width = size
+    def _level(cell: Tensor, steps: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        (down, right), (height, width) = steps, size
         y, x = torch.meshgrid(
-            torch.arange(height, device=cell.device) * stride,
-            torch.arange(width, device=cell.device) * stride,
+            torch.arange(height, device=cell.device) * down,
+            torch.arange(width, device=cell.device) * right,
             indexing="ij",
         )
         corners = torch.stack([x, y, x, y], dim=-1).view(-1, 1, 4)

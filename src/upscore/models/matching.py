@@ -11,7 +11,7 @@ from torchvision.ops import box_iou
 
 NEGATIVE, IGNORED = -1, -2
 
-ENTRIES_AT_ONCE = 4_000_000
+ENTRIES_AT_ONCE = 500_000
 """Of the G x A table of overlaps, which for hundreds of objects would not fit into memory as a whole."""
 
 
@@ -27,16 +27,21 @@ def match_boxes(objects: Tensor, anchors: Tensor, positive: float, negative: flo
     if not len(objects) or not len(anchors):
         return torch.full((len(anchors),), NEGATIVE, device=anchors.device)
     chunks = anchors.split(max(1, ENTRIES_AT_ONCE // len(objects)))
-    found = [box_iou(objects, chunk).max(dim=0) for chunk in chunks]
+    found = [_highest(box_iou(objects, chunk)) for chunk in chunks]
     overlap, best = (torch.cat([part[i] for part in found]) for i in (0, 1))
     matched = torch.where(overlap >= positive, best, IGNORED)
     matched[overlap < negative] = NEGATIVE
     if rescue:
         # an object that nothing overlaps has no best anchor
-        highest = torch.stack([box_iou(objects, chunk).amax(dim=1) for chunk in chunks]).amax(dim=0, keepdim=True).T
+        highest = torch.stack([of_objects for *_, of_objects in found]).amax(dim=0)[:, None]
         saved = [((box_iou(objects, chunk) == highest) & (highest > 0)).any(dim=0) for chunk in chunks]
         matched = torch.where(torch.cat(saved), best, matched)
     return matched
+
+
+def _highest(overlaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(G, A) -> each anchor's highest and whose it is, each object's highest."""
+    return *overlaps.max(dim=0), overlaps.amax(dim=1)
 
 
 def sample(matched: Tensor, count: int, positive_fraction: float) -> tuple[Tensor, Tensor]:

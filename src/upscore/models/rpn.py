@@ -99,7 +99,7 @@ class RPN(nn.Module):
     def proposals(
         self, outputs: RPNOutputs, sizes: Sequence[tuple[int, int]], limits: Limits
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The likeliest boxes of each image, best first, cut to its (height, width): N x (P, 4), and logits N x (P,).
+        """The likeliest boxes of each image, by probability, cut to its (height, width): N x (P, 4), and logits N x (P,).
 
         No gradient flows through their coordinates ("approximate joint training", Faster R-CNN section 3.2).
         """
@@ -117,9 +117,10 @@ class RPN(nn.Module):
         self, scores: Tensor, boxes: Tensor, levels: Tensor, size: tuple[int, int], limits: Limits
     ) -> tuple[Tensor, Tensor]:
         boxes = clip(boxes, size)
-        usable = nonempty(boxes, self.profile.min_size)
+        usable = nonempty(boxes, self.profile.min_size) & ~scores.isnan()
         boxes, scores, levels = boxes[usable], scores[usable], levels[usable]
-        best = class_nms(boxes, scores, levels, self.nms_iou)[: limits.after_nms]
+        # by probability, as torchvision: where float32 no longer tells two apart, the finer level comes first
+        best = class_nms(boxes, scores.sigmoid(), levels, self.nms_iou)[: limits.after_nms]
         return boxes[best], scores[best]
 
     def losses(

@@ -13,14 +13,14 @@ from rich.console import Console
 from upscore.errors import UserError
 from upscore.evaluation.plots import plot_confusion, plot_curves
 from upscore.files import atomic_path, write_text
-from upscore.report import heatmap, strides, yours
+from upscore.report import detector, heatmap, instances, strides, yours
 from upscore.report.networks import TITLES, Settings, Trained, draw_scenes, train
 from upscore.report.output import PAGE, PICTURES, claim
 from upscore.report.page import Chapter, page
 from upscore.report.progress import StepProgress
 
-HEATMAP_SHARE, SCENES_SHARE, TRAINING_SHARE, PAGE_SHARE = 10, 10, 50, 5
-"""About the seconds that each takes; training counts for each network."""
+HEATMAP_SHARE, SCENES_SHARE, TRAINING_SHARE, DETECTOR_SHARE, PAGE_SHARE = 10, 10, 50, 75, 5
+"""About the seconds that each takes; training counts for each FCN."""
 
 SHOWN = 6
 """Test scenes in the page."""
@@ -36,7 +36,7 @@ def run(output: str | Path, *, seed: int = 0, settings: Settings | None = None) 
     output = Path(output)
     started = time.monotonic()
     try:
-        claim(output, list(TITLES))
+        claim(output, [*TITLES, detector.NAME])
         chapters, networks = _chapters(output, seed, settings or Settings())
         write_text(output / PAGE, _page(chapters, networks, time.monotonic() - started))
     except OSError as error:
@@ -49,7 +49,7 @@ def run(output: str | Path, *, seed: int = 0, settings: Settings | None = None) 
 
 def _chapters(output: Path, seed: int, settings: Settings) -> tuple[list[Chapter], list[Trained]]:
     """All the work, under one bar."""
-    shares = HEATMAP_SHARE + SCENES_SHARE + len(TITLES) * TRAINING_SHARE + PAGE_SHARE
+    shares = HEATMAP_SHARE + SCENES_SHARE + len(TITLES) * TRAINING_SHARE + DETECTOR_SHARE + PAGE_SHARE
     with StepProgress(Console(stderr=True), shares) as progress:
         with progress.step("Looking for a cat with a photo classifier", HEATMAP_SHARE) as advance:
             found = []
@@ -64,6 +64,8 @@ def _chapters(output: Path, seed: int, settings: Settings) -> tuple[list[Chapter
         for name, title in TITLES.items():
             with progress.step(f"Training {title}", TRAINING_SHARE) as advance:
                 networks.append(train(name, splits, settings, output, seed, advance))
+        with progress.step(f"Training {detector.TITLE}", DETECTOR_SHARE) as advance:
+            finder = detector.train(splits, settings, output, seed, advance)
         with progress.step("Writing the page", PAGE_SHARE):
             chosen = strides.choose(splits.test, SHOWN)
             chapters = [
@@ -72,6 +74,7 @@ def _chapters(output: Path, seed: int, settings: Settings) -> tuple[list[Chapter
                 strides.answers(networks, splits.test, chosen),
                 strides.scores(networks),
                 strides.learning(networks, settings),
+                instances.chapter(finder, networks[-1], splits.test, settings),
                 yours.chapter(output, networks[-1].name),
             ]
             _save_pictures(

@@ -6,7 +6,7 @@ N scenes, C classes, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,10 @@ class Settings:
     validation: int = 48
     test: int = 200
     images: int = 3000
-    """How many each network sees in training."""
+    """How many each FCN sees in training."""
     batch_size: int = 16
+    detector_images: int = 1000
+    """How many Mask R-CNN sees, which takes several times as long over each."""
 
     @property
     def recipe(self) -> Recipe:
@@ -70,7 +72,7 @@ class Scenes:
         self.classes = drawn.classes
         self.samples: list[Sample] = []
         for index in range(count):
-            self.samples.append(replace(drawn[index], objects=None))
+            self.samples.append(drawn[index])
             advance(index + 1, count)
 
     def __len__(self) -> int:
@@ -128,7 +130,7 @@ class _Follower:
         self.losses.append(loss)
         self.advance(done, total)
 
-    def epoch(self, records: list[dict[str, Any]], scores: SemanticScores, is_best: bool) -> None:
+    def epoch(self, records: list[dict[str, Any]], scores: object, is_best: bool) -> None:
         pass
 
 
@@ -175,6 +177,7 @@ def _predictions(model: Path, scenes: Dataset) -> tuple[list[np.ndarray], Tensor
         sample = scenes[index]
         assert sample.class_map is not None
         class_map = predictor.predict(sample.image).class_map
+        assert class_map is not None
         confusion = ConfusionMatrix(len(scenes.classes))
         confusion.update(class_map, sample.class_map)
         class_maps.append(class_map)

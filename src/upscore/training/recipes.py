@@ -108,8 +108,9 @@ MODERN_INSTANCES = Recipe(
     weight_decay=0.02,
     score_rate=2,
     batch_size=2,
+    frozen_norm=True,
     clip_norm=5,
-    images=8_000,
+    images=4_000,
     max_epochs=200,
     crop=512,
     scale=(0.6, 1.7),
@@ -117,6 +118,7 @@ MODERN_INSTANCES = Recipe(
     min_visible=0.1,
     colour=0.3,
     ema=0.998,
+    validate_every=2,
 )
 """As `MODERN`, for objects: larger crops, and two photos a step, for each has hundreds of regions to learn from."""
 

@@ -6,8 +6,9 @@ N images, C classes, H W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
@@ -50,13 +51,22 @@ class Measurement(Protocol):
 class Task(Protocol):
     """One way to train."""
 
-    recipes: Mapping[str, Recipe]
-    primary: str
-    """The score that decides which epoch is the best, by its name in the records."""
-    title: str
-    """That score in words."""
-    open_splits: Callable[..., tuple[Dataset, Dataset]]
-    """Source -> what to train on and what to validate on."""
+    @property
+    def recipes(self) -> Mapping[str, Recipe]: ...
+
+    @property
+    def primary(self) -> str:
+        """The score that decides which epoch is the best, by its name in the records."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """That score in words."""
+        ...
+
+    def open_splits(self, source: str | Path, *, holdout: str | None = None) -> tuple[Dataset, Dataset]:
+        """Open what to train on and what to validate on."""
+        ...
 
     def resize(self, net: Any, max_side: int) -> Resize:
         """What brings samples to the size at which the network sees them."""
@@ -84,7 +94,9 @@ class SemanticTask:
 
     recipes = RECIPES
     primary, title = "mean_iu", "mean IU"
-    open_splits = staticmethod(open_splits)
+
+    def open_splits(self, source: str | Path, *, holdout: str | None = None) -> tuple[Dataset, Dataset]:
+        return open_splits(source, holdout=holdout)
 
     def resize(self, net: FCN, max_side: int) -> Resize:
         return partial(resize_longest, max_side=max_side)
@@ -114,7 +126,9 @@ class InstanceTask:
 
     recipes = INSTANCE_RECIPES
     primary, title = "AP", "mask AP"
-    open_splits = staticmethod(open_instance_splits)
+
+    def open_splits(self, source: str | Path, *, holdout: str | None = None) -> tuple[Dataset, Dataset]:
+        return open_instance_splits(source, holdout=holdout)
 
     def resize(self, net: MaskRCNN, max_side: int) -> Resize:
         return partial(_resize_by, resizing=net.resizing)

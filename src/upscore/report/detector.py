@@ -1,0 +1,154 @@
+"""Mask R-CNN: trained on the scenes that the FCNs saw, then asked about the scenes that none has seen.
+
+P proposals, H W pixels of a scene.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from upscore.data.datasets import Dataset
+from upscore.data.object_samples import SceneObjects
+from upscore.evaluation.instances import InstanceEvaluator, InstanceScores
+from upscore.inference import Predictor, load
+from upscore.instances import Instances
+from upscore.models.build import build
+from upscore.models.mask_rcnn import MaskRCNN
+from upscore.report.networks import BACKBONE, Settings, Splits
+from upscore.report.progress import Advance
+from upscore.structures import Sample
+from upscore.training.loop import fit
+from upscore.training.recipes import MODERN_INSTANCES, Recipe
+from upscore.training.run_folder import RunFolder
+
+NAME, TITLE = "mask_rcnn", "Mask R-CNN"
+
+SIZES = {"channels": 64, "smallest_anchor": 16}
+"""Scenes are small, and so are their objects."""
+
+REGIONS = 64
+"""Regions that are learned from in each scene, as in the paper's C4 networks (section 3.1): it has few objects."""
+
+ROUND = 40
+"""Scenes between two points of the curves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detector:
+    """The network, how it learned, and what it finds in the test scenes."""
+
+    net: MaskRCNN
+    records: list[dict[str, Any]]
+    """One for each round: `upscore.training.loop`."""
+    found: list[Instances]
+    """In each test scene, at the network's operating point."""
+    scores: InstanceScores
+
+    def proposals(self, image: Tensor) -> Tensor:
+        """What the first stage proposes in a scene (3, H, W) uint8: boxes (P, 4) in its pixels, best first."""
+        with torch.inference_mode():
+            outputs = self.net(self.net.resizing(image, self.net.preprocessing)[None])
+            size = (image.shape[-2], image.shape[-1])  # that of the network's input, too
+            boxes, _ = self.net.rpn.proposals(outputs.proposals, [size], self.net.rpn.inference_limits)
+        return boxes[0].cpu()
+
+
+class Rounds:
+    """Scenes a few at a time, so that an epoch is short: `turn` says which few."""
+
+    def __init__(self, scenes: Dataset) -> None:
+        self.scenes, self.classes, self.turn = scenes, scenes.classes, 0
+
+    def __len__(self) -> int:
+        return min(ROUND, len(self.scenes))
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.scenes[(self.turn * len(self) + range(len(self))[index]) % len(self.scenes)]
+
+
+@dataclass(slots=True)
+class _Follower:
+    advance: Advance
+    rounds: Rounds
+
+    def step(self, done: int, total: int, loss: float) -> None:
+        self.advance(done, total)
+
+    def epoch(self, records: list[dict[str, Any]], scores: object, is_best: bool) -> None:
+        self.rounds.turn += 1
+
+
+def recipe(settings: Settings) -> Recipe:
+    """Short training, as that of the FCNs; validated at the end alone, which sets the operating point."""
+    changes = {
+        "images": settings.detector_images,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "crop": 0,
+        "scale": None,
+        "colour": 0,
+        "ema": 0.97,
+        "validate_every": math.ceil(settings.detector_images / ROUND),
+    }
+    return MODERN_INSTANCES.model_copy(update=changes)
+
+
+def train(splits: Splits, settings: Settings, output: Path, seed: int, advance: Advance) -> Detector:
+    """Train from the classifier's weights into `output`/mask_rcnn, and look for the objects of the test scenes.
+
+    Raises:
+        UserError: training diverged.
+        KeyboardInterrupt: nothing is left half written.
+    """
+    rounds = Rounds(SceneObjects(splits.train))
+    torch.manual_seed(seed)  # the weights of the new layers
+    net = build(
+        NAME, backbone=BACKBONE, num_classes=len(rounds.classes), pretrained=True, min_side=settings.side, **SIZES
+    )
+    net.classes = rounds.classes
+    net.settings = replace(net.settings, batch_size=REGIONS)
+    folder, chosen = RunFolder(output / NAME), recipe(settings)
+    provenance = {"data": "generated scenes", "weights": "imagenet", "recipe": chosen.model_dump(mode="json")}
+    try:
+        progress = fit(
+            net,
+            rounds,
+            SceneObjects(splits.validation),
+            chosen,
+            folder,
+            max_side=0,
+            seed=seed,
+            provenance={**provenance, "seed": seed, "train_images": len(splits.train)},
+            watchers=[_Follower(advance, rounds)],
+        )
+    finally:
+        (folder.path / "state.pt").unlink(missing_ok=True)  # nobody resumes a demo
+    predictor = load(folder.last)
+    assert isinstance(predictor.net, MaskRCNN)
+    found, scores = _find(predictor, predictor.net, SceneObjects(splits.test))
+    return Detector(net=predictor.net, records=progress.records, found=found, scores=scores)
+
+
+def _find(predictor: Predictor, net: MaskRCNN, scenes: Dataset) -> tuple[list[Instances], InstanceScores]:
+    evaluator, found = InstanceEvaluator(net.classes, max_detections=net.detections), []
+    for index in range(len(scenes)):
+        sample = scenes[index]
+        candidates = predictor.predict(sample.image, min_score=0.0).instances
+        assert candidates is not None
+        assert sample.objects is not None
+        evaluator.update(candidates, sample.objects)
+        found.append(candidates.at_least(net.min_score))
+    return found, evaluator.scores(net.min_score)
+
+
+def parts(records: Sequence[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """Each of the five losses by name: (epoch, mean over the epoch)."""
+    names = [name for name in records[0] if name.endswith("_loss") and name not in ("train_loss", "val_loss")]
+    return {name.removesuffix("_loss"): [(record["epoch"], record[name]) for record in records] for name in names}

@@ -1,0 +1,157 @@
+"""torchvision's two Mask R-CNNs and ours, with the same weights on the same photos: all at once, and stage by stage.
+
+N detections, H W pixels of the photo. Where two boxes overlap by just the threshold of the suppression, rounding
+decides which of them stays, so a hundredth may differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.models.detection import MaskRCNN as Peer
+
+from tests.parity.torchvision_peers import MAX_SIDE, MIN_SIDE, PROPOSALS, photo, torchvision_peer
+from upscore.checkpoints.torchvision_mask_rcnn import import_torchvision_mask_rcnn
+from upscore.inference.predictor import Predictor
+from upscore.instances import Instances
+from upscore.models import MaskRCNN
+from upscore.models.resizing import Resizing
+from upscore.objects import Objects
+from upscore.pasting import paste_soft
+
+SIZES = [(480, 640), (333, 500), (97, 301)]
+EDGE = 0.01
+"""The share of boxes that rounding may decide about."""
+
+
+@pytest.fixture(scope="module", params=["v1", "v2"])
+def peer(request: pytest.FixtureRequest) -> Peer:
+    return torchvision_peer(request.param)
+
+
+@pytest.fixture
+def net(peer: Peer) -> MaskRCNN:
+    return imported(peer)
+
+
+def imported(peer: Peer) -> MaskRCNN:
+    """Ours with the peer's weights, and the peer's numbers that keep tests short."""
+    net = import_torchvision_mask_rcnn(peer.state_dict())
+    net.resizing = Resizing(min_side=MIN_SIDE, max_side=MAX_SIDE, rule="floats")
+    net.rpn.training_limits = net.rpn.inference_limits = PROPOSALS
+    return net
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@torch.inference_mode()
+def test_the_same_objects_are_found(peer: Peer, net: MaskRCNN, height: int, width: int) -> None:
+    image = photo(height, width)
+    (expected,) = peer([image / 255])
+    found = Predictor(net, precision="float32").predict(image.byte(), min_score=0).instances
+    assert found is not None
+    assert len(found) == len(expected["boxes"]) > 30
+    assert len(expected["labels"].unique()) > 5
+
+    ours = torch.cat([found.boxes, found.scores[:, None], found.labels[:, None] + 1], dim=1)
+    theirs = torch.cat([expected["boxes"], expected["scores"][:, None], expected["labels"][:, None]], dim=1)
+    nearest, at = nearest_rows(ours, theirs)
+    same = nearest < 1e-3
+    assert same.float().mean() >= 1 - EDGE
+    soft, binary = pasted(found)
+    assert (soft[at] - expected["masks"][:, 0])[same].abs().max() < 1e-3
+    decided = (expected["masks"][:, 0] - 0.5).abs() > 1e-4
+    assert torch.equal((binary[at] & decided)[same], ((expected["masks"][:, 0] >= 0.5) & decided)[same])
+    assert 0.2 < expected["masks"].amax(dim=(1, 2, 3)).mean() <= 1
+
+
+def nearest_rows(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+    """For each of their rows the largest difference from the most similar one of ours, and where that is."""
+    return (theirs[:, None] - ours[None]).abs().amax(dim=2).min(dim=1)
+
+
+def pasted(found: Instances) -> tuple[Tensor, Tensor]:
+    """(N, H, W) float32 probabilities and bool masks."""
+    soft = torch.zeros(len(found), *found.size)
+    for canvas, mask, box in zip(soft, found.masks, found.boxes, strict=True):
+        crop, top, left = paste_soft(mask, box, found.size, found.pasting)
+        canvas[top : top + crop.shape[0], left : left + crop.shape[1]] = torch.from_numpy(crop)
+    return soft, found.bitmasks()
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@torch.inference_mode()
+def test_each_stage_is_the_same(peer: Peer, net: MaskRCNN, height: int, width: int) -> None:
+    image = photo(height, width)
+    images, _ = peer.transform([image / 255])
+    seen = net.resizing(image.byte(), net.preprocessing)
+    size = (seen.shape[-2], seen.shape[-1])
+    assert images.image_sizes == [size]
+    assert (images.tensors[0, :, : size[0], : size[1]] - seen).abs().max() < 1e-5
+
+    maps = peer.backbone(images.tensors)
+    outputs = net(seen[None])
+    for ours, theirs in zip(outputs.maps, maps.values(), strict=True):
+        assert difference(ours, theirs) < 1e-4
+
+    (expected,), _ = peer.rpn(images, maps)
+    (found,), _ = net.rpn.proposals(outputs.proposals, [size], PROPOSALS)
+    assert len(found) == len(expected) > 50
+    assert (nearest_rows(found, expected)[0] < 1e-3).float().mean() >= 1 - EDGE
+
+    theirs = peer.roi_heads.box_head(peer.roi_heads.box_roi_pool(maps, [expected], [size]))
+    ours = net.box_head(net.box_pooler(outputs.maps, [expected]))
+    assert difference(ours, theirs) < 1e-4
+    logits, deltas = peer.roi_heads.box_predictor(theirs)
+    our_logits, our_deltas = net.box_predictor(ours)
+    assert difference(our_logits, logits.roll(-1, dims=1)) < 1e-4
+    assert difference(our_deltas, deltas.view(len(deltas), -1, 4)[:, 1:]) < 1e-4
+
+    regions = peer.roi_heads.mask_roi_pool(maps, [expected[:20]], [size])
+    mask_logits = peer.roi_heads.mask_predictor(peer.roi_heads.mask_head(regions))
+    our_mask_logits = net.mask_head(net.mask_pooler(outputs.maps, [expected[:20]]))
+    assert difference(our_mask_logits, mask_logits[:, 1:]) < 1e-4
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    """The largest one, relative to the largest number."""
+    assert found.shape == expected.shape
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_losses_are_the_same(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = torchvision_peer(version)  # of its own, for statistics move
+    net = imported(peer)
+    everything = 1 << 20
+    for sampler in (peer.rpn.fg_bg_sampler, peer.roi_heads.fg_bg_sampler):
+        sampler.batch_size_per_image = everything
+    net.rpn.batch_size = everything
+    net.settings = replace(net.settings, batch_size=everything)
+
+    height, width = MIN_SIDE, 176  # so that neither resizes
+    image = photo(height, width)
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    discs = [(40, 45, 30), (90, 100, 34), (60, 150, 20), (20, 20, 8)]
+    masks = torch.stack([(y - row) ** 2 + (x - column) ** 2 < radius**2 for row, column, radius in discs])
+    objects = Objects.from_masks(masks, torch.tensor([0, 16, 89, 3]))
+    target = {"boxes": objects.boxes, "labels": objects.labels + 1, "masks": masks.byte()}
+
+    proposed: list[Tensor] = []
+    peer.rpn.register_forward_hook(lambda _, inputs, output: proposed.extend(output[0]))
+    expected = peer.train()([image / 255], [target])
+    net.train()
+    outputs = net(net.resizing(image.byte(), net.preprocessing)[None])
+    monkeypatch.setattr(net.rpn, "proposals", lambda *_: (proposed, []))
+    losses = net.losses(outputs, [objects])
+    for ours, theirs in (
+        ("objectness", "loss_objectness"),
+        ("rpn_box", "loss_rpn_box_reg"),
+        ("class", "loss_classifier"),
+        ("box", "loss_box_reg"),
+        ("mask", "loss_mask"),
+    ):
+        assert losses[ours].item() == pytest.approx(expected[theirs].item(), rel=1e-4), ours
+        assert losses[ours] > 1e-5, ours

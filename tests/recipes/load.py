@@ -1,0 +1,21 @@
+"""Recipes as modules; they are scripts, and no part of the package."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+FOLDER = Path(__file__).parents[2] / "recipes"
+
+
+def recipe(name: str) -> ModuleType:
+    """The recipe of this name, without running it."""
+    spec = spec_from_file_location(f"recipes_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # where its dataclasses look up their annotations
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,97 @@
+"""The ablations: run on a few scenes, and what is said of results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.recipes.load import recipe
+from upscore.errors import UserError
+
+table2 = recipe("mask_rcnn_table2")
+
+
+def scores(*aps: float) -> list[dict[str, float]]:
+    """Of as many seeds."""
+    return [{"AP": ap, "AP50": ap + 0.2, "AP75": ap - 0.1, "box_AP": ap + 0.05, "seconds": 60} for ap in aps]
+
+
+def results() -> dict[str, list[dict[str, float]]]:
+    return {
+        "reference": scores(0.30, 0.32, 0.31),
+        "roipool": scores(0.27, 0.30, 0.30),
+        "softmax": scores(0.25, 0.33, 0.28),
+        "mlp": scores(0.31, 0.34, 0.30),
+    }
+
+
+def test_differences_are_those_of_the_same_seed() -> None:
+    assert table2.differences(results(), "roipool") == pytest.approx([-3, -2, -1])
+    assert table2.differences(results(), "mlp") == pytest.approx([1, 2, -1])
+
+
+@pytest.mark.parametrize(
+    ("points", "words"),
+    [
+        ([-3.0, -2.0, -1.0], "shows in all seeds"),
+        ([-5.0, 1.0, -3.0], "shows on average, and in 2 of 3 seeds"),
+        ([1.0, 2.0, -1.0], "does not show: the mean difference is +0.7"),
+        ([-1.0], "shows, in one seed"),
+    ],
+)
+def test_the_verdict_follows_from_the_numbers(points: list[float], words: str) -> None:
+    assert words in table2.verdict("roipool", points)
+
+
+def test_the_choice_is_what_was_better() -> None:
+    agreed = {row: runs for row, runs in results().items() if row != "mlp"}
+    assert "no alternative was better" in table2.choice(agreed)
+    assert "MLP mask head had the higher mean, but the seeds do not agree" in table2.choice(results())
+    assert "try MLP mask head, better in every seed" in table2.choice({**agreed, "mlp": scores(0.4, 0.5, 0.6)})
+
+
+def test_the_page_has_every_number(tmp_path: Path) -> None:
+    page = table2.report(results(), 800, "../images/x.png")
+    assert "    python recipes/mask_rcnn_table2.py\n" in page
+    row = "| RoIPool | 29.0% (27.0% to 30.0%) | 49.0% | 19.0% | 34.0% | 27.0%, 30.0%, 30.0% |"
+    assert row in page
+    assert "| RoIPool | -2.0 | -3.0, -2.0, -1.0 | 26.9 - 30.3 = -3.4 (2c, R-50-C4) |" in page
+    assert "scored on" not in page
+    assert "of 80 others" in page
+    assert "A run took\n60 s" in page
+    assert "(../images/x.png)" in page
+    fewer = {row: results()[row] for row in ("reference", "mlp")}
+    assert "    python recipes/mask_rcnn_table2.py --rows mlp --scenes 40\n" in table2.report(fewer, 40, "")
+
+    table2.plot(results(), tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as picture:
+        assert picture.width > 800
+
+
+@pytest.mark.slow
+def test_runs_are_made_once_and_join_the_table(tmp_path: Path) -> None:
+    runs, docs = tmp_path / "runs", tmp_path / "docs" / "results"
+    common = ["--output", str(runs), "--docs", str(docs), "--seeds", "1", "--scenes", "4"]
+    table2.main([*common, "--rows", "softmax"])
+    first = json.loads((runs / "results.json").read_text())
+    assert set(first) == {"reference-0", "softmax-0"}
+    assert all({"AP", "AP50", "AP75", "box_AP", "seconds"} == set(run) for run in first.values())
+    assert not list(runs.glob("*/state.pt"))
+    architectures = [
+        json.loads((runs / name / "best" / "model.json").read_text())["architecture"] for name in sorted(first)
+    ]
+    assert {key for key in architectures[0] if architectures[0][key] != architectures[1][key]} == {"mask_loss"}
+
+    table2.main([*common, "--rows", "mlp"])
+    second = json.loads((runs / "results.json").read_text())
+    assert {name: second[name] for name in first} == first  # the seconds too: they were not run again
+    page = (docs / "mask_rcnn_table2.md").read_text()
+    assert "| softmax masks |" in page
+    assert "| MLP mask head |" in page
+    assert (docs / "../images/mask_rcnn_table2.png").exists()
+
+    with pytest.raises(UserError, match="scenes=4, not 8"):
+        table2.main([*common, "--scenes", "8"])

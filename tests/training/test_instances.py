@@ -1,0 +1,460 @@
+"""Mask R-CNN through the same trainer, loop and folder as the FCNs."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+import upscore
+from tests.cli.command import sentence
+from tests.cli.command import upscore as command
+from tests.tiny import BACKBONE, metrics, outcome, same, scenes, tiny_net, weights
+from upscore.checkpoints import load_model, save_model
+from upscore.data.instance_datasets import open_instance_splits
+from upscore.data.transforms import Batch, collate
+from upscore.errors import UserError
+from upscore.inference import Predictor, evaluate
+from upscore.models.build import build
+from upscore.models.mask_rcnn import MaskRCNN
+from upscore.objects import Objects
+from upscore.structures import Sample
+from upscore.training.counting import enough_detections, most_objects
+from upscore.training.loop import fit
+from upscore.training.recipes import MASK_RCNN_PAPER, MODERN_INSTANCES
+from upscore.training.run_folder import RunFolder
+from upscore.training.start import start_from
+from upscore.training.train import train
+from upscore.training.trainer import Progress, Trainer
+
+PARTS = ("objectness", "rpn_box", "class", "box", "mask")
+SMALL = MODERN_INSTANCES.model_copy(update={"images": 12, "validate_every": 1, "crop": 48, "ema": 0.5, "batch_size": 3})
+
+
+def tiny_rcnn(classes: int = 7, **options: Any) -> MaskRCNN:
+    """A network that sees photos at 64 pixels, the same at each call."""
+    torch.manual_seed(0)
+    sizes = {"channels": 16, "box_features": 16, "min_side": 64, "max_side": 128, "smallest_anchor": 8}
+    return build("mask_rcnn", backbone=BACKBONE, num_classes=classes, **{**sizes, **options})
+
+
+class Shapes:
+    """Scenes whose objects are to be found, of classes without a background."""
+
+    def __init__(self, count: int = 6, *, seed: int = 0) -> None:
+        self.scenes = scenes(count, seed=seed)
+        self.classes = self.scenes.classes[1:]
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.scenes[index]
+
+
+class Renamed(Shapes):
+    """The same under other class names, in another order."""
+
+    def __init__(self, names: list[str], order: list[int]) -> None:
+        super().__init__(3, seed=4)
+        self.classes, self.order = names, torch.tensor(order)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        assert sample.objects is not None
+        return replace(sample, objects=replace(sample.objects, labels=self.order[sample.objects.labels]))
+
+
+def empty(index: int) -> Sample:
+    """A photo in which nothing is labelled."""
+    nothing = Objects.from_id_map(torch.zeros(64, 64, dtype=torch.int32))
+    return replace(scenes()[index], class_map=None, objects=nothing)
+
+
+def run(folder: Path, recipe: Any = SMALL, **options: Any) -> Progress:
+    return fit(tiny_rcnn(), Shapes(), Shapes(2, seed=1), recipe, RunFolder(folder), max_side=0, **options)
+
+
+class Stop:
+    def __init__(self, step: int) -> None:
+        self.at = step
+
+    def step(self, done: int, total: int, loss: float) -> None:
+        if done == self.at:
+            raise InterruptedError
+
+    def epoch(self, records: list[dict[str, Any]], scores: object, is_best: bool) -> None:
+        assert ("AP" in records[-1]) == (scores is not None)
+
+
+@pytest.fixture(scope="module")
+def knowing() -> MaskRCNN:
+    """A network that was shown two scenes until it finds their objects."""
+    net = tiny_rcnn()
+    net.classes = Shapes().classes
+    recipe = SMALL.model_copy(update={"learning_rate": 5e-3, "ema": 0, "weight_decay": 0, "schedule": "constant"})
+    trainer = Trainer(net, recipe, Accelerator())
+    trainer.train_mode()
+    batch = collate([Shapes()[0], Shapes()[1]])
+    losses = [trainer.step([batch], 1.0) for _ in range(60)]
+    assert losses[-1] < 0.5 * losses[0]
+    return net
+
+
+def test_validating_every_other_epoch_and_going_on(tmp_path: Path) -> None:
+    recipe = SMALL.model_copy(update={"images": 18, "validate_every": 2})
+    run(tmp_path / "whole", recipe)
+    records = metrics(tmp_path / "whole")
+    assert [record["epoch"] for record in records if "AP" in record] == [2, 3]  # after the last there always is one
+    for step in (1, 3, 5):  # in the first, second and third epoch, of two steps each
+        with pytest.raises(InterruptedError):
+            run(tmp_path / "broken", recipe, resume=(tmp_path / "broken/state.pt").exists(), watchers=[Stop(step)])
+    run(tmp_path / "broken", recipe, resume=True)
+    assert same(outcome(tmp_path / "broken"), outcome(tmp_path / "whole"))
+
+
+def test_patience_waits_for_a_validation(tmp_path: Path) -> None:
+    """Of an untrained network AP stays zero, so the first validation is the best."""
+    recipe = SMALL.model_copy(
+        update={"images": 60, "validate_every": 2, "patience": 3, "learning_rate": 1e-12, "score_rate": 1}
+    )
+    progress = run(tmp_path / "run", recipe)
+    assert (progress.best, progress.best_epoch, progress.epoch) == (0, 2, 6)
+    assert "AP" in progress.records[-1]
+
+
+def test_records_and_cards(tmp_path: Path) -> None:
+    progress = run(tmp_path / "run")
+    first = metrics(tmp_path / "run")[-1]
+    assert set(first) == {
+        *("epoch", "step", "train_loss", "val_loss", "learning_rate"),
+        *("AP", "AP50", "AP75", "box_AP", "matched_f", "min_score"),
+        *(f"{part}_loss" for part in PARTS),
+    }
+    assert sum(first[f"{part}_loss"] for part in PARTS) == pytest.approx(first["train_loss"], rel=1e-5)
+    net, card = load_model(tmp_path / "run")
+    assert isinstance(net, MaskRCNN)
+    assert card.min_score == net.min_score == progress.records[progress.best_epoch - 1]["min_score"]
+    assert card.scores["validation"]["AP"] == progress.best
+    assert net.classes == Shapes().classes
+    assert net.architecture == tiny_rcnn().architecture
+    assert {type(value) for value in net.architecture.values()} == {str, int, float, bool}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_photos_without_objects(dtype: torch.dtype) -> None:
+    trainer = Trainer(tiny_rcnn(), SMALL, Accelerator(), dtype=dtype)
+    trainer.train_mode()
+    before = copy.deepcopy(trainer.net.state_dict())
+    assert math.isfinite(trainer.step([collate([empty(0), empty(1)])], 1.0))
+    trainer.step([collate([empty(0), Shapes()[1]])], 1.0)
+    assert all(value.isfinite().all() for value in trainer.net.state_dict().values())
+    assert not same(before, trainer.net.state_dict())
+    loss, scores = trainer.validate([collate([empty(0)])])
+    assert math.isfinite(loss)
+    assert set(trainer.task.record(scores)) >= {"AP", "min_score"}
+    assert trainer.task.record(scores)["AP"] is None
+
+
+def test_validation_leaves_the_operating_point(knowing: MaskRCNN) -> None:
+    """What is validated: the losses in evaluation mode, and what is found where the network is the most often right."""
+    trainer = Trainer(copy.deepcopy(knowing), SMALL.model_copy(update={"ema": 0}), Accelerator())
+    batches = [collate([Shapes()[index]]) for index in range(2)]
+    loss, scores = trainer.validate(batches)
+    assert (loss, scores) == trainer.validate(batches)
+    record = trainer.task.record(scores)
+    assert record["AP50"] > 0.05
+    assert trainer.net.min_score == record["min_score"] != 0.5
+    for other in (0.06, 0.3, 0.6, 0.9):
+        trainer.net.min_score = other
+        found = evaluate(Predictor(trainer.net, "torch", "float32"), _first_two())
+        assert found.matched_f["0.5"] <= record["matched_f"] + 1e-9, other
+        assert pytest.approx(record["AP"], abs=1e-6) == found.AP  # ranks all, wherever the operating point is
+
+
+def _first_two() -> Any:
+    from upscore.data import subset
+
+    return subset(Shapes(), [0, 1])
+
+
+def test_a_gradient_is_cut_to_its_length() -> None:
+    def first_step(norm: float) -> float:
+        recipe = SMALL.model_copy(update={"optimizer": "sgd", "clip_norm": norm, "learning_rate": 1.0, "ema": 0})
+        recipe = recipe.model_copy(update={"score_rate": 1, "weight_decay": 0})
+        trainer = Trainer(tiny_rcnn(), recipe, Accelerator())
+        trainer.train_mode()
+        before = {name: value.clone() for name, value in trainer.net.named_parameters()}
+        trainer.step([collate([Shapes()[0], Shapes()[1]])], 1.0)
+        moved = [(value - before[name]).square().sum() for name, value in trainer.net.named_parameters()]
+        return math.sqrt(sum(moved))
+
+    whole = first_step(0)
+    assert whole > 0.02
+    assert first_step(0.01) == pytest.approx(0.01, rel=1e-3)
+    assert first_step(10 * whole) == pytest.approx(whole, rel=1e-4)
+
+
+def test_the_papers_recipe() -> None:
+    assert MASK_RCNN_PAPER.learning_rate / MASK_RCNN_PAPER.batch_size == 0.02 / 16
+    assert MASK_RCNN_PAPER.images == 90_000 * 16
+
+
+# predicting and scoring
+
+
+def test_objects_at_the_photos_own_size(knowing: MaskRCNN) -> None:
+    predictor = Predictor(copy.deepcopy(knowing), "torch", "float32")
+    assert predictor.task == "instances"
+    photo = torch.nn.functional.interpolate(Shapes()[0].image[None], size=(150, 200))[0]
+    every = predictor.predict(photo, min_score=0.0)
+    assert every.class_map is None
+    assert every.instances is not None
+    assert every.instances.size == (150, 200)
+    assert every.image is not None
+    assert every.image.shape == (150, 200, 3)
+    assert (every.instances.scores.diff() <= 0).all()
+    assert every.instances.boxes[:, 2].max() > 100  # in pixels of the photo, not of the 64 that the network saw
+    predictor.net.min_score = float(every.instances.scores[2])
+    default = predictor.predict(photo).instances
+    assert default is not None
+    assert len(default) == 3
+    for wrong in (-0.1, 1.5):
+        with pytest.raises(UserError, match="scores are from 0 to 1"):
+            predictor.predict(photo, min_score=wrong)
+    with pytest.raises(UserError, match="no class probabilities"):
+        predictor.predict(photo, scores=True)
+    with pytest.raises(UserError, match="min_score is for models that find objects"):
+        Predictor(tiny_net()).predict(photo, min_score=0.5)
+
+
+def test_bfloat16_finds_the_same(knowing: MaskRCNN) -> None:
+    found = [
+        Predictor(copy.deepcopy(knowing), "torch", precision).predict(Shapes()[0].image, min_score=0.5).instances
+        for precision in ("float32", "bfloat16")
+    ]
+    assert len(found[0]) > 0
+    assert abs(len(found[0]) - len(found[1])) <= 1
+    assert torch.allclose(found[0].boxes[0], found[1].boxes[0], atol=3)
+
+
+def test_classes_are_matched_by_name(knowing: MaskRCNN) -> None:
+    predictor = Predictor(copy.deepcopy(knowing), "torch", "float32")
+    straight = Renamed(knowing.classes, list(range(7)))
+    backwards = Renamed(knowing.classes[::-1], list(range(6, -1, -1)))
+    expected = evaluate(predictor, straight)
+    assert same(evaluate(predictor, backwards).to_json(), expected.to_json())
+    with pytest.raises(UserError, match="not trained on: dragon"):
+        evaluate(predictor, Renamed([*knowing.classes[:-1], "dragon"], list(range(7))))
+
+    class Unlabelled(Shapes):
+        def __getitem__(self, index: int) -> Sample:
+            return replace(super().__getitem__(index), objects=None)
+
+    with pytest.raises(UserError, match="scene_00000 has no labelled objects"):
+        evaluate(predictor, Unlabelled())
+
+
+# model folders
+
+
+def test_half_the_size(knowing: MaskRCNN, tmp_path: Path) -> None:
+    knowing.min_score = 0.375
+    for name, half in (("whole", False), ("half", True)):
+        save_model(tmp_path / name, knowing, classes=knowing.classes, half=half)
+    sizes = {name: (tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half")}
+    assert sizes["half"] < 0.55 * sizes["whole"]
+    net, card = load_model(tmp_path / "half")
+    assert net.min_score == card.min_score == 0.375
+    assert {parameter.dtype for parameter in net.parameters()} == {torch.float32}
+    stored = weights(tmp_path / "half")
+    for name, value in knowing.state_dict().items():
+        assert torch.allclose(net.state_dict()[name].double(), value.double(), rtol=1e-3, atol=1e-4), name
+        assert stored[name].dtype == (torch.float16 if value.dtype == torch.float32 else value.dtype), name
+    huge = copy.deepcopy(knowing)
+    next(huge.parameters()).data[:] = 1e6
+    with pytest.raises(ValueError, match="beyond the range of float16"):
+        save_model(tmp_path / "huge", huge, classes=huge.classes, half=True)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "complaint"),
+    [("backbone", 5, "architecture.backbone"), ("colour", "red", "has no option 'colour'"), ("norm", [1], "norm")],
+)
+def test_a_card_that_is_not_valid(field: str, value: object, complaint: str, tmp_path: Path) -> None:
+    net = tiny_rcnn()
+    save_model(tmp_path / "model", net, classes=net.classes)
+    path = tmp_path / "model/model.json"
+    card = json.loads(path.read_text())
+    card["architecture"][field] = value
+    path.write_text(json.dumps(card))
+    with pytest.raises(UserError, match=complaint):
+        load_model(tmp_path / "model")
+
+
+def test_built_in_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = tiny_rcnn()
+    save_model(tmp_path / "package/shapes", net, classes=net.classes)
+    monkeypatch.setattr("upscore.checkpoints.folder.BUILT_IN", tmp_path / "package")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert upscore.load("shapes").task == "instances"
+    with pytest.raises(UserError, match=r"dogs is not a folder: .* a built-in one: shapes"):
+        upscore.load("dogs")
+    with pytest.raises(UserError, match=r"runs/shapes is not a folder"):
+        upscore.load("runs/shapes")
+    Path("shapes").mkdir()  # what is on disk comes first
+    with pytest.raises(UserError, match=r"shapes holds no model\.json"):
+        upscore.load("shapes")
+
+
+# from a folder of photos to a model
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """8 photos of 64 x 64 whose labels number the objects."""
+    root = tmp_path_factory.mktemp("objects") / "shapes"
+    for part in ("images", "labels"):
+        (root / part).mkdir(parents=True)
+    for index in range(8):
+        sample = Shapes(8)[index]
+        assert sample.objects is not None
+        Image.fromarray(sample.image.permute(1, 2, 0).numpy()).save(root / "images" / f"{sample.name}.png")
+        numbers = sample.objects.id_map[0].numpy().astype(np.uint16)
+        Image.fromarray(numbers).save(root / "labels" / f"{sample.name}.png")
+    return root
+
+
+SIZES = ("--model", "mask_rcnn", "--backbone", BACKBONE, "--weights", "none", "--min-side", "64", "--max-side", "128")
+
+
+def test_the_command_line(
+    labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    arguments = ("train", labelled, "--output", output, *SIZES, "--epochs", "2", "--validate-every", "2")
+    assert command(monkeypatch, *arguments, "--workers", "1") == 0
+    out, err = capsys.readouterr()
+    assert f"{output}: mask AP" in out
+    most = max(most_objects(part) for part in open_instance_splits(labelled))
+    assert f"detections per photo: 100 (up to {most} objects in the data)" in " ".join(err.split())
+    assert "AP50" in err
+    assert err.count("epoch ") == 1
+    for name in ("curves.png", "precision_recall.png"):
+        assert (output / name).read_bytes().startswith(b"\x89PNG"), name
+    assert command(monkeypatch, *arguments, "--resume") == 0
+    capsys.readouterr()
+
+    written = ("--json", tmp_path / "scores.json", "--plots", tmp_path / "plots")
+    assert command(monkeypatch, "evaluate", output, labelled, *written) == 0
+    out = capsys.readouterr().out
+    report = json.loads((tmp_path / "scores.json").read_text(), parse_constant=pytest.fail)
+    assert {"AP", "AP50", "box_AP", "matched_f", "min_score", "model", "images"} <= set(report)
+    assert report["images"] == 8
+    assert "mask AP50" in out
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["per_class.png", "precision_recall.png"]
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(output / "tensorboard")).Reload()
+    for name, steps in {"mask_loss": [1, 2], "AP": [2], "val_loss": [2]}.items():
+        assert [event.step for event in events.Scalars(name)] == steps, name
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--model", "mask_rcnn", "--recipe", "heavy"), "'heavy'; choose one of modern, paper for mask_rcnn"),
+        (("--recipe", "paper"), "'paper'; choose one of modern, heavy, accum, staged, at-once for fcn8s"),
+        (("--model", "mask_rcnn", "--geometry", "caffe"), "--geometry is an option of the FCNs; --model is mask_rcnn"),
+        (("--model", "mask_rcnn", "--upsampling", "fixed"), "--upsampling is an option of the FCNs"),
+        (("--model", "mask_rcnn", "--dense"), "--dense is an option of the FCNs"),
+        (("--detections", "200"), "--detections is an option of mask_rcnn; --model is fcn8s"),
+        (("--min-side", "200"), "--min-side is an option of mask_rcnn"),
+        (("--profile", "paper"), "--profile is an option of mask_rcnn"),
+        (("--validate-every", "0"), "--validate-every 0"),
+        (("--model", "mask_rcnn", "--detections", "0"), "detections is 0"),
+    ],
+)
+def test_options_of_the_other_task(
+    options: tuple[str, ...],
+    complaint: str,
+    labelled: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command(monkeypatch, "train", labelled, "--output", tmp_path / "run", "--backbone", BACKBONE, *options) == 2
+    assert complaint in sentence(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_counting_objects() -> None:
+    told: list[tuple[int, int]] = []
+    counts = [len(Shapes()[index].objects) for index in range(6)]  # type: ignore[arg-type]
+    assert most_objects(Shapes(), lambda done, total: told.append((done, total))) == max(counts)
+    assert told == [(done, 6) for done in range(1, 7)]
+
+    class Counted(Shapes):
+        def object_counts(self) -> list[int]:
+            return [3, 9]
+
+        def __getitem__(self, index: int) -> Sample:
+            raise AssertionError("there is no need to read it")
+
+    assert most_objects(Counted()) == 9
+
+    class Crowded(Shapes):
+        def __getitem__(self, index: int) -> Sample:
+            sample = super().__getitem__(index)
+            assert sample.objects is not None
+            return replace(sample, objects=replace(sample.objects, crowd=torch.ones(len(sample.objects)).bool()))
+
+    with pytest.raises(UserError, match=r"none of 6 photos .* has an object"):
+        most_objects(Crowded())
+    assert [enough_detections(count) for count in (1, 66, 67, 100, 101, 375)] == [100, 100, 150, 150, 200, 600]
+
+
+def test_a_start_from_another_model(knowing: MaskRCNN, tmp_path: Path) -> None:
+    """All that has the same shape, whatever the classes are called."""
+    save_model(tmp_path / "model", knowing, classes=[f"other_{index}" for index in range(7)])
+    for classes in (7, 2):
+        net = tiny_rcnn(classes)
+        born = copy.deepcopy(net.state_dict())
+        start_from(net, tmp_path / "model")
+        for name, value in net.state_dict().items():
+            theirs = knowing.state_dict()[name]
+            assert torch.equal(value, theirs if theirs.shape == value.shape else born[name]), name
+    with pytest.raises(UserError, match="its backbone is"):
+        start_from(build("mask_rcnn", backbone="timm/test_efficientnet", num_classes=7), tmp_path / "model")
+
+
+def test_an_older_run_goes_on(labelled: Path, tmp_path: Path) -> None:
+    """A run from before a setting existed, and before losses were kept one by one."""
+    options: dict[str, Any] = {"model": "mask_rcnn", "backbone": BACKBONE, "weights": "none", "workers": 0}
+    options |= {"min_side": 64, "max_side": 128, "epochs": 1}
+    train(labelled, tmp_path / "run", **options)
+    asked = json.loads((tmp_path / "run/run.json").read_text())
+    del asked["validate_every"]
+    (tmp_path / "run/run.json").write_text(json.dumps(asked))
+    state = torch.load(tmp_path / "run/state.pt", weights_only=True)
+    del state["progress"]["parts"]
+    torch.save(state, tmp_path / "run/state.pt")
+    assert train(labelled, tmp_path / "run", resume=True, **options).epoch == 1
+
+
+def test_batches_keep_their_objects() -> None:
+    batch = collate([Shapes()[0], empty(1)])
+    assert isinstance(batch, Batch)
+    assert batch.objects is not None
+    assert [len(objects) > 0 for objects in batch.objects] == [True, False]
