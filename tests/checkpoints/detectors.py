@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -51,6 +52,7 @@ def marked(shapes: Mapping[str, torch.Size | tuple[int, ...]]) -> dict[str, Tens
     return state
 
 
+@cache
 def torchvision_shapes(version: str = "v1", depth: int = 50, classes: int = 91) -> dict[str, torch.Size]:
     """Those of a network whose batch normalisation is not frozen, so that batches are counted."""
     with torch.device("meta"):

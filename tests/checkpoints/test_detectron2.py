@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,14 +41,14 @@ def pixels(**values: list[float]) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("shapes", "count", "backbone", "neck"),
     [
-        (detectron2_shapes(50), 307, "resnet50", "fpn"),
-        (detectron2_shapes(101), 562, "resnet101", "fpn"),
-        (detectron2_c4_shapes(50), 279, "resnet50", "c4"),
+        (detectron2_shapes, 307, "resnet50", "fpn"),
+        pytest.param(partial(detectron2_shapes, depth=101), 562, "resnet101", "fpn", marks=pytest.mark.slow),
+        (detectron2_c4_shapes, 279, "resnet50", "c4"),
     ],
     ids=["R-50-FPN", "R-101-FPN", "R-50-C4"],
 )
 def test_every_tensor_finds_its_place(shapes, count: int, backbone: str, neck: str) -> None:  # type: ignore[no-untyped-def]
-    state = marked(shapes)
+    state = marked(shapes())
     assert len(state) == count
     net = import_detectron2(state)
     wanted = {"backbone": backbone, "neck": neck, "profile": "detectron2", "norm": "frozen", "stride_in": "1x1"}
@@ -59,10 +60,10 @@ def test_every_tensor_finds_its_place(shapes, count: int, backbone: str, neck: s
     assert not any(tensor.is_meta for tensor in ours.values())
     # the number that a tensor is full of says where it came from
     of_classes = {"box_predictor.classes", "box_predictor.deltas", "mask_head.predictor"}
-    origin = {t.flatten()[0].item(): name for name, t in state.items() if "predictor." not in name or "mask_fcn" in name}
-    found = [
-        origin[t.flatten()[0].item()] for key, t in ours.items() if key.rpartition(".")[0] not in of_classes
-    ]
+    origin = {
+        t.flatten()[0].item(): name for name, t in state.items() if "predictor." not in name or "mask_fcn" in name
+    }
+    found = [origin[t.flatten()[0].item()] for key, t in ours.items() if key.rpartition(".")[0] not in of_classes]
     assert len(set(found)) == len(found) == len(origin) == count - 6
 
 
@@ -92,18 +93,22 @@ def test_names_by_the_table(fpn: MaskRCNN) -> None:
     assert torch.equal(c4["trunk.body.layer3.0.conv2.weight"], c4_state["backbone.res4.0.conv2.weight"])
 
 
+@pytest.mark.slow
 def test_the_same_weights_in_both_layouts_say_the_same() -> None:
     shapes = torchvision_shapes()
     state = he_weights({name: torch.empty(s) for name, s in frozen(shapes).items()})
     for name in state:
         if name.endswith("running_var"):
             state[name] = 4 + state[name].abs()
-    counters = {name: torch.tensor(0) for name in shapes.keys() - state.keys()}  # so that the epsilon is as detectron2's
+    counters = {
+        name: torch.tensor(0) for name in shapes.keys() - state.keys()
+    }  # so that the epsilon is as detectron2's
     ids = [number for number, name in enumerate(import_torchvision_mask_rcnn(state).classes, 1) if "unused" not in name]
     theirs = detectron2_names(state) | pixels(**TORCHVISIONS)
     for kind in ("weight", "bias"):
         scores, deltas, masks = (
-            f"roi_heads.{name}.{kind}" for name in ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_head.predictor")
+            f"roi_heads.{name}.{kind}"
+            for name in ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_head.predictor")
         )
         theirs[scores] = theirs[scores][[*ids, 0]]
         theirs[deltas] = theirs[deltas].view(91, 4, *theirs[deltas].shape[1:])[ids].flatten(0, 1)
@@ -118,14 +123,20 @@ def test_the_same_weights_in_both_layouts_say_the_same() -> None:
     with torch.inference_mode():
         a, b = one(image), other(image)
         for first, second in zip([*a.maps, *a.proposals.deltas], [*b.maps, *b.proposals.deltas], strict=True):
-            assert torch.equal(first, second)
+            assert difference(second, first) < 1e-4
         pooled = one.box_pooler(a.maps, region)
         (logits, deltas), (d2_logits, d2_deltas) = (net.box_predictor(net.box_head(pooled)) for net in (one, other))
         masks, d2_masks = (net.mask_head(pooled) for net in (one, other))
-    assert torch.allclose(logits[:, [*used, 90]], d2_logits, rtol=1e-4)
-    assert torch.allclose(deltas[:, used], d2_deltas, rtol=1e-4)
-    assert torch.allclose(masks[:, used], d2_masks, rtol=1e-4)
+    assert difference(d2_logits, logits[:, [*used, 90]]) < 1e-5
+    assert difference(d2_deltas, deltas[:, used]) < 1e-5
+    assert difference(d2_masks, masks[:, used]) < 1e-5
     assert [one.classes[index] for index in used] == other.classes
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    """The largest one, relative to the largest number."""
+    assert found.shape == expected.shape
+    return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
 def test_rows_of_classes_stay_in_order_with_the_background_last(fpn: MaskRCNN) -> None:
@@ -155,6 +166,13 @@ def test_what_the_file_says_of_pixels_is_followed(fpn: MaskRCNN) -> None:
     assert flipped.architecture["stride_in"] == "3x3"
 
 
+def test_anchors_in_the_file_are_followed(fpn: MaskRCNN) -> None:
+    assert fpn.architecture["smallest_anchor"] == 32
+    anchors = torch.tensor([[-11.314, -5.657, 11.314, 5.657], [-8, -8, 8, 8]])  # of 16 x 16 pixels
+    state = marked(detectron2_shapes()) | {"proposal_generator.anchor_generator.cell_anchors.0": anchors}
+    assert import_detectron2(state).architecture["smallest_anchor"] == 16
+
+
 def test_the_rules_are_detectron2s(fpn: MaskRCNN) -> None:
     assert fpn.resizing.size(480, 640) == (800, 1067)
     assert fpn.profile.pasting == "exact"
@@ -181,8 +199,8 @@ def test_photos_are_resized_as_pillow_does(fpn: MaskRCNN) -> None:
     resized = np.asarray(Image.fromarray(image).resize((800, 889), Image.Resampling.BILINEAR), np.float32)
     expected = torch.from_numpy(resized[..., ::-1] - np.float32([103.53, 116.28, 123.675])).permute(2, 0, 1)
     assert seen.shape == expected.shape
-    assert (seen - expected).abs().max() < 1.01  # rounding to bytes may differ by one
-    assert (seen - expected).abs().mean() < 0.01
+    assert (seen - expected).abs().max() < 1.01  # bytes may be rounded otherwise
+    assert (seen - expected).abs().mean() < 0.05
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+import upscore as package
+from tests.checkpoints.detectors import detectron2_shapes, frozen, marked, torchvision_shapes
 from tests.checkpoints.published import CONVOLUTIONS, pytorch_fcn_state
+from tests.cli.command import sentence, upscore
 from upscore.checkpoints import load_model
 from upscore.cli import app
 from upscore.cli.import_ import import_
@@ -70,6 +75,10 @@ def test_options_that_do_not_go_together(tmp_path: Path) -> None:
         import_(path, source="pytorch-fcn", output=output, model="fcn8s")
     with pytest.raises(UserError, match="--at-once is for"):
         import_(path, source="torchvision", output=output, at_once=True, classes="2")
+    with pytest.raises(UserError, match="--model mask_rcnn"):
+        import_(path, source="detectron2", output=output, model="mask_rcnn")
+    with pytest.raises(UserError, match="--at-once is for"):
+        import_(path, source="detectron2", output=output, at_once=True)
     with pytest.raises(UserError, match="needs --classes"):
         import_(path, source="torchvision", output=output)
     with pytest.raises(UserError, match=r"4 classes, but .* scores 3"):
@@ -81,3 +90,56 @@ def test_options_that_do_not_go_together(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no torchvision vgg16"):
         import_(path, source="torchvision", output=output, classes="3", model="fcn32s")
     assert not output.exists()
+
+
+@pytest.mark.slow
+def test_torchvisions_detector_becomes_a_model_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = marked(frozen(torchvision_shapes(classes=3)))
+    torch.save(state, tmp_path / "net.pth")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    names = ("--classes", tmp_path / "classes.txt", "--output", tmp_path / "pets")
+    assert upscore(monkeypatch, "import", tmp_path / "net.pth", "--from", "torchvision", *names) == 0
+    assert "mask_rcnn over resnet50 with 2 classes" in capsys.readouterr().out
+    predictor = package.load(tmp_path / "pets")
+    assert predictor.task == "instances"
+    assert predictor.classes == ["cat", "dog"]
+    net = predictor.net
+    assert torch.equal(net.trunk.body.conv1.weight, state["backbone.body.conv1.weight"])
+    assert net.trunk.body.bn1.eps == 0
+    assert predictor.predict(np.zeros((20, 30, 3), np.uint8)).instances is not None
+
+    with pytest.raises(UserError, match="says itself which one"):
+        import_(tmp_path / "net.pth", source="torchvision", output=tmp_path / "other", model="fcn32s")
+    with pytest.raises(UserError, match=r"3 classes, but .* scores 2"):
+        import_(tmp_path / "net.pth", source="torchvision", output=tmp_path / "other", classes="3")
+
+
+@pytest.mark.slow
+def test_detectron2_becomes_a_model_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = marked(detectron2_shapes())
+    halves = {name: tensor.half().numpy() for name, tensor in state.items()}
+    with (tmp_path / "model_final.pkl").open("wb") as file:
+        pickle.dump({"model": halves, "__author__": "Detectron2 Model Zoo"}, file)
+    words = ("--from", "detectron2", "--output", tmp_path / "coco")
+    assert upscore(monkeypatch, "import", tmp_path / "model_final.pkl", *words) == 0
+    assert "mask_rcnn over resnet50 with 80 classes" in capsys.readouterr().out
+    predictor = package.load(tmp_path / "coco")
+    assert predictor.classes[22] == "zebra"
+    assert predictor.net.preprocessing.channel_order == "BGR"
+    assert torch.equal(predictor.net.neck.output["8"].bias, state["backbone.fpn_output3.bias"].half().float())
+    assert predictor.net.architecture["stride_in"] == "1x1"
+
+
+@pytest.mark.parametrize("source", ["torchvision", "detectron2"])
+@pytest.mark.parametrize("name", ["net.pth", "net.pkl", "net.safetensors"])
+def test_garbage_is_said_to_be_so(
+    source: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_bytes(b"\x80\x02no checkpoint at all")
+    assert upscore(monkeypatch, "import", tmp_path / name, "--from", source, "--output", tmp_path / "out") != 0
+    assert name in sentence(capsys)
+    assert not (tmp_path / "out").exists()

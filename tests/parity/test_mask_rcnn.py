@@ -22,6 +22,8 @@ from upscore.models.resizing import Resizing
 from upscore.objects import Objects
 from upscore.pasting import paste_soft
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(480, 640), (333, 500), (97, 301)]
 EDGE = 0.01
 """The share of boxes that rounding may decide about."""

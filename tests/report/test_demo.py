@@ -16,7 +16,7 @@ from upscore.report.demo import run
 from upscore.report.networks import Settings, draw_scenes
 from upscore.report.strides import STRIP_WIDTH, THIN, choose
 
-TINY = Settings(side=64, train=8, validation=2, test=4, images=16, batch_size=4)
+TINY = Settings(side=64, train=8, validation=2, test=4, images=16, batch_size=4, detector_images=4)
 
 
 def test_no_scene_is_in_two_splits():
@@ -41,8 +41,8 @@ def test_the_demo_leaves_a_page_pictures_and_networks(tmp_path, monkeypatch, cap
     page = run(tmp_path, seed=1, settings=TINY)
     assert page == tmp_path / "report.html"
     reader = read(page.read_text(encoding="utf-8"))
-    assert reader.ids == ["where", "idea", "answers", "scores", "learning", "yours"]
-    assert len(reader.images) == 2 + 3 + 4 * 5
+    assert reader.ids == ["where", "idea", "answers", "scores", "learning", "objects", "yours"]
+    assert len(reader.images) >= 2 + 3 + 4 * 5 + 3 + 2
     assert f"upscore predict {tmp_path}/fcn8s" in capsys.readouterr().out
 
     pictures = sorted(path.name for path in (tmp_path / "images").iterdir())

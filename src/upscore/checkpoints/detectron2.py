@@ -74,7 +74,9 @@ def read_detectron2(path: str | Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: holds a backbone to start training from, not a network that finds objects")
     tensors = {str(name): value for name, value in unwrap(checkpoint).items() if isinstance(value, Tensor)}
     if not tensors:
-        raise UserError(f"{path}: holds no tensors, but {', '.join(map(str, list(checkpoint)[:3])) or 'nothing at all'}")
+        raise UserError(
+            f"{path}: holds no tensors, but {', '.join(map(str, list(checkpoint)[:3])) or 'nothing at all'}"
+        )
     return tensors
 
 
@@ -91,6 +93,7 @@ def import_detectron2(state: Mapping[str, Tensor]) -> MaskRCNN:
     if not any(name.startswith("roi_heads.mask_head.") for name in state):
         raise UserError("this is no Mask R-CNN of detectron2: it has no roi_heads.mask_head")
     preprocessing = _preprocessing(state)
+    smallest_anchor = _smallest_anchor(state)
     pyramid = "backbone.fpn_lateral2.weight" in state
     trunk = "backbone.bottom_up." if pyramid else "backbone."
     state = without_counters({name: value for name, value in state.items() if not name.startswith(CONSTANTS)})
@@ -105,6 +108,7 @@ def import_detectron2(state: Mapping[str, Tensor]) -> MaskRCNN:
         box_features=length(state, "roi_heads.box_head.fc1.bias") if pyramid else 0,
         norm="frozen",
         stride_in=stride_in,
+        smallest_anchor=smallest_anchor,
     )
     theirs = {ours: _their_name(ours, trunk) for ours in stored_names(net)}
     check_tensors(state, {theirs[ours]: net.state_dict()[ours].shape for ours in theirs})
@@ -140,6 +144,15 @@ def _preprocessing(state: Mapping[str, Tensor]) -> Preprocessing:
     order: Literal["RGB", "BGR"] = "RGB" if mean[0] > mean[2] else "BGR"
     step = 1 if order == "RGB" else -1
     return Preprocessing(mean=_three(mean[::step]), std=_three(std[::step]), channel_order=order)
+
+
+def _smallest_anchor(state: Mapping[str, Tensor]) -> int:
+    """The side of the smallest anchor where the file has them, otherwise 0."""
+    anchors = state.get("proposal_generator.anchor_generator.cell_anchors.0")
+    if anchors is None or anchors.ndim != 2 or anchors.shape[1] != 4 or not len(anchors):
+        return 0
+    sides = anchors[:, 2:] - anchors[:, :2]
+    return round(sides.prod(dim=1).sqrt().min().item())
 
 
 def _three(values: list[float]) -> tuple[float, float, float]:

@@ -35,7 +35,7 @@ def read_pickle(path: str | Path) -> dict[str, Any]:
             raise UserError(f"{path}: has {size / 2**30:.0f} GiB; no more than {MAX_BYTES >> 30} are read")
         content = _Unpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
         tensors = _to_tensors(content)
-    except _Refused as error:
+    except _RefusedError as error:
         raise UserError(f"{path}: refused, for {error}; save its tensors alone, where you trust it") from error
     except OSError as error:
         raise UserError(f"{path}: can't be opened: {error.strerror}") from error
@@ -48,7 +48,7 @@ def read_pickle(path: str | Path) -> dict[str, Any]:
     return tensors
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """What the file asks for is not given."""
 
 
@@ -65,10 +65,11 @@ class _Unpickler(pickle._Unpickler):
             ("numpy", "dtype"): lambda code, *_: _DType(code),
             ("numpy", "ndarray"): lambda *_: _Array(),
             ("_codecs", "encode"): lambda text, _: text.encode("latin1"),
+            ("__builtin__", "bytes"): lambda: b"",  # what an empty array holds
             ("collections", "OrderedDict"): OrderedDict,
         }
         if (module, name) not in makers:
-            raise _Refused(f"reading it would run {module}.{name}")
+            raise _RefusedError(f"reading it would run {module}.{name}")
         make = makers[module, name]
         # a fresh one each time: a pickle can set attributes of what it is given
         return make if make is OrderedDict else lambda *arguments: make(*arguments)
@@ -79,7 +80,7 @@ class _DType:
 
     def __init__(self, code: str) -> None:
         if not re.fullmatch(r"[fiu][1248]|b1", code):
-            raise _Refused(f"it holds an array of {code!r}, which is no plain number")
+            raise _RefusedError(f"it holds an array of {code!r}, which is no plain number")
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -94,7 +95,7 @@ class _Array:
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, by_columns, raw = state
         if not isinstance(raw, bytes | str):
-            raise _Refused("it holds an array of objects, not of numbers")
+            raise _RefusedError("it holds an array of objects, not of numbers")
         # strings of Python 2 are read as latin1
         self.fill(raw if isinstance(raw, bytes) else raw.encode("latin1"), dtype, shape, "F" if by_columns else "C")
 

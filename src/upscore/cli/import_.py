@@ -66,7 +66,9 @@ def import_(
     if source != "torchvision" and model is not None:
         raise UserError(f"--model {model}: a checkpoint of {source} says itself which network it is; leave it out")
     if source != "pytorch-fcn" and at_once:
-        raise UserError("--at-once is for --from pytorch-fcn" + "; give --model fcn8s-atonce" * (source == "torchvision"))
+        raise UserError(
+            "--at-once is for --from pytorch-fcn" + "; give --model fcn8s-atonce" * (source == "torchvision")
+        )
 
     from upscore.checkpoints.folder import save_model
 
@@ -82,7 +84,9 @@ def import_(
         raise UserError(f"--classes {classes}: {len(names)} classes, but {checkpoint} scores {net.num_classes}")
     save_model(output, net, classes=names, training={"imported_from": source, "file": checkpoint.name})
     made = net.architecture
-    untrained = "; its scores are zero until it is trained" if source == "torchvision" and net.task == "semantic" else ""
+    untrained = (
+        "; its scores are zero until it is trained" if source == "torchvision" and net.task == "semantic" else ""
+    )
     print(f"{output}: {made['name']} over {made['backbone']} with {net.num_classes} classes{untrained}")
 
 

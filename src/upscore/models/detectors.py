@@ -30,9 +30,12 @@ ProfileName = Literal["paper", "torchvision", "detectron2"]
 
 C4_STRIDE = 16
 C4_TRAINING = Limits(before_nms=12_000, after_nms=2000)
-C4_INFERENCE = Limits(before_nms=6000, after_nms=1000)
-"""One map has all the anchors that a pyramid spreads over five."""
+C4_INFERENCE = {name: Limits(before_nms=6000, after_nms=300 if name == "paper" else 1000) for name in PROFILES}
+C4_BATCH_SIZE = {name: 64 if name == "paper" else 512 for name in PROFILES}
+"""One map has all the anchors that a pyramid spreads over five. Proposals at test and regions per image are Mask R-CNN
+section 3.1's; code bases have long used as many as over a pyramid."""
 
+PAPER_DETECTIONS = 100
 PROPOSALS_PER_DETECTION = 4
 """An object is proposed several times, so many objects need more proposals than the profile's 1000."""
 
@@ -91,6 +94,10 @@ def build_mask_rcnn(
     min_side = min_side or (800 if published else 512)
     norm = ("frozen" if published else "batch") if norm == "auto" else norm
     _check(num_classes, detections, min_side, max_side, profile)
+    if neck == "c4" and mask_head != "fcn":
+        raise UserError(
+            f"the C4 network's mask head follows res5 and is convolutional; mask_head {mask_head} is the FPN's"
+        )
     if class_agnostic and mask_loss == "softmax":
         raise UserError("a class-agnostic mask has no classes for a softmax: use mask_loss sigmoid")
     rules = PROFILES[profile]
@@ -101,7 +108,7 @@ def build_mask_rcnn(
     sizes = [smallest_anchor * 2**level for level in range(5)]
     mask_channels = 1 if class_agnostic else num_classes + (mask_loss == "softmax")
     resizing = Resizing(min_side=min_side, max_side=max_side, rule=rules.resizing, shrink=published)
-    settings = RoISettings(detections=detections)
+    settings = RoISettings(detections=detections, batch_size=C4_BATCH_SIZE[profile] if res5 else 512)
     if res5 is not None:
         width = trunk.channels[C4_STRIDE]
         net = MaskRCNN(
@@ -109,10 +116,16 @@ def build_mask_rcnn(
             neck=SingleMap(C4_STRIDE),
             rpn=RPN(
                 RPNHead(width, anchors_per_cell=15, convs=rpn_convs),
-                Anchors([sizes], strides=[C4_STRIDE], rounded=rules.rounded_anchors, aspects_outer=rules.aspects_outer),
+                Anchors(
+                    [sizes],
+                    strides=[C4_STRIDE],
+                    rounded=rules.rounded_anchors,
+                    fitted=rules.fitted_anchors,
+                    aspects_outer=rules.aspects_outer,
+                ),
                 rules,
                 training=C4_TRAINING,
-                inference=C4_INFERENCE,
+                inference=_more(C4_INFERENCE[profile], detections),
             ),
             box_pooler=(pooler := RoIPooler(14, [C4_STRIDE], rules, pooling)),
             shared_head=res5,
@@ -137,6 +150,7 @@ def build_mask_rcnn(
                     [[size] for size in sizes],
                     strides=[*strides, 2 * strides[-1]],
                     rounded=rules.rounded_anchors,
+                    fitted=rules.fitted_anchors,
                     aspects_outer=rules.aspects_outer,
                 ),
                 rules,
@@ -220,7 +234,8 @@ def _trunk(
 
 def _more(limits: Limits, detections: int) -> Limits:
     """At least so many proposals that each detection can be proposed several times."""
-    wanted = max(limits.after_nms, PROPOSALS_PER_DETECTION * detections)
+    wanted = PROPOSALS_PER_DETECTION * detections if detections > PAPER_DETECTIONS else 0
+    wanted = max(limits.after_nms, wanted)
     return Limits(before_nms=max(limits.before_nms, wanted), after_nms=wanted)
 
 

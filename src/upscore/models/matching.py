@@ -41,7 +41,8 @@ def match_boxes(objects: Tensor, anchors: Tensor, positive: float, negative: flo
 
 def _highest(overlaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(G, A) -> each anchor's highest and whose it is, each object's highest."""
-    return *overlaps.max(dim=0), overlaps.amax(dim=1)
+    overlap, best = overlaps.max(dim=0)
+    return overlap, best, overlaps.amax(dim=1)
 
 
 def sample(matched: Tensor, count: int, positive_fraction: float) -> tuple[Tensor, Tensor]:

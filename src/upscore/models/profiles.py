@@ -28,6 +28,9 @@ class Profile:
 
     rounded_anchors: bool
     """Anchor corners, relative to their cell's centre, are rounded to whole pixels."""
+    fitted_anchors: bool
+    """The step between anchors is the input's side over the map's, in whole pixels (torchvision); it differs from the
+    stride where a map was rounded up, as P6 is for sides that 64 does not divide."""
     aspects_outer: bool
     """Anchors of a cell are ordered by aspect first, then by size; it matters with several sizes a level, as in C4."""
     rpn_beta: float
@@ -62,6 +65,7 @@ class Profile:
 
 DETECTRON2 = Profile(
     rounded_anchors=False,
+    fitted_anchors=False,
     aspects_outer=False,
     rpn_beta=0.0,
     rpn_average="batch size",
@@ -81,6 +85,7 @@ DETECTRON2 = Profile(
 
 TORCHVISION = Profile(
     rounded_anchors=True,
+    fitted_anchors=True,
     aspects_outer=True,
     rpn_beta=1 / 9,
     rpn_average="sampled",
@@ -100,6 +105,7 @@ TORCHVISION = Profile(
 
 PAPER = Profile(
     rounded_anchors=False,
+    fitted_anchors=False,
     aspects_outer=False,
     rpn_beta=1 / 9,
     rpn_average="batch size",

@@ -52,7 +52,7 @@ class BoxPredictor(nn.Module):
         """In float32: they are cheap, and decide."""
         with in_float32(features.device):
             features = features.float()
-            return self.classes(features), self.deltas(features).view(len(features), -1, 4)
+            return self.classes(features), self.deltas(features).unflatten(1, (-1, 4))
 
 
 class FCNMaskHead(nn.Module):

@@ -42,9 +42,8 @@ class RPNHead(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(convs))
         self.objectness = nn.Conv2d(channels, anchors_per_cell, 1)
         self.deltas = nn.Conv2d(channels, 4 * anchors_per_cell, 1)
-        for layer in (*self.convs, self.objectness, self.deltas):
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
+        for name, parameter in self.named_parameters():
+            nn.init.normal_(parameter, std=0.01) if name.endswith("weight") else nn.init.zeros_(parameter)
 
     def forward(self, maps: Sequence[Tensor]) -> RPNOutputs:
         """The predictors are in float32 always, see `upscore.models.fcn`."""
@@ -99,7 +98,7 @@ class RPN(nn.Module):
     def proposals(
         self, outputs: RPNOutputs, sizes: Sequence[tuple[int, int]], limits: Limits
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The likeliest boxes of each image, by probability, cut to its (height, width): N x (P, 4), and logits N x (P,).
+        """The likeliest boxes of each image first, cut to its (height, width): N x (P, 4), and their logits N x (P,).
 
         No gradient flows through their coordinates ("approximate joint training", Faster R-CNN section 3.2).
         """
@@ -110,7 +109,10 @@ class RPN(nn.Module):
         ]
         scores, boxes = (torch.cat([level[i] for level in levels], dim=1) for i in (0, 1))
         groups = torch.cat([torch.full((b.shape[1],), i, device=b.device) for i, (_, b) in enumerate(levels)])
-        kept = [self._suppress(*one, groups, size, limits) for *one, size in zip(scores, boxes, sizes, strict=True)]
+        kept = [
+            self._suppress(logits, candidates, groups, size, limits)
+            for logits, candidates, size in zip(scores, boxes, sizes, strict=True)
+        ]
         return [boxes for boxes, _ in kept], [scores for _, scores in kept]
 
     def _suppress(

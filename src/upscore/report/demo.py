@@ -1,4 +1,4 @@
-"""`upscore demo`: a heat map, three networks and a page about them, from what is installed alone."""
+"""`upscore demo`: a heat map, four networks and a page about them, from what is installed alone."""
 
 from __future__ import annotations
 
@@ -118,5 +118,6 @@ def _page(chapters: Sequence[Chapter], networks: Sequence[Trained], seconds: flo
         ],
         chapters,
         "Made by upscore demo. After Shelhamer, Long and Darrell, Fully Convolutional Networks for Semantic "
-        "Segmentation, 2016. Photographs: scikit-image. Weights: EfficientNet-Lite0, trained on ImageNet.",
+        "Segmentation, 2016, and He, Gkioxari, Dollár and Girshick, Mask R-CNN, 2017. Photographs: scikit-image. "
+        "Weights: EfficientNet-Lite0, trained on ImageNet.",
     )

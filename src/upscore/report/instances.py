@@ -57,14 +57,14 @@ def chapter(detector: Detector, fcn: Trained, scenes: Dataset, settings: Setting
                 f"A class map has no word for *two*: where shapes of one class touch, {fcn.title} paints one region. "
                 "*Mask R-CNN* goes the other way round: it first finds the objects, one by one, and then asks of each "
                 "which pixels are its own (Mask R-CNN section 3).",
-                f"It starts from the same classifier and saw {settings.detector_images:,} of the same scenes. "
+                f"It starts from the same classifier and learns from the same scenes, {settings.detector_images:,} in all. "
                 "What it says is not a map but a list: a box, a class, a score and a mask for each object.",
             ),
             figure(
                 join(*[_compared(detector, fcn, scenes, index) for index in chosen]),
-                "Test scenes, chosen by the truth alone: the largest shapes that touch another of their class, one "
-                f"scene for a class. In the middle each region of {fcn.title} has the name of its class; on the right "
-                "each object has a number of its own.",
+                "Test scenes, chosen by the truth alone: those where the largest shapes touch another of their class. "
+                f"In the middle each region of {fcn.title} has the name of its class; on the right each object has a "
+                "number of its own.",
             ),
             heading("From proposal to mask"),
             text(

@@ -44,12 +44,8 @@ def pairs(scenes: Dataset) -> list[Pair]:
 
 
 def largest(found: Sequence[Pair], count: int) -> list[int]:
-    """Scenes to show: those of the pairs whose smaller object is largest, of a class and a scene no more than one."""
-    chosen: dict[int, int] = {}
-    for pair in sorted(found, key=lambda pair: -pair.smaller):
-        if pair.scene not in chosen.values():
-            chosen.setdefault(pair.label, pair.scene)
-    return list(chosen.values())[:count]
+    """Scenes to show: those of the pairs whose smaller object is largest."""
+    return list(dict.fromkeys(pair.scene for pair in sorted(found, key=lambda pair: -pair.smaller)))[:count]
 
 
 def told_apart(pair: Pair, instances: Instances) -> bool:
