@@ -121,8 +121,8 @@ def _label(
     face, draw = font(size, "".join(classes)), ImageDraw.Draw(picture)
     pad, height = round(size * 0.4), round(size * 1.5)
     placed = np.zeros((0, 4))
-    objects = zip(instances.boxes.tolist(), instances.labels.tolist(), instances.scores.tolist(), areas, colors)
-    for (x1, y1, x2, _), label, score, area, color in objects:
+    columns = (instances.boxes.tolist(), instances.labels.tolist(), instances.scores.tolist(), areas, colors)
+    for (x1, y1, x2, _), label, score, area, color in zip(*columns, strict=True):
         if area * LABEL_SHARE < 4 * height * height:
             continue  # even the shortest name has no room
         text = f"{classes[label]} {score:.2f}"
@@ -142,7 +142,7 @@ def _counts(labels: np.ndarray, classes: Sequence[str], colors: np.ndarray) -> l
     """A legend's entries: a class, the first colours of its objects, and their number."""
     counts = np.bincount(labels, minlength=len(classes))
     chips = []
-    for label in np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)].tolist():
+    for label in map(int, np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]):
         first = dict.fromkeys(map(tuple, colors[labels == label].tolist()))
         chips.append(Chip(classes[label], str(counts[label]), list(first)[:STRIPES]))
     return chips

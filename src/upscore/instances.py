@@ -107,7 +107,7 @@ class Instances:
         encoded = []
         for crop, top, left in self.crops():
             counts = _run_lengths(crop, top, left, self.size)
-            rle = coco.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+            rle: Any = coco.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
             encoded.append({"size": [height, width], "counts": rle["counts"].decode("ascii")})
         return encoded
 

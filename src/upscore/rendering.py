@@ -110,7 +110,7 @@ def overlay(
     share = np.bincount(class_map.ravel(), minlength=256)[: len(classes)] / class_map.size
     chips = [
         Chip(classes[k], percent(share[k]), [tuple(colors[k].tolist())] if tinted[k] else [])
-        for k in np.argsort(-share, kind="stable").tolist()
+        for k in map(int, np.argsort(-share, kind="stable"))
         if share[k]
     ]
     return stack([picture, lettering.legend(chips, max(picture.width, READABLE_WIDTH), font_size(picture))])

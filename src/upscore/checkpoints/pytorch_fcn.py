@@ -13,7 +13,7 @@ from torch import Tensor
 
 from upscore.checkpoints.read import unwrap
 from upscore.errors import UserError
-from upscore.models.build import build
+from upscore.models.build import build_fcn
 from upscore.models.fcn import FCN, Upsampling
 from upscore.models.upsampling import Upsample
 
@@ -72,7 +72,7 @@ def _recognise(state: Mapping[str, Any]) -> str:
 def _empty(name: str, num_classes: int, upsampling: Upsampling) -> FCN:
     """The network without memory for its weights."""
     with torch.device("meta"):
-        return build(
+        return build_fcn(
             name, backbone="vgg16", num_classes=num_classes, geometry="caffe", upsampling=upsampling, grouped=False
         )
 

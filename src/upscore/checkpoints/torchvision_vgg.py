@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from upscore.models.build import build
+from upscore.models.build import build_fcn
 from upscore.models.fcn import FCN
 from upscore.models.trunks import ChainTrunk
 from upscore.models.vgg import Geometry, load_torchvision_vgg16
@@ -20,7 +20,7 @@ def import_torchvision_vgg16(
     Raises:
         UserError: the state dict is not of a vgg16, or there is no network of that name.
     """
-    net = build(name, backbone="vgg16", num_classes=num_classes, geometry=geometry)
+    net = build_fcn(name, backbone="vgg16", num_classes=num_classes, geometry=geometry)
     assert isinstance(net.trunk, ChainTrunk)
     load_torchvision_vgg16(net.trunk, state)
     return net.eval()

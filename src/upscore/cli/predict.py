@@ -1,4 +1,4 @@
-"""`upscore predict`: photos become masks and overlays."""
+"""`upscore predict`: photos become masks or objects, and overlays."""
 
 from __future__ import annotations
 
@@ -18,31 +18,38 @@ def predict(
     *,
     output: Path,
     scores: Annotated[bool, Flag] = False,
+    min_score: float | None = None,
     engine: Literal["auto", "torch"] = "auto",
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
 ) -> int:
-    """Write a mask and an overlay for each photo.
+    """Write a mask, or the objects, and an overlay for each photo.
 
     ```
     upscore predict runs/streets photos/ --output out
     upscore predict runs/streets a.jpg b.png --output out --scores
+    upscore predict runs/nuclei slides/ --output out --min-score 0.7
     ```
 
     For each photo, NAME.png holds a class index per pixel (with a palette)
-    at the photo's own size, and NAME_overlay.png shows it over the photo. A
-    photo that can't be read does not stop the others: it is reported at the
-    end, and the exit code is 1.
+    at the photo's own size, and NAME_overlay.png shows it over the photo.
+    A model that finds objects writes NAME_ids.png instead, the number of an
+    object per pixel (16 bits, 0 = none), and one instances.json for all
+    photos, in the form of COCO's results. A photo that can't be read does
+    not stop the others: it is reported at the end, and the exit code is 1.
 
     Parameters
     ----------
     model
-        A model folder, a run, or hf://owner/name.
+        A model folder, a run, a built-in name (nuclei), or hf://owner/name.
     paths
         Photos, and folders of photos.
     output
         The folder to write to.
     scores
         Write NAME_scores.npz too: class probabilities (C, H, W), float16.
+    min_score
+        Objects with a lower score are left out, 0 to 1; by default the
+        score that was best on the photos the model was validated on.
     engine
         What runs the network.
     precision
@@ -55,22 +62,43 @@ def predict(
 
     from upscore.errors import UserError
     from upscore.inference import load
-    from upscore.inference.outputs import find_photos, refuse_overwriting, write_prediction
+    from upscore.inference.outputs import (
+        coco_results,
+        find_photos,
+        refuse_overwriting,
+        write_prediction,
+        write_results,
+    )
 
-    photos = find_photos(paths)
-    refuse_overwriting(photos, output)
+    photos = find_photos(paths, output=output)
     predictor = load(model, engine=engine, precision=precision)
+    refuse_overwriting(photos, output, predictor.task)
+    objects = predictor.task == "instances"
+    if objects and scores:
+        raise UserError("--scores writes class probabilities of pixels, but this model finds objects: leave it out")
+    if not objects and min_score is not None:
+        raise UserError("--min-score is for models that find objects, but this one classifies pixels: leave it out")
     console = Console(stderr=True)
     failures: list[str] = []
-    for name, photo in track(
-        photos.items(), "Predicting", console=console, transient=True, disable=not console.is_terminal
-    ):
-        try:
-            write_prediction(predictor.predict(photo, scores=scores), output / name)
-        except UserError as error:
-            failures.append(str(error))
+    results: list[dict] = []
+    numbered = enumerate(photos.items(), start=1)
+    try:
+        for number, (name, photo) in track(
+            numbered, "Predicting", total=len(photos), console=console, transient=True, disable=not console.is_terminal
+        ):
+            try:
+                prediction = predictor.predict(photo, scores=scores, min_score=min_score)
+                write_prediction(prediction, output / name)
+            except UserError as error:
+                failures.append(str(error))
+            else:
+                results += coco_results(prediction, number, photo.name) if objects else []
+    finally:  # what was done before an interruption is kept
+        if objects:
+            write_results(results, output)
     done = len(photos) - len(failures)
-    print(f"{output}: {done} of {len(photos)} photos, {len(predictor.classes)} classes")
+    found = f", {len(results)} objects" if objects else ""
+    print(f"{output}: {done} of {len(photos)} photos{found}, {len(predictor.classes)} classes")
     for failure in failures:
         print(f"upscore: {failure}", file=sys.stderr)
     return FAILED if failures else 0

@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from upscore.data.decoding import SUFFIXES
 from upscore.errors import UserError
-from upscore.files import atomic_path
+from upscore.files import atomic_path, write_text
 from upscore.rendering import index_image
 from upscore.structures import Prediction
 
+ENDINGS = {
+    "semantic": (".png", "_overlay.png", "_scores.npz"),
+    "instances": ("_ids.png", "_overlay.png"),
+}
+"""What is added to a photo's name, by what the network was trained for."""
 
-def find_photos(paths: Sequence[Path]) -> dict[str, Path]:
+RESULTS = "instances.json"
+"""All objects of all photos, beside the pictures."""
+
+
+def find_photos(paths: Sequence[Path], *, output: Path | None = None) -> dict[str, Path]:
     """Photos, and those in and below folders, by the name of their output: the path in its folder without the suffix.
 
     Where two photos would have the same name (a.jpg and a.png), their suffixes join it. A path that is not there is
-    kept, to be reported with those that can't be read.
+    kept, to be reported with those that can't be read. What lies in `output`, should it be inside one of the folders,
+    is left out.
 
     Raises:
         UserError: there are no photos.
     """
     found: list[tuple[Path, Path]] = []
+    written = None if output is None else output.resolve()
     for path in paths:
         if path.is_dir():
-            inside = (file.relative_to(path) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+            below = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES]
+            if written is not None and written != path.resolve():
+                below = [file for file in below if not file.resolve().is_relative_to(written)]
+            inside = (file.relative_to(path) for file in below)
             found += [(file, path / file) for file in sorted(inside) if not file.name.startswith(".")]
         else:
             found.append((Path(path.name), path))
@@ -45,8 +62,10 @@ def find_photos(paths: Sequence[Path]) -> dict[str, Path]:
     return photos
 
 
-def refuse_overwriting(photos: dict[str, Path], output: Path) -> None:
+def refuse_overwriting(photos: dict[str, Path], output: Path, task: str = "semantic") -> None:
     """Make sure, before the first is written, that no output takes the place of a photo or of another output.
+
+    `task` is the network's: "semantic" or "instances".
 
     Raises:
         UserError: one would.
@@ -54,7 +73,7 @@ def refuse_overwriting(photos: dict[str, Path], output: Path) -> None:
     sources = {photo.resolve() for photo in photos.values()}
     written: dict[Path, Path] = {}
     for name, photo in photos.items():
-        for path in _outputs(output / name):
+        for path in _outputs(output / name, task):
             if path.resolve() in sources:
                 raise UserError(f"{path} is a photo and would be overwritten: choose another --output")
             if path in written:
@@ -62,25 +81,71 @@ def refuse_overwriting(photos: dict[str, Path], output: Path) -> None:
             written[path] = photo
 
 
-def _outputs(base: Path) -> tuple[Path, Path, Path]:
-    mask, overlay, scores = (base.with_name(base.name + ending) for ending in (".png", "_overlay.png", "_scores.npz"))
-    return mask, overlay, scores
+def _outputs(base: Path, task: str) -> list[Path]:
+    return [base.with_name(base.name + ending) for ending in ENDINGS[task]]
 
 
 def write_prediction(prediction: Prediction, base: Path) -> None:
-    """Write `base.png` (class indices with a palette), `base_overlay.png` and, where it has scores, `base_scores.npz`.
+    """Write what was predicted of a photo, at the photo's own size.
+
+    Classes of pixels: `base.png` (class indices with a palette), `base_overlay.png` and, where there are scores,
+    `base_scores.npz`. Objects: `base_ids.png` (16-bit numbers of objects from 1, 0 for none) and `base_overlay.png`.
 
     Raises:
         UserError: a file can't be written.
     """
-    mask, overlay, scores = _outputs(base)
     try:
-        with atomic_path(mask) as temporary:
-            index_image(prediction.class_map, len(prediction.classes)).save(temporary)
-        with atomic_path(overlay) as temporary:
-            prediction.overlay().save(temporary)
+        if prediction.instances is not None:
+            ids, overlay = _outputs(base, "instances")
+            _save(Image.fromarray(prediction.instances.id_map()), ids)
+            _save(prediction.overlay(), overlay)
+            return
+        assert prediction.class_map is not None
+        mask, overlay, scores = _outputs(base, "semantic")
+        _save(index_image(prediction.class_map, len(prediction.classes)), mask)
+        _save(prediction.overlay(), overlay)
         if prediction.scores is not None:
             with atomic_path(scores) as temporary:
                 np.savez_compressed(temporary, scores=prediction.scores, classes=np.array(prediction.classes))
     except OSError as error:
         raise UserError(f"{base}: can't be written ({error.strerror or error})") from error
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        picture.save(temporary)
+
+
+def coco_results(prediction: Prediction, image_id: int, file_name: str) -> list[dict[str, Any]]:
+    """The objects of one photo as COCO's evaluation takes them, with the names of the photo and the class besides.
+
+    `category_id` is the class index from 1; the object with number k in the photo's ids is the k-th here.
+    """
+    found = prediction.instances
+    assert found is not None
+    columns = (found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), found.rle())
+    return [
+        {
+            "image_id": image_id,
+            "file_name": file_name,
+            "category_id": label + 1,
+            "category_name": prediction.classes[label],
+            "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
+            "score": round(score, 6),
+            "segmentation": rle,
+        }
+        for (x1, y1, x2, y2), score, label, rle in zip(*columns, strict=True)
+    ]
+
+
+def write_results(results: list[dict[str, Any]], output: Path) -> None:
+    """Write `instances.json` into the folder `output`, an object a line.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    lines = ",\n".join(json.dumps(result) for result in results)
+    try:
+        write_text(output / RESULTS, f"[\n{lines}\n]\n" if results else "[]\n")
+    except OSError as error:
+        raise UserError(f"{output / RESULTS}: can't be written ({error.strerror or error})") from error

@@ -193,8 +193,8 @@ class MaskRCNN(nn.Module):
         logits, deltas = self.box_predictor(self.box_head(features))
         counts = [len(boxes) for boxes in proposed]
         found = [
-            self._detections(*one, size)
-            for *one, size in zip(proposed, logits.split(counts), deltas.split(counts), sizes, strict=True)
+            self._detections(*of_image)
+            for of_image in zip(proposed, logits.split(counts), deltas.split(counts), sizes, strict=True)
         ]
         return [
             Prediction(

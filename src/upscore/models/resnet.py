@@ -39,6 +39,7 @@ def resnet(
     weights = get_model_weights(name)["DEFAULT"] if pretrained else None
     layer = FrozenBatchNorm2d if norm == "frozen" else nn.BatchNorm2d
     network = get_model(name, weights=weights, norm_layer=partial(layer, eps=norm_eps))
+    assert isinstance(network, ResNet)
     if stride_in == "1x1":
         for block in network.modules():
             if isinstance(block, Bottleneck):

@@ -22,10 +22,11 @@ class BoxHead(nn.Module):
         super().__init__()
         self.convs = nn.Sequential(*(_conv(channels, channels, norm) for _ in range(convs)))
         sides = [channels * size**2, features] if convs else [channels * size**2, features, features]
-        self.fcs = nn.ModuleList(nn.Linear(i, o) for i, o in itertools.pairwise(sides))
-        for fc in self.fcs:
+        layers = [nn.Linear(i, o) for i, o in itertools.pairwise(sides)]
+        for fc in layers:
             nn.init.kaiming_uniform_(fc.weight, a=1)
             nn.init.zeros_(fc.bias)
+        self.fcs = nn.ModuleList(layers)
         self.out_features = features
 
     def forward(self, regions: Tensor) -> Tensor:

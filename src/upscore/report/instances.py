@@ -57,8 +57,9 @@ def chapter(detector: Detector, fcn: Trained, scenes: Dataset, settings: Setting
                 f"A class map has no word for *two*: where shapes of one class touch, {fcn.title} paints one region. "
                 "*Mask R-CNN* goes the other way round: it first finds the objects, one by one, and then asks of each "
                 "which pixels are its own (Mask R-CNN section 3).",
-                f"It starts from the same classifier and learns from the same scenes, {settings.detector_images:,} in all. "
-                "What it says is not a map but a list: a box, a class, a score and a mask for each object.",
+                "It starts from the same classifier and learns from the same scenes, "
+                f"{settings.detector_images:,} in all. What it says is not a map but a list: a box, a "
+                "class, a score and a mask for each object.",
             ),
             figure(
                 join(*[_compared(detector, fcn, scenes, index) for index in chosen]),

@@ -1,0 +1,129 @@
+"""Found objects as files."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco
+
+from upscore.cli import main
+from upscore.errors import UserError
+from upscore.inference import outputs
+from upscore.inference.outputs import coco_results, find_photos, refuse_overwriting, write_prediction, write_results
+from upscore.instances import Instances
+from upscore.structures import Prediction
+
+
+@pytest.fixture
+def prediction():
+    instances = Instances(
+        boxes=torch.tensor([[2.0, 3.0, 20.0, 30.0], [15.0, 10.0, 39.0, 28.0]]),
+        scores=torch.tensor([0.9, 0.6]),
+        labels=torch.tensor([1, 0]),
+        masks=torch.ones(2, 28, 28),
+        size=(32, 40),
+    )
+    return Prediction(instances=instances, classes=["cell", "nerve"], image=np.full((32, 40, 3), 90, np.uint8))
+
+
+def test_ids_and_overlay_are_written(prediction, tmp_path):
+    write_prediction(prediction, tmp_path / "sub" / "a")
+    assert sorted(path.name for path in (tmp_path / "sub").iterdir()) == ["a_ids.png", "a_overlay.png"]
+    with Image.open(tmp_path / "sub" / "a_ids.png") as ids:
+        assert ids.mode == "I;16"
+        assert np.array_equal(np.array(ids), prediction.instances.id_map())
+
+
+def test_results_are_what_cocos_evaluation_takes(prediction, tmp_path):
+    results = coco_results(prediction, 7, "a.jpg")
+    write_results(results + coco_results(prediction, 8, "b.jpg"), tmp_path)
+    read = json.loads((tmp_path / "instances.json").read_text())
+    assert read[:2] == results
+    assert [(r["image_id"], r["category_id"], r["category_name"]) for r in read] == [
+        *((7, 2, "nerve"), (7, 1, "cell"), (8, 2, "nerve"), (8, 1, "cell"))
+    ]
+    assert read[0]["bbox"] == [2, 3, 18, 27]
+    for result, mask in zip(read, prediction.instances.bitmasks().numpy(), strict=False):
+        assert np.array_equal(coco.decode(result["segmentation"]).astype(bool), mask)
+
+
+def test_no_objects_are_an_empty_list(prediction, tmp_path):
+    prediction.instances = prediction.instances.at_least(0.99)
+    write_prediction(prediction, tmp_path / "a")
+    write_results(coco_results(prediction, 1, "a.jpg"), tmp_path)
+    assert json.loads((tmp_path / "instances.json").read_text()) == []
+    with Image.open(tmp_path / "a_ids.png") as ids:
+        assert not np.array(ids).any()
+
+
+def test_photos_named_as_an_output_are_not_overwritten(tmp_path):
+    photos = {"a": tmp_path / "a.jpg", "a_ids": tmp_path / "a_ids.png"}
+    with pytest.raises(UserError, match=r"a_ids\.png is a photo"):
+        refuse_overwriting(photos, tmp_path, "instances")
+
+
+def test_the_output_folder_is_no_source_of_photos(tmp_path):
+    for name in ("a.jpg", "out/a_ids.png", "out/a_overlay.png", "output/b.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert set(find_photos([tmp_path], output=tmp_path / "out")) == {"a", "output/b"}
+    assert set(find_photos([tmp_path], output=tmp_path)) == {"a", "out/a_ids", "out/a_overlay", "output/b"}
+
+
+@pytest.fixture
+def model(monkeypatch, prediction):
+    """A predictor that finds the same objects in every photo but those called bad."""
+
+    class Predictor:
+        task, classes = "instances", prediction.classes
+        seen = None
+
+        def predict(self, photo, *, scores, min_score):
+            if photo.stem == "bad":
+                raise UserError(f"{photo}: can't be read")
+            if photo.stem == "stop":
+                raise KeyboardInterrupt
+            Predictor.seen = [*(Predictor.seen or []), min_score]
+            return prediction
+
+    monkeypatch.setattr("upscore.inference.load", lambda *_, **__: Predictor())
+    return Predictor
+
+
+def run(monkeypatch, *words):
+    monkeypatch.setattr("sys.argv", ["upscore", *map(str, words)])
+    return main()
+
+
+def test_one_file_has_the_objects_of_all_photos(model, tmp_path, monkeypatch, capsys):
+    for name in ("a.jpg", "bad.jpg", "c.jpg"):
+        (tmp_path / name).touch()
+    out = tmp_path / "out"
+    assert run(monkeypatch, "predict", "any", tmp_path, "--output", out, "--min-score", "0.25") == 1
+    text = capsys.readouterr()
+    assert "2 of 3 photos, 4 objects, 2 classes" in text.out
+    assert "bad.jpg: can't be read" in text.err
+    results = json.loads((out / "instances.json").read_text())
+    assert [(r["file_name"], r["image_id"]) for r in results] == [("a.jpg", 1)] * 2 + [("c.jpg", 3)] * 2
+    assert model.seen == [0.25, 0.25]
+
+
+def test_an_interruption_keeps_what_was_found(model, tmp_path, monkeypatch):
+    for name in ("a.jpg", "stop.jpg", "z.jpg"):
+        (tmp_path / name).touch()
+    run(monkeypatch, "predict", "any", tmp_path, "--output", tmp_path / "out")
+    results = json.loads((tmp_path / "out" / "instances.json").read_text())
+    assert {r["file_name"] for r in results} == {"a.jpg"}
+
+
+def test_an_option_of_the_other_task_is_refused(model, tmp_path, monkeypatch, capsys):
+    (tmp_path / "a.jpg").touch()
+    assert run(monkeypatch, "predict", "any", tmp_path, "--output", tmp_path / "out", "--scores") == 2
+    assert "--scores" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_task_has_its_endings():
+    assert outputs.ENDINGS.keys() == {"semantic", "instances"}
