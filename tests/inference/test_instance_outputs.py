@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco
 
-from upscore.cli import main
+from tests.cli.command import upscore
 from upscore.errors import UserError
 from upscore.inference import outputs
 from upscore.inference.outputs import coco_results, find_photos, refuse_overwriting, write_prediction, write_results
@@ -92,16 +92,11 @@ def model(monkeypatch, prediction):
     return Predictor
 
 
-def run(monkeypatch, *words):
-    monkeypatch.setattr("sys.argv", ["upscore", *map(str, words)])
-    return main()
-
-
 def test_one_file_has_the_objects_of_all_photos(model, tmp_path, monkeypatch, capsys):
     for name in ("a.jpg", "bad.jpg", "c.jpg"):
         (tmp_path / name).touch()
     out = tmp_path / "out"
-    assert run(monkeypatch, "predict", "any", tmp_path, "--output", out, "--min-score", "0.25") == 1
+    assert upscore(monkeypatch, "predict", "any", tmp_path, "--output", out, "--min-score", "0.25") == 1
     text = capsys.readouterr()
     assert "2 of 3 photos, 4 objects, 2 classes" in text.out
     assert "bad.jpg: can't be read" in text.err
@@ -113,14 +108,14 @@ def test_one_file_has_the_objects_of_all_photos(model, tmp_path, monkeypatch, ca
 def test_an_interruption_keeps_what_was_found(model, tmp_path, monkeypatch):
     for name in ("a.jpg", "stop.jpg", "z.jpg"):
         (tmp_path / name).touch()
-    run(monkeypatch, "predict", "any", tmp_path, "--output", tmp_path / "out")
+    upscore(monkeypatch, "predict", "any", tmp_path, "--output", tmp_path / "out")
     results = json.loads((tmp_path / "out" / "instances.json").read_text())
     assert {r["file_name"] for r in results} == {"a.jpg"}
 
 
 def test_an_option_of_the_other_task_is_refused(model, tmp_path, monkeypatch, capsys):
     (tmp_path / "a.jpg").touch()
-    assert run(monkeypatch, "predict", "any", tmp_path, "--output", tmp_path / "out", "--scores") == 2
+    assert upscore(monkeypatch, "predict", "any", tmp_path, "--output", tmp_path / "out", "--scores") == 2
     assert "--scores" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
