@@ -27,7 +27,7 @@ from matplotlib.ticker import PercentFormatter
 from rich.console import Console
 
 from upscore.data.instance_datasets import open_instance_splits
-from upscore.evaluation.plots import BLUE, INK, ORANGE, PALE_INK, _figure, _name_ticks, _save, _style
+from upscore.evaluation.plot_style import BLUE, INK, ORANGE, PALE_INK, name_ticks, new_figure, save, style
 from upscore.files import write_text
 from upscore.models import build
 from upscore.models.precision import resolve_precision
@@ -225,9 +225,9 @@ def markdown(title: list[str], rows: list[list[str]]) -> str:
 
 def plot(results: Results, path: Path) -> None:
     """A dot for each seed and a bar for their mean, row by row, the reference on top."""
-    figure = _figure(7.2, 1.6 + 0.5 * len(results))
+    figure = new_figure(7.2, 1.6 + 0.5 * len(results))
     axes = figure.add_subplot()
-    _style(axes, "Mask AP on held-out scenes", f"bar: mean of {_count(len(results[REFERENCE]), 'seed')}", ORANGE)
+    style(axes, "Mask AP on held-out scenes", f"bar: mean of {_count(len(results[REFERENCE]), 'seed')}", ORANGE)
     for row, runs in enumerate(results.values()):
         each = [scores["AP"] for scores in runs]
         axes.plot([mean(each)] * 2, [row - 0.32, row + 0.32], color=ORANGE, linewidth=2.2)
@@ -236,11 +236,11 @@ def plot(results: Results, path: Path) -> None:
             axes.plot(ap, place, "o", color=BLUE, markersize=5)
             axes.annotate(str(seed), (ap, place), (5, 0), textcoords="offset points", va="center", size=7, color=INK)
     axes.axvline(mean(scores["AP"] for scores in results[REFERENCE]), color=PALE_INK, linewidth=0.9, linestyle="--")
-    _name_ticks(axes, "y", [ROWS[row].title for row in results])
+    name_ticks(axes, "y", [ROWS[row].title for row in results])
     axes.set_ylim(len(results) - 0.5, -0.5)
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.set_xlabel("mask AP; numbers are seeds", color=PALE_INK)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _count(number: int, noun: str) -> str:

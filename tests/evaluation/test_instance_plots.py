@@ -7,7 +7,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from upscore.errors import UserError
-from upscore.evaluation.instance_plots import plot_class_precision, plot_instance_curves, plot_precision_recall
+from upscore.evaluation.curves import plot_curves
+from upscore.evaluation.instance_plots import plot_class_precision, plot_precision_recall
 from upscore.evaluation.instance_tables import CLASS_COLUMNS, class_rows, summary_rows
 from upscore.evaluation.instances import ClassScores, InstanceEvaluator
 
@@ -75,7 +76,7 @@ def test_curves_mark_the_epoch_of_the_best_mask_ap(tmp_path, figure):
         {"epoch": e, "train_loss": 3 / e, "val_loss": 4 / e, "mask_loss": 1 / e, "learning_rate": 0.1, "AP": ap}
         for e, ap in [(1, 0.1), (2, 0.5), (3, 0.4), (4, None)]
     ]
-    plot_instance_curves(records, tmp_path / "curves.png")
+    plot_curves(records, tmp_path / "curves.png")
     loss, metrics, parts, rate = figure().axes
     assert metrics.get_title(loc="right") == "best epoch 2, mask AP 50.0%"
     shown = {line.get_label(): list(line.get_ydata()) for axes in (loss, metrics, parts, rate) for line in axes.lines}
@@ -86,12 +87,12 @@ def test_curves_mark_the_epoch_of_the_best_mask_ap(tmp_path, figure):
 
 
 def test_curves_without_parts_or_scores(tmp_path, figure):
-    plot_instance_curves([{"epoch": 1, "val_loss": 2.0, "AP": 0.0}, {"epoch": 2, "val_loss": 1.0}], tmp_path / "c.png")
+    plot_curves([{"epoch": 1, "val_loss": 2.0, "AP": 0.0}, {"epoch": 2, "val_loss": 1.0}], tmp_path / "c.png")
     loss, metrics = figure().axes
     assert loss.lines[0].get_ydata().tolist() == [2, 1]
     assert metrics.get_ylim()[1] > 0
     with pytest.raises(UserError, match="nothing to plot"):
-        plot_instance_curves([{"train_loss": 1.0}], tmp_path / "c.png")
+        plot_curves([{"train_loss": 1.0}], tmp_path / "c.png")
 
 
 def test_rows_of_text(scores):

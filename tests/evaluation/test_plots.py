@@ -12,8 +12,9 @@ from PIL import Image
 
 from upscore.errors import UserError
 from upscore.evaluation import plots
+from upscore.evaluation.curves import plot_curves
 from upscore.evaluation.metrics import semantic_scores
-from upscore.evaluation.plots import plot_confusion, plot_curves, plot_per_class
+from upscore.evaluation.plots import plot_confusion, plot_per_class
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from PIL import Image
 from rich.console import Console
 
 from upscore.errors import UserError
-from upscore.evaluation.plots import plot_confusion, plot_curves
+from upscore.evaluation.curves import plot_curves
+from upscore.evaluation.plots import plot_confusion
 from upscore.files import atomic_path, write_text
 from upscore.report import detector, heatmap, instances, strides, yours
 from upscore.report.networks import TITLES, Settings, Trained, draw_scenes, train

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from upscore.evaluation.instance_plots import plot_instance_curves, plot_precision_recall
+from upscore.evaluation.curves import plot_curves
+from upscore.evaluation.instance_plots import plot_precision_recall
 from upscore.evaluation.instances import InstanceScores
-from upscore.evaluation.plots import plot_confusion, plot_curves, plot_per_class
+from upscore.evaluation.plots import plot_confusion, plot_per_class
 from upscore.files import write_text
 from upscore.training.run_folder import RunFolder
 from upscore.training.tasks import Scores
@@ -92,8 +93,7 @@ class FolderWatcher:
         self.writer.flush()
         if scores is None:
             return
-        plot = plot_instance_curves if isinstance(scores, InstanceScores) else plot_curves
-        plot(records, self.folder / "curves.png")
+        plot_curves(records, self.folder / "curves.png")
         if is_best:
             write_text(self.folder / "scores.json", json.dumps(scores.to_json(), indent=2, allow_nan=False) + "\n")
             self._plot(scores)
