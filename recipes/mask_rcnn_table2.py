@@ -17,7 +17,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -60,6 +60,9 @@ DEFAULT_ROWS = ["roipool", "softmax", "mlp"]
 SCORES = {"AP": "mask AP", "AP50": "AP50", "AP75": "AP75", "box_AP": "box AP"}
 SIDE, HELD_OUT, BATCH = 160, 0.1, 4
 """The scenes' side in pixels; how many are held out, for each that is trained on; photos in a step."""
+
+REGIONS = 128
+"""Regions that are learned from in each scene, which has about five objects."""
 
 Results = dict[str, list[dict[str, float]]]
 """row -> the scores of its seeds 0, 1, ..."""
@@ -107,6 +110,7 @@ def run(row: str, seed: int, scenes: int, folder: RunFolder, *, resume: bool) ->
     options = ROWS[row].options
     net = build("mask_rcnn", num_classes=len(train.classes), pretrained=True, min_side=SIDE, **options)
     net.classes = train.classes
+    net.settings = replace(net.settings, batch_size=REGIONS)
     changes = {"batch_size": BATCH, "images": scenes, "crop": 0, "scale": None, "flip": 0, "colour": 0}
     recipe = MODERN_INSTANCES.model_copy(update=changes)
     watcher = TerminalWatcher(Console(stderr=True), folder.path.name)

@@ -223,11 +223,11 @@ def minutes(run: Path) -> float | None:
 
 
 def ship(source: Path, folder: Path) -> None:
-    """Write a model as float16, without the place that its data had."""
+    """Write a model as float16, its class by its name, without the place that its data had."""
     net, card = load_model(source)
     training = {**card.training, "data": Path(card.training.get("data", "nuclei")).name}
     save_model(
-        folder, net, classes=card.classes, max_side=card.max_side, training=training, scores=card.scores, half=True
+        folder, net, classes=["nucleus"], max_side=card.max_side, training=training, scores=card.scores, half=True
     )
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{folder}: {size / 1e6:.1f} MB")

@@ -43,6 +43,16 @@ def test_neighbours_are_never_of_the_same_colour():
         assert not (colors[near] == colors[index]).all(1).any()
 
 
+def test_a_small_object_is_seen_in_front_of_a_large_one_of_a_higher_score():
+    around, inside = (20, 20, 380, 280), (200, 150, 250, 200)
+    both = np.array(instance_overlay(PHOTO, found(around, inside), ["cell"], legend=False))
+    alone = np.array(instance_overlay(PHOTO, found(around), ["cell"], legend=False))
+    changed = (both != alone).any(-1)
+    assert changed[152:198, 202:248].all()
+    changed[149:201, 199:251] = False
+    assert not changed.any()
+
+
 def test_an_object_with_room_carries_a_label_and_a_small_one_does_not():
     large = np.array(instance_overlay(PHOTO, found((40, 60, 360, 280)), ["cell"], legend=False))
     middle, corner = large[150:200, 150:250], large[60:80, 40:120]

@@ -99,14 +99,16 @@ class Stop:
 @pytest.fixture(scope="module")
 def knowing() -> MaskRCNN:
     """A network that was shown two scenes until it finds their objects."""
-    net = tiny_rcnn()
+    sizes = {"channels": 32, "box_features": 64, "min_side": 64, "max_side": 128, "smallest_anchor": 8}
+    torch.manual_seed(0)
+    net = build("mask_rcnn", num_classes=7, pretrained=True, **sizes)
     net.classes = Shapes().classes
-    recipe = SMALL.model_copy(update={"learning_rate": 5e-3, "ema": 0, "weight_decay": 0, "schedule": "constant"})
+    recipe = SMALL.model_copy(update={"learning_rate": 1e-3, "ema": 0, "weight_decay": 0, "schedule": "constant"})
     trainer = Trainer(net, recipe, Accelerator())
     trainer.train_mode()
     batch = collate([Shapes()[0], Shapes()[1]])
-    losses = [trainer.step([batch], 1.0) for _ in range(60)]
-    assert losses[-1] < 0.5 * losses[0]
+    losses = [trainer.step([batch], 1.0) for _ in range(80)]
+    assert losses[-1] < 0.3 * losses[0]
     return net
 
 
@@ -172,7 +174,7 @@ def test_validation_leaves_the_operating_point(knowing: MaskRCNN) -> None:
     loss, scores = trainer.validate(batches)
     assert (loss, scores) == trainer.validate(batches)
     record = trainer.task.record(scores)
-    assert record["AP50"] > 0.05
+    assert record["AP50"] > 0.5
     assert trainer.net.min_score == record["min_score"] != 0.5
     for other in (0.06, 0.3, 0.6, 0.9):
         trainer.net.min_score = other
