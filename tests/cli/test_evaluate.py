@@ -8,6 +8,7 @@ import pytest
 
 import upscore as package
 from tests.cli.command import sentence, upscore
+from upscore.checkpoints import load_model, save_model
 from upscore.data import open_dataset
 from upscore.inference import evaluate
 
@@ -49,3 +50,14 @@ def test_what_cannot_be_scored(
     assert "mean IU" in out  # the work was not in vain
     assert err.startswith("upscore: ")
     assert "can't be written" in err
+
+
+def test_photos_that_were_trained_on_are_warned_about(
+    trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net, card = load_model(trained)
+    save_model(tmp_path / "model", net, classes=card.classes, training={"data": str(photos)})
+    assert upscore(monkeypatch, "evaluate", tmp_path / "model", photos) == 0
+    assert "was trained on" in " ".join(capsys.readouterr().err.split())
+    assert upscore(monkeypatch, "evaluate", trained, photos) == 0
+    assert capsys.readouterr().err == ""

@@ -72,6 +72,13 @@ def evaluate(
     split = split or default_split(data)
     dataset = open_instances(data, split) if predictor.task == "instances" else open_dataset(data, split)
     stderr = Console(stderr=True)
+    if split in (None, "train", "trainval") and predictor.training.get("data") == data:
+        stderr.print(
+            f"warning: {data} holds the photos that this model was trained on, which it knows: its scores here are "
+            "higher than on new ones",
+            style="yellow",
+            highlight=False,
+        )
     with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
         task = progress.add_task("Evaluating", total=len(dataset))
         scores = score(predictor, dataset, progress=lambda done, _total: progress.update(task, completed=done))

@@ -28,7 +28,9 @@ def load(source: str | Path, *, engine: Engine = "auto", precision: Precision = 
     if isinstance(source, str) and source.startswith(HUB):
         source = _download(source.removeprefix(HUB))
     net, card = load_model(source)
-    return Predictor(net, engine=engine, precision=precision, max_side=card.max_side)
+    predictor = Predictor(net, engine=engine, precision=precision, max_side=card.max_side)
+    predictor.training = card.training
+    return predictor
 
 
 def _download(repository: str) -> Path:

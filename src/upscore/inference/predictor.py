@@ -5,6 +5,8 @@ C classes, N objects; H W pixels of the photo, h w of what the network sees of i
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -41,6 +43,8 @@ class Predictor:
         if precision not in ("auto", "float32", "bfloat16"):
             raise UserError(f"no precision is called {precision!r}; choose auto, float32 or bfloat16")
         self.net = net
+        self.training: dict[str, Any] = {}
+        """Where the weights come from, as the model folder has it; empty for a bare network."""
         self.engine = TorchEngine(net, precision)
         self.max_side = max_side
 
