@@ -460,3 +460,13 @@ def test_batches_keep_their_objects() -> None:
     assert isinstance(batch, Batch)
     assert batch.objects is not None
     assert [len(objects) > 0 for objects in batch.objects] == [True, False]
+
+
+def test_labels_of_objects_are_told_to_who_asks_for_classes(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / "cells" / folder).mkdir(parents=True)
+    for name in "abc":
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "cells/images" / f"{name}.png")
+        Image.fromarray(np.full((8, 8), 300, np.uint16)).save(tmp_path / "cells/labels" / f"{name}.png")
+    with pytest.raises(UserError, match="--model mask_rcnn"):
+        train(tmp_path / "cells", tmp_path / "run", model="fcn8s")

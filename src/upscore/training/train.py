@@ -10,6 +10,8 @@ import torch
 from pydantic import ValidationError
 
 from upscore.checkpoints.folder import DEFAULT_MAX_SIDE
+from upscore.data.datasets import Dataset
+from upscore.data.instance_datasets import task_of
 from upscore.errors import UserError
 from upscore.models.build import Option, build
 from upscore.models.detectors import ProfileName
@@ -22,7 +24,7 @@ from upscore.training.loop import Watcher, fit
 from upscore.training.recipes import STAGE_RATES, Recipe
 from upscore.training.run_folder import RunFolder
 from upscore.training.start import IMAGENET, start_from
-from upscore.training.tasks import INSTANCES, task_named
+from upscore.training.tasks import INSTANCES, Task, task_named
 from upscore.training.trainer import Progress
 
 OPTIONS_OF_FCN = {"geometry": "geometry", "upsampling": "upsampling", "grouped": "dense"}
@@ -88,7 +90,7 @@ def train(
     if not resume:  # of any stage, before the first is trained
         for folder in folders.values():
             folder.refuse_run()
-    train_set, val_set = task.open_splits(data, holdout=holdout)
+    train_set, val_set = _open(task, data, holdout)
     if task is INSTANCES:
         if max_side is not None:
             options["max_side"] = max_side
@@ -155,6 +157,16 @@ def train(
         )
         weights = folder.best
     return progress
+
+
+def _open(task: Task, data: str | Path, holdout: str | None) -> tuple[Dataset, Dataset]:
+    """What to train on and what to validate on; labels of objects are told to who asked for a network of classes."""
+    try:
+        return task.open_splits(data, holdout=holdout)
+    except UserError as error:
+        if task is INSTANCES or not Path(data).exists() or task_of(data) != "instances":
+            raise
+        raise UserError(f"{error} These are labels of objects one by one, which --model mask_rcnn learns.") from error
 
 
 def _options(given: dict[str, Any], model: str) -> dict[str, Option]:
