@@ -95,10 +95,10 @@ def _painted(
     """The photo with its objects, the smaller ones in front, and how many pixels of each are to be seen (N,)."""
     x1, y1, x2, y2 = instances.boxes.unbind(1)
     front = ((x2 - x1) * (y2 - y1)).argsort(stable=True)
-    id_map = instances[front].id_map()
+    id_map, order = instances[front].id_map(), front.numpy()
     height, width = id_map.shape
     line = line_width((width, height))
-    of_id = np.concatenate([np.zeros((1, 3), np.uint8), colors[front]])
+    of_id = np.concatenate([np.zeros((1, 3), np.uint8), colors[order]])
     light = (of_id * 0.35 + 255 * 0.65).astype(np.uint8)
     areas = np.zeros(len(of_id), np.int64)
     picture = Image.new("RGB", (width, height))  # from the whole array it would take a second copy for a while
@@ -113,7 +113,7 @@ def _painted(
             painted.paste(Image.fromarray(light[ids]), mask=Image.fromarray(edge * np.uint8(220)))
         picture.paste(Image.composite(painted, photo, Image.fromarray((ids > 0) * np.uint8(255))), (0, top))
     visible = np.empty_like(areas[1:])
-    visible[front] = areas[1:]
+    visible[order] = areas[1:]
     return picture, visible
 
 

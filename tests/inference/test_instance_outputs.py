@@ -64,6 +64,14 @@ def test_photos_named_as_an_output_are_not_overwritten(tmp_path):
         refuse_overwriting(photos, tmp_path, "instances")
 
 
+def test_labels_of_the_same_name_are_not_overwritten(tmp_path):
+    (tmp_path / "instances.json").write_text('{"images": []}')
+    with pytest.raises(UserError, match="holds labels"):
+        refuse_overwriting({}, tmp_path, "instances")
+    (tmp_path / "instances.json").write_text("[]")
+    refuse_overwriting({}, tmp_path, "instances")
+
+
 def test_the_output_folder_is_no_source_of_photos(tmp_path):
     for name in ("a.jpg", "out/a_ids.png", "out/a_overlay.png", "output/b.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -93,7 +101,8 @@ def model(monkeypatch, prediction):
 
 
 def test_one_file_has_the_objects_of_all_photos(model, tmp_path, monkeypatch, capsys):
-    for name in ("a.jpg", "bad.jpg", "c.jpg"):
+    (tmp_path / "sub").mkdir()
+    for name in ("a.jpg", "bad.jpg", "sub/a.jpg"):
         (tmp_path / name).touch()
     out = tmp_path / "out"
     assert upscore(monkeypatch, "predict", "any", tmp_path, "--output", out, "--min-score", "0.25") == 1
@@ -101,7 +110,7 @@ def test_one_file_has_the_objects_of_all_photos(model, tmp_path, monkeypatch, ca
     assert "2 of 3 photos, 4 objects, 2 classes" in text.out
     assert "bad.jpg: can't be read" in text.err
     results = json.loads((out / "instances.json").read_text())
-    assert [(r["file_name"], r["image_id"]) for r in results] == [("a.jpg", 1)] * 2 + [("c.jpg", 3)] * 2
+    assert [(r["file_name"], r["image_id"]) for r in results] == [("a.jpg", 1)] * 2 + [("sub/a.jpg", 3)] * 2
     assert model.seen == [0.25, 0.25]
 
 

@@ -92,7 +92,8 @@ def predict(
             except UserError as error:
                 failures.append(str(error))
             else:
-                results += coco_results(prediction, number, photo.name) if objects else []
+                file_name = (Path(name).parent / photo.name).as_posix()
+                results += coco_results(prediction, number, file_name) if objects else []
     finally:  # what was done before an interruption is kept
         if objects:
             write_results(results, output)

@@ -79,6 +79,11 @@ def refuse_overwriting(photos: dict[str, Path], output: Path, task: str = "seman
             if path in written:
                 raise UserError(f"{photo} and {written[path]} would both be written to {path}: predict them apart")
             written[path] = photo
+    results = output / RESULTS
+    if task == "instances" and results.is_file():
+        with results.open("rb") as file:
+            if file.read(1) == b"{":  # a data set of COCO's, where results are a list
+                raise UserError(f"{results} holds labels and would be overwritten: choose another --output")
 
 
 def _outputs(base: Path, task: str) -> list[Path]:

@@ -21,6 +21,7 @@ from upscore.inference import Predictor, load
 from upscore.instances import Instances
 from upscore.models.build import build
 from upscore.models.mask_rcnn import MaskRCNN
+from upscore.models.precision import resolve_precision
 from upscore.report.networks import BACKBONE, Settings, Splits
 from upscore.report.progress import Advance
 from upscore.structures import Sample
@@ -30,7 +31,7 @@ from upscore.training.run_folder import RunFolder
 
 NAME, TITLE = "mask_rcnn", "Mask R-CNN"
 
-SIZES = {"channels": 64, "smallest_anchor": 16}
+SIZES = {"channels": 128, "smallest_anchor": 16}
 """Scenes are small, and so are their objects."""
 
 REGIONS = 64
@@ -90,7 +91,6 @@ def recipe(settings: Settings) -> Recipe:
     changes = {
         "images": settings.detector_images,
         "batch_size": 4,
-        "learning_rate": 1e-3,
         "crop": 0,
         "scale": None,
         "colour": 0,
@@ -124,6 +124,7 @@ def train(splits: Splits, settings: Settings, output: Path, seed: int, advance: 
             chosen,
             folder,
             max_side=0,
+            dtype=resolve_precision(net, "auto"),
             seed=seed,
             provenance={**provenance, "seed": seed, "train_images": len(splits.train)},
             watchers=[_Follower(advance, rounds)],
