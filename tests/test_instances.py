@@ -220,3 +220,34 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 )
 def test_memory_of_many_objects_in_a_large_photo(call):
     assert memory_of(call) < 100
+
+
+def test_an_object_found_twice_is_kept_once():
+    boxes = [(10, 10, 50, 50), (12, 12, 52, 52), (10, 10, 50, 29), (48, 10, 90, 50), (10, 60, 50, 90)]
+    objects = full(*SIZE, *boxes)
+    objects.labels = torch.zeros(5, dtype=torch.int64)
+    kept = objects.distinct()
+    assert kept.boxes.tolist() == [list(boxes[0]), list(boxes[3]), list(boxes[4])]  # less than half of 3 is hidden
+    other = full(*SIZE, *boxes)
+    other.labels = torch.tensor([0, 1, 2, 0, 0])
+    assert len(other.distinct()) == 5  # of another class it is another object, as a tie is on a shirt
+
+
+def test_what_hides_an_object_may_be_several_and_what_was_dropped_hides_nothing():
+    objects = full(*SIZE, (0, 0, 40, 40), (40, 0, 80, 40), (20, 0, 60, 40), (52, 0, 92, 40), (200, 200, 210, 210))
+    objects.labels = torch.zeros(5, dtype=torch.int64)
+    # the third is hidden by the first two together; the fourth by the second alone, to 70%; the last is outside
+    assert objects.distinct().boxes[:, 0].tolist() == [0, 40]
+    objects.boxes[3] = torch.tensor([62.0, 0.0, 102.0, 40.0])
+    assert objects.distinct().boxes[:, 0].tolist() == [0, 40, 62]
+
+
+def test_none_are_distinct():
+    assert len(found([]).distinct()) == 0
+
+
+def test_distinct_at_a_threshold_are_the_distinct_above_it(objects):
+    objects.labels = torch.zeros(len(objects), dtype=torch.int64)
+    whole = objects.distinct()
+    for score in objects.scores.tolist():
+        assert torch.equal(objects.at_least(score).distinct().boxes, whole.at_least(score).boxes)

@@ -57,6 +57,26 @@ class Instances:
         """The objects with this score or a higher one."""
         return self[self.scores >= score]
 
+    def distinct(self) -> Instances:
+        """Without those of which better ones of the same class hide more than half: one object, found twice.
+
+        Suppression by boxes (Mask R-CNN section 3.1) lets such pairs pass, for a part and the whole have other boxes.
+        """
+        kept: list[int] = []
+        places = np.zeros((len(self), 4), np.int64)
+        labels = self.labels.numpy()
+        for k, (crop, top, left) in enumerate(self.crops()):
+            places[k] = top, left, top + crop.shape[0], left + crop.shape[1]
+            better = np.array(kept, np.int64)
+            meet = (places[better, :2] < places[k, 2:]).all(1) & (places[better, 2:] > places[k, :2]).all(1)
+            hidden = np.zeros_like(crop)
+            for other in better[meet & (labels[better] == labels[k])]:
+                _add_overlap(hidden, places[k], self._crop(other)[0], places[other])
+            pixels = np.count_nonzero(crop)
+            if pixels and 2 * np.count_nonzero(crop & ~hidden) >= pixels:
+                kept.append(k)
+        return self[torch.tensor(kept, dtype=torch.int64)]
+
     def resized(self, size: tuple[int, int]) -> Instances:
         """The same objects in the photo at another size (H, W)."""
         (height, width), (old_height, old_width) = size, self.size
@@ -127,6 +147,15 @@ def _part(plane: np.ndarray, crop: np.ndarray, top: int, left: int) -> np.ndarra
     """The part of an (H, W) plane that a crop is of."""
     height, width = crop.shape
     return plane[top : top + height, left : left + width]
+
+
+def _add_overlap(hidden: np.ndarray, place: np.ndarray, crop: np.ndarray, other: np.ndarray) -> None:
+    """Mark in one crop the pixels of another; places are (top, left, bottom, right) in the photo."""
+    top, left = np.maximum(place[:2], other[:2])
+    bottom, right = np.minimum(place[2:], other[2:])
+    mine = np.s_[top - place[0] : bottom - place[0], left - place[1] : right - place[1]]
+    theirs = np.s_[top - other[0] : bottom - other[0], left - other[1] : right - other[1]]
+    hidden[mine] |= crop[theirs]
 
 
 def _run_lengths(crop: np.ndarray, top: int, left: int, size: tuple[int, int]) -> np.ndarray:

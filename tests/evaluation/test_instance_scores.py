@@ -41,6 +41,9 @@ class Found:
     def rle(self):
         return [coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in self.masks]
 
+    def distinct(self):
+        return self
+
     def id_map(self):
         id_map = torch.zeros(self.size, dtype=torch.int32)
         for position in reversed(range(len(self.masks))):

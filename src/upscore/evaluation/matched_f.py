@@ -2,8 +2,9 @@
 
 N objects found, K objects labelled in a photo, P pairs of them; H W pixels. IoU: intersection over union.
 
-An id map has one object at each pixel: where objects found overlap, the higher score has it. So a lower threshold on
-the scores adds objects to the map and changes none that is there, and one map per photo serves every threshold.
+An id map has one object at each pixel: where objects found overlap, the higher score has it, and what better ones of
+its class hide for the most part is left out. So a lower threshold on the scores adds objects to the map and changes
+none that is there, and one map per photo serves every threshold.
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ class Predictor:
         Args:
             photo: a path; a PIL image; an (H, W, 3) or (H, W) uint8 array; or a (3, H, W) uint8 tensor, RGB.
             scores: keep the class probabilities of pixels too, (C, H, W) float16.
-            min_score: objects of at least this score, 0 for all candidates; by default the model's own operating point.
+            min_score: objects of at least this score, each once; by default the model's own operating point. With 0 all
+                candidates are returned, as average precision ranks them, an object's worse ones too.
 
         Raises:
             UserError: the file can't be read, an array is of another shape or type, or an option is for the other task.
@@ -94,8 +95,9 @@ class Predictor:
         height, width = seen.shape[-2:]
         found = self.engine.decode(self.engine(seen[None]), [(height, width)])[0].instances
         assert found is not None
+        found = found.at_least(min_score).resized((image.shape[-2], image.shape[-1]))
         return Prediction(
-            instances=found.at_least(min_score).resized((image.shape[-2], image.shape[-1])),
+            instances=found.distinct() if min_score > 0 else found,
             classes=self.classes,
             image=image.permute(1, 2, 0).numpy(),
         )
