@@ -136,7 +136,7 @@ class InstanceEvaluator:
             )
         )
         seen = instances.distinct()
-        self._pairs.append(pairs(seen.id_map(), seen.scores.double().numpy(), seen.labels.numpy(), objects))
+        self._pairs.append(pairs(np.asarray(seen.id_map()), seen.scores.double().numpy(), seen.labels.numpy(), objects))
 
     def best_min_score(self) -> Threshold:
         """The score that objects found must have for the highest matched F at an IoU of 0.5, and that F."""
