@@ -52,7 +52,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_model_is_scored_by_modality_drawn_and_shipped(data: Path, model: Path, tmp_path: Path) -> None:
     docs, shipped = tmp_path / "docs" / "results", tmp_path / "shipped"
-    nuclei.main([str(data), "--model", str(model), "--docs", str(docs), "--ship", str(shipped)])
+    out = ["--output", str(tmp_path / "out")]
+    nuclei.main([str(data), *out, "--model", str(model), "--docs", str(docs), "--ship", str(shipped)])
     page = (docs / "nuclei.md").read_text()
     rows = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:3] for line in page.splitlines() if "| " in line}
     _, val = open_instance_splits(data)
@@ -62,7 +63,7 @@ def test_a_model_is_scored_by_modality_drawn_and_shipped(data: Path, model: Path
     assert rows["colour stained"] == [str(len(stained)), str(sum(len(sample.objects or []) for sample in stained))]
     assert int(rows["all"][0]) == int(rows["fluorescence"][0]) + int(rows["colour stained"][0]) == COUNT // 5
     assert "Training took" not in page  # a model folder does not say it
-    with Image.open(docs / "../images/nuclei.jpg") as picture:
+    with Image.open(tmp_path / "out" / "nuclei.jpg") as picture:
         assert picture.height > 3 * nuclei.HEIGHT
         assert picture.width > len(samples) * nuclei.HEIGHT
 
