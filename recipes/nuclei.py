@@ -8,8 +8,8 @@ and `type` tell the modality. The training is that of `upscore train NUCLEI --mo
 Interrupted, the same command goes on where it stopped.
 
 The fifth of the photos that the run holds out is scored at its own size, by modality, in nuclei.md in OUTPUT, or in
-`--docs`; nuclei.jpg in OUTPUT shows six of them. `--model` scores a model that is there, and `--ship` writes it as float16,
-to be scored by `--model` like any other.
+`--docs`; nuclei.jpg in OUTPUT shows six of them. `--model` scores a model that is there, and `--ship` writes it as
+float16, to be scored by `--model` like any other.
 
 60 minutes on 2 cores, beside other work; F at IoU 0.5 85.1% on fluorescence and 82.5% on all, mask AP 64.7%.
 """

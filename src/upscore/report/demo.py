@@ -66,7 +66,7 @@ def _chapters(output: Path, seed: int, settings: Settings) -> tuple[list[Chapter
             with progress.step(f"Training {title}", TRAINING_SHARE) as advance:
                 networks.append(train(name, splits, settings, output, seed, advance))
         with progress.step(f"Training {detector.TITLE}", DETECTOR_SHARE) as advance:
-            finder = detector.train(splits, settings, output, seed, advance)
+            finder = detector.train(splits, settings, output, seed, advance, start=output / networks[-1].name)
         with progress.step("Writing the page", PAGE_SHARE):
             chosen = strides.choose(splits.test, SHOWN)
             chapters = [

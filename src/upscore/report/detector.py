@@ -22,12 +22,14 @@ from upscore.instances import Instances
 from upscore.models.build import build
 from upscore.models.mask_rcnn import MaskRCNN
 from upscore.models.precision import resolve_precision
+from upscore.models.profiles import Limits
 from upscore.report.networks import BACKBONE, Settings, Splits
 from upscore.report.progress import Advance
 from upscore.structures import Sample
 from upscore.training.loop import fit
 from upscore.training.recipes import MODERN_INSTANCES, Recipe
 from upscore.training.run_folder import RunFolder
+from upscore.training.start import start_from
 
 NAME, TITLE = "mask_rcnn", "Mask R-CNN"
 
@@ -36,6 +38,9 @@ SIZES = {"channels": 128, "smallest_anchor": 16}
 
 REGIONS = 64
 """Regions that are learned from in each scene, as in the paper's C4 networks (section 3.1): it has few objects."""
+
+PROPOSALS = Limits(before_nms=300, after_nms=200)
+"""A small scene has few places to propose."""
 
 ROUND = 40
 """Scenes between two points of the curves."""
@@ -100,8 +105,12 @@ def recipe(settings: Settings) -> Recipe:
     return MODERN_INSTANCES.model_copy(update=changes)
 
 
-def train(splits: Splits, settings: Settings, output: Path, seed: int, advance: Advance) -> Detector:
-    """Train from the classifier's weights into `output`/mask_rcnn, and look for the objects of the test scenes.
+def train(
+    splits: Splits, settings: Settings, output: Path, seed: int, advance: Advance, *, start: Path | None = None
+) -> Detector:
+    """Train into `output`/mask_rcnn, and look for the objects of the test scenes.
+
+    The trunk's weights are those of the model `start`, an FCN over the same backbone, or else the classifier's.
 
     Raises:
         UserError: training diverged.
@@ -114,8 +123,12 @@ def train(splits: Splits, settings: Settings, output: Path, seed: int, advance: 
     )
     net.classes = rounds.classes
     net.settings = replace(net.settings, batch_size=REGIONS)
+    net.rpn.training_limits = net.rpn.inference_limits = PROPOSALS
+    if start is not None:
+        start_from(net, start)
     folder, chosen = RunFolder(output / NAME), recipe(settings)
-    provenance = {"data": "generated scenes", "weights": "imagenet", "recipe": chosen.model_dump(mode="json")}
+    weights = "imagenet" if start is None else start.name
+    provenance = {"data": "generated scenes", "weights": weights, "recipe": chosen.model_dump(mode="json")}
     try:
         progress = fit(
             net,
@@ -133,6 +146,7 @@ def train(splits: Splits, settings: Settings, output: Path, seed: int, advance: 
         (folder.path / "state.pt").unlink(missing_ok=True)  # nobody resumes a demo
     predictor = load(folder.last)
     assert isinstance(predictor.net, MaskRCNN)
+    predictor.net.rpn.inference_limits = PROPOSALS
     found, scores = _find(predictor, predictor.net, SceneObjects(splits.test))
     return Detector(net=predictor.net, records=progress.records, found=found, scores=scores)
 

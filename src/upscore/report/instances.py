@@ -57,9 +57,9 @@ def chapter(detector: Detector, fcn: Trained, scenes: Dataset, settings: Setting
                 f"A class map has no word for *two*: where shapes of one class touch, {fcn.title} paints one region. "
                 "*Mask R-CNN* goes the other way round: it first finds the objects, one by one, and then asks of each "
                 "which pixels are its own (Mask R-CNN section 3).",
-                "It starts from the same classifier and learns from the same scenes, "
-                f"{settings.detector_images:,} in all. What it says is not a map but a list: a box, a "
-                "class, a score and a mask for each object.",
+                f"Its convolutions start as those of {fcn.title}, for what these know of shapes serves both; then it "
+                f"learns from {settings.detector_images:,} of the same scenes. What it says is not a map but a list: a "
+                "box, a class, a score and a mask for each object.",
             ),
             figure(
                 join(*[_compared(detector, fcn, scenes, index) for index in chosen]),
