@@ -20,7 +20,7 @@ from upscore.report.output import PAGE, PICTURES, claim
 from upscore.report.page import Chapter, page
 from upscore.report.progress import StepProgress
 
-HEATMAP_SHARE, SCENES_SHARE, TRAINING_SHARE, DETECTOR_SHARE, PAGE_SHARE = 10, 10, 50, 75, 5
+HEATMAP_SHARE, SCENES_SHARE, TRAINING_SHARE, DETECTOR_SHARE, PAGE_SHARE = 10, 10, 50, 95, 5
 """About the seconds that each takes; training counts for each FCN."""
 
 SHOWN = 6
