@@ -60,8 +60,8 @@ ROWS = {
 }
 DEFAULT_ROWS = ["roipool", "softmax", "mlp"]
 SCORES = {"AP": "mask AP", "AP50": "AP50", "AP75": "AP75", "box_AP": "box AP"}
-SIDE, HELD_OUT, BATCH = 160, 0.1, 4
-"""The scenes' side in pixels; how many are held out, for each that is trained on; photos in a step."""
+SCENES, SIDE, HELD_OUT, BATCH = 500, 160, 0.1, 4
+"""Scenes to train on; their side in pixels; how many are held out, for each that is trained on; photos in a step."""
 
 REGIONS = 128
 """Regions that are learned from in each scene, which has about five objects."""
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--docs", type=Path, help="where the table goes, its picture going to ../images from there")
     parser.add_argument("--rows", nargs="+", choices=[row for row in ROWS if row != REFERENCE], default=DEFAULT_ROWS)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--scenes", type=int, default=500, help="to train on, in each run")
+    parser.add_argument("--scenes", type=int, default=SCENES, help="to train on, in each run")
     asked = parser.parse_args(arguments)
     if asked.seeds < 1 or asked.scenes < 1:
         parser.error("--seeds and --scenes must be 1 or more")
@@ -145,7 +145,7 @@ def report(results: Results, scenes: int, picture: str) -> str:
     command = "python recipes/mask_rcnn_table2.py"
     if others != DEFAULT_ROWS:
         command += f" --rows {' '.join(others)}"
-    command += f" --seeds {seeds}" * (seeds != 3) + f" --scenes {scenes}" * (scenes != 800)
+    command += f" --seeds {seeds}" * (seeds != 3) + f" --scenes {scenes}" * (scenes != SCENES)
     return f"""\
 # Mask R-CNN's table 2 on generated scenes
 

@@ -54,7 +54,7 @@ def test_the_choice_is_what_was_better() -> None:
 
 
 def test_the_page_has_every_number(tmp_path: Path) -> None:
-    page = table2.report(results(), 800, "../images/x.png")
+    page = table2.report(results(), table2.SCENES, "../images/x.png")
     assert "    python recipes/mask_rcnn_table2.py\n" in page
     row = "| RoIPool | 29.0% (27.0% to 30.0%) | 49.0% | 19.0% | 34.0% | 27.0%, 30.0%, 30.0% |"
     assert row in page
