@@ -58,8 +58,8 @@ def chapter(detector: Detector, fcn: Trained, scenes: Dataset, settings: Setting
                 "*Mask R-CNN* goes the other way round: it first finds the objects, one by one, and then asks of each "
                 "which pixels are its own (Mask R-CNN section 3).",
                 f"Its convolutions start as those of {fcn.title}, for what these know of shapes serves both; then it "
-                f"learns from the same scenes, {settings.detector_images:,} looks in all. What it says is not a map but a list: a "
-                "box, a class, a score and a mask for each object.",
+                f"learns from the same scenes, {settings.detector_images:,} looks in all. What it says is not a map "
+                "but a list: a box, a class, a score and a mask for each object.",
             ),
             figure(
                 join(*[_compared(detector, fcn, scenes, index) for index in chosen]),
