@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from upscore.data.datasets import FileDataset, open_dataset, open_splits, subset
-from upscore.data.folder import list_folder
+from upscore.data.folder import Pair, list_folder
 from upscore.data.images import LabelError
 from upscore.errors import UserError
 
@@ -141,7 +141,7 @@ def test_samples_name_what_is_wrong(root):
         dataset[0]
     with pytest.raises(UserError, match=r"b\.png: is 4x6 pixels, but .*b\.jpg is 6x4; .*EXIF"):
         dataset[1]
-    with pytest.raises(UserError, match=r"c\.png: is 3x3 pixels, but .*c\.jpg is 6x4; a label has"):
+    with pytest.raises(UserError, match=r"c\.png: is 3x3 pixels, but .*c\.jpg is 6x4; it needs"):
         dataset[2]
     assert dataset[3].name == "d"
 
@@ -274,7 +274,7 @@ def test_subset(root):
 
 
 def test_file_dataset_alone(root):
-    dataset = FileDataset([(root / "images" / "a.jpg", None)], ["sky"])
+    dataset = FileDataset([Pair("a", root / "images" / "a.jpg", None)], ["sky"])
     assert dataset.names == ["a"]
     assert dataset[0].class_map is None
 

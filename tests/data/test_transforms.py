@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -412,3 +413,73 @@ def test_collate_keeps_objects_at_their_own_size():
     assert (len(batch.objects[0]), batch.objects[0].size) == (0, (4, 6))
     assert batch.objects[1] is sample.objects
     assert collate([bare]).objects is None
+
+
+def space(height: int = 24, width: int = 32) -> Sample:
+    """A sample whose depth and geometric map repeat its photo, so that they must move with it."""
+    values = torch.randint(0, 256, (height // 4, width // 4), generator=torch.Generator().manual_seed(0))
+    values = values.repeat_interleave(4, 0).repeat_interleave(4, 1)
+    depth = values[None].float()
+    depth[:, 4:8, 8:12] = torch.nan
+    return Sample(
+        name="space",
+        image=values.to(torch.uint8).expand(3, -1, -1).clone(),
+        class_map=(values % 7).to(torch.uint8),
+        geometric_map=(values % 3).to(torch.uint8),
+        depth=depth,
+    )
+
+
+def test_mirror_and_crop_move_all_fields() -> None:
+    sample = space()
+    moved = Augmentation(flip=1.0, crop=(20, 40))(sample, seed=3)
+    assert moved.depth is not None
+    assert moved.geometric_map is not None
+    assert moved.class_map is not None
+    assert moved.depth.shape == (1, 20, 40)
+    inside = moved.class_map != VOID
+    assert inside.sum() == 20 * 32
+    known = inside & moved.depth[0].isfinite()
+    assert torch.equal(moved.depth[0][known], moved.image[0][known].float())
+    assert torch.equal(moved.geometric_map[inside], moved.image[0][inside] % 3)
+    assert (moved.geometric_map[~inside] == VOID).all()
+    assert moved.depth[0][~inside].isnan().all()
+    mirrored = Augmentation(flip=1.0)(sample, seed=3)
+    assert mirrored.depth is not None
+    assert sample.depth is not None
+    assert torch.equal(mirrored.depth.nan_to_num(-1), sample.depth.flip(-1).nan_to_num(-1))
+
+
+@pytest.mark.parametrize("size", [(48, 64), (12, 16), (6, 8), (17, 5), (24, 1), (1, 1)])
+def test_depth_is_resized_as_the_photo_and_the_unknown_stays_unknown(size: tuple[int, int]) -> None:
+    sample = space()
+    resized = resize_to(sample, size)
+    assert resized.depth is not None
+    assert resized.geometric_map is not None
+    assert resized.depth.shape == (1, *size)
+    assert resized.geometric_map.shape == size
+    whole = resize_to(replace(sample, depth=sample.image[:1].float()), size)
+    assert whole.depth is not None
+    assert whole.depth.isfinite().all()
+    if min(size) > 1:
+        assert (whole.depth - whole.image[:1].float()).abs().max() <= 1
+        share = resized.depth.isnan().float().mean().item()
+        assert share == pytest.approx(16 / (24 * 32), abs=0.02)
+        middle = round(6 / 24 * size[0] - 0.5), round(10 / 32 * size[1] - 0.5)
+        assert resized.depth[0][middle].isnan()
+        assert resized.depth.nan_to_num(0).max() <= 255
+
+
+def test_a_batch_has_all_fields_and_says_what_is_missing() -> None:
+    full, bare = space(24, 32), replace(space(16, 40), depth=None, geometric_map=None)
+    batch = collate([bare, full])
+    assert batch.depth is not None
+    assert batch.geometric_maps is not None
+    assert batch.depth.shape == (2, 1, 24, 40)
+    assert batch.depth[0].isnan().all()
+    assert batch.depth[1, :, :, 32:].isnan().all()
+    assert (batch.geometric_maps[0] == VOID).all()
+    assert (batch.geometric_maps[1, :, 32:] == VOID).all()
+    assert (batch.geometric_maps[1, :, :32] != VOID).all()
+    assert collate([bare]).depth is None
+    assert collate([bare]).geometric_maps is None

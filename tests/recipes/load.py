@@ -12,6 +12,8 @@ FOLDER = Path(__file__).parents[2] / "recipes"
 
 def recipe(name: str) -> ModuleType:
     """The recipe of this name, without running it."""
+    if str(FOLDER) not in sys.path:  # as for a script, whose own folder it is
+        sys.path.insert(0, str(FOLDER))
     spec = spec_from_file_location(f"recipes_{name}", FOLDER / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None

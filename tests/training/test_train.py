@@ -9,11 +9,14 @@ import timm
 import torch
 from torchvision.models import resnet18
 
-from tests.tiny import BACKBONE, QUICK, metrics, same, scenes, tiny_net, weights
+from tests.tiny import BACKBONE, QUICK, metrics, same, scenes, small, tiny_net, weights
 from upscore.checkpoints import load_model, save_model
 from upscore.errors import UserError
+from upscore.labels import VOID
 from upscore.models.backbones import build_trunk, load_classifier
 from upscore.models.build import build
+from upscore.training.feed import TrainingView
+from upscore.training.recipes import MODERN
 from upscore.training.train import start_from, train
 
 
@@ -161,6 +164,15 @@ def test_a_start_from_a_file_with_a_classifier(name: str, tmp_path: Path) -> Non
         ({"max_side": -1}, "--max-side -1: give 0 or more"),
         ({"weights": "nowhere.pth"}, "nowhere.pth is not a folder"),
         ({"holdout": "nothing*"}, "matches none"),
+        ({"null_background": True}, "a background without a score needs the sigmoid loss"),
+        ({"changes": {"patches": 0}}, "--patches 0: input should be greater than 0"),
+        ({"changes": {"patches": 1.5}}, "--patches 1.5"),
+        (
+            {"model": "mask_rcnn", "changes": {"patches": 0.5}},
+            "--patches is an option of the FCNs; --model is mask_rcnn",
+        ),
+        ({"model": "mask_rcnn", "changes": {"class_weights": "median"}}, "--class-weights is an option of the FCNs"),
+        ({"model": "mask_rcnn", "pixel_loss": "sigmoid"}, "--loss is an option of the FCNs"),
     ],
 )
 def test_what_cannot_be_done(options: dict[str, Any], sentence: str, photos: Path, tmp_path: Path) -> None:
@@ -247,3 +259,40 @@ def test_head_only_through_to_the_model(photos: Path, tmp_path: Path) -> None:
     assert {name for name in before if not torch.equal(before[name], after[name])} == {
         name for name in before if not name.startswith("trunk.")
     }
+
+
+def test_the_loss_is_a_part_of_the_model(photos: Path, tmp_path: Path) -> None:
+    quick(photos, tmp_path / "run", pixel_loss="sigmoid", null_background=True)
+    net, card = load_model(tmp_path / "run")
+    assert card.architecture.model_dump()["pixel_loss"] == "sigmoid"
+    assert net.null_background  # type: ignore[union-attr]
+    assert weights(tmp_path / "run/last")["score.8.weight"].shape[0] == len(card.classes) - 1
+    with pytest.raises(UserError, match="pixel_loss"):
+        quick(photos, tmp_path / "run", resume=True)
+
+
+def test_class_weights_are_counted_and_told(photos: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    quick(photos, tmp_path / "weighted", changes={**QUICK, "class_weights": "median"}, tell=told.append)
+    quick(photos, tmp_path / "plain")
+    assert told[0].startswith("class weights: background 0.")
+    assert not same(weights(tmp_path / "weighted/last"), weights(tmp_path / "plain/last"))
+    asked = json.loads((tmp_path / "weighted/run.json").read_text())
+    assert asked["class_weights"] == "median"
+
+
+def test_patches_grow_the_batch_and_the_images(photos: Path, tmp_path: Path) -> None:
+    changes = {**QUICK, "batch_size": 2, "images": 6, "patches": 0.5}
+    quick(photos, tmp_path / "run", changes=changes, epochs=None)
+    asked = json.loads((tmp_path / "run/run.json").read_text())
+    assert asked["batch_size"] == 4
+    assert asked["images"] == 12
+
+
+def test_the_feed_takes_labels_away() -> None:
+    recipe = small(MODERN, crop=0, scale=None, flip=0, colour=0, patches=0.5)
+    view = TrainingView(scenes(8), recipe, resize=lambda sample: sample, seed=0, epoch=0)
+    maps = [sample.class_map for index in range(8) if (sample := view[index]).class_map is not None]
+    void = sum(int((class_map == VOID).sum()) for class_map in maps)
+    assert 0 < void < sum(class_map.numel() for class_map in maps)
+    assert void % 32**2 == 0

@@ -18,7 +18,8 @@ from upscore.labels import MAX_CLASSES
 from upscore.models.build import build
 from upscore.models.fcn import FCN
 from upscore.models.mask_rcnn import MaskRCNN
-from upscore.models.preprocessing import Preprocessing
+from upscore.models.preprocessing import DepthPreprocessing, Preprocessing
+from upscore.models.two_heads import TwoHeads
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 BUILT_IN = Path(__file__).parents[1] / "builtin"
@@ -37,6 +38,11 @@ class FCNArchitecture(BaseModel):
     geometry: Literal["caffe", "same"]
     upsampling: Literal["fixed", "intermediate", "learned"]
     grouped: bool
+    pixel_loss: Literal["softmax", "sigmoid"] = "softmax"
+    null_background: bool = False
+    geometric_classes: int = Field(default=0, ge=0, le=MAX_CLASSES)
+    depth: Literal["none", "early", "late", "only"] = "none"
+    depth_channels: Literal[0, 1, 3] = 0
 
 
 class MaskRCNNArchitecture(BaseModel):
@@ -73,6 +79,15 @@ class PreprocessingCard(BaseModel):
     channel_order: Literal["RGB", "BGR"]
 
 
+class DepthPreprocessingCard(BaseModel):
+    """The fields of `upscore.models.preprocessing.DepthPreprocessing`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+
+
 class ModelCard(BaseModel):
     """`model.json`: what the weights alone don't say."""
 
@@ -82,7 +97,11 @@ class ModelCard(BaseModel):
     architecture: Architecture
     classes: list[str]
     """A class's index is its position."""
+    geometric_classes: list[str] = []
+    """As `classes`, of the second head; empty without one."""
     preprocessing: PreprocessingCard
+    depth_preprocessing: DepthPreprocessingCard | None = None
+    """None for a network that sees photos alone."""
     max_side: int = Field(default=DEFAULT_MAX_SIDE, ge=0)
     """Photos whose longer side is over this many pixels are reduced to it for the network; 0: never."""
     min_score: float | None = Field(default=None, ge=0, le=1)
@@ -117,10 +136,13 @@ def save_model(
         )
     if len(classes) != net.num_classes:
         raise ValueError(f"{len(classes)} class names for a network of {net.num_classes} classes")
+    depth = net.trunk.depth_preprocessing
     card = ModelCard(
         architecture=net.architecture,  # pyright: ignore[reportArgumentType]
         classes=classes,
+        geometric_classes=net.geometric_classes if isinstance(net, TwoHeads) else [],
         preprocessing=PreprocessingCard(**asdict(net.preprocessing)),
+        depth_preprocessing=None if depth is None else DepthPreprocessingCard(**asdict(depth)),
         max_side=max_side,
         min_score=net.min_score if isinstance(net, MaskRCNN) else None,
         training=training or {},
@@ -197,7 +219,11 @@ def load_model(path: str | Path) -> tuple[FCN | MaskRCNN, ModelCard]:
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{folder / WEIGHTS} can't be read as the weights of {CARD} beside it: {error}") from error
     net.trunk.preprocessing = Preprocessing(**card.preprocessing.model_dump())
+    if card.depth_preprocessing is not None:
+        net.trunk.depth_preprocessing = DepthPreprocessing(**card.depth_preprocessing.model_dump())
     net.classes = list(card.classes)
+    if isinstance(net, TwoHeads):
+        net.geometric_classes = list(card.geometric_classes)
     if isinstance(net, MaskRCNN) and card.min_score is not None:
         net.min_score = card.min_score
     return net.eval(), card
@@ -216,4 +242,17 @@ def _read_card(path: Path) -> ModelCard:
         raise UserError(
             f"{path}: {len(card.classes)} class names, but architecture.num_classes is {card.architecture.num_classes}"
         )
+    if isinstance(card.architecture, FCNArchitecture):
+        _check_modalities(path, card, card.architecture)
     return card
+
+
+def _check_modalities(path: Path, card: ModelCard, architecture: FCNArchitecture) -> None:
+    """The second head and the depth are told of in two places."""
+    if len(card.geometric_classes) != (count := architecture.geometric_classes):
+        names = len(card.geometric_classes)
+        raise UserError(f"{path}: {names} names of geometric classes, but architecture.geometric_classes is {count}")
+    depth = card.depth_preprocessing
+    given = {0} if depth is None else {len(depth.mean), len(depth.std)}
+    if given != {architecture.depth_channels}:
+        raise UserError(f"{path}: depth_preprocessing is not of {architecture.depth_channels} channels of depth")

@@ -7,6 +7,8 @@ import sys
 from cyclopts import App
 
 import upscore
+from upscore.cli.ceiling import ceiling
+from upscore.cli.cluster import cluster
 from upscore.cli.data import check
 from upscore.cli.demo import demo
 from upscore.cli.evaluate import evaluate
@@ -30,6 +32,7 @@ upscore data check DATA
 upscore train DATA --model fcn8s --output runs/streets
 upscore evaluate runs/streets DATA --json scores.json
 upscore predict runs/streets photos/ --output out/
+upscore analyze ceiling DATA          # which stride do your labels need?
 ```
 """,
     help_format="markdown",
@@ -44,7 +47,18 @@ upscore data check photos/
 """,
     help_format="markdown",
 )
+analyze = App(
+    name="analyze",
+    help="""Find out what your data needs, as the FCN paper did with its own.
+
+```
+upscore analyze ceiling DATA
+```
+""",
+    help_format="markdown",
+)
 app.command(data)
+app.command(analyze)
 
 for name, verb in {
     "demo": demo,
@@ -53,9 +67,11 @@ for name, verb in {
     "evaluate": evaluate,
     "predict": predict,
     "import": import_,
+    "cluster": cluster,
 }.items():
     app.command(verb, name=name)
 data.command(check, name="check")
+analyze.command(ceiling, name="ceiling")
 
 
 def main() -> None:

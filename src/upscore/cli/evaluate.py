@@ -64,6 +64,7 @@ def evaluate(
     from upscore.data.instance_datasets import open_instances
     from upscore.errors import UserError
     from upscore.evaluation.instances import InstanceScores
+    from upscore.evaluation.metrics import TwoHeadedScores
     from upscore.files import write_text
     from upscore.inference import evaluate as score
     from upscore.inference import load
@@ -88,6 +89,8 @@ def evaluate(
         _print_objects(scores, title)
     else:
         _print_pixels(scores, title)
+        if isinstance(scores, TwoHeadedScores):
+            _print_pixels(scores.geometric, "geometric classes")
     try:
         if json is not None:
             write_text(json, dumps(report, indent=2, allow_nan=False) + "\n")

@@ -17,6 +17,7 @@ def predict(
     /,
     *,
     output: Path,
+    depth: Path | None = None,
     scores: Annotated[bool, Flag] = False,
     min_score: float | None = None,
     engine: Literal["auto", "torch"] = "auto",
@@ -28,10 +29,12 @@ def predict(
     upscore predict runs/streets photos/ --output out
     upscore predict runs/streets a.jpg b.png --output out --scores
     upscore predict runs/nuclei slides/ --output out --min-score 0.7
+    upscore predict runs/rooms rgb/ --depth depth/ --output out
     ```
 
     For each photo, NAME.png holds a class index per pixel (with a palette)
-    at the photo's own size, and NAME_overlay.png shows it over the photo.
+    at the photo's own size, and NAME_overlay.png shows it over the photo; a
+    model with two heads writes NAME_geometric.png and its overlay too.
     A model that finds objects writes NAME_ids.png instead, the number of an
     object per pixel (16 bits, 0 = none), and one instances.json for all
     photos, in the form of COCO's results. A photo that can't be read does
@@ -45,6 +48,9 @@ def predict(
         Photos, and folders of photos.
     output
         The folder to write to.
+    depth
+        For a model that sees depth: the folder with a file for each photo, of
+        the same name (PNG or TIFF of 16 bits, or .npy).
     scores
         Write NAME_scores.npz too: class probabilities (C, H, W), float16.
     min_score
@@ -62,6 +68,7 @@ def predict(
 
     from upscore.errors import UserError
     from upscore.inference import load
+    from upscore.inference.depths import find_depth
     from upscore.inference.outputs import (
         coco_results,
         find_photos,
@@ -72,12 +79,15 @@ def predict(
 
     photos = find_photos(paths, output=output)
     predictor = load(model, engine=engine, precision=precision)
-    refuse_overwriting(photos, output, predictor.task)
+    refuse_overwriting(photos, output, "two heads" if predictor.geometric_classes else predictor.task)
     objects = predictor.task == "instances"
     if objects and scores:
         raise UserError("--scores writes class probabilities of pixels, but this model finds objects: leave it out")
     if not objects and min_score is not None:
         raise UserError("--min-score is for models that find objects, but this one classifies pixels: leave it out")
+    if (depth is None) != (not predictor.depth_channels):
+        have = "sees depth: give --depth FOLDER" if depth is None else "sees photos alone: leave --depth out"
+        raise UserError(f"this model {have}")
     console = Console(stderr=True)
     failures: list[str] = []
     results: list[dict] = []
@@ -87,7 +97,8 @@ def predict(
             numbered, "Predicting", total=len(photos), console=console, transient=True, disable=not console.is_terminal
         ):
             try:
-                prediction = predictor.predict(photo, scores=scores, min_score=min_score)
+                beside = None if depth is None else find_depth(depth, name)
+                prediction = predictor.predict(photo, depth=beside, scores=scores, min_score=min_score)
                 write_prediction(prediction, output / name)
             except UserError as error:
                 failures.append(str(error))

@@ -15,7 +15,9 @@ def train(
     /,
     *,
     output: Path,
-    model: Literal["fcn8s", "fcn16s", "fcn32s", "fcn8s-atonce", "mask_rcnn"] = "fcn8s",
+    model: Literal[
+        "fcn8s", "fcn16s", "fcn32s", "fcn8s-atonce", "fcn-pool5", "fcn-pool4", "fcn-pool3", "mask_rcnn"
+    ] = "fcn8s",
     backbone: str = "efficientnet_lite0",
     recipe: Literal["modern", "heavy", "accum", "staged", "at-once", "paper"] = "modern",
     weights: str = "imagenet",
@@ -37,6 +39,13 @@ def train(
     geometry: Literal["same", "caffe"] | None = None,
     upsampling: Literal["fixed", "intermediate", "learned"] | None = None,
     dense: Annotated[bool, Flag] = False,
+    loss: Literal["softmax", "sigmoid"] | None = None,
+    null_background: Annotated[bool, Flag] = False,
+    geometric: Annotated[bool, Flag] = False,
+    depth: Literal["early", "late", "only"] | None = None,
+    depth_weights: Path | None = None,
+    class_weights: Literal["none", "median"] | None = None,
+    patches: float | None = None,
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
     seed: int = 0,
     workers: int | None = None,
@@ -70,6 +79,7 @@ def train(
         The folder of the run.
     model
         fcn: which class is each pixel; scores every 8, 16 or 32 pixels.
+        fcn-pool: one map alone, without the layers after it.
         mask_rcnn: which object is each pixel part of.
     backbone
         The classifier it is made of: efficientnet_lite0, vgg16, alexnet,
@@ -123,6 +133,26 @@ def train(
         the last, or all. They start out bilinear.
     dense
         FCNs: learned upsampling with a kernel for each pair of classes.
+    loss
+        FCNs: softmax over the classes, or sigmoid: yes or no for each class.
+    null_background
+        FCNs: class 0 gets no score of its own; a pixel is of it where no other
+        class is more likely than not. Needs --loss sigmoid.
+    geometric
+        FCNs: a second head learns the second label map of the data (scenes,
+        SIFT Flow).
+    depth
+        FCNs, where the data has depth (scenes, NYUDv2). early: the first
+        convolution sees it beside the colours. late: a backbone for each,
+        whose scores are averaged. only: the depth without the photo.
+    depth_weights
+        --depth late: a model trained with --depth only to start from, as from
+        --weights for the photos.
+    class_weights
+        FCNs. median: rare classes count more in the loss, frequent ones less.
+    patches
+        FCNs: the share of the 32 x 32 pixel cells, drawn anew for each photo,
+        whose labels count; batches grow by its inverse.
     precision
         auto: bfloat16 where processor and network gain from it.
     seed
@@ -145,6 +175,8 @@ def train(
         "ema": ema,
         "patience": patience,
         "validate_every": validate_every,
+        "class_weights": class_weights,
+        "patches": patches,
     }
     console = Console(stderr=True)
     watchers: list[TerminalWatcher | FolderWatcher] = []
@@ -156,7 +188,7 @@ def train(
 
     def counting(done: int, total: int) -> None:
         if console.is_terminal:
-            console.print(f"counting objects: {done} of {total} photos", end="\n" if done == total else "\r")
+            console.print(f"counting: {done} of {total} photos", end="\n" if done == total else "\r")
 
     try:
         progress = run(
@@ -171,6 +203,11 @@ def train(
             geometry=geometry,
             upsampling=upsampling,
             grouped=False if dense else None,
+            pixel_loss=loss,
+            null_background=null_background or None,
+            geometric=geometric or None,
+            depth=depth,
+            depth_weights=depth_weights,
             detections=detections,
             min_side=min_side,
             profile=profile,

@@ -109,7 +109,7 @@ def _read_sample(sample: Sample) -> Reading:
 
 
 def _read_pair(listing: Listing, pair: Pair) -> Reading:
-    """Read a photo and its label, each whatever is wrong with the other."""
+    """Read a photo and what belongs to it, each whatever is wrong with the others."""
     reading = Reading(label=pair.label)
     image = None
     try:
@@ -118,21 +118,30 @@ def _read_pair(listing: Listing, pair: Pair) -> Reading:
         reading.dim = int(image.max()) <= DIM and is_deep(pair.image)
     except UserError as error:
         reading.faults.append(Fault("unreadable", pair.image, str(error)))
-    if pair.label is None:
-        return reading
-    try:
-        label = listing.read_label(pair.label)
-    except UserError as error:
-        kind = "label values" if isinstance(error, LabelError) else "unreadable"
-        reading.faults.append(Fault(kind, pair.label, str(error)))
-        return reading
-    reading.counts = _count(label)
-    messages = {
-        "size": None if image is None else size_fault(pair.label, label, pair.image, image),
-        "label values": listing.classes
-        and value_fault(pair.label, reading.counts, listing.classes, listing.classes_from),
-    }
-    reading.faults.extend(Fault(kind, pair.label, message) for kind, message in messages.items() if message)
+
+    def fault(kind: str, path: Path, message: str | None) -> None:
+        if message:
+            reading.faults.append(Fault(kind, path, message))
+
+    def read(path: Path, reader: Callable[[Path], Tensor]) -> Tensor | None:
+        try:
+            values = reader(path)
+        except UserError as error:
+            fault("label values" if isinstance(error, LabelError) else "unreadable", path, str(error))
+            return None
+        if image is not None:
+            fault("size", path, size_fault(path, values if values.ndim == 2 else values[0], pair.image, image))
+        return values
+
+    if pair.label is not None and (label := read(pair.label, listing.read_label)) is not None:
+        reading.counts = _count(label)
+        if listing.classes is not None:
+            message = value_fault(pair.label, reading.counts, listing.classes, listing.classes_from)
+            fault("label values", pair.label, message)
+    if listing.geometric is not None and pair.geometric is not None:
+        read(pair.geometric, listing.geometric.read)
+    if listing.depth is not None and pair.depth is not None:
+        read(pair.depth, listing.depth.read)
     return reading
 
 
@@ -195,6 +204,10 @@ def _notes(listing: Listing, classes: list[ClassCount], *, binary: bool, dim: in
     unlabelled = sum(pair.label is None for pairs in listing.splits.values() for pair in pairs)
     if unlabelled:
         yield f"Photos of the test split without labels: {unlabelled}."
+    if listing.geometric is not None:
+        yield f"There is a second label map beside the classes: {', '.join(listing.geometric.classes)}."
+    if listing.depth is not None:
+        yield f"There is depth beside the photos; channels: {listing.depth.channels}."
     if dim:
         yield (
             f"16-bit photos with no value above 4095 (12 bits): {dim}. The full range is read, so they come out nearly "

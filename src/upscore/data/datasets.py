@@ -20,9 +20,12 @@ from upscore.data.camvid import list_camvid
 from upscore.data.classes import BINARY, classes_of_values
 from upscore.data.coco_files import find_coco
 from upscore.data.folder import Listing, Pair, child_folders, list_folder
+from upscore.data.nyud import DepthChannels, list_nyud
+from upscore.data.pascal_context import list_pascal_context
 from upscore.data.samples import FileDataset
+from upscore.data.sift_flow import list_sift_flow
 from upscore.data.splits import require_fraction, require_soundness, select, train_and_val
-from upscore.data.voc import list_voc
+from upscore.data.voc import list_sbd, list_voc
 from upscore.errors import UserError
 from upscore.labels import VOID
 from upscore.structures import Sample
@@ -31,7 +34,14 @@ LAYOUTS = """\
   images/ and labels/ (or masks/, annotations/); also both inside train/ and val/, or both with train/ and val/ inside
   CamVid in SegNet's layout: train/, trainannot/, val/, valannot/, test/, testannot/
   PASCAL VOC: JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/, also inside VOC2012/ or VOCdevkit/VOC2012/
+  SBD: img/, cls/, train.txt and val.txt, also inside benchmark_RELEASE/dataset/
+  PASCAL-Context: trainval/ and labels.txt, with VOC2010/ beside them
+  NYUDv2: data/images/, segmentation/, data/depth/ or data/hha/, train.txt, val.txt and test.txt
+  SIFT Flow: Images/, SemanticLabels/, GeoLabels/ and TestSet1.txt
   instead of a folder, generated scenes: the words scenes, scenes:COUNT or scenes:COUNT:SEED"""
+
+LAYOUT_LISTS = (list_nyud, list_pascal_context, list_voc, list_sbd, list_sift_flow, list_camvid, list_folder)
+"""In this order, for PASCAL-Context has VOC's folders in it, and SIFT Flow one that is called Images."""
 
 SCENE_COUNT = 400
 # Seeds from here on, which a user cannot give, draw the scenes to validate on: never those of any training.
@@ -54,6 +64,7 @@ class Subset:
 
     def __init__(self, dataset: Dataset, indices: Sequence[int]) -> None:
         self.classes = dataset.classes
+        self.geometric_classes, self.depth_channels = geometric_classes(dataset), depth_channels(dataset)
         self.dataset = dataset
         self.indices = np.array(indices, dtype=np.int64)
         self.image_ids = image_ids(dataset)[self.indices]
@@ -71,16 +82,33 @@ def image_ids(dataset: Dataset) -> np.ndarray:
     return np.arange(1, len(dataset) + 1) if numbered is None else np.asarray(numbered)
 
 
+def geometric_classes(dataset: Dataset) -> list[str]:
+    """The names of the second set of classes, where a data set has `Sample.geometric_map`; otherwise none."""
+    return getattr(dataset, "geometric_classes", [])
+
+
+def depth_channels(dataset: Dataset) -> int:
+    """The channels of `Sample.depth`; 0 where a data set has none."""
+    return getattr(dataset, "depth_channels", 0)
+
+
 def subset(dataset: Dataset, indices: Sequence[int]) -> Dataset:
     """The samples of the given numbers, as a data set."""
     return Subset(dataset, indices)
 
 
-def open_dataset(source: str | Path, split: str | None = None, *, sbd: str | Path | None = None) -> Dataset:
+def open_dataset(
+    source: str | Path,
+    split: str | None = None,
+    *,
+    sbd: str | Path | None = None,
+    depth_channels: DepthChannels | None = None,
+) -> Dataset:
     """Open one split of a source, or all its labelled photos.
 
     `split` is "train", "val", "test" or "trainval" (the first two together). `sbd` is the folder of SBD, whose training
-    images then take the place of VOC's own. Without a `classes.txt` a plain folder's labels are all read once, to learn
+    images then take the place of VOC's own. `depth_channels` chooses between NYUDv2's depth and its HHA. Without a
+    `classes.txt` a plain folder's labels are all read once, to learn
     how many classes there are; where they hold 0 and 255 alone, these become `background` and `foreground`.
 
     Raises:
@@ -89,7 +117,7 @@ def open_dataset(source: str | Path, split: str | None = None, *, sbd: str | Pat
     scenes = parse_scenes(source)
     if scenes is not None:
         return open_scenes(*scenes, split=split)
-    listing = _with_classes(list_files(source, sbd=sbd), source)
+    listing = _with_classes(list_files(source, sbd=sbd, depth_channels=depth_channels), source)
     return _dataset(listing, select(listing, split, source))
 
 
@@ -129,8 +157,10 @@ def default_split(source: str | Path) -> str | None:
     return next((split for split in ("test", "val") if split in splits), None)
 
 
-def list_files(source: str | Path, *, sbd: str | Path | None = None) -> Listing:
-    """Find the files of a folder in any of the `LAYOUTS`, without opening one."""
+def list_files(
+    source: str | Path, *, sbd: str | Path | None = None, depth_channels: DepthChannels | None = None
+) -> Listing:
+    """Find the files of a folder in any of the `LAYOUTS`, by the lists in it and the files' names."""
     root = Path(source)
     try:
         if not root.exists():
@@ -138,15 +168,26 @@ def list_files(source: str | Path, *, sbd: str | Path | None = None) -> Listing:
         if not root.is_dir():
             raise UserError(f"{root}: is a file, but a data set is a folder. Understood are\n{LAYOUTS}")
         child_folders(root)
-        listing = list_voc(root, None if sbd is None else Path(sbd))
-        if listing is None and sbd is not None:
-            raise UserError(f"{root}: SBD ({sbd}) goes with PASCAL VOC only, and this is no folder of it.")
-        listing = listing or list_camvid(root) or list_folder(root)
+        listing = _list(root, None if sbd is None else Path(sbd), depth_channels)
     except PermissionError as error:
         raise UserError(f"{error.filename}: the folder cannot be read ({error.strerror}).") from error
     if listing is None:
         raise UserError(f"{root}: holds no data set in a layout that is understood. Understood are\n{LAYOUTS}")
     return listing
+
+
+def _list(root: Path, sbd: Path | None, depth_channels: DepthChannels | None) -> Listing | None:
+    if sbd is not None:
+        listing = list_voc(root, sbd)
+        if listing is None:
+            raise UserError(f"{root}: SBD ({sbd}) goes with PASCAL VOC only, and this is no folder of it.")
+        return listing
+    if depth_channels is not None:
+        listing = list_nyud(root, depth_channels)
+        if listing is None:
+            raise UserError(f"{root}: depth_channels={depth_channels} is a choice that NYUDv2's folder alone has.")
+        return listing
+    return next((listing for layout in LAYOUT_LISTS if (listing := layout(root)) is not None), None)
 
 
 def parse_scenes(source: str | Path) -> tuple[int, int] | None:
@@ -196,9 +237,10 @@ def _with_classes(listing: Listing, source: str | Path) -> Listing:
 def _dataset(listing: Listing, pairs: list[Pair]) -> FileDataset:
     assert listing.classes is not None
     return FileDataset(
-        [(pair.image, pair.label) for pair in pairs],
+        pairs,
         listing.classes,
-        names=[pair.name for pair in pairs],
         classes_from=listing.classes_from,
         read_label=listing.read_label,
+        geometric=listing.geometric,
+        depth=listing.depth,
     )

@@ -40,6 +40,9 @@ class Pair(NamedTuple):
     name: str
     image: Path
     label: Path | None
+    geometric: Path | None = None
+    """The map of a second set of classes."""
+    depth: Path | None = None
 
 
 class Fault(NamedTuple):
@@ -51,6 +54,24 @@ class Fault(NamedTuple):
     """The whole sentence, with the file's name."""
     annotation: int | None = None
     """The id of the annotation at fault, in a file of many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeometricLabels:
+    """The second set of classes of a data set that has two."""
+
+    classes: list[str]
+    read: Callable[[Path], Tensor]
+    """Turns a label's path into (H, W) uint8."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DepthMaps:
+    """What a depth camera adds to the photos."""
+
+    channels: int
+    read: Callable[[Path], Tensor]
+    """Turns a path into (D, H, W) float32, NaN where the depth is unknown."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,6 +88,8 @@ class Listing:
     """Where the classes come from, in words."""
     read_label: Callable[[Path], Tensor] = read_label
     """Turns a label's path into (H, W) uint8."""
+    geometric: GeometricLabels | None = None
+    depth: DepthMaps | None = None
     faults: list[Fault] = field(default_factory=list)
 
 

@@ -28,6 +28,7 @@ LAYOUTS = """\
   COCO: annotations/instances_train.json (or in the folder itself), annotations.json, or the path of such a file
   images/ and labels/ (or masks/) with an object's number per pixel; also inside train/ and val/, or with these inside
   PASCAL VOC: JPEGImages/, SegmentationObject/, SegmentationClass/ and ImageSets/Segmentation/
+  SBD: img/, inst/, cls/, train.txt and val.txt, also inside benchmark_RELEASE/dataset/
   instead of a folder, generated scenes: the words scenes, scenes:COUNT or scenes:COUNT:SEED"""
 
 Task = Literal["semantic", "instances"]
@@ -108,6 +109,8 @@ def list_objects(source: str | Path, split: str | None = None) -> tuple[Listing,
     listing = voc.list_voc(root, labels="SegmentationObject")
     if listing is not None:
         reader = voc.object_reader(listing)
+    elif (listing := voc.list_sbd(root, labels="inst")) is not None:
+        reader = voc.SbdObjects()
     else:
         listing = list_folder(root)
         if listing is None:

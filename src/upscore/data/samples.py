@@ -14,59 +14,79 @@ import torch
 from torch import Tensor
 
 from upscore.data import images
+from upscore.data.folder import DepthMaps, GeometricLabels, Pair
 from upscore.labels import VOID
 from upscore.structures import Sample
 
 
 class FileDataset:
-    """Photos and labels read from files when they are asked for.
+    """Photos and what belongs to them, read from files when they are asked for.
 
-    `pairs` holds each photo's path and its label's, or None. `names` default to the photos' stems. `classes_from` says
-    in words where the classes come from, for the errors. `read_label` turns a label's path into (H, W) uint8.
+    `classes_from` says in words where the classes come from, for the errors. `read_label` turns a label's path into
+    (H, W) uint8. `geometric` and `depth` say how the pairs' further files are read.
 
     Raises:
-        UserError: on reading a sample whose label differs from its photo in size, or holds no class's index.
+        UserError: on reading a sample of which a file cannot be read, differs from the photo in size, or holds no
+            class's index.
     """
 
     def __init__(
         self,
-        pairs: Sequence[tuple[Path, Path | None]],
+        pairs: Sequence[Pair],
         classes: list[str],
         *,
-        names: Sequence[str] | None = None,
         classes_from: str = "the data set's own",
         read_label: Callable[[Path], Tensor] = images.read_label,
+        geometric: GeometricLabels | None = None,
+        depth: DepthMaps | None = None,
     ) -> None:
         self.classes = classes
+        self.geometric_classes = [] if geometric is None else geometric.classes
+        self.depth_channels = 0 if depth is None else depth.channels
         self.classes_from = classes_from
         self.read_label = read_label
-        self._names = flat(names if names is not None else [image.stem for image, _ in pairs])
-        self._images = flat(image for image, _ in pairs)
-        self._labels = flat(label or "" for _, label in pairs)
+        self._geometric, self._depth = geometric, depth
+        self._files = {kind: flat(getattr(pair, kind) or "" for pair in pairs) for kind in Pair._fields}
 
     @property
     def names(self) -> list[str]:
         """The samples' names in their order."""
-        return [os.fsdecode(name) for name in self._names]
+        return [os.fsdecode(name) for name in self._files["name"]]
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._files["name"])
 
     def __getitem__(self, index: int) -> Sample:
-        path, label_path = Path(os.fsdecode(self._images[index])), os.fsdecode(self._labels[index])
-        image = images.read_image(path)
-        class_map = self._read_classes(Path(label_path), path, image) if label_path else None
-        return Sample(name=os.fsdecode(self._names[index]), image=image, class_map=class_map, path=path)
+        pair = {kind: os.fsdecode(files[index]) for kind, files in self._files.items()}
+        path = Path(pair["image"])
+        sample = Sample(name=pair["name"], image=images.read_image(path), path=path)
+        if label := pair["label"]:
+            sample.class_map = self._read_classes(Path(label), sample, self.read_label, self.classes, self.classes_from)
+        if self._geometric is not None and (label := pair["geometric"]):
+            geometric = self._geometric
+            sample.geometric_map = self._read_classes(
+                Path(label), sample, geometric.read, geometric.classes, "geometric classes"
+            )
+        if self._depth is not None and (depth := pair["depth"]):
+            sample.depth = self._depth.read(Path(depth))
+            _require(size_fault(Path(depth), sample.depth[0], path, sample.image))
+        return sample
 
-    def _read_classes(self, label_path: Path, path: Path, image: Tensor) -> Tensor:
-        class_map = self.read_label(label_path)
-        fault = size_fault(label_path, class_map, path, image)
-        if fault is None:
-            counts = torch.bincount(class_map.flatten(), minlength=256)
-            fault = value_fault(label_path, counts.numpy(), self.classes, self.classes_from)
-        if fault is not None:
-            raise images.LabelError(fault)
+    @staticmethod
+    def _read_classes(
+        label_path: Path, sample: Sample, read: Callable[[Path], Tensor], classes: list[str], classes_from: str
+    ) -> Tensor:
+        assert sample.path is not None
+        class_map = read(label_path)
+        _require(size_fault(label_path, class_map, sample.path, sample.image))
+        counts = torch.bincount(class_map.flatten(), minlength=256)
+        _require(value_fault(label_path, counts.numpy(), classes, classes_from))
         return class_map
+
+
+def _require(fault: str | None) -> None:
+    if fault is not None:
+        raise images.LabelError(fault)
 
 
 def flat(texts: Iterable[str | Path]) -> np.ndarray:
@@ -75,13 +95,13 @@ def flat(texts: Iterable[str | Path]) -> np.ndarray:
 
 
 def size_fault(label_path: Path, label: Tensor, image_path: Path, image: Tensor) -> str | None:
-    """What is wrong where a label (H, W) and its photo (3, H, W) differ in size, as a sentence."""
+    """What is wrong where a label or depth (H, W) and its photo (3, H, W) differ in size, as a sentence."""
     (height, width), (image_height, image_width) = label.shape, image.shape[-2:]
     if (height, width) == (image_height, image_width):
         return None
     turned = (height, width) == (image_width, image_height)
-    hint = "the photo was turned by its EXIF orientation after the label was drawn? turn the label as well"
-    remedy = hint if turned else "a label has a pixel for each of the photo's"
+    hint = "the photo was turned by its EXIF orientation after this was drawn? turn it as well"
+    remedy = hint if turned else "it needs a pixel for each of the photo's"
     return f"{label_path}: is {width}x{height} pixels, but {image_path} is {image_width}x{image_height}; {remedy}."
 
 

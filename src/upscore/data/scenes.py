@@ -1,4 +1,4 @@
-"""Generated scenes: textured shapes lying over one another on real photographs, with exact masks.
+"""Generated scenes: textured shapes lying over one another on real photographs, with exact masks and a depth map.
 
 H W pixels of a scene, h w pixels of the window around one shape; x runs to the right and y down, in pixels.
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 
@@ -21,6 +21,7 @@ from numpy.random import Generator
 from PIL import Image
 from torch import Tensor
 
+from upscore.data.relief import GEOMETRIC_CLASSES, Plate, depth_map, geometric_map
 from upscore.errors import UserError
 from upscore.objects import Objects
 from upscore.structures import Sample
@@ -89,7 +90,8 @@ class SceneDataset:
 
     A scene follows from the seed, its index and `size` (height, width; 32 to 4096 pixels) alone, so a longer set begins
     with the shorter one. Class 0 is the background, and no pixel is void. An object is the visible part of one shape;
-    a wholly hidden one has no number. Objects' labels do not count the background: they are the class less 1.
+    a wholly hidden one has no number. Objects' labels do not count the background: they are the class less 1. How the
+    shapes lie in space is in a second label map and in the depth in metres (see `upscore.data.relief`).
 
     Raises:
         UserError: a negative length or seed, or a size out of range.
@@ -103,6 +105,8 @@ class SceneDataset:
         if not all(MIN_SIDE <= side <= MAX_SIDE for side in size):
             raise UserError(f"size={size}: each side of a scene must be from {MIN_SIDE} to {MAX_SIDE} pixels.")
         self.classes = ["background", *SHAPES]
+        self.geometric_classes = GEOMETRIC_CLASSES
+        self.depth_channels = 1
         self._length = length
         self._seed = seed
         self._size = size
@@ -115,11 +119,15 @@ class SceneDataset:
         canvas = _scene(np.random.default_rng([self._seed, index]), *self._size)
         pixels = np.rint(np.clip(canvas.pixels, 0, 255)).astype(np.uint8)
         id_map = _renumbered(canvas.id_map)
+        # from a generator of its own, so that photo and classes don't depend on it
+        depth = depth_map(np.random.default_rng([self._seed, index, 1]), canvas.id_map, canvas.plates)
         return Sample(
             name=f"scene_{index:05d}",
             image=torch.from_numpy(pixels).permute(2, 0, 1).contiguous(),
             class_map=torch.from_numpy(canvas.class_map),
             objects=Objects.from_id_map(torch.from_numpy(id_map), _labels(id_map, canvas.class_map)),
+            geometric_map=torch.from_numpy(geometric_map(canvas.id_map, canvas.plates)),
+            depth=torch.from_numpy(depth)[None],
         )
 
 
@@ -133,6 +141,8 @@ class _Canvas:
     """(H, W) int32, the number of the topmost object."""
     light: tuple[float, float]
     """(x, y) of the unit vector towards the light."""
+    plates: list[Plate] = field(default_factory=list)
+    """The shapes so far, in the order of their numbers."""
 
 
 def _scene(rng: Generator, height: int, width: int) -> _Canvas:
@@ -166,8 +176,10 @@ def _draw(rng: Generator, canvas: _Canvas, number: int, radius: float) -> None:
         return outline(cos * x + sin * y, cos * y - sin * x, radius, thickness)
 
     reach = radius + thickness + 2 * depth
-    rows, y = _span(height * rng.uniform(0.05, 0.95), reach, height)
-    columns, x = _span(width * rng.uniform(0.05, 0.95), reach, width)
+    middle_y = height * rng.uniform(0.05, 0.95)
+    rows, y = _span(middle_y, reach, height)
+    middle_x = width * rng.uniform(0.05, 0.95)
+    columns, x = _span(middle_x, reach, width)
     x, y = x[None, :], y[:, None]
     light_x, light_y = canvas.light
 
@@ -181,6 +193,8 @@ def _draw(rng: Generator, canvas: _Canvas, number: int, radius: float) -> None:
     fill = _texture(rng, *inside.shape, zoom=1 / unit) * shading[..., None]
     pixels += _coverage(inside, blur=1)[..., None] * (fill - pixels)
 
+    covers = np.bincount(canvas.id_map[rows, columns][inside < 0], minlength=1)
+    canvas.plates.append(Plate(middle_x, middle_y, radius, depth, covers))
     # A pixel belongs to the object if its centre does; only the colours are blended at the outline.
     canvas.class_map[rows, columns][inside < 0] = label
     canvas.id_map[rows, columns][inside < 0] = number

@@ -1,7 +1,7 @@
 """What happens to a sample between its reader and the network; image and labels always move together.
 
-N images, L layers of objects, H W pixels. Labels are nearest neighbours throughout, so no label appears that was not
-there.
+N images, L layers of objects, D channels of depth, H W pixels. Labels are nearest neighbours throughout, so no label
+appears that was not there.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import interpolate, pad
 from torchvision.transforms.v2 import functional as F
 
 from upscore.errors import UserError
@@ -96,6 +96,10 @@ class Batch:
     """(N, 3, H, W) uint8, RGB."""
     class_maps: Tensor | None
     """(N, H, W) uint8, a class index or `VOID`; None if no sample is labelled."""
+    geometric_maps: Tensor | None = None
+    """(N, H, W) uint8, as `class_maps`, of the second set of classes."""
+    depth: Tensor | None = None
+    """(N, D, H, W) float32, NaN where unknown; None if no sample has any."""
     objects: list[Objects] | None = None
     """Of each image, at its size before padding; None if no sample has any labelled."""
     names: list[str]
@@ -108,19 +112,28 @@ def collate(samples: list[Sample]) -> Batch:
     """Stack at least one sample; padding, and a sample without labels among labelled ones, is void."""
     sizes = [(sample.image.shape[-2], sample.image.shape[-1]) for sample in samples]
     common = max(height for height, _ in sizes), max(width for _, width in sizes)
-    void = torch.full(common, VOID, dtype=torch.uint8)
-    class_maps = [void if sample.class_map is None else _extended(sample.class_map, common, VOID) for sample in samples]
     objects = [
         Objects.from_id_map(torch.zeros(size, dtype=torch.int32)) if sample.objects is None else sample.objects
         for sample, size in zip(samples, sizes, strict=True)
     ]
     return Batch(
         images=torch.stack([_padded(sample.image, common) for sample in samples]),
-        class_maps=torch.stack(class_maps) if any(sample.class_map is not None for sample in samples) else None,
+        class_maps=_stacked([sample.class_map for sample in samples], common, VOID),
+        geometric_maps=_stacked([sample.geometric_map for sample in samples], common, VOID),
+        depth=_stacked([sample.depth for sample in samples], common, torch.nan),
         objects=objects if any(sample.objects is not None for sample in samples) else None,
         names=[sample.name for sample in samples],
         sizes=sizes,
     )
+
+
+def _stacked(maps: list[Tensor | None], size: tuple[int, int], fill: float) -> Tensor | None:
+    """Maps (..., H, W) as one tensor (N, ..., H, W); what is missing is `fill`, and so is a map; None without any."""
+    known = next((values for values in maps if values is not None), None)
+    if known is None:
+        return None
+    empty = known.new_full((*known.shape[:-2], *size), fill)
+    return torch.stack([empty if values is None else _extended(values, size, fill) for values in maps])
 
 
 def resize_longest(sample: Sample, max_side: int) -> Sample:
@@ -196,7 +209,7 @@ def _resized(image: Tensor, rows: _Piece, columns: _Piece) -> Tensor:
 def _relabelled(
     sample: Sample, rows: _Piece, columns: _Piece, *, mirror: bool = False, canvas: tuple[int, int] | None = None
 ) -> Sample:
-    """The sample with the labels of what was cut out, resized, mirrored and padded; its image is still the old one.
+    """The sample with the labels and depth of what was cut out, resized, mirrored and padded; its image is the old one.
 
     All is done to the objects in one move, as each measures them anew.
     """
@@ -207,11 +220,30 @@ def _relabelled(
         labels = labels[..., *index]
         return labels if canvas is None else _extended(labels, canvas, fill)
 
+    depth = None if sample.depth is None else _resized_depth(sample.depth, rows, columns)
+    if depth is not None:
+        depth = depth.flip(-1) if mirror else depth
+        depth = depth if canvas is None else _extended(depth, canvas, torch.nan)
     return replace(
         sample,
         class_map=None if sample.class_map is None else move(sample.class_map, VOID),
+        geometric_map=None if sample.geometric_map is None else move(sample.geometric_map, VOID),
+        depth=depth,
         objects=None if sample.objects is None else sample.objects.moved(partial(move, fill=0)),
     )
+
+
+def _resized_depth(depth: Tensor, rows: _Piece, columns: _Piece) -> Tensor:
+    """As `_resized`, of what is known; a new pixel that is unknown for the most part stays so."""
+    depth = depth.narrow(-2, rows.start, rows.length).narrow(-1, columns.start, columns.length)
+    size = rows.size, columns.size
+    if depth.shape[-2:] == size:
+        return depth
+    antialias = columns.size > 1  # which torch can't for a single column
+    known = depth.isfinite()
+    both = torch.stack([depth.where(known, 0), known.to(depth.dtype)])
+    values, weights = interpolate(both, size=size, mode="bilinear", align_corners=False, antialias=antialias)
+    return torch.where(weights > 0.5, values / weights, torch.nan)
 
 
 def _visible_shares(objects: Objects, rows: _Piece, columns: _Piece) -> Tensor:
@@ -221,7 +253,7 @@ def _visible_shares(objects: Objects, rows: _Piece, columns: _Piece) -> Tensor:
     return torch.bincount(cut.flatten(), minlength=len(whole)) / whole
 
 
-def _extended(labels: Tensor, size: tuple[int, int], fill: int) -> Tensor:
+def _extended(labels: Tensor, size: tuple[int, int], fill: float) -> Tensor:
     """Labels (..., H, W) in the top left corner of a canvas of at least their size."""
     height, width = labels.shape[-2:]
     return pad(labels, (0, size[1] - width, 0, size[0] - height), value=fill)

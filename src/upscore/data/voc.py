@@ -1,4 +1,4 @@
-"""PASCAL VOC segmentation, with or without the larger training set of SBD.
+"""PASCAL VOC segmentation, with or without the larger training set of SBD; and SBD on its own.
 
 Everingham et al., "The PASCAL Visual Object Classes Challenge" (2010); Hariharan et al., "Semantic Contours from
 Inverse Detectors" (2011). With SBD the paper's rule holds (FCN section 4.3): train on SBD's `train.txt`, validate on
@@ -11,14 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.io import loadmat
 from torch import Tensor
 
 from upscore.data import images
 from upscore.data.folder import UNSPLIT, Fault, Listing, Pair
 from upscore.data.id_maps import IdMaps
+from upscore.data.lists import Files, pair_listed, read_list
+from upscore.data.mat_files import read_field, whole_numbers
 from upscore.errors import UserError
 from upscore.labels import VOID
+from upscore.objects import Objects
 
 CLASSES = [
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -27,7 +29,7 @@ CLASSES = [
 
 
 def list_voc(root: Path, sbd: Path | None = None, labels: str = "SegmentationClass") -> Listing | None:
-    """List VOC's folder, or the one that holds `VOC2012` or `VOCdevkit/VOC2012`; None if `root` is neither.
+    """List VOC's folder, or one that holds it as `VOC2012` or `VOCdevkit/VOC2012`; None if `root` is neither.
 
     `labels` is the folder of the labels, "SegmentationClass" or "SegmentationObject".
 
@@ -39,18 +41,23 @@ def list_voc(root: Path, sbd: Path | None = None, labels: str = "SegmentationCla
     if home is None:
         return None
     lists = home / "ImageSets" / "Segmentation"
-    names = {split: _read_list(lists / f"{split}.txt") for split in ("train", "val", "test", "trainval")}
+    names = {split: read_list(lists / f"{split}.txt") for split in ("train", "val", "test", "trainval")}
     if not names["train"] and not names["val"]:
         names[UNSPLIT] = names["trainval"]
     del names["trainval"]  # the two together
     faults: list[Fault] = []
     extra = None
     if sbd is not None:
-        names["train"], extra = None, _list_sbd(sbd, faults)
+        names["train"], extra = None, _pairs_of_sbd(sbd, faults)
         trained_on = {pair.name for pair in extra}
         names["val"] = [name for name in names["val"] or [] if name not in trained_on]
-    folders = home / "JPEGImages", home / labels
-    splits = {split: _pair(part, *folders, ".png", faults, split) for split, part in names.items() if part}
+    photos, maps = Files(home / "JPEGImages", ".jpg"), Files(home / labels, ".png")
+    unlabelled = maps.names.isdisjoint(names["test"] or ())  # as VOC's own test set
+    splits = {
+        split: pair_listed(part, split, photos, None if split == "test" and unlabelled else maps, faults)
+        for split, part in names.items()
+        if part
+    }
     if extra:
         splits = {"train": extra} | splits
     if not splits:
@@ -65,64 +72,52 @@ def list_voc(root: Path, sbd: Path | None = None, labels: str = "SegmentationCla
     )
 
 
-def _list_sbd(sbd: Path, faults: list[Fault]) -> list[Pair]:
-    homes = [sbd, sbd / "dataset", sbd / "benchmark_RELEASE" / "dataset"]
-    home = next((home for home in homes if (home / "cls").is_dir() and (home / "img").is_dir()), None)
-    names = None if home is None else _read_list(home / "train.txt")
+def list_sbd(root: Path, labels: str = "cls") -> Listing | None:
+    """List SBD's own splits: its folder, or one that holds `dataset` or `benchmark_RELEASE/dataset`; None if not.
+
+    `labels` is the folder of the labels, "cls" or "inst".
+
+    Raises:
+        UserError: neither list of a split is there, or one cannot be read.
+    """
+    home = _home_of_sbd(root)
+    if home is None:
+        return None
+    photos, maps = Files(home / "img", ".jpg"), Files(home / labels, ".mat")
+    lists = {split: read_list(home / f"{split}.txt") for split in ("train", "val")}
+    if not any(lists.values()):
+        raise UserError(f"{home}: has no train.txt or val.txt that names an image; take them from SBD's archive.")
+    faults: list[Fault] = []
+    return Listing(
+        layout="SBD",
+        splits={split: pair_listed(names, split, photos, maps, faults) for split, names in lists.items() if names},
+        classes=CLASSES,
+        classes_from="PASCAL VOC's",
+        read_label=read_label,
+        faults=faults,
+    )
+
+
+def _home_of_sbd(root: Path) -> Path | None:
+    homes = [root, root / "dataset", root / "benchmark_RELEASE" / "dataset"]
+    return next((home for home in homes if (home / "cls").is_dir() and (home / "img").is_dir()), None)
+
+
+def _pairs_of_sbd(sbd: Path, faults: list[Fault]) -> list[Pair]:
+    """Those to train on."""
+    home = _home_of_sbd(sbd)
+    names = None if home is None else read_list(home / "train.txt")
     if home is None or not names:
         raise UserError(f"{sbd}: is not SBD's folder; it must hold img/, cls/ and train.txt.")
-    return _pair(names, home / "img", home / "cls", ".mat", faults, "train")
-
-
-def _read_list(path: Path) -> list[str] | None:
-    """The names in a list, one a line; None without such a file."""
-    if not path.exists():
-        return None
-    try:
-        return list(dict.fromkeys(path.read_text(encoding="utf-8-sig").split()))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
-
-
-def _pair(names: list[str], photos: Path, labels: Path, suffix: str, faults: list[Fault], split: str) -> list[Pair]:
-    """Pair the listed names; VOC's own test set comes without labels."""
-    have_photo, have_label = _stems(photos, ".jpg"), _stems(labels, suffix)
-    unlabelled = split == "test" and have_label.isdisjoint(names)
-    pairs = []
-    for name in sorted(names):
-        photo, label = photos / f"{name}.jpg", labels / f"{name}{suffix}"
-        if name not in have_photo:
-            faults.append(Fault("missing photo", photo, f"{photo}: is listed in the split {split!r} but missing."))
-        elif unlabelled:
-            pairs.append(Pair(name, photo, None))
-        elif name not in have_label:
-            faults.append(Fault("missing label", label, f"{label}: is listed in the split {split!r} but missing."))
-        else:
-            pairs.append(Pair(name, photo, label))
-    return pairs
-
-
-def _stems(folder: Path, suffix: str) -> set[str]:
-    if not folder.is_dir():
-        return set()
-    return {path.stem for path in folder.iterdir() if path.suffix == suffix}
+    return pair_listed(names, "train", Files(home / "img", ".jpg"), Files(home / "cls", ".mat"), faults)
 
 
 def read_label(path: Path) -> Tensor:
     """Read one of VOC's palette images or SBD's `.mat` files as (H, W) uint8."""
     if path.suffix != ".mat":
         return images.read_label(path)
-    try:
-        labels = np.asarray(loadmat(path, variable_names=["GTcls"])["GTcls"]["Segmentation"][0, 0])
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such file.") from error
-    except Exception as error:  # the reader raises anything at all on broken bytes
-        raise UserError(f"{path}: is damaged, or no label map of SBD ({error}).") from error
-    if labels.ndim != 2 or labels.dtype != np.uint8:
-        raise images.LabelError(
-            f"{path}: GTcls.Segmentation must be (H, W) uint8, but is {labels.shape} {labels.dtype}."
-        )
-    return torch.from_numpy(labels.copy())
+    labels = whole_numbers(read_field(path, "GTcls", "Segmentation"), path, "GTcls.Segmentation", 0, VOID)
+    return torch.from_numpy(labels.astype(np.uint8))
 
 
 def object_reader(listing: Listing) -> IdMaps:
@@ -134,3 +129,28 @@ def object_reader(listing: Listing) -> IdMaps:
         void=VOID,
         class_folders={folder: folder.with_name("SegmentationClass") for folder in folders},
     )
+
+
+class SbdObjects:
+    """Turns the path of one of SBD's `inst/*.mat` into the objects."""
+
+    classes = CLASSES[1:]
+
+    def __call__(self, path: Path) -> Objects:
+        """Read one file.
+
+        Raises:
+            UserError: it cannot be read, or does not tell the class of an object.
+        """
+        structure = "GTinst"
+        ids = whole_numbers(read_field(path, structure, "Segmentation"), path, f"{structure}.Segmentation", 0, VOID)
+        categories = read_field(path, structure, "Categories").reshape(1, -1)
+        if ids.max() > categories.size:
+            raise images.LabelError(
+                f"{path}: has an object {ids.max()}, but {structure}.Categories has {categories.size} of them; take "
+                "the file from the archive again."
+            )
+        labels = np.zeros(0, np.int64)
+        if categories.size:
+            labels = whole_numbers(categories, path, f"{structure}.Categories", 1, len(self.classes))[0] - 1
+        return Objects.from_id_map(torch.from_numpy(ids), torch.from_numpy(labels))

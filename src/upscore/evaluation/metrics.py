@@ -7,7 +7,7 @@ t[i]: pixels of true class i; p[j]: pixels predicted as j. IU: intersection over
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import torch
@@ -101,6 +101,19 @@ class SemanticScores:
     def to_json(self) -> dict[str, object]:
         """The fields by name, of types that JSON has; never NaN or infinity."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TwoHeadedScores(SemanticScores):
+    """The scores of two sets of classes over the same photos; those of the first are its own."""
+
+    geometric: SemanticScores
+
+
+def two_headed_scores(semantic: SemanticScores, geometric: SemanticScores) -> TwoHeadedScores:
+    """Put the scores of the two heads of a network together."""
+    own = {field.name: getattr(semantic, field.name) for field in fields(SemanticScores)}
+    return TwoHeadedScores(**own, geometric=geometric)
 
 
 def semantic_scores(counts: Tensor, classes: Sequence[str]) -> SemanticScores:

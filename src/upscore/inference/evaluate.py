@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
-from upscore.data.datasets import Dataset
+from upscore.data.datasets import Dataset, geometric_classes
 from upscore.errors import UserError
 from upscore.evaluation.instances import InstanceEvaluator, InstanceScores
-from upscore.evaluation.metrics import ConfusionMatrix, SemanticScores, semantic_scores
+from upscore.evaluation.metrics import ConfusionMatrix, SemanticScores, semantic_scores, two_headed_scores
 from upscore.inference.predictor import Predictor
 from upscore.labels import VOID
 from upscore.models.mask_rcnn import MaskRCNN
@@ -25,7 +26,7 @@ def evaluate(model: Predictor, dataset: Dataset, *, progress: Advance | None = N
 
     The classes of the data are matched with the model's by name; if none of the names agree but their number does
     (an unnamed set), by their order. Of objects, all candidates are ranked for average precision; for matched F, those
-    count that the model's operating point lets through.
+    count that the model's operating point lets through. Of two heads, both are scored where the data has both labels.
 
     Raises:
         UserError: the data has a class that the model doesn't know, or a photo has no labels.
@@ -34,21 +35,38 @@ def evaluate(model: Predictor, dataset: Dataset, *, progress: Advance | None = N
     order = _match(dataset.classes, model.classes)
     if isinstance(model.net, MaskRCNN):
         return _score_objects(model, model.net, samples, order)
-    return _score_pixels(model, samples, order)
+    names = geometric_classes(dataset) if model.geometric_classes else []
+    surfaces = _table(_match(names, model.geometric_classes)) if names else None
+    return _score_pixels(model, samples, _table(order), surfaces)
 
 
-def _score_pixels(model: Predictor, samples: Iterator[Sample], order: list[int] | None) -> SemanticScores:
-    table = torch.full((256,), VOID, dtype=torch.uint8)
-    if order is not None:
-        table[: len(order)] = torch.tensor(order, dtype=torch.uint8)
-    confusion = ConfusionMatrix(len(model.classes))
+def _score_pixels(
+    model: Predictor, samples: Iterator[Sample], table: Tensor, geometric_table: Tensor | None
+) -> SemanticScores:
+    """`table` has the model's class for each value of a label map; `geometric_table` too, where that is labelled."""
+    confusion, geometric = ConfusionMatrix(len(model.classes)), ConfusionMatrix(len(model.geometric_classes))
     for sample in samples:
-        if sample.class_map is None:
+        if sample.class_map is None or (geometric_table is not None and sample.geometric_map is None):
             raise UserError(f"{sample.name} has no labels to compare with")
-        class_map = model.predict(sample.image).class_map
-        assert class_map is not None
-        confusion.update(class_map, sample.class_map if order is None else table[sample.class_map.long()])
-    return semantic_scores(confusion.counts, model.classes)
+        if sample.depth is None and model.depth_channels:
+            raise UserError(f"{sample.name} has no depth, which this model sees beside the photo")
+        found = model.predict(sample.image, depth=sample.depth if model.depth_channels else None)
+        assert found.class_map is not None
+        confusion.update(found.class_map, table[sample.class_map.long()])
+        if geometric_table is not None and sample.geometric_map is not None and found.geometric_map is not None:
+            geometric.update(found.geometric_map, geometric_table[sample.geometric_map.long()])
+    scores = semantic_scores(confusion.counts, model.classes)
+    if geometric_table is None:
+        return scores
+    return two_headed_scores(scores, semantic_scores(geometric.counts, model.geometric_classes))
+
+
+def _table(order: list[int] | None) -> Tensor:
+    """(256,) uint8, the model's class index for each value of a label map."""
+    table = torch.full((256,), VOID, dtype=torch.uint8)
+    known = range(VOID) if order is None else order
+    table[: len(known)] = torch.tensor(known, dtype=torch.uint8)
+    return table
 
 
 def _score_objects(

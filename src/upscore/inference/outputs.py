@@ -19,6 +19,7 @@ from upscore.structures import Prediction
 
 ENDINGS = {
     "semantic": (".png", "_overlay.png", "_scores.npz"),
+    "two heads": (".png", "_overlay.png", "_scores.npz", "_geometric.png", "_geometric_overlay.png"),
     "instances": ("_ids.png", "_overlay.png"),
 }
 """What is added to a photo's name, by what the network was trained for."""
@@ -65,7 +66,7 @@ def find_photos(paths: Sequence[Path], *, output: Path | None = None) -> dict[st
 def refuse_overwriting(photos: dict[str, Path], output: Path, task: str = "semantic") -> None:
     """Make sure, before the first is written, that no output takes the place of a photo or of another output.
 
-    `task` is the network's: "semantic" or "instances".
+    `task` is the network's: "semantic", "two heads" or "instances".
 
     Raises:
         UserError: one would.
@@ -94,7 +95,9 @@ def write_prediction(prediction: Prediction, base: Path) -> None:
     """Write what was predicted of a photo, at the photo's own size.
 
     Classes of pixels: `base.png` (class indices with a palette), `base_overlay.png` and, where there are scores,
-    `base_scores.npz`. Objects: `base_ids.png` (16-bit numbers of objects from 1, 0 for none) and `base_overlay.png`.
+    `base_scores.npz`; from two heads `base_geometric.png` and `base_geometric_overlay.png` too.
+
+    Objects: `base_ids.png` (16-bit numbers of objects from 1, 0 for none) and `base_overlay.png`.
 
     Raises:
         UserError: a file can't be written.
@@ -106,9 +109,12 @@ def write_prediction(prediction: Prediction, base: Path) -> None:
             _save(prediction.overlay(), overlay)
             return
         assert prediction.class_map is not None
-        mask, overlay, scores = _outputs(base, "semantic")
+        mask, overlay, scores, surfaces, surfaces_overlay = _outputs(base, "two heads")
         _save(index_image(prediction.class_map, len(prediction.classes)), mask)
         _save(prediction.overlay(), overlay)
+        if prediction.geometric_map is not None:
+            _save(index_image(prediction.geometric_map, len(prediction.geometric_classes)), surfaces)
+            _save(prediction.geometric_overlay(), surfaces_overlay)
         if prediction.scores is not None:
             with atomic_path(scores) as temporary:
                 np.savez_compressed(temporary, scores=prediction.scores, classes=np.array(prediction.classes))

@@ -5,6 +5,7 @@ C classes, N objects; H W pixels of the photo, h w of what the network sees of i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,11 +14,13 @@ from torch.nn import functional as F
 
 from upscore.data.transforms import resize_longest
 from upscore.errors import UserError
+from upscore.inference.depths import Depth, as_depth
 from upscore.inference.engines import Engine, TorchEngine
 from upscore.inference.photos import Photo, as_photo
 from upscore.models.fcn import FCN
 from upscore.models.mask_rcnn import MaskRCNN
 from upscore.models.precision import Precision
+from upscore.models.two_heads import TwoHeads
 from upscore.structures import Prediction, Sample
 
 ROWS_AT_ONCE = 64
@@ -58,19 +61,35 @@ class Predictor:
         """ "semantic": predictions have a class for each pixel; "instances": they have objects."""
         return self.net.task
 
-    def predict(self, photo: Photo, *, scores: bool = False, min_score: float | None = None) -> Prediction:
+    @property
+    def geometric_classes(self) -> list[str]:
+        """The names of the second set of classes; empty without a second head."""
+        return self.net.geometric_classes if isinstance(self.net, TwoHeads) else []
+
+    @property
+    def depth_channels(self) -> int:
+        """Of the depth that the network sees; 0 for one that sees photos alone."""
+        return 0 if self.net.trunk.depth_preprocessing is None else len(self.net.trunk.depth_preprocessing.mean)
+
+    def predict(
+        self, photo: Photo, *, depth: Depth | None = None, scores: bool = False, min_score: float | None = None
+    ) -> Prediction:
         """The most probable class of each pixel, or the objects, at the photo's own size.
 
         Args:
             photo: a path; a PIL image; an (H, W, 3) or (H, W) uint8 array; or a (3, H, W) uint8 tensor, RGB.
+            depth: for a network that sees depth too, in the unit that it was trained on: the path of a 16-bit PNG, a
+                TIFF or a .npy file, or an (H, W) or (D, H, W) array.
             scores: keep the class probabilities of pixels too, (C, H, W) float16.
             min_score: objects of at least this score, each once; by default the model's own operating point. With 0 all
                 candidates are returned, as average precision ranks them, an object's worse ones too.
 
         Raises:
-            UserError: the file can't be read, an array is of another shape or type, or an option is for the other task.
+            UserError: a file can't be read, an array is of another shape or type, an option is for the other task, or
+                depth is missing or given in vain.
         """
         image = as_photo(photo)
+        known = self._depth(depth, (image.shape[-2], image.shape[-1]))
         if isinstance(self.net, MaskRCNN):
             if scores:
                 raise UserError("this model finds objects: it has no class probabilities of pixels to keep")
@@ -78,15 +97,28 @@ class Predictor:
         if min_score is not None:
             raise UserError("this model classifies pixels: min_score is for models that find objects")
         height, width = image.shape[-2:]
-        seen = resize_longest(Sample(name="", image=image), self.max_side).image
-        logits = self.engine(self.net.preprocessing(seen[None]))[0]
-        class_map, probabilities = _at_size(logits, (height, width), keep=scores)
+        seen = resize_longest(Sample(name="", image=image, depth=known), self.max_side)
+        inputs = self.net.trunk.prepare(seen.image[None], None if seen.depth is None else seen.depth[None])
+        logits, surfaces = self.engine(inputs)[0], None
+        if isinstance(self.net, TwoHeads):
+            logits, geometric = self.net.split(logits)
+            surfaces = _at_size(geometric, (height, width), None)[0].cpu().numpy()
+        class_map, probabilities = _at_size(logits, (height, width), self.net.probabilities if scores else None)
         return Prediction(
             class_map=class_map.cpu().numpy(),
             classes=self.classes,
+            geometric_map=surfaces,
+            geometric_classes=self.geometric_classes,
             image=image.permute(1, 2, 0).numpy(),
             scores=None if probabilities is None else probabilities.cpu().numpy(),
         )
+
+    def _depth(self, depth: Depth | None, size: tuple[int, int]) -> Tensor | None:
+        if depth is None and self.depth_channels:
+            raise UserError(f"this model sees depth beside the photo ({self.depth_channels} channels): give it too")
+        if depth is not None and not self.depth_channels:
+            raise UserError("this model sees photos alone: leave the depth out, or train one with --depth")
+        return None if depth is None else as_depth(depth, self.depth_channels, size)
 
     def _find(self, net: MaskRCNN, image: Tensor, min_score: float) -> Prediction:
         if not 0 <= min_score <= 1:
@@ -103,19 +135,23 @@ class Predictor:
         )
 
 
-def _at_size(logits: Tensor, size: tuple[int, int], *, keep: bool) -> tuple[Tensor, Tensor | None]:
+def _at_size(
+    logits: Tensor, size: tuple[int, int], as_probabilities: Callable[[Tensor], Tensor] | None
+) -> tuple[Tensor, Tensor | None]:
     """Scores (C, h, w), upsampled to H x W in blocks of rows -> classes (H, W) and probabilities (C, H, W)."""
     height, width = size
     class_map = torch.empty(size, dtype=torch.uint8, device=logits.device)
-    probabilities = torch.empty(len(logits), *size, dtype=torch.float16, device=logits.device) if keep else None
+    probabilities = None
+    if as_probabilities is not None:
+        probabilities = torch.empty(len(logits), *size, dtype=torch.float16, device=logits.device)
     for top in range(0, height, ROWS_AT_ONCE):
         rows = torch.arange(top, min(height, top + ROWS_AT_ONCE), device=logits.device)
         block = _rows_at(logits, rows, height)
         if width != logits.shape[-1]:
             block = F.interpolate(block[None], size=(len(rows), width), mode="bilinear", align_corners=False)[0]
         class_map[rows] = block.max(dim=0).indices.to(torch.uint8)
-        if probabilities is not None:
-            probabilities[:, rows] = block.softmax(dim=0).half()
+        if probabilities is not None and as_probabilities is not None:
+            probabilities[:, rows] = as_probabilities(block).half()
     return class_map, probabilities
 
 

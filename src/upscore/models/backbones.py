@@ -116,16 +116,30 @@ class TimmTrunk(Trunk):
         stride_of = [side // features.shape[-1] for features in maps]
         if side // final.shape[-1] != 32 or not {8, 16} <= set(stride_of):
             raise UserError(f"{name} has maps at strides {sorted(set(stride_of))}; an FCN needs 8, 16 and 32")
+        self.last = {stride: index for index, stride in enumerate(stride_of)}
+        """Stride -> the last of its maps."""
         self.strides = [stride for stride in (4, 8, 16) if stride in stride_of]
-        self.indices = [max(i for i, s in enumerate(stride_of) if s == stride) for stride in self.strides]
+        self.whole = True
         self._freeze_unused()
         self.channels = _count_channels(self)
         self.coordinates = {stride: centred(stride) for stride in self.channels}
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
         """Preprocessed images (N, 3, H, W) -> {stride: map}."""
-        final, maps = self.body.forward_intermediates(images, indices=self.indices)
+        indices = [self.last[stride] for stride in self.strides]
+        if not self.whole:
+            maps = self.body.forward_intermediates(images, indices=indices, stop_early=True, intermediates_only=True)
+            return dict(zip(self.strides, maps, strict=True))
+        final, maps = self.body.forward_intermediates(images, indices=indices)
         return {**dict(zip(self.strides, maps, strict=True)), 32: final}
+
+    def end_at(self, stride: int) -> None:
+        """Keep one map alone, that of the last stage of this stride, without the layers after the last stage."""
+        if stride not in self.last:
+            raise KeyError(stride)
+        self.strides, self.whole = [stride], False
+        self._freeze_unused()
+        self.channels, self.coordinates = _count_channels(self), {stride: centred(stride)}
 
     def _freeze_unused(self) -> None:
         """Parameters that no map depends on, as a norm of the classifier's own, are not to be learned."""

@@ -15,6 +15,7 @@ from upscore.labels import MAX_CLASSES
 from upscore.models.anchors import Anchors
 from upscore.models.backbones import build_trunk, fetch
 from upscore.models.fpn import FPN
+from upscore.models.lite0 import take_last_stages
 from upscore.models.mask_rcnn import MaskRCNN, RoISettings
 from upscore.models.mask_targets import MaskLoss
 from upscore.models.profiles import PROFILES, Limits
@@ -23,7 +24,7 @@ from upscore.models.resnet import RESNETS, Norm, ResNetTrunk, StrideIn, resnet
 from upscore.models.roi_align import Pooling, RoIPooler
 from upscore.models.roi_heads import BoxHead, BoxPredictor, FCNMaskHead, MaskHeadName, MLPMaskHead
 from upscore.models.rpn import RPN, RPNHead
-from upscore.models.trunks import Trunk
+from upscore.models.trunks import Trunk, out_channels
 
 Neck = Literal["fpn", "c4"]
 ProfileName = Literal["paper", "torchvision", "detectron2"]
@@ -74,7 +75,8 @@ def build_mask_rcnn(
         backbone: see `upscore.models.backbones.build_trunk`.
         num_classes: K, 1 to 255, without a background.
         profile: the rules of the code base that the weights come from.
-        neck: a feature pyramid, or the single map of res4 with res5 in the head (ResNets only).
+        neck: a feature pyramid, or the single map of res4 with res5 in the head (ResNets from 50 layers on, and
+            EfficientNet-Lite0, whose last stages stand for res5).
         channels: of the pyramid and the mask head.
         box_features: of the fully connected layers of the box head.
         box_convs, rpn_convs, head_norm: 4, 2 and True in torchvision's second version.
@@ -110,7 +112,7 @@ def build_mask_rcnn(
     resizing = Resizing(min_side=min_side, max_side=max_side, rule=rules.resizing, shrink=published)
     settings = RoISettings(detections=detections, batch_size=C4_BATCH_SIZE[profile] if res5 else 512)
     if res5 is not None:
-        width = trunk.channels[C4_STRIDE]
+        width, head_width = trunk.channels[C4_STRIDE], out_channels(res5)
         net = MaskRCNN(
             trunk=trunk,
             neck=SingleMap(C4_STRIDE),
@@ -130,9 +132,9 @@ def build_mask_rcnn(
             box_pooler=(pooler := RoIPooler(14, [C4_STRIDE], rules, pooling)),
             shared_head=res5,
             box_head=GlobalAverage(),
-            box_predictor=BoxPredictor(2 * width, num_classes),
+            box_predictor=BoxPredictor(head_width, num_classes),
             mask_pooler=pooler,
-            mask_head=FCNMaskHead(2 * width, channels, mask_channels, convs=0),
+            mask_head=FCNMaskHead(head_width, channels, mask_channels, convs=0),
             num_classes=num_classes,
             profile=rules,
             resizing=resizing,
@@ -224,6 +226,10 @@ def _trunk(
         if 4 not in trunk.channels:
             raise UserError(f"{backbone} has no map at stride 4, which the pyramid begins with; try efficientnet_lite0")
         return trunk, None
+    if backbone == "efficientnet_lite0":
+        trunk = build_trunk(backbone, pretrained=pretrained)
+        trunk.end_at(C4_STRIDE)
+        return trunk, take_last_stages(trunk.get_submodule("body")).requires_grad_(True)
     if backbone not in RESNETS - {"resnet18", "resnet34"}:
         raise UserError(f"the C4 network has a ResNet's res5 as its head; {backbone} has none: use resnet50 or the FPN")
     whole = fetch(

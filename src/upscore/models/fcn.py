@@ -27,43 +27,33 @@ from upscore.structures import Prediction
 AT_ONCE_SCALES = {16: 1e-2, 8: 1e-4}
 """What pool4 and pool3 are multiplied by so that all strides can be trained at once (FCN section 4.3)."""
 
+PixelLoss = Literal["softmax", "sigmoid"]
+
 Upsampling = Literal["fixed", "intermediate", "learned"]
 """Which transposed convolutions are learned: none (the released nets), all but the last (the paper's text), or all."""
 
 
-class FCN(nn.Module):
-    """FCN-32s, 16s and 8s in one class: the coarsest map is scored, and each finer one adds its own scores.
+class Skips(nn.Module):
+    """All of an FCN but the convolutions it stands on: maps are scored, coarse scores upsampled, finer ones added.
 
     Args:
-        trunk: the classifier's convolutions, with a map at each of `strides`.
-        num_classes: C, the background included where there is one.
-        strides: from coarse to fine: (32,), (32, 16) or (32, 16, 8).
-        skip_scales: stride -> constant on that map's features before they are scored, as `AT_ONCE_SCALES`.
-        upsampling: which upsampling layers are learned.
-        grouped: learned upsampling keeps the classes apart, instead of Caffe's dense kernels.
+        trunk: whose maps are scored, one at each of `strides`.
+        num_classes, strides, skip_scales, upsampling, grouped: see `FCN`.
     """
-
-    task = "semantic"
 
     def __init__(
         self,
         trunk: Trunk,
         num_classes: int,
         *,
-        strides: Sequence[int] = (32, 16, 8),
-        skip_scales: Mapping[int, float] | None = None,
-        upsampling: Upsampling = "fixed",
-        grouped: bool = True,
+        strides: Sequence[int],
+        skip_scales: Mapping[int, float] | None,
+        upsampling: Upsampling,
+        grouped: bool,
     ) -> None:
         super().__init__()
-        self.trunk = trunk
-        self.num_classes = num_classes
         self.strides = tuple(strides)
         self.skip_scales = dict(skip_scales or {})
-        self.classes = [f"class_{index}" for index in range(num_classes)]
-        self.architecture: dict[str, str | int | bool] = {}
-        """The arguments of `build` that make this network again; empty for one put together by hand."""
-
         self.score = nn.ModuleDict({str(s): nn.Conv2d(trunk.channels[s], num_classes, 1) for s in self.strides})
         for parameter in self.score.parameters():  # zeros do as well as noise (FCN section 4.1)
             nn.init.zeros_(parameter)
@@ -84,11 +74,6 @@ class FCN(nn.Module):
             self.upscore[str(fine)] = layer
 
     @property
-    def preprocessing(self) -> Preprocessing:
-        """What turns pixels into the input of `forward`."""
-        return self.trunk.preprocessing
-
-    @property
     def crops(self) -> dict[int, int]:
         """Stride reached (1: the image) -> cells or pixels cropped in front; in Caffe's geometry {16: 5, 8: 9, 1: 31}.
 
@@ -96,17 +81,16 @@ class FCN(nn.Module):
         """
         return {stride: abs(offset) for stride, offset in self.offsets.items()}
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Preprocessed images (N, 3, H, W) of any size -> class scores (N, C, H, W), the logits of a softmax."""
-        return self.upscore["1"](self.coarse_scores(images), -self.offsets[1], images.shape[-2:])
-
-    def coarse_scores(self, images: Tensor) -> Tensor:
-        """Preprocessed images (N, 3, H, W) -> the summed scores (N, C, h, w) at the finest of the strides."""
-        maps = self.trunk(_pad_to_multiple(images, self.trunk.multiple))
+    def fused(self, maps: Mapping[int, Tensor]) -> Tensor:
+        """{stride: map} -> the summed scores (N, C, h, w) at the finest of the strides."""
         scores = self._score(maps, self.strides[0])
         for stride in self.strides[1:]:
             scores = self._fuse(scores, self._score(maps, stride), stride)
         return scores
+
+    def upscored(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
+        """The summed scores (N, C, h, w) -> those of each pixel of an image of this size, (N, C, H, W)."""
+        return self.upscore["1"](scores, -self.offsets[1], size)
 
     def _score(self, maps: Mapping[int, Tensor], stride: int) -> Tensor:
         features = maps[stride]
@@ -127,16 +111,107 @@ class FCN(nn.Module):
         fine = fine[..., skipped : skipped + height, skipped : skipped + width]
         return upsample(coarse, start, (height, width)) + fine
 
-    def losses(self, outputs: Tensor, targets: Tensor, reduction: Literal["mean", "sum"] = "mean") -> dict[str, Tensor]:
-        """Softmax cross-entropy of scores (N, C, H, W) with class maps (N, H, W) over the pixels that are not void.
 
-        The paper's loss is the sum (FCN section 4.3); the mean is it divided by the number of those pixels, and zero
-        where there are none.
+class FCN(Skips):
+    """FCN-32s, 16s and 8s in one class: the coarsest map is scored, and each finer one adds its own scores.
+
+    Args:
+        trunk: the classifier's convolutions, with a map at each of `strides`.
+        num_classes: C, the background included where there is one.
+        strides: from coarse to fine: (32,), (32, 16) or (32, 16, 8); or a single finer one.
+        skip_scales: stride -> constant on that map's features before they are scored, as `AT_ONCE_SCALES`.
+        upsampling: which upsampling layers are learned.
+        grouped: learned upsampling keeps the classes apart, instead of Caffe's dense kernels.
+        pixel_loss: softmax cross-entropy, or a binary one for each class.
+        null_background: class 0 has no score of its own but a constant 0, which the others must exceed (section 6.1).
+    """
+
+    task = "semantic"
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        num_classes: int,
+        *,
+        strides: Sequence[int] = (32, 16, 8),
+        skip_scales: Mapping[int, float] | None = None,
+        upsampling: Upsampling = "fixed",
+        grouped: bool = True,
+        pixel_loss: PixelLoss = "softmax",
+        null_background: bool = False,
+    ) -> None:
+        super().__init__(
+            trunk,
+            num_classes - null_background,
+            strides=strides,
+            skip_scales=skip_scales,
+            upsampling=upsampling,
+            grouped=grouped,
+        )
+        self.trunk = trunk
+        self.num_classes = num_classes
+        self.pixel_loss, self.null_background = pixel_loss, null_background
+        self.classes = [f"class_{index}" for index in range(num_classes)]
+        self.class_weights: Tensor | None = None
+        """(C,) what a pixel of each class counts in the loss; None: all the same. For training, no part of a model."""
+        self.architecture: dict[str, str | int | bool] = {}
+        """The arguments of `build` that make this network again; empty for one put together by hand."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What turns pixels into the input of `forward`."""
+        return self.trunk.preprocessing
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Preprocessed images (N, 3, H, W) of any size -> class scores (N, C, H, W), the logits of `pixel_loss`."""
+        return self.with_background(self.upscored(self.coarse_scores(images), (images.shape[-2], images.shape[-1])))
+
+    def coarse_scores(self, images: Tensor) -> Tensor:
+        """Preprocessed images (N, 3, H, W) -> the summed scores (N, C, h, w) at the finest of the strides.
+
+        Without the background where it has no score of its own.
         """
-        loss = F.cross_entropy(outputs.float(), targets.long(), ignore_index=VOID, reduction="sum")
+        return self.fused(self.trunk(pad_to_multiple(images, self.trunk.multiple)))
+
+    def with_background(self, scores: Tensor) -> Tensor:
+        """Scores of the classes that have their own -> those of all C (N, C, H, W), with 0 for a background without."""
+        return F.pad(scores, (0, 0, 0, 0, 1, 0)) if self.null_background else scores
+
+    def losses(
+        self,
+        outputs: Tensor,
+        targets: Tensor,
+        reduction: Literal["mean", "sum"] = "mean",
+    ) -> dict[str, Tensor]:
+        """Cross-entropy of scores (N, C, H, W) with class maps (N, H, W) over the pixels that are not void.
+
+        With the sigmoid loss, a pixel's is the sum over the classes' own. The paper's loss is the sum over pixels (FCN
+        section 4.3); the mean is it divided by the sum of the pixels' weights, and zero where there are none.
+        """
+        class_weights = None if self.class_weights is None else self.class_weights.to(outputs.device)
+        valid = targets != VOID
+        if self.pixel_loss == "softmax":
+            pixels = F.cross_entropy(outputs.float(), targets.long(), class_weights, ignore_index=VOID, reduction="sum")
+        else:
+            pixels = self._binary(outputs.float(), targets, valid, class_weights)
         if reduction == "mean":
-            loss = loss / (targets != VOID).sum().clamp(min=1)
-        return {"cross_entropy": loss}
+            weight = valid.sum() if class_weights is None else _weights(targets, valid, class_weights).sum()
+            pixels = pixels / weight.clamp(min=1e-6)
+        return {"cross_entropy": pixels}
+
+    def _binary(self, outputs: Tensor, targets: Tensor, valid: Tensor, class_weights: Tensor | None) -> Tensor:
+        """A yes or no for each class with a score of its own, summed over classes and pixels."""
+        first = int(self.null_background)
+        truth = targets[:, None] == torch.arange(first, self.num_classes, device=targets.device).view(1, -1, 1, 1)
+        pixels = F.binary_cross_entropy_with_logits(outputs[:, first:], truth.float(), reduction="none").sum(1)
+        return (pixels * (valid if class_weights is None else _weights(targets, valid, class_weights))).sum()
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Class scores (C, ...) -> probabilities: of one class out of all, or with the sigmoid loss of each by itself.
+
+        A background without a score of its own then has a half, which the others must exceed.
+        """
+        return scores.softmax(0) if self.pixel_loss == "softmax" else scores.sigmoid()
 
     def decode(self, outputs: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         """Scores (N, C, H, W) -> each image's most probable classes, cut to its own size (height, width)."""
@@ -148,7 +223,12 @@ class FCN(nn.Module):
         ]
 
 
-def _pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
+def _weights(targets: Tensor, valid: Tensor, class_weights: Tensor) -> Tensor:
+    """(N, H, W) the weight of each pixel's class, 0 of void."""
+    return class_weights[targets.long().masked_fill(~valid, 0)] * valid
+
+
+def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     """Pad bottom and right with zeros, which after preprocessing are the mean colour."""
     height, width = images.shape[-2:]
     return F.pad(images, (0, -width % multiple, 0, -height % multiple))

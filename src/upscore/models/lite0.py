@@ -15,6 +15,9 @@ from upscore.errors import UserError
 STAGES = (1, 2, 2, 3, 3, 4, 1)
 """Blocks in each stage; the file numbers them through."""
 
+LAST_STAGES = 5
+"""From which stage on maps have stride 32."""
+
 TOP_LEVEL = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 FIRST_STAGE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 LATER_STAGES = {
@@ -48,6 +51,20 @@ def lite0(pretrained: bool = True) -> nn.Module:
             )
         network.load_state_dict(weights)
     return network
+
+
+def take_last_stages(body: nn.Module) -> nn.Sequential:
+    """Take the stages of stride 32 and the last convolution out of the network, as the head of a C4 detector.
+
+    (N, 112, H, W) of stride 16 -> (N, 1280, H / 2, W / 2). What remains is to be used up to its map of stride 16.
+    """
+    blocks = body.get_submodule("blocks")
+    assert isinstance(blocks, nn.Sequential)
+    taken = nn.Sequential(*blocks[LAST_STAGES:], body.get_submodule("conv_head"), body.get_submodule("bn2"))
+    body.add_module("blocks", blocks[:LAST_STAGES])
+    for name in ("conv_head", "bn2"):
+        body.add_module(name, nn.Identity())
+    return taken
 
 
 def timm_keys(weights: dict[str, Tensor]) -> dict[str, Tensor]:

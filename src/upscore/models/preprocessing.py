@@ -1,6 +1,6 @@
-"""From the pixels of a photo to the numbers a network was trained on.
+"""From the pixels of a photo, and what a depth camera adds to it, to the numbers a network was trained on.
 
-N images, 3 channels, H W pixels.
+N images, 3 channels of colour, D of depth, H W pixels.
 """
 
 from __future__ import annotations
@@ -29,6 +29,22 @@ class Preprocessing:
         std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
         images = (images - mean) / std
         return images.flip(-3) if self.channel_order == "BGR" else images
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DepthPreprocessing:
+    """`(depth - mean) / std`, channel by channel; where the depth is unknown, it is the mean."""
+
+    mean: tuple[float, ...]
+    """D numbers, in the unit of the depth."""
+    std: tuple[float, ...]
+    """As `mean`."""
+
+    def __call__(self, depth: Tensor) -> Tensor:
+        """Turn depth (N, D, H, W), NaN where unknown, into the network's float32 input of the same shape."""
+        mean = torch.tensor(self.mean, device=depth.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, device=depth.device).view(-1, 1, 1)
+        return torch.where(depth.isfinite(), (depth - mean) / std, 0.0)
 
 
 CAFFE = Preprocessing(mean=(122.67892, 116.66877, 104.00699), std=(1.0, 1.0, 1.0), channel_order="BGR")

@@ -16,7 +16,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from upscore.models.geometry import centred
 from upscore.models.preprocessing import IMAGENET
-from upscore.models.trunks import Trunk
+from upscore.models.trunks import Trunk, out_channels
 
 RESNETS = {"resnet18", "resnet34", "resnet50", "resnet101", "resnet152"}
 
@@ -61,7 +61,7 @@ class ResNetTrunk(Trunk):
         super().__init__()
         strides = {4: "layer1", 8: "layer2", 16: "layer3", 32: "layer4"}
         layers = {stride: layer for stride, layer in strides.items() if stride <= coarsest}
-        self.channels = {stride: _out_channels(resnet.get_submodule(layer)) for stride, layer in layers.items()}
+        self.channels = {stride: out_channels(resnet.get_submodule(layer)) for stride, layer in layers.items()}
         self.body = create_feature_extractor(resnet, {layer: str(stride) for stride, layer in layers.items()})
         self.multiple = coarsest
         self.preprocessing = IMAGENET
@@ -71,12 +71,15 @@ class ResNetTrunk(Trunk):
         """Preprocessed images (N, 3, H, W) -> {stride: map}."""
         return {int(stride): features for stride, features in self.body(images).items()}
 
+    def end_at(self, stride: int) -> None:
+        """Keep one map alone, that of the last stage of this stride; nothing comes after layer4."""
+        if stride == 32 or stride not in self.channels:
+            raise KeyError(stride)
+        self.body = create_feature_extractor(self.body, {f"layer{stride.bit_length() - 2}": str(stride)})
+        self.channels, self.coordinates = {stride: self.channels[stride]}, {stride: centred(stride)}
+
     def freeze_at(self, stage: int) -> None:
         """The stem (1) and the stages up to res`stage` are no longer learned (2 in the published detectors)."""
         names = ["conv1", "bn1", *(f"layer{number - 1}" for number in range(2, stage + 1))]
         for name in names:
             self.body.get_submodule(name).requires_grad_(False)
-
-
-def _out_channels(layer: nn.Module) -> int:
-    return [module for module in layer.modules() if isinstance(module, nn.Conv2d)][-1].out_channels

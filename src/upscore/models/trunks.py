@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
+from upscore.errors import UserError
 from upscore.models.geometry import CoordinateMap, path_map
-from upscore.models.preprocessing import Preprocessing
+from upscore.models.preprocessing import DepthPreprocessing, Preprocessing
 
 
 class Trunk(nn.Module):
@@ -25,6 +27,31 @@ class Trunk(nn.Module):
     border: int
     """Cells repeated around a score map before it is upsampled, where a net has no border of its own to fade into."""
     preprocessing: Preprocessing
+    depth_preprocessing: DepthPreprocessing | None = None
+    """Where it takes depth too, as further channels behind the photo's."""
+
+    def prepare(self, images: Tensor, depth: Tensor | None = None) -> Tensor:
+        """Pixels (N, 3, H, W) and, where it takes depth, that too (N, D, H, W), NaN where unknown -> its input.
+
+        Raises:
+            UserError: depth is missing, or of another number of channels.
+        """
+        prepared = self.preprocessing(images)
+        if self.depth_preprocessing is None:
+            return prepared
+        expected = len(self.depth_preprocessing.mean)
+        if depth is None or depth.shape[1] != expected:
+            given = "none" if depth is None else depth.shape[1]
+            raise UserError(f"this model sees depth beside the photo: give depth of {expected} channels, not {given}")
+        return torch.cat([prepared, self.depth_preprocessing(depth)], 1)
+
+    def end_at(self, stride: int) -> None:
+        """Keep one map alone, that of the last pooling or stage of this stride, and leave out what comes after it.
+
+        Raises:
+            KeyError: there is none.
+        """
+        raise NotImplementedError
 
 
 class ChainTrunk(Trunk):
@@ -66,3 +93,21 @@ class ChainTrunk(Trunk):
             if name in strides:  # the others' outputs are let go of
                 maps[strides[name]] = features
         return maps
+
+    def end_at(self, stride: int) -> None:
+        """Keep one map alone, that of the last pooling of this stride, and leave out what comes after it."""
+        pool = f"pool{stride.bit_length() - 1}"
+        names = [name for name, _ in self.named_children()]
+        if stride not in self.channels or pool not in names:
+            raise KeyError(stride)
+        for name in names[names.index(pool) + 1 :]:
+            delattr(self, name)
+        layers = dict(self.named_children())
+        self.taps = {stride: pool}
+        self.channels = {stride: out_channels(self)}
+        self.coordinates = {stride: path_map(layers.values())}
+
+
+def out_channels(module: nn.Module) -> int:
+    """Of the last convolution in it."""
+    return [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)][-1].out_channels

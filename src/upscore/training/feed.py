@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from upscore.data.datasets import Dataset
+from upscore.data.patches import keep_patches
 from upscore.data.transforms import Augmentation, Batch, collate
 from upscore.errors import UserError
 from upscore.structures import Sample
@@ -67,7 +68,8 @@ class TrainingView:
             min_visible=self.recipe.min_visible,
             colour=self.recipe.colour,
         )
-        return augmentation(sample, seed_of(self.seed, self.epoch, position))
+        sample = augmentation(sample, seed_of(self.seed, self.epoch, position))
+        return keep_patches(sample, self.recipe.patches, seed_of(self.seed, self.epoch, position, 1))
 
 
 class ValidationView:

@@ -27,6 +27,12 @@ class Recipe(BaseModel):
     """What the learning rate is multiplied by for all layers but the trunk, which are new."""
     loss: Literal["mean", "sum"] = "mean"
     """Over the valid pixels of a batch; losses of objects are always means."""
+    class_weights: Literal["none", "median"] = "none"
+    """median: a pixel of a class counts as often as the median class is more frequent than this one (Eigen and Fergus,
+    2015), a class's frequency being its share of the pixels of the photos that it occurs in."""
+    patches: float = Field(default=1, gt=0, le=1)
+    """Share of the cells of 32 x 32 pixels, drawn anew for each photo, whose loss counts (FCN section 3.4); batches and
+    the number of images grow by its inverse, so that as much is learned from in each step."""
     batch_size: int = Field(default=1, ge=1)
     accumulate: int = Field(default=1, ge=1)
     """Batches whose gradients are averaged before a step."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -18,10 +19,17 @@ from upscore.data.datasets import Dataset, open_splits
 from upscore.data.instance_datasets import open_instance_splits
 from upscore.data.transforms import Batch, resize_longest, resize_to
 from upscore.evaluation.instances import InstanceEvaluator, InstanceScores
-from upscore.evaluation.metrics import ConfusionMatrix, SemanticScores, semantic_scores
+from upscore.evaluation.metrics import (
+    ConfusionMatrix,
+    SemanticScores,
+    TwoHeadedScores,
+    semantic_scores,
+    two_headed_scores,
+)
 from upscore.models.fcn import FCN
 from upscore.models.mask_rcnn import MaskRCNN, Outputs
 from upscore.models.resizing import Resizing
+from upscore.models.two_heads import TwoHeads
 from upscore.objects import Objects
 from upscore.structures import Sample
 from upscore.training.feed import Resize
@@ -72,6 +80,10 @@ class Task(Protocol):
         """What brings samples to the size at which the network sees them."""
         ...
 
+    def inputs(self, net: Any, batch: Batch, device: torch.device) -> Tensor:
+        """What the network sees."""
+        ...
+
     def targets(self, batch: Batch, device: torch.device) -> Any:
         """What `losses` compares outputs with."""
         ...
@@ -99,7 +111,13 @@ class SemanticTask:
         return open_splits(source, holdout=holdout)
 
     def resize(self, net: FCN, max_side: int) -> Resize:
-        return partial(resize_longest, max_side=max_side)
+        depth, geometric = net.trunk.depth_preprocessing is not None, isinstance(net, TwoHeads)
+        return partial(_reduce, max_side=max_side, depth=depth, geometric=geometric)
+
+    def inputs(self, net: FCN, batch: Batch, device: torch.device) -> Tensor:
+        """(N, 3, H, W), or (N, 3 + D, H, W) with depth."""
+        depth = None if batch.depth is None else batch.depth.to(device, non_blocking=True)
+        return net.trunk.prepare(batch.images.to(device, non_blocking=True), depth)
 
     def targets(self, batch: Batch, device: torch.device) -> Tensor:
         """(N, H, W) class indices, and void."""
@@ -121,6 +139,25 @@ class SemanticTask:
         }
 
 
+class TwoHeadedTask(SemanticTask):
+    """Which class is each pixel, and which of a second set?"""
+
+    def targets(self, batch: Batch, device: torch.device) -> Tensor:
+        """(N, 2, H, W) class indices of both sets, and void."""
+        assert batch.class_maps is not None
+        assert batch.geometric_maps is not None
+        return torch.stack([batch.class_maps, batch.geometric_maps], 1).to(device, non_blocking=True)
+
+    def measure(self, net: FCN, device: torch.device) -> Measurement:
+        assert isinstance(net, TwoHeads)
+        return _TwoMaps(net, device)
+
+    def record(self, scores: SemanticScores) -> dict[str, float | None]:
+        assert isinstance(scores, TwoHeadedScores)
+        geometric = {f"geometric_{name}": value for name, value in super().record(scores.geometric).items()}
+        return super().record(scores) | geometric
+
+
 class InstanceTask:
     """Which object is each pixel part of?"""
 
@@ -132,6 +169,9 @@ class InstanceTask:
 
     def resize(self, net: MaskRCNN, max_side: int) -> Resize:
         return partial(_resize_by, resizing=net.resizing)
+
+    def inputs(self, net: MaskRCNN, batch: Batch, device: torch.device) -> Tensor:
+        return net.preprocessing(batch.images.to(device, non_blocking=True))
 
     def targets(self, batch: Batch, device: torch.device) -> list[Objects]:
         """Of each image, at its size before padding; the network moves what it needs."""
@@ -158,12 +198,14 @@ class InstanceTask:
         return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
-SEMANTIC, INSTANCES = SemanticTask(), InstanceTask()
+SEMANTIC, TWO_HEADED, INSTANCES = SemanticTask(), TwoHeadedTask(), InstanceTask()
 
 
 def task_of(net: Network) -> Task:
     """What a network is trained for."""
-    return INSTANCES if net.task == "instances" else SEMANTIC
+    if net.task == "instances":
+        return INSTANCES
+    return TWO_HEADED if isinstance(net, TwoHeads) else SEMANTIC
 
 
 def task_named(model: str) -> Task:
@@ -185,6 +227,24 @@ class _Pixels:
         return semantic_scores(self.confusion.counts, self.net.classes)
 
 
+class _TwoMaps:
+    def __init__(self, net: TwoHeads, device: torch.device) -> None:
+        self.net, self.semantic = net, _Pixels(net, device)
+        self.geometric = ConfusionMatrix(len(net.geometric_classes), device=device)
+
+    def update(self, outputs: Tensor, targets: Tensor, sizes: Sequence[tuple[int, int]]) -> None:
+        (semantic, geometric), (class_maps, geometric_maps) = self.net.split(outputs), targets.unbind(1)
+        self.semantic.update(semantic, class_maps, sizes)
+        self.geometric.update(geometric.max(dim=1).indices, geometric_maps)
+
+    def weight(self) -> int:
+        return self.semantic.weight()
+
+    def scores(self) -> TwoHeadedScores:
+        geometric = semantic_scores(self.geometric.counts, self.net.geometric_classes)
+        return two_headed_scores(self.semantic.scores(), geometric)
+
+
 class _Objects:
     def __init__(self, net: MaskRCNN) -> None:
         self.net, self.batches = net, 0
@@ -203,6 +263,16 @@ class _Objects:
         """At the operating point that is best for these photos, which becomes the network's own."""
         self.net.min_score = self.evaluator.best_min_score().min_score
         return self.evaluator.scores(self.net.min_score)
+
+
+def _reduce(sample: Sample, max_side: int, *, depth: bool, geometric: bool) -> Sample:
+    """To at most `max_side` pixels, without the fields that the network has no use for."""
+    kept = replace(
+        sample,
+        depth=sample.depth if depth else None,
+        geometric_map=sample.geometric_map if geometric else None,
+    )
+    return resize_longest(kept, max_side)
 
 
 def _resize_by(sample: Sample, resizing: Resizing) -> Sample:

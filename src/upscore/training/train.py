@@ -10,24 +10,31 @@ import torch
 from pydantic import ValidationError
 
 from upscore.checkpoints.folder import DEFAULT_MAX_SIDE
-from upscore.data.datasets import Dataset
+from upscore.data.datasets import Dataset, geometric_classes
 from upscore.data.instance_datasets import task_of
 from upscore.errors import UserError
 from upscore.models.build import Option, build
 from upscore.models.detectors import ProfileName
-from upscore.models.fcn import Upsampling
+from upscore.models.fcn import FCN, PixelLoss, Upsampling
 from upscore.models.precision import Precision, resolve_precision
+from upscore.models.rgbd import Fusion
+from upscore.models.two_heads import TwoHeads
 from upscore.models.vgg import Geometry
+from upscore.training.class_weights import median_frequency_weights
 from upscore.training.counting import Advance, enough_detections, most_objects
+from upscore.training.depth import fitting_depth
 from upscore.training.feed import default_workers
 from upscore.training.loop import Watcher, fit
-from upscore.training.recipes import STAGE_RATES, Recipe
+from upscore.training.modalities import with_counts
+from upscore.training.recipes import INSTANCE_RECIPES, STAGE_RATES, Recipe
 from upscore.training.run_folder import RunFolder
 from upscore.training.start import IMAGENET, start_from
 from upscore.training.tasks import INSTANCES, Task, task_named
 from upscore.training.trainer import Progress
 
 OPTIONS_OF_FCN = {"geometry": "geometry", "upsampling": "upsampling", "grouped": "dense"}
+OPTIONS_OF_FCN |= {"pixel_loss": "loss", "null_background": "null-background"}
+OPTIONS_OF_FCN |= {"geometric": "geometric", "depth": "depth", "depth_weights": "depth-weights"}
 OPTIONS_OF_MASK_RCNN = {"detections": "detections", "min_side": "min-side", "profile": "profile"}
 """What only one kind of network has, and what it is called on the command line."""
 
@@ -45,6 +52,11 @@ def train(
     geometry: Geometry | None = None,
     upsampling: Upsampling | None = None,
     grouped: bool | None = None,
+    pixel_loss: PixelLoss | None = None,
+    null_background: bool | None = None,
+    geometric: bool | None = None,
+    depth: Fusion | None = None,
+    depth_weights: str | Path | None = None,
     detections: int | None = None,
     min_side: int | None = None,
     profile: ProfileName | None = None,
@@ -63,7 +75,11 @@ def train(
 
     Args:
         data: see `upscore.data.open_splits` (`open_instance_splits` for mask_rcnn), which `holdout` goes to.
-        model, backbone, geometry, upsampling, grouped, min_side, profile: see `upscore.models.build`.
+        model, backbone, geometry, upsampling, grouped, pixel_loss, null_background, min_side, profile: see
+            `upscore.models.build`.
+        geometric: a second head learns the geometric classes of the data.
+        depth: where the depth of the data comes in; `depth_weights` is a model folder of a network of depth alone, from
+            which late fusion starts, as it does from `weights` for the photos.
         detections: the most objects found in a photo; by default, more than the fullest photo of the data has.
         weights: "imagenet", "none", or what `upscore.training.start.start_from` takes.
         recipe: a name in `RECIPES` (`INSTANCE_RECIPES` for mask_rcnn); `changes` replaces some of its fields.
@@ -73,7 +89,7 @@ def train(
         resume: go on where the run in `output` stands, if one is there.
         watch: run folder -> who is told how it goes (once for each stage).
         tell: is told what was decided by the data.
-        counting: is told how many photos' objects have been counted.
+        counting: is told of how many photos the objects or the pixels have been counted.
 
     Raises:
         UserError: something that was asked for can't be done.
@@ -83,14 +99,18 @@ def train(
     settings = _changed(recipe, changes or {}, task.recipes, model)
     stages = _stages(recipe, model)
     given = {"geometry": geometry, "upsampling": upsampling, "grouped": grouped}
+    given |= {"pixel_loss": pixel_loss, "null_background": null_background}
+    given |= {"geometric": geometric, "depth": depth, "depth_weights": depth_weights}
     given |= {"detections": detections, "min_side": min_side, "profile": profile}
     options = _options(given, model)
+    options.pop("depth_weights", None)
     _check(epochs=epochs, workers=workers, max_side=max_side)
     folders = {stage: RunFolder(output if stage == model else Path(output) / stage) for stage in stages}
     if not resume:  # of any stage, before the first is trained
         for folder in folders.values():
             folder.refuse_run()
     train_set, val_set = _open(task, data, holdout)
+    options = with_counts(options, train_set)
     if task is INSTANCES:
         if max_side is not None:
             options["max_side"] = max_side
@@ -101,6 +121,12 @@ def train(
     seen_side = DEFAULT_MAX_SIDE if max_side is None else max_side
     if epochs is not None:
         settings = settings.model_copy(update={"images": epochs * len(train_set), "max_epochs": epochs})
+
+    class_weights = None
+    if settings.class_weights == "median":
+        class_weights = median_frequency_weights(train_set, counting)
+        weighed = zip(train_set.classes, class_weights, strict=True)
+        tell(f"class weights: {', '.join(f'{name} {weight:.2g}' for name, weight in weighed)}")
 
     progress = Progress()
     for stage, folder in folders.items():
@@ -113,7 +139,14 @@ def train(
             **options,
         )
         net.classes = train_set.classes
-        start_from(net, weights)
+        if isinstance(net, FCN) and class_weights is not None:
+            net.class_weights = torch.tensor(class_weights)
+        if isinstance(net, TwoHeads):
+            net.geometric_classes = geometric_classes(train_set)
+        as_built = net.trunk.depth_preprocessing
+        start_from(net, weights, depth_weights if stage == stages[0] else None)
+        if as_built is not None and net.trunk.depth_preprocessing is as_built:
+            net.trunk.depth_preprocessing = fitting_depth(train_set, net.preprocessing)
         stage_recipe = settings
         if len(stages) > 1:
             rate = settings.learning_rate * STAGE_RATES[stage]
@@ -124,6 +157,7 @@ def train(
             "validation_images": len(val_set),
             "holdout": holdout,
             "weights": str(weights),
+            **({} if depth_weights is None else {"depth_weights": str(depth_weights)}),
             "recipe_name": recipe,
             "recipe": stage_recipe.model_dump(mode="json"),
             "head_only": head_only,
@@ -184,12 +218,16 @@ def _options(given: dict[str, Any], model: str) -> dict[str, Option]:
 def _changed(name: str, changes: dict[str, Any], recipes: Mapping[str, Recipe], model: str) -> Recipe:
     if name not in recipes:
         raise UserError(f"no recipe is called {name!r}; choose one of {', '.join(recipes)} for {model}")
+    if recipes is INSTANCE_RECIPES and (own := {"class_weights", "patches"} & changes.keys()):
+        raise UserError(f"--{min(own).replace('_', '-')} is an option of the FCNs; --model is {model}: leave it out")
     try:
-        return Recipe.model_validate({**recipes[name].model_dump(), **changes})
+        recipe = Recipe.model_validate({**recipes[name].model_dump(), **changes})
     except ValidationError as error:
         first = error.errors()[0]
         field = "-".join(str(part) for part in first["loc"]).replace("_", "-")
         raise UserError(f"--{field} {first['input']}: {first['msg'].lower()}") from error
+    grown = {field: round(getattr(recipe, field) / recipe.patches) for field in ("batch_size", "images")}
+    return recipe.model_copy(update=grown)
 
 
 def _check(*, epochs: int | None, workers: int | None, max_side: int | None) -> None:

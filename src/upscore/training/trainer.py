@@ -150,7 +150,7 @@ class Trainer:
         return sum(losses) / measurement.weight(), measurement.scores()
 
     def _outputs(self, model: nn.Module, batch: Batch) -> Any:
-        images = self.net.preprocessing(batch.images.to(self.accelerator.device, non_blocking=True))
+        images = self.task.inputs(self.net, batch, self.accelerator.device)
         return model(images.contiguous(memory_format=torch.channels_last))
 
     def _autocast(self) -> AbstractContextManager[object]:

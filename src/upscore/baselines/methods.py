@@ -1,0 +1,200 @@
+"""The historical approach: pixels that look alike and lie together become a segment. No labels, no training.
+
+H W: pixels of a photo; h w: those it is clustered at; S: segments.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import numpy as np
+from PIL import Image
+from scipy.cluster.vq import kmeans2, vq
+from skimage import graph, segmentation
+from skimage.color import rgb2gray, rgb2lab
+from skimage.filters import sobel
+
+from upscore.errors import UserError
+
+Method = Literal["felzenszwalb", "slic", "quickshift", "watershed", "ncut", "kmeans"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+MAX_SIDE = 512
+MOST_SEGMENTS = 10_000
+TRIES, NEAR = 5, 0.1
+"""Where a method has a scale instead of a number, it is run this often at most, until it is so near to the number."""
+
+FARTHEST = 10**9
+"""A distance beyond all that pixels of a photo have, for quickshift to find every pixel's way up."""
+
+CUT_REGIONS = 400
+"""Normalized cuts start from four times as many regions as are wanted, up to so many, then from twice as many."""
+
+SAMPLED_COLORS = 20_000
+"""Pixels, evenly spaced, that the colours of k-means are found on."""
+
+
+def segment(
+    photo: np.ndarray, method: Method = "slic", segments: int = 100, *, max_side: int = MAX_SIDE, seed: int = 0
+) -> np.ndarray:
+    """Group an (H, W, 3) uint8 photo's pixels -> (H, W) int32, the segment of each pixel, 0 to S - 1.
+
+    `segments` is aimed at:
+
+    - slic: k-means over colour and place, from a grid of cells; small leftovers are merged, so the number of cells is
+      searched.
+    - watershed: a flood of the edges' heights from so many wells, set in a grid; S is this number, up to the rounding
+      of the grid.
+    - felzenszwalb: a greedy merging of neighbours; its scale is searched, in a few runs, until S is near.
+    - quickshift: pixels climb to the nearest one in a denser place of colour and position; the longest climbs are cut
+      until there are so many hills, or more where there were more from the start.
+    - ncut: normalized cuts through the graph of two to four times as many regions of SLIC; the highest cost of a cut
+      is searched.
+    - kmeans: so many colours (Lab). A segment is all that has a colour, wherever it is: not one connected piece.
+
+    Photos whose longer side is over `max_side` (0: never) are reduced to it, and the segments brought back by the
+    nearest pixel. The same seed gives the same segments.
+
+    Raises:
+        UserError: the number is not from 1 to 10,000, or the side or the seed is negative.
+    """
+    if not 1 <= segments <= MOST_SEGMENTS:
+        raise UserError(f"{segments} segments: aim at 1 to {MOST_SEGMENTS:,} a photo")
+    if max_side < 0 or seed < 0:
+        raise UserError(f"max_side={max_side}, seed={seed}: neither can be negative")
+    height, width = photo.shape[:2]
+    small = reduced(photo, max_side)
+    pixels = small.shape[0] * small.shape[1]
+    if segments == 1 or pixels == 1:
+        return np.zeros((height, width), np.int32)
+    return restored(_numbered(_cluster(small, method, min(segments, pixels), seed)), (height, width))
+
+
+def _cluster(photo: np.ndarray, method: Method, segments: int, seed: int) -> np.ndarray:
+    match method:
+        case "slic":
+            return _slic(photo, segments)
+        case "watershed":
+            return segmentation.watershed(sobel(rgb2gray(photo)), markers=_wells(photo, segments))
+        case "felzenszwalb":
+            return _felzenszwalb(photo, segments)
+        case "quickshift":
+            return _quickshift(photo, segments, seed)
+        case "ncut":
+            return _normalized_cut(photo, segments, seed)
+        case "kmeans":
+            return _kmeans(photo, segments, seed)
+
+
+def _slic(photo: np.ndarray, segments: int) -> np.ndarray:
+    return _aim(
+        lambda cells: segmentation.slic(photo, n_segments=max(1, round(cells)), compactness=10, start_label=0),
+        segments,
+        start=float(segments),
+        power=-1.0,
+    )
+
+
+def _wells(photo: np.ndarray, segments: int) -> np.ndarray:
+    """(h, w): 1, 2, ... at the middles of a grid of about so many square cells, 0 elsewhere."""
+    height, width = photo.shape[:2]
+    rows = int(np.clip(round((segments * height / width) ** 0.5), 1, min(height, segments)))
+    columns = int(np.clip(round(segments / rows), 1, width))
+    y = (np.arange(rows) + 0.5) * height / rows
+    x = (np.arange(columns) + 0.5) * width / columns
+    markers = np.zeros((height, width), np.int32)
+    markers[np.ix_(y.astype(int), x.astype(int))] = 1 + np.arange(rows * columns).reshape(rows, columns)
+    return markers
+
+
+def _felzenszwalb(photo: np.ndarray, segments: int) -> np.ndarray:
+    area = photo.shape[0] * photo.shape[1] / segments
+    smallest = int(area / 20)
+    return _aim(
+        lambda scale: segmentation.felzenszwalb(photo, scale=scale, sigma=0.8, min_size=smallest),
+        segments,
+        start=0.4 * area,
+        power=1.0,
+    )
+
+
+def _quickshift(photo: np.ndarray, segments: int, seed: int) -> np.ndarray:
+    height, width = photo.shape[:2]
+    kernel = int(np.clip(round(0.12 * (height * width / segments) ** 0.5), 1, 6))
+    _, parents, climbs = segmentation.quickshift(
+        photo, kernel_size=kernel, max_dist=FARTHEST, ratio=1.0, return_tree=True, rng=seed
+    )
+    parents, climbs = np.asarray(parents).ravel().astype(np.int64), np.asarray(climbs).ravel()
+    longest = np.argsort(-climbs, kind="stable")[:segments]
+    parents[longest] = longest
+    while not np.array_equal(above := parents[parents], parents):
+        parents = above
+    return parents.reshape(height, width)
+
+
+def _normalized_cut(photo: np.ndarray, segments: int, seed: int) -> np.ndarray:
+    count = max(2 * segments, min(4 * segments, CUT_REGIONS))
+    regions = segmentation.slic(photo, n_segments=count, compactness=10, start_label=0)
+    similar = graph.rag_mean_color(photo, regions, mode="similarity")
+    if len(similar) <= segments:
+        return regions
+    return _aim(
+        lambda cost: graph.cut_normalized(regions, similar, thresh=cost, in_place=False, rng=seed),
+        segments,
+        start=0.3,
+        power=-1.5,
+    )
+
+
+def _kmeans(photo: np.ndarray, segments: int, seed: int) -> np.ndarray:
+    """The colours are found on a sample, then each pixel takes the nearest; a photo of fewer colours keeps its own."""
+    colors, index = np.unique(photo.reshape(-1, 3), axis=0, return_inverse=True)
+    if len(colors) <= segments:
+        return index.reshape(photo.shape[:2])
+    lab = rgb2lab(photo).reshape(-1, 3)
+    sample = lab[:: max(1, len(lab) // SAMPLED_COLORS)]
+    chosen = np.random.default_rng(seed).choice(len(colors), segments, replace=False)
+    first = rgb2lab(colors[chosen][:, None]).reshape(-1, 3)
+    with warnings.catch_warnings():  # a colour that nothing in the sample is nearest to stays what it was
+        warnings.simplefilter("ignore")
+        centers, _ = kmeans2(sample, first, iter=30, minit="matrix")
+    return vq(lab, centers)[0].reshape(photo.shape[:2])
+
+
+def _aim(run: Callable[[float], np.ndarray], segments: int, *, start: float, power: float) -> np.ndarray:
+    """The partition nearest to so many segments, of a few runs; their number falls (or rises) with the scale."""
+    scale, best, best_error = start, None, np.inf
+    for _ in range(TRIES):
+        labels = run(scale)
+        ratio = len(np.unique(labels)) / segments
+        if abs(np.log(ratio)) < best_error:
+            best, best_error = labels, abs(np.log(ratio))
+        if best_error <= NEAR:
+            break
+        scale *= float(np.clip(ratio**power, 0.05, 20))
+    assert best is not None
+    return best
+
+
+def reduced(photo: np.ndarray, max_side: int) -> np.ndarray:
+    """The (h, w, 3) photo to cluster: where its longer side is over `max_side` (0: never), it is reduced to it."""
+    height, width = photo.shape[:2]
+    if not max_side or max(height, width) <= max_side:
+        return photo
+    factor = max_side / max(height, width)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BOX))
+
+
+def restored(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(h, w) labels at a size (H, W), by the nearest pixel; where they are enlarged, none is lost."""
+    height, width = size
+    if labels.shape == size:
+        return labels
+    return np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
+
+
+def _numbered(labels: np.ndarray) -> np.ndarray:
+    return np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.int32)

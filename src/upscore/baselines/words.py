@@ -1,0 +1,128 @@
+"""A comparison in words and tables: terminal, Markdown, JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from upscore.baselines.comparison import Comparison
+from upscore.evaluation.metrics import SemanticScores
+
+CAVEAT = (
+    "The oracle knows the answers: each segment gets the class that most of its labelled pixels have. It rises to 100% "
+    "as segments shrink to single pixels, so it is read beside the number of segments: it says how well the outlines "
+    "fit, not that anything was recognised."
+)
+PROTOCOL = (
+    "Unsupervised looks at no label while it groups: the segments of the whole set are described by colour, texture, "
+    "size and place, and k-means makes as many groups of them as there are classes. Labels then name each group, one "
+    "class for one group over the whole set, so that most pixels are right (the Hungarian method)."
+)
+COLUMNS = ("", "segments", "pixel acc.", "mean acc.", "mean IU", "f.w. IU")
+
+
+def share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def score_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """A line of `COLUMNS` for each way to give pixels their classes."""
+
+    def row(name: str, segments: float | None, scores: SemanticScores) -> tuple[str, ...]:
+        count = "" if segments is None else f"{segments:,.1f}"
+        values = scores.pixel_accuracy, scores.mean_accuracy, scores.mean_iu, scores.frequency_weighted_iu
+        return (name, count, *map(share, values))
+
+    rows = [row("commonest class only", None, comparison.commonest)]
+    rows += [row(f"{comparison.method}, oracle", oracle.segments, oracle.scores) for oracle in comparison.oracles]
+    rows.append(row(f"{comparison.method}, unsupervised", comparison.oracle.segments, comparison.unsupervised))
+    if comparison.network is not None:
+        rows.append(row("FCN, trained", None, comparison.network))
+    return rows
+
+
+def class_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """IU of each class: its name, oracle, unsupervised and, where there is one, the network."""
+    columns = [comparison.oracle.scores.per_class, comparison.unsupervised.per_class]
+    if comparison.network is not None:
+        columns.append(_named(comparison.network.per_class, comparison.classes))
+    return [(name, *(share(column[name]) for column in columns)) for name in comparison.classes]
+
+
+def class_columns(comparison: Comparison) -> tuple[str, ...]:
+    return ("IU of each class", "oracle", "unsupervised", *(("FCN",) if comparison.network is not None else ()))
+
+
+def conclusion(comparison: Comparison) -> str:
+    """What follows for who has to decide whether to train."""
+    oracle, unsupervised = comparison.oracle.scores.mean_iu, comparison.unsupervised.mean_iu
+    count = f"{comparison.oracle.segments:.0f} segments a photo"
+    network = None if comparison.network is None else comparison.network.mean_iu
+    if network is None:
+        if unsupervised >= 0.8 * oracle:
+            return (
+                f"Grouping by looks reaches {share(unsupervised)} mean IU of the {share(oracle)} that {count} allow: "
+                "these classes are told apart by colour and place, so try that before training a network."
+            )
+        return (
+            f"{comparison.method} draws outlines that would be worth {share(oracle)} mean IU with the right names "
+            f"({count}), but finds {share(unsupervised)} without labels: what things are takes training, as "
+            "upscore train does."
+        )
+    if network <= unsupervised:
+        return (
+            f"The FCN's {share(network)} mean IU is no more than the {share(unsupervised)} of grouping without labels: "
+            "train it longer or on more photos, or keep to the grouping."
+        )
+    if network <= oracle:
+        return (
+            f"Looks alone give {share(unsupervised)} mean IU and the FCN {share(network)}: labels are what was "
+            f"missing, for the outlines were there, good for {share(oracle)} with the right names ({count})."
+        )
+    return (
+        f"The FCN's {share(network)} mean IU is beyond {share(oracle)}, which an oracle gets out of "
+        f"{comparison.method}'s segments ({count}), and far from the {share(unsupervised)} of looks alone: train."
+    )
+
+
+def markdown(comparison: Comparison, title: str) -> str:
+    parts = [
+        f"# {title}",
+        conclusion(comparison),
+        _table(COLUMNS, score_rows(comparison)),
+        CAVEAT,
+        PROTOCOL,
+        _table(class_columns(comparison), class_rows(comparison)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """Scores by name; segments are means per photo."""
+    return {
+        "method": comparison.method,
+        "photos": comparison.photos,
+        "conclusion": conclusion(comparison),
+        "commonest": comparison.commonest.to_json(),
+        "oracle": [
+            {"aimed": oracle.aimed, "segments": oracle.segments, **oracle.scores.to_json()}
+            for oracle in comparison.oracles
+        ],
+        "unsupervised": {
+            "aimed": comparison.aimed,
+            "segments": comparison.oracle.segments,
+            **comparison.unsupervised.to_json(),
+        },
+        "network": None if comparison.network is None else comparison.network.to_json(),
+    }
+
+
+def _named(per_class: dict[str, float | None], classes: list[str]) -> dict[str, float | None]:
+    """By the data's names; where the network has none of them, by order."""
+    if set(per_class) & set(classes):
+        return {name: per_class.get(name) for name in classes}
+    return dict(zip(classes, per_class.values(), strict=True))
+
+
+def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [columns, ("---", *["---:"] * (len(columns) - 1)), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)

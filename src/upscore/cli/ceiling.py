@@ -1,0 +1,119 @@
+"""`upscore analyze ceiling`: what an output stride allows on one's own labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from upscore.evaluation.ceiling import Ceilings
+
+
+def ceiling(data: str, /, *, split: str | None = None, output: Path = Path("ceiling"), max_side: int = 1024) -> None:
+    """Find the best mean IU that each output stride allows on your labels.
+
+    ```
+    upscore analyze ceiling camvid/
+    upscore analyze ceiling camvid/ --split val --output camvid_ceiling/
+    upscore analyze ceiling photos/ --max-side 2048
+    upscore analyze ceiling scenes:200
+    ```
+
+    A network that gives its scores every 32 pixels can't draw a pole of 3.
+    Your labels are brought down to strides 2, 4, ... 128 and up again, and
+    scored against themselves: no network is trained, it takes a minute. It
+    ends in advice: which network to train, and what none of them can do.
+
+    Parameters
+    ----------
+    data
+        A folder of labelled photos as for `upscore train`, or scenes:COUNT.
+    split
+        train, val, test or trainval; by default all labelled photos.
+    output
+        The folder to write ceiling.md, ceiling.png, per_class.png and
+        ceiling.json to.
+    max_side
+        Larger photos are reduced to this many pixels first, as in training;
+        0 for none.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from upscore.data import open_dataset
+    from upscore.data.instance_datasets import task_of
+    from upscore.data.transforms import resize_longest
+    from upscore.errors import UserError
+    from upscore.evaluation.ceiling import CeilingMeter
+    from upscore.evaluation.ceiling_report import advice
+
+    if task_of(data) == "instances":
+        raise UserError(
+            f"{data}: its labels number objects, but a ceiling is of the classes of pixels; give it class maps."
+        )
+    dataset = open_dataset(data, split)
+    meter = CeilingMeter(dataset.classes)
+    reduced = 0
+    stderr = Console(stderr=True)
+    with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
+        for index in progress.track(range(len(dataset)), description="Measuring"):
+            whole = dataset[index]
+            sample = resize_longest(whole, max_side)
+            if sample.class_map is None:
+                raise UserError(f"{data}: {sample.name} has no class map to measure.")
+            reduced += sample is not whole
+            meter.update(sample.class_map)
+    ceilings = meter.ceilings()
+    sentences = advice(ceilings, reduced=reduced)
+    title = f"{data}, {split}" if split else data
+    _print(ceilings, title, sentences)
+    try:
+        _write(
+            ceilings, title, sentences, output, {"data": data, "split": split, "max_side": max_side, "reduced": reduced}
+        )
+    except OSError as error:
+        raise UserError(f"{error.filename or output}: can't be written ({error.strerror})") from error
+
+
+def _write(
+    ceilings: Ceilings, title: str, sentences: Sequence[str], folder: Path, settings: dict[str, str | int | None]
+) -> None:
+    from json import dumps
+
+    from upscore.evaluation.ceiling_plots import plot_ceilings, plot_class_ceilings
+    from upscore.evaluation.ceiling_report import markdown
+    from upscore.files import write_text
+
+    report = {**settings, "advice": sentences, **ceilings.to_json()}
+    write_text(folder / "ceiling.json", dumps(report, indent=2, allow_nan=False) + "\n")
+    write_text(folder / "ceiling.md", markdown(ceilings, title, sentences))
+    plot_ceilings(ceilings, folder / "ceiling.png")
+    plot_class_ceilings(ceilings, folder / "per_class.png")
+
+
+def _print(ceilings: Ceilings, title: str, sentences: Sequence[str]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from upscore.evaluation.ceiling import METHODS
+    from upscore.evaluation.ceiling_report import ABOUT_CEILINGS, ABOUT_PAPER, TITLES, class_rows, mean_rows
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    classes = [[name, pixels, *shares] for name, pixels, _photos, *shares in class_rows(ceilings, digits=0)]
+    means = [[name, "", *shares] for name, *shares in mean_rows(ceilings, digits=0)]
+    console.print(f"{title}: IU at each output stride, in pixels", style="italic")
+    for header, rows in ((("class", "pixels"), classes), (("mean IU", ""), means)):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for number, column in enumerate((*header, *map(str, ceilings.strides))):
+            table.add_column(column, justify="right" if number else "left", no_wrap=number > 0)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    console.print("Of each class, the IU by the better of two methods:")
+    for method, words in METHODS.items():
+        console.print(f"  {TITLES[method]}: {words}.")
+    console.print(f"{ABOUT_PAPER}\n{ABOUT_CEILINGS}\n")
+    for sentence in sentences:
+        console.print(sentence, style="bold" if sentence is sentences[-1] else None)

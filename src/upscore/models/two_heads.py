@@ -1,0 +1,104 @@
+"""Two questions to one trunk: what a pixel is, and how its surface lies (FCN section 5, SIFT Flow).
+
+N images, C semantic and G geometric classes, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from upscore.labels import VOID
+from upscore.models.fcn import FCN, PixelLoss, Skips, Upsampling, pad_to_multiple
+from upscore.models.trunks import Trunk
+from upscore.structures import Prediction
+
+
+class TwoHeads(FCN):
+    """An FCN with a second head, which has score layers and upsampling of its own, for a second set of classes.
+
+    Its scores are both heads', the semantic ones first; its targets are both label maps. The semantic head's parameters
+    are called as those of an FCN, so that one starts from the other.
+
+    Args:
+        geometric_classes: G.
+        trunk, num_classes, strides, skip_scales, upsampling, grouped, pixel_loss, null_background: see `FCN`; the last
+            two are of the semantic head alone.
+    """
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        num_classes: int,
+        *,
+        geometric_classes: int,
+        strides: Sequence[int] = (32, 16, 8),
+        skip_scales: Mapping[int, float] | None = None,
+        upsampling: Upsampling = "fixed",
+        grouped: bool = True,
+        pixel_loss: PixelLoss = "softmax",
+        null_background: bool = False,
+    ) -> None:
+        super().__init__(
+            trunk,
+            num_classes,
+            strides=strides,
+            skip_scales=skip_scales,
+            upsampling=upsampling,
+            grouped=grouped,
+            pixel_loss=pixel_loss,
+            null_background=null_background,
+        )
+        self.geometric = Skips(
+            trunk,
+            geometric_classes,
+            strides=strides,
+            skip_scales=skip_scales,
+            upsampling=upsampling,
+            grouped=grouped,
+        )
+        self.geometric_classes = [f"geometric_{index}" for index in range(geometric_classes)]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Preprocessed images (N, 3, H, W) of any size -> the scores (N, C + G, H, W) of both heads."""
+        maps = self.trunk(pad_to_multiple(images, self.trunk.multiple))
+        size = images.shape[-2], images.shape[-1]
+        semantic = self.with_background(self.upscored(self.fused(maps), size))
+        return torch.cat([semantic, self.geometric.upscored(self.geometric.fused(maps), size)], 1)
+
+    def split(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (..., C + G, H, W) -> the semantic head's (..., C, H, W) and the geometric one's (..., G, H, W)."""
+        semantic, geometric = scores.split([self.num_classes, len(self.geometric_classes)], dim=-3)
+        return semantic, geometric
+
+    def losses(
+        self,
+        outputs: Tensor,
+        targets: Tensor,
+        reduction: Literal["mean", "sum"] = "mean",
+    ) -> dict[str, Tensor]:
+        """Each head's own loss of scores (N, C + G, H, W) with class and geometric maps (N, 2, H, W); they are added.
+
+        A pixel may be void in one of the maps and not in the other; a mean is over a head's own pixels.
+        """
+        (semantic, geometric), (class_maps, geometric_maps) = self.split(outputs), targets.unbind(1)
+        loss = F.cross_entropy(geometric.float(), geometric_maps.long(), ignore_index=VOID, reduction="sum")
+        if reduction == "mean":
+            loss = loss / (geometric_maps != VOID).sum().clamp(min=1)
+        return {"semantic": super().losses(semantic, class_maps, reduction)["cross_entropy"], "geometric": loss}
+
+    def decode(self, outputs: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
+        """Scores (N, C + G, H, W) -> each image's most probable classes of both kinds, cut to its own size."""
+        semantic, geometric = self.split(outputs)
+        geometric_maps = geometric.max(dim=1).indices.to(torch.uint8).cpu().numpy()
+        return [
+            replace(prediction, geometric_map=surface[:height, :width], geometric_classes=self.geometric_classes)
+            for prediction, surface, (height, width) in zip(
+                super().decode(semantic, sizes), geometric_maps, sizes, strict=True
+            )
+        ]
