@@ -23,6 +23,9 @@ SCORES = {
 }
 """Those of FCN; the first is the one that decides."""
 
+AS_GOOD = 0.5
+"""Points; a mean difference below it says nothing."""
+
 
 def scores_table(
     results: Results,
@@ -73,17 +76,23 @@ def verdict(points: Sequence[float], lower: str, higher: str) -> str:
 
 
 def choice(results: Results, titles: Mapping[str, str], score: str) -> str:
-    """What to take: the best row, or one that costs less where the seeds do not tell them apart."""
+    """What to take: the best row, or the quickest of those that are as good for all that the seeds tell."""
     best = max(results, key=lambda row: mean(run[score] for run in results[row]))
-    equal = [row for row in results if row != best and max(differences(results, row, best, score)) >= 0]
-    reached = f"{titles[best]} ({mean(run[score] for run in results[best]):.1%})"
-    if not equal:
-        return f"To choose: {reached}; it is the best in every seed."
-    return f"To choose: {reached}; the seeds do not tell it from {_listed([titles[row] for row in equal])}."
+    equal = [row for row in results if row == best or _as_good(differences(results, row, best, score))]
+    quickest = min(equal, key=lambda row: median(run["seconds"] for run in results[row]))
+    reached = f"{titles[quickest]} ({mean(run[score] for run in results[quickest]):.1%})"
+    others = _listed([titles[row] for row in equal if row != quickest])
+    if len(equal) == 1:
+        return f"To choose: {reached}; it is clearly the best."
+    return f"To choose: {reached}, the quickest of what is as good; the seeds do not tell it from {others}."
+
+
+def _as_good(points: Sequence[float]) -> bool:
+    return max(points) >= 0 or mean(points) > -AS_GOOD
 
 
 def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return "".join(names) if len(names) < 2 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def markdown(title: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -77,11 +77,12 @@ def advice(runs: Runs) -> str:
 
 def plot(runs: Runs, path: Path) -> None:
     """A panel for each question."""
-    figure = new_figure(9.6, 2.6)
+    figure = new_figure(10, 2.8)
     panels = figure.subplots(1, 2)
     for axes, alone, score in zip(panels, ("semantic", "geometric"), ("mean_iu", "geometric_mean_iu"), strict=True):
         shown = {name: runs[name] for name in (alone, "both")}
-        style(axes, f"{alone.capitalize()} classes", f"bar: mean of {count(len(runs['both']), 'seed')}", ORANGE)
+        note = f"bar: mean of {count(len(runs['both']), 'seed')}" if alone == "geometric" else ""
+        style(axes, alone.capitalize(), note, ORANGE)
         dots(axes, shown, TITLES, score, "mean IU")
     save(figure, path)
 

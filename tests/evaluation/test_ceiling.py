@@ -259,8 +259,8 @@ def test_advice_about_what_no_network_can_do():
         "No network here can get pole right at this size: even stride 8 caps it at 32%.",
         "Even stride 8 caps fence at 70%.",
         "What helps pole and fence is larger photos and labels, in training and in use, with --max-side to match (in "
-        "crops, if memory is short): enlarged 2 times, stride 8 is worth about today's 4 (58% and 80%); 4 times, stride "
-        "8 is worth about today's 2 (85% and 90%).",
+        "crops, if memory is short): enlarged 2 times, stride 8 is worth about today's 4 (58% and 80%); 4 times, "
+        "stride 8 is worth about today's 2 (85% and 90%).",
         "Everything else is fine at stride 32 (75% or more).",
         "Train fcn8s, on larger photos if pole and fence matter.",
     ]

@@ -86,9 +86,10 @@ def model(monkeypatch, prediction):
 
     class Predictor:
         task, classes = "instances", prediction.classes
+        geometric_classes, depth_channels = (), 0
         seen = None
 
-        def predict(self, photo, *, scores, min_score):
+        def predict(self, photo, *, depth, scores, min_score):
             if photo.stem == "bad":
                 raise UserError(f"{photo}: can't be read")
             if photo.stem == "stop":

@@ -16,14 +16,14 @@ import torch
 
 from upscore.analysis.subject import Subject
 from upscore.data.datasets import Dataset
-from upscore.data.masking import MaskedDataset, mean_color
+from upscore.data.masking import Color, MaskedDataset, mean_color
 from upscore.errors import UserError
 from upscore.evaluation.cues import ROWS, TRAINED, Cues, CueScores, Keeps, best_guess, cue_scores, network_of
 from upscore.evaluation.metrics import SemanticScores
 from upscore.files import write_text
 from upscore.inference import Predictor, evaluate, load
-from upscore.models.fcn import FCN
 from upscore.models.precision import resolve_precision
+from upscore.models.preprocessing import Preprocessing
 from upscore.training.class_weights import median_frequency_weights
 from upscore.training.loop import Watcher, fit
 from upscore.training.run_folder import RunFolder
@@ -62,20 +62,26 @@ class Experiment:
         """Of the foreground classes."""
         return [self.train.classes.index(name) for name in self.foreground]
 
-    def masked(self, dataset: Dataset, keeps: Keeps, net: FCN) -> MaskedDataset:
-        """The photos as `net` is to see them."""
-        fill = mean_color(net.preprocessing)
+    @property
+    def fill(self) -> Color:
+        """The colour of what is hidden; the network of the last row stands for all."""
+        return mean_color(self.predictor("shape").net.preprocessing)
+
+    def masked(self, dataset: Dataset, keeps: Keeps, preprocessing: Preprocessing) -> MaskedDataset:
+        """The photos as a network with this preprocessing is to see them."""
         return MaskedDataset(
-            dataset, self.indices, keep_foreground=keeps.foreground, keep_background=keeps.background, fill=fill
+            dataset,
+            self.indices,
+            keep_foreground=keeps.foreground,
+            keep_background=keeps.background,
+            fill=mean_color(preprocessing),
         )
 
-    def predictor(self, row: str) -> tuple[Predictor, FCN]:
+    def predictor(self, row: str) -> Predictor:
         """The trained network that a row tests."""
         network = network_of(row)
         given = self.subject.reference if network == "reference" else None
-        predictor = load(given or RunFolder(self.output / network).best)
-        assert isinstance(predictor.net, FCN)
-        return predictor, predictor.net
+        return load(given or RunFolder(self.output / network).best)
 
 
 def foreground_of(classes: Sequence[str], names: Sequence[str] | None) -> list[str]:
@@ -176,8 +182,8 @@ def _train(experiment: Experiment, name: str, workers: int, watch: Watch) -> Non
         net.class_weights = torch.tensor(median_frequency_weights(experiment.train))
     fit(
         net,
-        experiment.masked(experiment.train, row.trained, net),
-        experiment.masked(experiment.val, row.tested, net),
+        experiment.masked(experiment.train, row.trained, net.preprocessing),
+        experiment.masked(experiment.val, row.tested, net.preprocessing),
         subject.recipe,
         folder,
         max_side=subject.max_side,
@@ -193,8 +199,8 @@ def _train(experiment: Experiment, name: str, workers: int, watch: Watch) -> Non
 
 def _score(experiment: Experiment, name: str, advance: Advance) -> CueScores:
     row = ROWS[name]
-    predictor, net = experiment.predictor(name)
-    seen = experiment.masked(experiment.val, row.tested, net)
+    predictor = experiment.predictor(name)
+    seen = experiment.masked(experiment.val, row.tested, predictor.net.preprocessing)
     found = evaluate(predictor, seen, progress=lambda done, total: advance(f"Testing {row.title}", done, total))
     assert isinstance(found, SemanticScores)
     return cue_scores(torch.tensor(found.confusion), experiment.val.classes, experiment.foreground)

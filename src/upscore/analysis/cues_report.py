@@ -116,6 +116,27 @@ def markdown(cues: Cues, title: str, sentences: Sequence[str], defined: Sequence
     return "\n\n".join(parts) + "\n"
 
 
+def as_json(cues: Cues) -> dict[str, object]:
+    """All numbers, of types that JSON has."""
+    rows = {
+        name: {
+            "title": row.title,
+            "trained": row.trained._asdict(),
+            "tested": row.tested._asdict(),
+            "paper": row.paper,
+            **cues.scores[name].to_json(),
+        }
+        for name, row in ROWS.items()
+    }
+    return {
+        "images": cues.photos,
+        "foreground": cues.foreground,
+        "background": cues.background,
+        "guess": cues.guess._asdict(),
+        "rows": rows,
+    }
+
+
 def _kept(keeps: Keeps) -> str:
     return " / ".join("keep" if kept else "mask" for kept in keeps)
 

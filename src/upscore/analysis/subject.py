@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ class Subject:
     """The folder of the trained model; None for a network's name."""
     colour: float = 0.0
     """The strength of colour changes by which the trained model learned."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """What its model.json says of its training."""
 
     def build(self) -> FCN:
         """A network with the weights that building gives it."""
@@ -61,9 +63,8 @@ def subject_of(
     backbone: str | None = None,
     weights: str | None = None,
     max_side: int | None = None,
-    changes: dict[str, Any] | None = None,
-) -> tuple[Subject, dict[str, Any]]:
-    """The subject that `model` stands for, and what its model.json says of its training (nothing of a name).
+) -> Subject:
+    """The subject that `model` stands for.
 
     Colours are not changed in training, whatever the recipe: what is hidden has to look the same in every photo.
 
@@ -72,7 +73,6 @@ def subject_of(
         classes: those of the data, which a trained model must share.
         backbone, max_side: of a network that is named.
         weights: where to start; by default ImageNet's, or where the trained model started.
-        changes: replace fields of the recipe.
 
     Raises:
         UserError: the model doesn't fit the data or the question, or an option is not for it.
@@ -82,8 +82,8 @@ def subject_of(
         side = DEFAULT_MAX_SIDE if max_side is None else max_side
         if side < 0:
             raise UserError(f"--max-side {side}: give the longest side in pixels, or 0 to leave photos as they are")
-        recipe = _changed(MODERN, changes)
-        return Subject(architecture=architecture, recipe=recipe, weights=weights or IMAGENET, max_side=side), {}
+        recipe = _changed(MODERN, {"colour": 0})
+        return Subject(architecture=architecture, recipe=recipe, weights=weights or IMAGENET, max_side=side)
     if model == "mask_rcnn":
         raise UserError(f"--model {model}: choose one of {', '.join(FCN_STRIDES)}; cues are of classes of pixels")
     for option, value in (("backbone", backbone), ("max-side", max_side)):
@@ -103,16 +103,35 @@ def subject_of(
             "the same, in the same order"
         )
     own = _recipe(card, model)
-    subject = Subject(
+    return Subject(
         architecture=card.architecture.model_dump(),
-        recipe=_changed(own, changes),
+        recipe=_changed(own, {"colour": 0}),
         weights=weights or _start(card, model),
         head_only=bool(card.training.get("head_only")),
         max_side=card.max_side,
         reference=folder,
         colour=own.colour,
+        training=card.training,
     )
-    return subject, card.training
+
+
+def budget(
+    subject: Subject, photos: int, *, images: int | None = None, epochs: int | None = None, crop: int | None = None
+) -> Subject:
+    """The subject with trainings that see so many images, or `photos` so often, in crops of this side.
+
+    Raises:
+        UserError: a number is out of its range, or both images and epochs are given.
+    """
+    if images is not None and epochs is not None:
+        raise UserError(f"--images {images} --epochs {epochs}: give one of the two")
+    if epochs is not None and epochs < 1:
+        raise UserError(f"--epochs {epochs}: give 1 or more")
+    changes = {"images": images, "crop": crop}
+    if epochs is not None:
+        changes |= {"images": epochs * photos, "max_epochs": epochs}
+    given = {name: value for name, value in changes.items() if value is not None}
+    return replace(subject, recipe=_changed(subject.recipe, given))
 
 
 def _start(card: ModelCard, model: str) -> str:
@@ -134,9 +153,9 @@ def _recipe(card: ModelCard, model: str) -> Recipe:
         raise UserError(f"{model}: the recipe in its model.json is none of this version's: train it again") from error
 
 
-def _changed(recipe: Recipe, changes: dict[str, Any] | None) -> Recipe:
+def _changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     try:
-        return Recipe.model_validate({**recipe.model_dump(), **(changes or {}), "colour": 0.0})
+        return Recipe.model_validate({**recipe.model_dump(), **changes})
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"--{first['loc'][0]} {first['input']}: {first['msg'].lower()}") from error

@@ -60,16 +60,21 @@ def segment(
     Raises:
         UserError: the number is not from 1 to 10,000, or the side or the seed is negative.
     """
-    if not 1 <= segments <= MOST_SEGMENTS:
-        raise UserError(f"{segments} segments: aim at 1 to {MOST_SEGMENTS:,} a photo")
-    if max_side < 0 or seed < 0:
-        raise UserError(f"max_side={max_side}, seed={seed}: neither can be negative")
+    require_options(segments, max_side, seed)
     height, width = photo.shape[:2]
     small = reduced(photo, max_side)
     pixels = small.shape[0] * small.shape[1]
     if segments == 1 or pixels == 1:
         return np.zeros((height, width), np.int32)
     return restored(_numbered(_cluster(small, method, min(segments, pixels), seed)), (height, width))
+
+
+def require_options(segments: int, max_side: int, seed: int) -> None:
+    """Raise a `UserError` unless `segment` takes them."""
+    if not 1 <= segments <= MOST_SEGMENTS:
+        raise UserError(f"{segments} segments: aim at 1 to {MOST_SEGMENTS:,} a photo")
+    if max_side < 0 or seed < 0:
+        raise UserError(f"max_side={max_side}, seed={seed}: neither can be negative")
 
 
 def _cluster(photo: np.ndarray, method: Method, segments: int, seed: int) -> np.ndarray:
@@ -136,10 +141,10 @@ def _quickshift(photo: np.ndarray, segments: int, seed: int) -> np.ndarray:
 
 def _normalized_cut(photo: np.ndarray, segments: int, seed: int) -> np.ndarray:
     count = max(2 * segments, min(4 * segments, CUT_REGIONS))
-    regions = segmentation.slic(photo, n_segments=count, compactness=10, start_label=0)
-    similar = graph.rag_mean_color(photo, regions, mode="similarity")
-    if len(similar) <= segments:
+    regions = _slic(photo, count)
+    if regions.max() < segments:
         return regions
+    similar = graph.rag_mean_color(photo, regions, mode="similarity")
     return _aim(
         lambda cost: graph.cut_normalized(regions, similar, thresh=cost, in_place=False, rng=seed),
         segments,

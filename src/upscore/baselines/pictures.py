@@ -28,7 +28,9 @@ def segments_picture(photo: np.ndarray, segments: np.ndarray, title: str) -> Ima
     """An (H, W, 3) uint8 photo with its (H, W) segments' borders, and beside it each segment in its mean colour."""
     factor = enlargement(photo)
     photo, segments = enlarged(photo, factor), enlarged(segments, factor)
-    return side_by_side([outlined(photo, segments), Image.fromarray(mean_colors(photo, segments))], [title, "means"])
+    return side_by_side(
+        [outlined(photo, segments), Image.fromarray(mean_colors(photo, segments))], [title, "mean colours"]
+    )
 
 
 def outlined(photo: np.ndarray, segments: np.ndarray) -> Image.Image:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from upscore.errors import UserError
 
@@ -91,11 +91,16 @@ def cluster(
         segments too.
     """
     wanted = segments if segments is not None else COLORS if method == "kmeans" else SEGMENTS
+    from upscore.baselines.methods import require_options
+
+    require_options(wanted, max_side, seed)
     if not _is_data(sources):
         given = {"model": model, "split": split, "holdout": holdout, "limit": limit}
         if extra := [name for name, value in given.items() if value is not None]:
             raise UserError(f"--{extra[0]} is for labelled data, but {sources[0]} holds photos alone: leave it out")
         return _cluster_photos([Path(source) for source in sources], output, method, wanted, max_side, seed)
+
+    import sys
 
     from upscore.baselines.comparison import compare, evenly, predict_rows, swept
     from upscore.baselines.files import write_comparison
@@ -133,8 +138,12 @@ def cluster(
     about = {"data": data, "split": split, "holdout": holdout, "max_side": max_side, "seed": seed, "model": model}
     written = write_comparison(comparison, output, about)
     _print(comparison, f"{data}{f', {split or holdout}' if split or holdout else ''}: {comparison.photos} photos")
-    if predictor is not None and holdout is None and predictor.training.get("holdout") and split == "val":
-        print("The model held out other photos than this split: score it with its own --holdout.\n")
+    if predictor is not None and _learned_from(predictor.training, data, split, holdout):
+        print(
+            f"warning: {model} was trained on photos of {data} that are scored here, which flatters it: score those "
+            "that its training held out",
+            file=sys.stderr,
+        )
     print("\n".join(map(str, written)))
     return 0
 
@@ -170,6 +179,15 @@ def _open(data: str, split: str | None, holdout: str | None) -> tuple[Dataset, s
     if split is not None:
         raise UserError(f"--split {split} --holdout {holdout}: each chooses the photos to score; give one of them")
     return open_splits(data, holdout=holdout)[1], None
+
+
+def _learned_from(training: dict[str, Any], data: str, split: str | None, holdout: str | None) -> bool:
+    """Whether a model has seen photos that are scored, as far as its record tells."""
+    if "data" not in training or Path(training["data"]).resolve() != Path(data).resolve():
+        return False
+    if holdout is not None or training.get("holdout") is not None:
+        return holdout != training.get("holdout") and split != "test"
+    return split in (None, "train", "trainval")
 
 
 def _cluster_photos(paths: list[Path], output: Path, method: Method, segments: int, max_side: int, seed: int) -> int:

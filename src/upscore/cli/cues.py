@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from upscore.analysis.cues import Experiment
     from upscore.evaluation.cues import Cues
-
-PICTURES = 4
-"""Photos in each of the pictures."""
+    from upscore.training.run_folder import RunFolder
+    from upscore.training.watchers import FolderWatcher, TerminalWatcher
 
 
 def cues(
@@ -91,12 +87,102 @@ def cues(
     from rich.console import Console
 
     from upscore.analysis.cues import Experiment, count_classes, foreground_of, measure_cues
-    from upscore.analysis.subject import subject_of
-    from upscore.cli.cues_progress import CueProgress
+    from upscore.analysis.cues_files import write_cues
+    from upscore.analysis.cues_report import advice, definitions
+    from upscore.analysis.subject import budget, subject_of
     from upscore.data import open_splits
     from upscore.data.instance_datasets import task_of
     from upscore.errors import UserError
     from upscore.training.feed import default_workers
+    from upscore.training.watchers import FolderWatcher, TerminalWatcher
 
     if task_of(data) == "instances":
         raise UserError(f"{data}: its labels number objects, but cues are of the classes of pixels: give it class maps")
+    if workers is not None and workers < 0:
+        raise UserError(f"--workers {workers}: give 0 or more")
+    train, val = open_splits(data, holdout=holdout)
+    names = None if foreground is None else [name.strip() for name in foreground.split(",") if name.strip()]
+    chosen = foreground_of(train.classes, names)
+    subject = subject_of(model, train.classes, backbone=backbone, weights=weights, max_side=max_side)
+    theirs = subject.training.get("holdout") if subject.training.get("data") == data else None
+    if holdout is None and theirs is not None:
+        holdout = theirs
+        train, val = open_splits(data, holdout=holdout)
+    subject = budget(subject, len(train), images=images, epochs=epochs, crop=crop)
+    experiment = Experiment(train=train, val=val, foreground=chosen, subject=subject, output=output, seed=seed)
+
+    console = Console(stderr=True)
+    watchers: list[TerminalWatcher | FolderWatcher] = []
+
+    def close() -> None:
+        while watchers:
+            watchers.pop().close()
+
+    def watch(title: str, folder: RunFolder) -> Sequence[TerminalWatcher | FolderWatcher]:
+        console.print(f"Training {title}: {folder.path}", highlight=False, soft_wrap=True)
+        watchers.extend([TerminalWatcher(console, title), FolderWatcher(folder)])
+        return list(watchers)
+
+    def advance(words: str, done: int, total: int) -> None:
+        close()
+        if console.is_terminal:
+            console.print(f"{words}: {done} of {total} photos", end="\n" if done == total else "\r")
+
+    try:
+        counts = count_classes(val, lambda done, total: advance("Counting", done, total))
+        found = measure_cues(
+            experiment,
+            counts,
+            workers=default_workers() if workers is None else workers,
+            watch=watch,
+            advance=advance,
+        )
+    except KeyboardInterrupt:
+        close()
+        console.print(f"stopped; the same command goes on from here ({output})", highlight=False)
+        return 130
+    finally:
+        close()
+    sentences = advice(found)
+    defined = definitions(found, experiment.fill, subject.colour)
+    about = {"data": data, "holdout": holdout, "model": model}
+    try:
+        written = write_cues(experiment, found, counts, about, sentences, defined)
+    except OSError as error:
+        raise UserError(f"{error.filename or output}: can't be written ({error.strerror})") from error
+    if subject.reference is not None and (subject.training.get("data"), subject.training.get("holdout")) != (
+        data,
+        holdout,
+    ):
+        console.print(
+            f"warning: {model} was trained on {subject.training.get('data', 'data unknown')}, held out: "
+            f"{subject.training.get('holdout') or 'by itself'}; where it knows the photos that are held out here, the "
+            "Reference rows are too high",
+            style="yellow",
+            highlight=False,
+        )
+    _print(found, f"{data}: {found.photos} held-out photos", sentences, defined)
+    print("\n".join(map(str, written)))
+    return 0
+
+
+def _print(found: Cues, title: str, sentences: Sequence[str], defined: Sequence[str]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from upscore.analysis.cues_report import HEADER, cue_rows
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for number, column in enumerate(HEADER):
+        table.add_column(column, justify="right" if number > 2 else "left", no_wrap=number == 0)
+    for row in cue_rows(found):
+        table.add_row(*row)
+    console.print(table)
+    for sentence in defined:
+        console.print(sentence.replace("*", "").replace("`", ""), style="dim")
+    console.print()
+    for sentence in sentences:
+        console.print(sentence, style="bold" if sentence is sentences[-1] else None)
+    console.print()

@@ -79,7 +79,7 @@ def predict(
 
     photos = find_photos(paths, output=output)
     predictor = load(model, engine=engine, precision=precision)
-    refuse_overwriting(photos, output, "two heads" if predictor.geometric_classes else predictor.task)
+    refuse_overwriting(photos, output, predictor.task, geometric=bool(predictor.geometric_classes))
     objects = predictor.task == "instances"
     if objects and scores:
         raise UserError("--scores writes class probabilities of pixels, but this model finds objects: leave it out")

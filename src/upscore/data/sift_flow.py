@@ -74,7 +74,7 @@ def _splits(home: Path, photos: Files) -> dict[str, list[str]]:
         raise UserError(f"{home / TEST_LISTS[0]}: is missing or empty; it lists the photos to test on.")
     train, val = _names(home / "train.txt"), _names(home / "val.txt")
     if not train:
-        train = _names(home / "trainval.txt") or sorted(photos.names - UNLABELLED - set(test))
+        train, val = _names(home / "trainval.txt") or sorted(photos.names - UNLABELLED - set(test)), []
     if not train:
         raise UserError(f"{photos.folder}: holds no photos but those of the test set; take them from the archive.")
     return {"train": train, **({"val": val} if val else {}), "test": test}

@@ -108,9 +108,9 @@ def _limits(ceilings: Ceilings, spoilt: Sequence[str], reduced: int) -> list[str
             f"{reduced:,} of {ceilings.images:,} were reduced first."
         )
     enlarged = [
-        f"{FINEST // stride} times, stride {FINEST} is worth about today's {stride} ({_shares(ceilings, spoilt, stride)})"
-        for stride in sorted(ceilings.strides, reverse=True)
-        if 1 < stride < FINEST
+        f"{FINEST // s} times, stride {FINEST} is worth about today's {s} ({_shares(ceilings, spoilt, s)})"
+        for s in sorted(ceilings.strides, reverse=True)
+        if 1 < s < FINEST
     ]
     if enlarged:
         sentences.append(

@@ -19,10 +19,12 @@ from upscore.structures import Prediction
 
 ENDINGS = {
     "semantic": (".png", "_overlay.png", "_scores.npz"),
-    "two heads": (".png", "_overlay.png", "_scores.npz", "_geometric.png", "_geometric_overlay.png"),
     "instances": ("_ids.png", "_overlay.png"),
 }
 """What is added to a photo's name, by what the network was trained for."""
+
+GEOMETRIC = ("_geometric.png", "_geometric_overlay.png")
+"""What a second head adds."""
 
 RESULTS = "instances.json"
 """All objects of all photos, beside the pictures."""
@@ -63,10 +65,12 @@ def find_photos(paths: Sequence[Path], *, output: Path | None = None) -> dict[st
     return photos
 
 
-def refuse_overwriting(photos: dict[str, Path], output: Path, task: str = "semantic") -> None:
+def refuse_overwriting(
+    photos: dict[str, Path], output: Path, task: str = "semantic", *, geometric: bool = False
+) -> None:
     """Make sure, before the first is written, that no output takes the place of a photo or of another output.
 
-    `task` is the network's: "semantic", "two heads" or "instances".
+    `task` is the network's: "semantic" or "instances"; `geometric` tells that it has a second head.
 
     Raises:
         UserError: one would.
@@ -74,7 +78,7 @@ def refuse_overwriting(photos: dict[str, Path], output: Path, task: str = "seman
     sources = {photo.resolve() for photo in photos.values()}
     written: dict[Path, Path] = {}
     for name, photo in photos.items():
-        for path in _outputs(output / name, task):
+        for path in _outputs(output / name, ENDINGS[task] + GEOMETRIC * geometric):
             if path.resolve() in sources:
                 raise UserError(f"{path} is a photo and would be overwritten: choose another --output")
             if path in written:
@@ -87,8 +91,8 @@ def refuse_overwriting(photos: dict[str, Path], output: Path, task: str = "seman
                 raise UserError(f"{results} holds labels and would be overwritten: choose another --output")
 
 
-def _outputs(base: Path, task: str) -> list[Path]:
-    return [base.with_name(base.name + ending) for ending in ENDINGS[task]]
+def _outputs(base: Path, endings: Sequence[str]) -> list[Path]:
+    return [base.with_name(base.name + ending) for ending in endings]
 
 
 def write_prediction(prediction: Prediction, base: Path) -> None:
@@ -104,15 +108,16 @@ def write_prediction(prediction: Prediction, base: Path) -> None:
     """
     try:
         if prediction.instances is not None:
-            ids, overlay = _outputs(base, "instances")
+            ids, overlay = _outputs(base, ENDINGS["instances"])
             _save(Image.fromarray(prediction.instances.id_map()), ids)
             _save(prediction.overlay(), overlay)
             return
         assert prediction.class_map is not None
-        mask, overlay, scores, surfaces, surfaces_overlay = _outputs(base, "two heads")
+        mask, overlay, scores = _outputs(base, ENDINGS["semantic"])
         _save(index_image(prediction.class_map, len(prediction.classes)), mask)
         _save(prediction.overlay(), overlay)
         if prediction.geometric_map is not None:
+            surfaces, surfaces_overlay = _outputs(base, GEOMETRIC)
             _save(index_image(prediction.geometric_map, len(prediction.geometric_classes)), surfaces)
             _save(prediction.geometric_overlay(), surfaces_overlay)
         if prediction.scores is not None:

@@ -1,0 +1,186 @@
+"""The FCN paper's table 8 (journal version): what a network looks at, by masking the objects, the background, or both.
+
+    python recipes/cues.py --camvid CAMVID --output runs/cues --docs docs/results
+
+FCN-8s over EfficientNet-Lite0, on generated scenes and on CamVid with a whole video held out, three seeds: four
+trainings each, of 1,500 images, on 2 cores somewhat under a minute a training. Interrupted, the same command goes on
+where it stopped. Without --camvid, the scenes alone. For one's own data there is `upscore analyze cues`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+from rich.console import Console
+from table_pages import count, markdown, verdict
+
+from upscore.analysis.cues import Experiment, count_classes, foreground_of, measure_cues
+from upscore.analysis.cues_pictures import plot_cues
+from upscore.analysis.cues_report import advice, as_json, definitions
+from upscore.analysis.subject import Subject
+from upscore.data import open_splits
+from upscore.data.masking import mean_color
+from upscore.evaluation.cues import ROWS, Cues, CueScores, Guess
+from upscore.files import write_text
+from upscore.models.preprocessing import LITE0
+from upscore.training.feed import default_workers
+from upscore.training.recipes import MODERN
+from upscore.training.run_folder import RunFolder
+from upscore.training.watchers import TerminalWatcher
+
+SCENES, CAMVID = "scenes", "camvid"
+OBJECTS = {SCENES: None, CAMVID: ["Pole", "SignSymbol", "Car", "Pedestrian", "Bicyclist"]}
+"""The foreground; None: all but the background."""
+
+HOLDOUT, HELD_OUT, SIDE, IMAGES = "0006R0*", 0.1, 240, 1500
+"""CamVid's video, the share of scenes, the longer side of photos in pixels, and the images seen in a training."""
+
+RECIPE = MODERN.model_copy(
+    update={"crop": 160, "scale": (0.75, 1.33), "colour": 0.0, "patience": 0, "validate_every": 10**6}
+)
+"""The default one, in crops as large as a scene. Scored is the last epoch, so that none is chosen by what is held out;
+batch normalisation keeps statistics of its own, as masked photos are unlike the classifier's."""
+
+ABOUT = f"""\
+FCN-8s over EfficientNet-Lite0 with ImageNet weights, photos of at most {SIDE} pixels, crops of 160. Each network is
+trained on photos of which the foreground, the background or both are masked, and tested on such photos; *Reference-FG*
+and *Reference-BG* are the reference tested on what it was not trained for. All networks of a seed start from the same
+weights and see the same crops."""
+
+PLACES = {
+    SCENES: "Generated scenes, whose classes differ in shape alone",
+    CAMVID: "CamVid, the video 0006R0 held out",
+}
+
+ORDERS = [
+    ("reference_fg", "reference"),
+    ("fg_only", "reference_fg"),
+    ("bg_only", "fg_only"),
+    ("shape", "bg_only"),
+    ("reference_bg", "shape"),
+]
+"""(lower, higher), as the paper has them."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--camvid", type=Path, help="CamVid's folder: its runs are made too, and stand in the page")
+    parser.add_argument("--output", type=Path, default=Path("runs/cues"))
+    parser.add_argument("--docs", type=Path, help="where the page goes, its plots going to ../images from there")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=IMAGES, help="seen in each training")
+    asked = parser.parse_args(arguments)
+    if asked.seeds < 1 or asked.images < 1:
+        parser.error("--seeds and --images must be 1 or more")
+    page = (asked.docs or asked.output) / "cues.md"
+    pictures = asked.docs.parent / "images" if asked.docs else asked.output
+    command = "python recipes/cues.py" + " --camvid CAMVID" * (asked.camvid is not None)
+    command += f" --seeds {asked.seeds}" * (asked.seeds != 3) + f" --images {asked.images}" * (asked.images != IMAGES)
+    parts, results = [f"# What the network looks at: FCN's table 8\n\n    {command}\n\n{ABOUT}\n"], {}
+    for data in [SCENES] + [CAMVID] * (asked.camvid is not None):
+        runs = []
+        for seed in range(asked.seeds):
+            runs.append(run(data, asked.camvid, seed, asked.images, asked.output / data / f"seed-{seed}"))
+            results[f"{data}/{seed}"] = as_json(runs[-1])
+            write_text(asked.output / "results.json", json.dumps(results, indent=1) + "\n")
+        picture = pictures / f"cues_{data}.png"
+        plot_cues(runs, picture, f"{PLACES[data].split(',')[0]}: what the network looks at")
+        parts.append(section(data, runs, os.path.relpath(picture, page.parent)))
+    text = "\n".join(parts)
+    write_text(page, text)
+    print(text)
+
+
+def run(data: str, camvid: Path | None, seed: int, images: int, folder: Path) -> Cues:
+    """All rows with one seed, as far as they are not there yet."""
+    if data == SCENES:
+        train, val = open_splits(f"scenes:{images}:{seed}", fraction=HELD_OUT)
+    else:
+        assert camvid is not None
+        train, val = open_splits(camvid, holdout=HOLDOUT)
+    experiment = Experiment(
+        train=train,
+        val=val,
+        foreground=foreground_of(train.classes, OBJECTS[data]),
+        subject=Subject(
+            architecture={"name": "fcn8s", "backbone": "efficientnet_lite0", "num_classes": len(train.classes)},
+            recipe=RECIPE.model_copy(update={"images": images}),
+            max_side=SIDE,
+        ),
+        output=folder,
+        seed=seed,
+    )
+    console, watchers = Console(stderr=True), []
+
+    def watch(title: str, _folder: RunFolder) -> list[TerminalWatcher]:
+        watchers.append(TerminalWatcher(console, f"{data}, seed {seed}, {title}"))
+        return watchers[-1:]
+
+    def advance(_words: str, _done: int, _total: int) -> None:
+        for watcher in watchers:
+            watcher.close()
+
+    try:
+        return measure_cues(experiment, count_classes(val), workers=default_workers(), watch=watch, advance=advance)
+    finally:
+        advance("", 0, 0)
+
+
+def section(data: str, runs: Sequence[Cues], picture: str) -> str:
+    """The table of a data set, whether the paper's order shows, and what to take from the means."""
+    means = average(runs)
+    each = {name: [cues.scores[name].foreground_iu for cues in runs] for name in ROWS}
+    lines = []
+    for name, row in ROWS.items():
+        scores = means.scores[name]
+        iu = f"{scores.foreground_iu:.1%} ({min(each[name]):.1%} to {max(each[name]):.1%})"
+        share = f"{scores.foreground_iu / (means.scores['reference'].foreground_iu or 1):.0%}"
+        paper = f"{row.paper:.1%} ({row.paper / ROWS['reference'].paper:.0%})"
+        lines.append([row.title, iu, share, paper, f"{scores.mean_iu:.1%}", f"{scores.found:.1%}"])
+    header = ["", "mean IU of the foreground", "of the reference", "in the paper", "of all classes", "foreground found"]
+    verdicts = [
+        verdict([100 * (a - b) for a, b in zip(each[low], each[high], strict=True)], ROWS[low].title, ROWS[high].title)
+        for low, high in ORDERS
+    ]
+    *sentences, last = advice(means)
+    return "\n".join(
+        [
+            f"## {PLACES[data]}\n\n{count(means.photos, 'photo')} held out, {count(len(runs), 'seed')}.\n",
+            f"![Mean IU of each row, a dot for each seed]({picture})\n",
+            markdown(header, lines),
+            "".join(f"- {sentence}\n" for sentence in verdicts),
+            "".join(f"- {sentence}\n" for sentence in definitions(means, mean_color(LITE0), 0)),
+            " ".join(sentences) + "\n",
+            f"**{last}**\n",
+        ]
+    )
+
+
+def average(runs: Sequence[Cues]) -> Cues:
+    """The means of the seeds' scores."""
+    scores = {}
+    for name in ROWS:
+        rows = [cues.scores[name] for cues in runs]
+        scores[name] = CueScores(
+            foreground_iu=mean(row.foreground_iu for row in rows),
+            mean_iu=mean(row.mean_iu for row in rows),
+            found=mean(row.found for row in rows),
+            per_class={},
+        )
+    first = runs[0]
+    return Cues(
+        scores=scores,
+        foreground=first.foreground,
+        background=first.background,
+        guess=Guess(first.guess.name, mean(cues.guess.foreground_iu for cues in runs)),
+        photos=first.photos,
+    )
+
+
+if __name__ == "__main__":
+    main()
