@@ -142,7 +142,7 @@ def section(data: str, runs: Sequence[Cues], picture: str) -> str:
         share = f"{scores.foreground_iu / (means.scores['reference'].foreground_iu or 1):.0%}"
         paper = f"{row.paper:.1%} ({row.paper / ROWS['reference'].paper:.0%})"
         lines.append([row.title, iu, share, paper, f"{scores.mean_iu:.1%}", f"{scores.found:.1%}"])
-    header = ["", "mean IU of the foreground", "of the reference", "in the paper", "of all classes", "foreground found"]
+    header = ["", "mean IU of FG", "share", "paper's", "mean IU of all", "FG found"]
     verdicts = [
         verdict([100 * (a - b) for a, b in zip(each[low], each[high], strict=True)], ROWS[low].title, ROWS[high].title)
         for low, high in ORDERS

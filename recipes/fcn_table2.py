@@ -24,6 +24,9 @@ RATE = 5e-9
 """Of all three regimes, as in the paper; found by line search for heavy learning. The loss is a sum over pixels."""
 
 ACCUM, ONLINE, BATCH = 0.9, 0.9, 20
+SMALL_BATCH = 5
+"""What heavy learning is compared at: with 20 images a step, the rate that is worth its own diverges in ten steps."""
+
 HEAVY_MOMENTUM = HEAVY.momentum
 
 
@@ -54,7 +57,7 @@ def equivalent(batch: int, momentum: float, other: int) -> dict[str, float]:
     return regime(other, momentum_at(batch, momentum, other), rate_at(RATE, batch, momentum, other))
 
 
-PAIRS = {"accum": "accum_as_1", "heavy": "heavy_as_20"}
+PAIRS = {"accum": "accum_as_1", "heavy": "heavy_as_5"}
 """Regimes that are to learn alike."""
 
 TABLE = Table(
@@ -76,10 +79,10 @@ which an image moves the weights as far in the end: they should learn as the row
             model="fcn8s",
             recipe=equivalent(BATCH, ACCUM, 1),
         ),
-        "heavy_as_20": Row(
-            title=f"heavy, as momentum {momentum_at(1, HEAVY_MOMENTUM, BATCH):.3f} at batch {BATCH}",
+        "heavy_as_5": Row(
+            title=f"heavy, as momentum {momentum_at(1, HEAVY_MOMENTUM, SMALL_BATCH):.3f} at batch {SMALL_BATCH}",
             model="fcn8s",
-            recipe=equivalent(1, HEAVY_MOMENTUM, BATCH),
+            recipe=equivalent(1, HEAVY_MOMENTUM, SMALL_BATCH),
         ),
     },
     orders=[("accum", "online"), ("online", "heavy")],
@@ -94,7 +97,7 @@ def curves(data: str, _source: Path | None, results: Results, images: Path, page
     axes = figure.add_subplot()
     seeds = len(next(iter(results.values())))
     style(axes, f"{PLACES[data]}: training loss", f"mean of {seeds} seeds" if seeds > 1 else "")
-    colors = {"accum": BLUE, "online": PALE_INK, "heavy": ORANGE, "accum_as_1": BLUE, "heavy_as_20": ORANGE}
+    colors = {"accum": BLUE, "online": PALE_INK, "heavy": ORANGE, "accum_as_1": BLUE, "heavy_as_5": ORANGE}
     for row, runs in results.items():
         points = min(len(run["losses"]) for run in runs)
         losses = np.mean([run["losses"][:points] for run in runs], axis=0)

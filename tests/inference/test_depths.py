@@ -24,7 +24,7 @@ from upscore.models.two_heads import TwoHeads
 from upscore.structures import Sample
 
 MILLIMETRES = np.array([[0, 500, 65535], [1000, 1500, 2000]], np.uint16)
-EXPECTED = np.where(MILLIMETRES == 0, np.nan, MILLIMETRES.astype(np.float32))
+EXPECTED = np.where(MILLIMETRES == 0, np.nan, MILLIMETRES / 1000).astype(np.float32)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])
@@ -83,7 +83,7 @@ def model(**options: str | int) -> Predictor:
         net.geometric_classes = scenes(1).geometric_classes
         torch.nn.init.normal_(net.geometric.score["32"].weight)
     if net.trunk.depth_preprocessing is not None:
-        net.trunk.depth_preprocessing = DepthPreprocessing(mean=(2.1,), std=(0.2,))
+        net.trunk.depth_preprocessing = DepthPreprocessing(mean=(float(np.log(2.1)),), std=(0.2,))
     return Predictor(net, precision="float32", max_side=48)
 
 

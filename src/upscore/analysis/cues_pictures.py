@@ -22,10 +22,10 @@ from upscore.labels import VOID
 from upscore.lettering import Chip, legend, stack
 from upscore.rendering import class_colors, overlay, side_by_side
 
-PANEL = 400
+PANEL = 480
 """The longer side of a photo in pixels; what is small is enlarged to it."""
 
-LETTERS, OPACITY = 20, 0.8
+LETTERS, OPACITY = 22, 0.8
 SPECK = 0.005
 """Classes with a smaller share of a photo are not what it is chosen for."""
 
@@ -105,7 +105,16 @@ def plot_cues(runs: Sequence[Cues], path: str | Path, title: str = "What the net
     axes.grid(visible=False, axis="x")
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="upper right")
+    handles, labels = axes.get_legend_handles_labels()
+    order = [2, 3, 0, 1]  # bars before lines
+    axes.legend(
+        [handles[k] for k in order],
+        [labels[k] for k in order],
+        frameon=False,
+        fontsize=8.5,
+        labelcolor=INK,
+        loc="upper right",
+    )
     save(figure, path)
 
 

@@ -23,16 +23,21 @@ STRONG, WEAK = 0.6, 0.3
 ADDS = 0.05
 """A difference of foreground IU that is worth a word."""
 
+FOUND = 0.5
+"""A row in which a smaller share of the objects' pixels is taken for objects is judged by too few of them."""
+
 HEADER = (
     "row",
-    "trained on: foreground / background",
-    "tested on",
-    "mean IU of the foreground",
-    "of the reference",
-    "in the paper",
-    "mean IU of all classes",
-    "foreground found",
+    "trained FG/BG",
+    "tested FG/BG",
+    "mean IU of FG",
+    "share",
+    "paper's",
+    "paper's share",
+    "mean IU of all",
+    "FG found",
 )
+"""FG: the foreground, BG: the background."""
 
 
 def cue_rows(cues: Cues) -> list[list[str]]:
@@ -42,9 +47,9 @@ def cue_rows(cues: Cues) -> list[list[str]]:
     for name, row in ROWS.items():
         scores = cues.scores[name]
         share = f"{scores.foreground_iu / reference:.0%}" if reference else "-"
-        theirs = f"{row.paper:.1%} ({row.paper / paper:.0%})"
-        ours = [f"{scores.foreground_iu:.1%}", share, theirs, f"{scores.mean_iu:.1%}", f"{scores.found:.1%}"]
-        lines.append([row.title, _kept(row.trained), _kept(row.tested), *ours])
+        numbers = [f"{scores.foreground_iu:.1%}", share, f"{row.paper:.1%}", f"{row.paper / paper:.0%}"]
+        numbers += [f"{scores.mean_iu:.1%}", f"{scores.found:.1%}"]
+        lines.append([row.title, _kept(row.trained), _kept(row.tested), *numbers])
     return lines
 
 
@@ -54,19 +59,20 @@ def definitions(cues: Cues, fill: Color, colour: float) -> list[str]:
     jitter = "Colours are not changed in training, for what is hidden has to look the same in every photo"
     trained = f"; the reference itself was trained with changes of strength {colour:g}" if colour else ""
     return [
-        f"*Foreground*: {', '.join(cues.foreground)}. *Background*: {', '.join(cues.background)}. The networks learn "
-        "all of them.",
+        f"*Foreground* (FG): {', '.join(cues.foreground)}. *Background* (BG): {', '.join(cues.background)}. The "
+        "networks learn all of them.",
         f"*Masked* pixels have the network's mean colour, {fill}, which is about 0 to it; where both are masked, the "
         f"foreground is {SHAPE}. Masks are the labels, at their own size, in training and in testing alike: a network "
         "that sees a masked photo is told where the objects are.",
         "*Void* is masked along with whatever is masked, and background where the shape alone is left, so that its "
         "outline gives nothing away. It is neither learned nor scored.",
-        "*Mean IU of the foreground*: the confusion matrix over all held-out photos without the rows and columns of "
+        "*Mean IU of FG*: the confusion matrix over all held-out photos without the rows and columns of "
         "background classes; the mean over the foreground classes that the truth has. What the network calls "
-        "background is thus left out: *foreground found* is the share of the objects' pixels that is left.",
-        "*Mean IU of all classes*: of the whole matrix, as `upscore evaluate` has it.",
-        f"*Guess*: calling every object {name}, the most frequent, gives {iu:.1%} of the foreground.",
-        "*In the paper*: FCN-32s over VGG16, PASCAL VOC. It states neither the colour of what is masked, nor what "
+        "background is thus left out: *FG found* is the share of the objects' pixels that is left.",
+        "*Share*: of the reference's mean IU of FG.",
+        "*Mean IU of all* classes: of the whole matrix, as `upscore evaluate` has it.",
+        f"*Guess*: calling every object {name}, the most frequent, gives a mean IU of FG of {iu:.1%}.",
+        "*The paper's*: FCN-32s over VGG16, PASCAL VOC. It states neither the colour of what is masked, nor what "
         "becomes of void, nor how it leaves the background out; the restricted matrix is the reading that fits "
         "its 84.8%.",
         f"{jitter}{trained}.",
@@ -85,6 +91,11 @@ def advice(cues: Cues) -> list[str]:
             f"The reference reaches {iu['reference']:.0%}, hardly more than calling every object {guess.name} "
             f"({guess.foreground_iu:.0%}): train it longer before you read anything from the other rows."
         ]
+    if (found := cues.scores["reference"].found) < FOUND:
+        return [
+            f"The reference takes only {found:.0%} of the objects' pixels for objects, and the mean IU of the "
+            "foreground is of these alone: train it longer before you read anything from the other rows."
+        ]
     share = {name: value / iu["reference"] for name, value in iu.items()}
     told = {name: value >= base for name, value in iu.items()}
     nothing = f"hardly more than calling every object {guess.name}"
@@ -94,7 +105,7 @@ def advice(cues: Cues) -> list[str]:
         _surroundings(iu, share["bg_only"], nothing if not told["bg_only"] else ""),
         _reliance(iu, share),
         *_hidden(cues, share["reference_bg"], told["reference_bg"]),
-        _take_away(share, told),
+        _take_away(iu, share, told),
     ]
 
 
@@ -138,7 +149,7 @@ def as_json(cues: Cues) -> dict[str, object]:
 
 
 def _kept(keeps: Keeps) -> str:
-    return " / ".join("keep" if kept else "mask" for kept in keeps)
+    return "/".join("keep" if kept else "mask" for kept in keeps)
 
 
 def _objects(share: float) -> str:
@@ -170,34 +181,35 @@ def _surroundings(iu: dict[str, float], share: float, nothing: str) -> str:
 
 
 def _reliance(iu: dict[str, float], share: dict[str, float]) -> str:
-    kept = share["reference_fg"]
-    if kept >= ENOUGH:
+    loss = iu["reference"] - iu["reference_fg"]
+    if loss < ADDS:
+        kept = share["reference_fg"]
         return f"With the background masked the reference keeps {kept:.0%} of its score: it looks at the objects."
-    loses = f"With the background masked the reference loses {100 * (iu['reference'] - iu['reference_fg']):.0f} points"
-    if not _relies(share):
+    loses = f"With the background masked the reference loses {100 * loss:.0f} points"
+    if not _relies(iu):
         return f"{loses}; a network that never saw a background does no better: here the two belong together."
     return (
-        f"{loses} of which a network that never saw a background gets "
-        f"{100 * (iu['fg_only'] - iu['reference_fg']):.0f} back: your model relies on the background more than it must."
+        f"{loses}, and a network that never saw a background does {100 * (iu['fg_only'] - iu['reference_fg']):.0f} "
+        "points better there: your model relies on the background more than it must."
     )
 
 
-def _relies(share: dict[str, float]) -> bool:
-    return share["reference_fg"] < ENOUGH and share["fg_only"] - share["reference_fg"] >= 1 - ENOUGH
+def _relies(iu: dict[str, float]) -> bool:
+    return min(iu["reference"], iu["fg_only"]) - iu["reference_fg"] >= ADDS
 
 
 def _hidden(cues: Cues, share: float, told: bool) -> list[str]:
     found = cues.scores["reference_bg"].found
+    hidden = f"With the objects masked the reference takes {found:.0%} of their pixels for objects"
+    if found < FOUND:
+        return [f"{hidden}: most are gone for it."]
     if not told or share < WEAK:
-        return []
-    return [
-        f"With the objects masked the reference still takes {found:.0%} of their pixels for objects, and gets "
-        f"{share:.0%} of its score there: it guesses them from where they usually are."
-    ]
+        return [f"{hidden}, but seldom names them right."]
+    return [f"{hidden}, and keeps {share:.0%} of its score: it goes by their surroundings, or by the holes' outline."]
 
 
-def _take_away(share: dict[str, float], told: dict[str, bool]) -> str:
-    if _relies(share):
+def _take_away(iu: dict[str, float], share: dict[str, float], told: dict[str, bool]) -> str:
+    if _relies(iu):
         return "Collect photos of the same objects in other places before you train longer."
     if told["shape"] and share["shape"] >= STRONG:
         return "Draw outlines exactly and keep photos large enough to show them: they tell your classes apart."

@@ -9,6 +9,7 @@ from cyclopts import App
 import upscore
 from upscore.cli.ceiling import ceiling
 from upscore.cli.cluster import cluster
+from upscore.cli.cues import cues
 from upscore.cli.data import check
 from upscore.cli.demo import demo
 from upscore.cli.evaluate import evaluate
@@ -53,6 +54,7 @@ analyze = App(
 
 ```
 upscore analyze ceiling DATA
+upscore analyze cues DATA --model fcn8s --output cues/
 ```
 """,
     help_format="markdown",
@@ -72,6 +74,7 @@ for name, verb in {
     app.command(verb, name=name)
 data.command(check, name="check")
 analyze.command(ceiling, name="ceiling")
+analyze.command(cues, name="cues")
 
 
 def main() -> None:

@@ -174,9 +174,11 @@ def _print(found: Cues, title: str, sentences: Sequence[str], defined: Sequence[
     from upscore.analysis.cues_report import HEADER, cue_rows
 
     console = Console(highlight=False, markup=False, emoji=False)
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
     for number, column in enumerate(HEADER):
-        table.add_column(column, justify="right" if number > 2 else "left", no_wrap=number == 0)
+        table.add_column(
+            column, justify="right" if number > 2 else "left", min_width=(12, 9, 9)[number] if number < 3 else None
+        )
     for row in cue_rows(found):
         table.add_row(*row)
     console.print(table)

@@ -40,7 +40,7 @@ CLASSES = [
 ]  # fmt: skip
 
 DepthChannels = Literal[1, 3]
-"""The logarithm of the depth, or HHA."""
+"""The depth itself, or HHA."""
 
 OFFICIAL = "nyu_depth_v2_labeled.mat"
 
@@ -48,7 +48,7 @@ OFFICIAL = "nyu_depth_v2_labeled.mat"
 def list_nyud(root: Path, depth_channels: DepthChannels | None = None) -> Listing | None:
     """List the folder, or one that holds it as `nyud`; None if `root` is neither.
 
-    Without a choice, `Sample.depth` is the logarithm if there is `data/depth`, else HHA if there is `data/hha`.
+    Without a choice, `Sample.depth` is the depth itself if there is `data/depth`, else HHA if there is `data/hha`.
 
     Raises:
         UserError: no list of a split is there, or one cannot be read; there is no such depth.
@@ -100,7 +100,7 @@ def _depth(data: Path, channels: DepthChannels | None) -> tuple[Files, DepthMaps
 
 
 def read_depth(path: Path) -> Tensor:
-    """Read millimetres as (1, H, W) float32, the natural logarithm of the depth in metres; NaN where it is unknown.
+    """Read millimetres as (1, H, W) float32 metres, NaN where the depth is unknown.
 
     Raises:
         LabelError: the file holds something else.
@@ -112,7 +112,7 @@ def read_depth(path: Path) -> Tensor:
     if values.ndim != 2 or image.mode == "P" or not np.issubdtype(values.dtype, np.integer) or values.itemsize < 2:
         raise LabelError(f"{path}: depth is grey with 16 bits, the millimetres, but this is {image.mode} of Pillow's.")
     metres = np.where(values > 0, values, np.nan).astype(np.float32) / 1000
-    return torch.from_numpy(np.log(metres))[None]
+    return torch.from_numpy(metres)[None]
 
 
 def read_hha(path: Path) -> Tensor:

@@ -1,4 +1,4 @@
-"""Whatever a user has as the depth of a photo -> numbers, in the unit of the data that the model was trained on.
+"""Whatever a user has as the depth of a photo -> metres, or HHA.
 
 D channels, H W pixels.
 """
@@ -33,7 +33,8 @@ SUFFIXES = (".png", ".tif", ".tiff", ".npy")
 def as_depth(depth: Depth, channels: int, size: tuple[int, int]) -> Tensor:
     """A path or an array, (H, W), (D, H, W) or (H, W, D) -> (D, H, W) float32, NaN where unknown.
 
-    A file is a PNG, a TIFF or a .npy. The unknown is NaN or infinite or, where one channel holds whole numbers, 0.
+    A file is a PNG, a TIFF or a .npy. One channel is metres or, in whole numbers, millimetres, as depth cameras write
+    them; the unknown is NaN or infinite, or 0 millimetres.
 
     Args:
         channels: D, as many as the model sees.
@@ -58,7 +59,8 @@ def as_depth(depth: Depth, channels: int, size: tuple[int, int]) -> Tensor:
         raise UserError(f"{name}: depth is numbers, but this is of type {values.dtype}")
     whole = np.issubdtype(values.dtype, np.integer)
     known = values != 0 if whole and channels == 1 else np.isfinite(values)
-    return torch.from_numpy(np.where(known, values, np.nan).astype(np.float32))
+    metres = values / 1000 if whole and channels == 1 else values
+    return torch.from_numpy(np.where(known, metres, np.nan).astype(np.float32))
 
 
 def find_depth(folder: Path, name: str) -> Path:

@@ -33,10 +33,13 @@ class Preprocessing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DepthPreprocessing:
-    """`(depth - mean) / std`, channel by channel; where the depth is unknown, it is the mean."""
+    """`(depth - mean) / std`, channel by channel; where the depth is unknown, it is the mean.
+
+    One channel is metres, whose natural logarithm is taken before (the authors' `nyud_layers.py`); HHA is as it is.
+    """
 
     mean: tuple[float, ...]
-    """D numbers, in the unit of the depth."""
+    """D numbers, of HHA or of the logarithm."""
     std: tuple[float, ...]
     """As `mean`."""
 
@@ -44,7 +47,13 @@ class DepthPreprocessing:
         """Turn depth (N, D, H, W), NaN where unknown, into the network's float32 input of the same shape."""
         mean = torch.tensor(self.mean, device=depth.device).view(-1, 1, 1)
         std = torch.tensor(self.std, device=depth.device).view(-1, 1, 1)
+        depth = in_scale(depth)
         return torch.where(depth.isfinite(), (depth - mean) / std, 0.0)
+
+
+def in_scale(depth: Tensor) -> Tensor:
+    """Depth (..., D, H, W) as it is normalised: the logarithm of metres, or HHA."""
+    return depth.log() if depth.shape[-3] == 1 else depth
 
 
 CAFFE = Preprocessing(mean=(122.67892, 116.66877, 104.00699), std=(1.0, 1.0, 1.0), channel_order="BGR")

@@ -24,8 +24,7 @@ only: colours are not looked at."""
 def with_depth(trunk: Trunk, fusion: Fusion, channels: int) -> Trunk:
     """The trunk of a network with depth, made of one for photos, whose weights it begins with.
 
-    The given trunk becomes a part of the new one. Depth is taken to be normalised already, until
-    `depth_preprocessing` says otherwise.
+    The given trunk becomes a part of the new one. Depth is not normalised until `depth_preprocessing` says how.
 
     Raises:
         UserError: no convolution of it takes three channels.

@@ -9,7 +9,7 @@ import torch
 
 from upscore.data.datasets import Dataset
 from upscore.errors import UserError
-from upscore.models.preprocessing import IMAGENET, DepthPreprocessing, Preprocessing
+from upscore.models.preprocessing import IMAGENET, DepthPreprocessing, Preprocessing, in_scale
 
 SAMPLES = 200
 """At most so many, evenly spread over the data set, are looked at."""
@@ -30,8 +30,9 @@ def fitting_depth(dataset: Dataset, colours: Preprocessing) -> DepthPreprocessin
         sample = dataset[number * len(dataset) // count]
         if sample.depth is None:
             raise UserError(f"{sample.name} has no depth, which --depth needs of every photo")
-        known = sample.depth.isfinite()
-        depth = sample.depth.double().where(known, 0)
+        depth = in_scale(sample.depth.double())
+        known = depth.isfinite()
+        depth = depth.where(known, 0)
         total = total + torch.stack([known, depth, depth**2]).sum((-2, -1))
     pixels, sums, squares = torch.as_tensor(total)
     mean = sums / pixels.clamp(min=1)
