@@ -12,7 +12,7 @@ from table_runs import CAMVID, SCENES, Row, Table
 from tables import main
 
 REMARK = """\
-The paper has a null background about one point lower, after long training. Here it costs more: the scores start at zero,
+The paper has a null background about one point lower, after long training. Here it costs more: scores start at zero,
 where each class has a probability of a half, and in a run of a minute the other classes first have to learn not to be
 there. Class weights trade pixels for classes: the mean accuracy rises, the mean IU falls, as rare classes spread over
 their neighbours. Augmentation brings nothing in so short a run, as in the paper; half of the cells teach as much as all

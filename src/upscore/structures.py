@@ -36,7 +36,7 @@ class Sample:
     geometric_map: Tensor | None = None
     """(H, W) uint8, the class of each pixel by a second set of classes (SIFT Flow's geometric ones), 255 for void."""
     depth: Tensor | None = None
-    """(D, H, W) float32, what a depth camera adds to the photo: one channel of metres, or three of HHA; NaN: unknown."""
+    """(D, H, W) float32, what a depth camera adds: one channel of metres, or three of HHA; NaN where unknown."""
     path: Path | None = None
     """Where the photo was read from; None for a generated one."""
 

@@ -32,6 +32,9 @@ FARTHEST = 10**9
 CUT_REGIONS = 400
 """Normalized cuts start from four times as many regions as are wanted, up to so many, then from twice as many."""
 
+LEAST_SIMILAR = 1e-3
+"""Of two neighbouring regions, from 0 to 1: where all were near 0, the search for eigenvectors would not end."""
+
 SAMPLED_COLORS = 20_000
 """Pixels, evenly spaced, that the colours of k-means are found on."""
 
@@ -145,6 +148,8 @@ def _normalized_cut(photo: np.ndarray, segments: int, seed: int) -> np.ndarray:
     if regions.max() < segments:
         return regions
     similar = graph.rag_mean_color(photo, regions, mode="similarity")
+    for _, _, edge in similar.edges(data=True):
+        edge["weight"] = max(edge["weight"], LEAST_SIMILAR)
     return _aim(
         lambda cost: graph.cut_normalized(regions, similar, thresh=cost, in_place=False, rng=seed),
         segments,

@@ -50,7 +50,7 @@ def predict(
         The folder to write to.
     depth
         For a model that sees depth: the folder with a file for each photo, of
-        the same name (PNG or TIFF of 16 bits, or .npy).
+        the same name: PNG or TIFF of 16 bits in millimetres, or .npy in metres.
     scores
         Write NAME_scores.npz too: class probabilities (C, H, W), float16.
     min_score
