@@ -89,7 +89,7 @@ def test_large_photos_are_reduced_and_segments_brought_back():
 
 @pytest.mark.parametrize(("segments", "max_side", "seed"), [(0, 512, 0), (10_001, 512, 0), (9, -1, 0), (9, 0, -1)])
 def test_what_cannot_be_aimed_at(segments, max_side, seed):
-    with pytest.raises(UserError, match=r"aim at 1 to 10,000|negative"):
+    with pytest.raises(UserError, match=r"aims at 1 to 10,000|negative"):
         segment(noise(4, 4), "slic", segments, max_side=max_side, seed=seed)
 
 

@@ -81,7 +81,7 @@ def test_what_cannot_be_done(photos: Path, some: Path, trained: Path, tmp_path: 
         cluster([str(photos)], output=out, split="val", holdout="*3")
     with pytest.raises(UserError, match="score at least 1 photo"):
         cluster([str(photos)], output=out, limit=0)
-    with pytest.raises(UserError, match="aim at 1 to 10,000"):
+    with pytest.raises(UserError, match="aims at 1 to 10,000"):
         cluster([str(some)], output=out, segments=0)
     (some / "color_ids.png").write_bytes((some / "grey.png").read_bytes())
     with pytest.raises(UserError, match="would be overwritten"):

@@ -12,17 +12,19 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image
 from scipy.cluster.vq import kmeans2, vq
-from skimage import graph, segmentation
+from skimage import segmentation
 from skimage.color import rgb2gray, rgb2lab
 from skimage.filters import sobel
 
+from upscore.baselines.cuts import cut_regions
+from upscore.baselines.numbering import numbered
 from upscore.errors import UserError
 
 Method = Literal["felzenszwalb", "slic", "quickshift", "watershed", "ncut", "kmeans"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 MAX_SIDE = 512
-MOST_SEGMENTS = 10_000
+MOST_SEGMENTS, MOST_CUTS = 10_000, 1_000
 TRIES, NEAR = 5, 0.1
 """Where a method has a scale instead of a number, it is run this often at most, until it is so near to the number."""
 
@@ -31,9 +33,6 @@ FARTHEST = 10**9
 
 CUT_REGIONS = 400
 """Normalized cuts start from four times as many regions as are wanted, up to so many, then from twice as many."""
-
-LEAST_SIMILAR = 1e-3
-"""Of two neighbouring regions, from 0 to 1: where all were near 0, the search for eigenvectors would not end."""
 
 SAMPLED_COLORS = 20_000
 """Pixels, evenly spaced, that the colours of k-means are found on."""
@@ -53,29 +52,30 @@ def segment(
     - felzenszwalb: a greedy merging of neighbours; its scale is searched, in a few runs, until S is near.
     - quickshift: pixels climb to the nearest one in a denser place of colour and position; the longest climbs are cut
       until there are so many hills, or more where there were more from the start.
-    - ncut: normalized cuts through the graph of two to four times as many regions of SLIC; the highest cost of a cut
-      is searched.
+    - ncut: normalized cuts, the cheapest first, through the graph of two to four times as many regions of SLIC; S is
+      this number wherever SLIC finds so many regions.
     - kmeans: so many colours (Lab). A segment is all that has a colour, wherever it is: not one connected piece.
 
     Photos whose longer side is over `max_side` (0: never) are reduced to it, and the segments brought back by the
     nearest pixel. The same seed gives the same segments.
 
     Raises:
-        UserError: the number is not from 1 to 10,000, or the side or the seed is negative.
+        UserError: the number is not from 1 to 10,000 (with ncut 1,000), or the side or the seed is negative.
     """
-    require_options(segments, max_side, seed)
+    require_options(method, segments, max_side, seed)
     height, width = photo.shape[:2]
     small = reduced(photo, max_side)
     pixels = small.shape[0] * small.shape[1]
     if segments == 1 or pixels == 1:
         return np.zeros((height, width), np.int32)
-    return restored(_numbered(_cluster(small, method, min(segments, pixels), seed)), (height, width))
+    return restored(numbered(_cluster(small, method, min(segments, pixels), seed)), (height, width))
 
 
-def require_options(segments: int, max_side: int, seed: int) -> None:
+def require_options(method: Method, segments: int, max_side: int, seed: int) -> None:
     """Raise a `UserError` unless `segment` takes them."""
-    if not 1 <= segments <= MOST_SEGMENTS:
-        raise UserError(f"{segments} segments: aim at 1 to {MOST_SEGMENTS:,} a photo")
+    most = MOST_CUTS if method == "ncut" else MOST_SEGMENTS
+    if not 1 <= segments <= most:
+        raise UserError(f"{segments} segments: {method} aims at 1 to {most:,} a photo")
     if max_side < 0 or seed < 0:
         raise UserError(f"max_side={max_side}, seed={seed}: neither can be negative")
 
@@ -91,18 +91,17 @@ def _cluster(photo: np.ndarray, method: Method, segments: int, seed: int) -> np.
         case "quickshift":
             return _quickshift(photo, segments, seed)
         case "ncut":
-            return _normalized_cut(photo, segments, seed)
+            return _normalized_cut(photo, segments)
         case "kmeans":
             return _kmeans(photo, segments, seed)
 
 
 def _slic(photo: np.ndarray, segments: int) -> np.ndarray:
-    return _aim(
-        lambda cells: segmentation.slic(photo, n_segments=max(1, round(cells)), compactness=10, start_label=0),
-        segments,
-        start=float(segments),
-        power=-1.0,
-    )
+    return _aim(lambda cells: _grid(photo, max(1, round(cells))), segments, start=float(segments), power=-1.0)
+
+
+def _grid(photo: np.ndarray, cells: int) -> np.ndarray:
+    return segmentation.slic(photo, n_segments=cells, compactness=10, start_label=0)
 
 
 def _wells(photo: np.ndarray, segments: int) -> np.ndarray:
@@ -142,20 +141,9 @@ def _quickshift(photo: np.ndarray, segments: int, seed: int) -> np.ndarray:
     return parents.reshape(height, width)
 
 
-def _normalized_cut(photo: np.ndarray, segments: int, seed: int) -> np.ndarray:
+def _normalized_cut(photo: np.ndarray, segments: int) -> np.ndarray:
     count = max(2 * segments, min(4 * segments, CUT_REGIONS))
-    regions = _slic(photo, count)
-    if regions.max() < segments:
-        return regions
-    similar = graph.rag_mean_color(photo, regions, mode="similarity")
-    for _, _, edge in similar.edges(data=True):
-        edge["weight"] = max(edge["weight"], LEAST_SIMILAR)
-    return _aim(
-        lambda cost: graph.cut_normalized(regions, similar, thresh=cost, in_place=False, rng=seed),
-        segments,
-        start=0.3,
-        power=-1.5,
-    )
+    return cut_regions(photo, numbered(_grid(photo, count)), segments)
 
 
 def _kmeans(photo: np.ndarray, segments: int, seed: int) -> np.ndarray:
@@ -204,7 +192,3 @@ def restored(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if labels.shape == size:
         return labels
     return np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
-
-
-def _numbered(labels: np.ndarray) -> np.ndarray:
-    return np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.int32)

@@ -66,14 +66,14 @@ def cluster(
         kmeans, which groups colours alone: its segments are not connected.
     segments
         How many segments a photo should have; 100 by default, with kmeans 16
-        colours. watershed and kmeans keep to it; slic, felzenszwalb and ncut
+        colours. watershed, ncut and kmeans keep to it; slic and felzenszwalb
         come near, by a short search; quickshift can't go below the number of
         hills it finds.
     max_side
         Photos with a longer side are reduced to it for clustering, and the
         segments brought back by the nearest pixel; 0: never.
     seed
-        Of what quickshift, ncut, kmeans and the grouping leave to chance.
+        Of what quickshift, kmeans and the grouping leave to chance.
     model
         A trained FCN to compare with: a run, a model folder, hf://owner/name.
     split
@@ -93,7 +93,7 @@ def cluster(
     wanted = segments if segments is not None else COLORS if method == "kmeans" else SEGMENTS
     from upscore.baselines.methods import require_options
 
-    require_options(wanted, max_side, seed)
+    require_options(method, wanted, max_side, seed)
     if not _is_data(sources):
         given = {"model": model, "split": split, "holdout": holdout, "limit": limit}
         if extra := [name for name, value in given.items() if value is not None]:

@@ -175,12 +175,11 @@ def _print(found: Cues, title: str, sentences: Sequence[str], defined: Sequence[
 
     console = Console(highlight=False, markup=False, emoji=False)
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
-    for number, column in enumerate(HEADER):
-        table.add_column(
-            column, justify="right" if number > 2 else "left", min_width=(12, 9, 9)[number] if number < 3 else None
-        )
+    shown = [column for column in HEADER if column != "paper's share"]  # 80 columns are wide enough for the others
+    for number, column in enumerate(shown):
+        table.add_column(column, justify="right" if number > 2 else "left", no_wrap=number == 0)
     for row in cue_rows(found):
-        table.add_row(*row)
+        table.add_row(*(cell for column, cell in zip(HEADER, row, strict=True) if column in shown))
     console.print(table)
     for sentence in defined:
         console.print(sentence.replace("*", "").replace("`", ""), style="dim")
