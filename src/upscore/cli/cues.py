@@ -175,11 +175,15 @@ def _print(found: Cues, title: str, sentences: Sequence[str], defined: Sequence[
 
     console = Console(highlight=False, markup=False, emoji=False)
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
-    shown = [column for column in HEADER if column != "paper's share"]  # 80 columns are wide enough for the others
-    for number, column in enumerate(shown):
-        table.add_column(column, justify="right" if number > 2 else "left", no_wrap=number == 0)
-    for row in cue_rows(found):
-        table.add_row(*(cell for column, cell in zip(HEADER, row, strict=True) if column in shown))
+    kept = []
+    columns = zip(HEADER, *cue_rows(found), strict=True)
+    for number, (name, *cells) in enumerate(columns):
+        if name != "paper's share":  # 80 characters are wide enough for the others
+            words = name.replace(" ", "\n", 1) if number in (1, 2) else name.replace(" IU of ", " IU\nof ")
+            table.add_column(words, justify="right" if number > 2 else "left", no_wrap=True)
+            kept.append(cells)
+    for row in zip(*kept, strict=True):
+        table.add_row(*row)
     console.print(table)
     for sentence in defined:
         console.print(sentence.replace("*", "").replace("`", ""), style="dim")
