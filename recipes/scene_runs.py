@@ -33,7 +33,7 @@ from upscore.training.start import start_from
 from upscore.training.tasks import Scores
 from upscore.training.watchers import TerminalWatcher
 
-SCENES, SIDE, HELD_OUT = 1500, 160, 0.2
+SCENES, SIDE, HELD_OUT = 500, 160, 0.2
 """Scenes to train on; their side in pixels; how many are held out, for each that is trained on."""
 
 BASE = MODERN.model_copy(update={"crop": 0, "scale": None, "flip": 0, "colour": 0, "patience": 0})
