@@ -73,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/cues"))
     parser.add_argument("--docs", type=Path, help="where the page goes, its plots going to ../images from there")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=IMAGES, help="seen in each training")
+    parser.add_argument(
+        "--images", type=int, default=IMAGES, help="seen in each training, rounded up to whole passes over the photos"
+    )
     asked = parser.parse_args(arguments)
     if asked.seeds < 1 or asked.images < 1:
         parser.error("--seeds and --images must be 1 or more")

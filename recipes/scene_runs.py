@@ -27,10 +27,10 @@ from upscore.models.two_heads import TwoHeads
 from upscore.structures import Sample
 from upscore.training import fit
 from upscore.training.depth import fitting_depth
+from upscore.training.measurements import Scores
 from upscore.training.recipes import MODERN
 from upscore.training.run_folder import RunFolder
 from upscore.training.start import start_from
-from upscore.training.tasks import Scores
 from upscore.training.watchers import TerminalWatcher
 
 SCENES, SIDE, HELD_OUT = 500, 160, 0.2

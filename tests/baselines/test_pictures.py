@@ -30,6 +30,11 @@ def test_lines_are_at_the_borders_alone():
     assert np.array_equal(outlined(photo, np.zeros_like(segments)), photo)
 
 
+def test_lines_that_would_hide_the_photo_are_left_out():
+    photo = np.full((60, 60, 3), 90, np.uint8)
+    assert np.array_equal(outlined(photo, np.indices((60, 60)).sum(axis=0) % 2), photo)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (300, 200)])
 def test_files_of_a_photo(tmp_path, size):
     photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)

@@ -79,7 +79,7 @@ def plot_cues(runs: Sequence[Cues], path: str | Path, title: str = "What the net
     figure = new_figure(8, 4.8)
     axes = figure.add_subplot()
     seeds = f", {len(runs)} seeds" if len(runs) > 1 else ""
-    style(axes, title, f"{runs[0].photos:,} held-out photos{seeds}")
+    style(axes, title, f"{runs[0].photos:,} held-out photo{'' if runs[0].photos == 1 else 's'}{seeds}")
     for offset, color, field, label in (
         (-0.19, BLUE, "foreground_iu", "mean IU of the foreground"),
         (0.19, PALE_BLUE, "mean_iu", "mean IU of all classes"),

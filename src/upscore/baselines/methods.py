@@ -47,7 +47,7 @@ def segment(
 
     - slic: k-means over colour and place, from a grid of cells; small leftovers are merged, so the number of cells is
       searched.
-    - watershed: a flood of the edges' heights from so many wells, set in a grid; S is this number, up to the rounding
+    - watershed: a flood of the edges' heights (Sobel) from one well in each cell of a grid; S is this number, up to the rounding
       of the grid.
     - felzenszwalb: a greedy merging of neighbours; its scale is searched, in a few runs, until S is near.
     - quickshift: pixels climb to the nearest one in a denser place of colour and position; the longest climbs are cut
@@ -85,7 +85,7 @@ def _cluster(photo: np.ndarray, method: Method, segments: int, seed: int) -> np.
         case "slic":
             return _slic(photo, segments)
         case "watershed":
-            return segmentation.watershed(sobel(rgb2gray(photo)), markers=_wells(photo, segments))
+            return _watershed(photo, segments)
         case "felzenszwalb":
             return _felzenszwalb(photo, segments)
         case "quickshift":
@@ -104,16 +104,20 @@ def _grid(photo: np.ndarray, cells: int) -> np.ndarray:
     return segmentation.slic(photo, n_segments=cells, compactness=10, start_label=0)
 
 
-def _wells(photo: np.ndarray, segments: int) -> np.ndarray:
-    """(h, w): 1, 2, ... at the middles of a grid of about so many square cells, 0 elsewhere."""
+def _watershed(photo: np.ndarray, segments: int) -> np.ndarray:
+    """A well is at the lowest place of each cell of a grid of about so many, the nearest to its middle of several."""
     height, width = photo.shape[:2]
+    heights = sobel(rgb2gray(photo))
     rows = int(np.clip(round((segments * height / width) ** 0.5), 1, min(height, segments)))
     columns = int(np.clip(round(segments / rows), 1, width))
-    y = (np.arange(rows) + 0.5) * height / rows
-    x = (np.arange(columns) + 0.5) * width / columns
-    markers = np.zeros((height, width), np.int32)
-    markers[np.ix_(y.astype(int), x.astype(int))] = 1 + np.arange(rows * columns).reshape(rows, columns)
-    return markers
+    y, x = (np.arange(height) + 0.5) * rows / height, (np.arange(width) + 0.5) * columns / width
+    cells = (y.astype(int)[:, None] * columns + x.astype(int)).ravel()
+    from_middle = ((y % 1 - 0.5)[:, None] ** 2 + (x % 1 - 0.5) ** 2).ravel()
+    order = np.lexsort((from_middle, heights.ravel().round(4), cells))
+    _, first = np.unique(cells[order], return_index=True)
+    markers = np.zeros(height * width, np.int32)
+    markers[order[first]] = 1 + np.arange(len(first))
+    return segmentation.watershed(heights, markers=markers.reshape(height, width))
 
 
 def _felzenszwalb(photo: np.ndarray, segments: int) -> np.ndarray:

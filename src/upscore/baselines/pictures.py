@@ -21,6 +21,9 @@ from upscore.rendering import BACKGROUNDS, borders, class_colors, enlarged, enla
 PANEL, GAP, TITLE = 400, 10, 20
 """In the picture of a comparison: the longer side of a photo, the space between two, the size of letters; in pixels."""
 
+CROWDED = 0.35
+"""Of a picture's pixels: where more are borders, lines tell nothing."""
+
 LINE = (255, 236, 120)
 
 
@@ -34,11 +37,16 @@ def segments_picture(photo: np.ndarray, segments: np.ndarray, title: str) -> Ima
 
 
 def outlined(photo: np.ndarray, segments: np.ndarray) -> Image.Image:
-    """The photo with a light line along the borders of its segments, in a dark hem that sets it off."""
+    """The photo with a light line along the borders of its segments, in a dark hem that sets it off.
+
+    Where lines would hide the photo, as those of scattered colours do, there are none.
+    """
     width = max(1, round(min(photo.shape[:2]) / 500))
     picture = Image.fromarray(photo)
     hem = borders(segments, width + 1)
     line = borders(segments, width)
+    if line.mean() > CROWDED:
+        return picture
     picture.paste((20, 20, 24), mask=Image.fromarray(hem * np.uint8(110)))
     picture.paste(LINE, mask=Image.fromarray(line * np.uint8(225)))
     return picture
@@ -87,7 +95,9 @@ def plot_oracle(comparison: Comparison, path: str | Path) -> None:
     low, high = min(counts) / 1.6, max(counts) * 1.6
     for name, value, color in levels:
         axes.axhline(value, color=color, linewidth=1.6, linestyle=(0, (5, 3)), zorder=3)
-        label = axes.text(high / 1.03, value + 0.012, f"{name}: {value:.0%}", ha="right", size=9.5, color=color)
+        label = axes.text(
+            high / 1.03, value + 0.014, f"{name}: {value:.0%}", ha="right", va="bottom", size=9.5, color=color
+        )
         label.set_bbox({"facecolor": plot_style.PAPER, "edgecolor": "none", "pad": 1})
     axes.text(
         low * 1.05, 0.975, "the oracle nears 100% as segments become single pixels", va="top", size=9, color=PALE_INK
@@ -118,7 +128,9 @@ def _row(row: Row, classes: list[str]) -> Image.Image:
     maps = {"oracle": row.oracle, "unsupervised": row.unsupervised, "FCN": row.network}
     panels = {row.name: Image.fromarray(photo), "truth": _over(photo, row.truth, classes)}
     segments = _fit(row.segments)
-    panels[f"{row.segments.max() + 1} segments"] = outlined(photo, segments)
+    crowded = borders(segments, 1).mean() > CROWDED
+    drawn = Image.fromarray(mean_colors(photo, segments)) if crowded else outlined(photo, segments)
+    panels[f"{row.segments.max() + 1} segments"] = drawn
     for name, class_map in maps.items():
         if class_map is not None:
             panels[f"{name}: {_right(class_map, row.truth)}"] = _over(photo, class_map, classes)

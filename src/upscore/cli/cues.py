@@ -68,7 +68,8 @@ def cues(
         Where training starts: imagenet, none, or what `upscore train` takes;
         by default where the given model started.
     images
-        Photos that each training sees; by default as the recipe has it.
+        Photos that each training sees, rounded up to whole passes; by default
+        as the recipe has it.
     epochs
         The same as passes over the photos.
     crop

@@ -18,10 +18,11 @@ from upscore.checkpoints import save_model
 from upscore.data.datasets import Dataset
 from upscore.data.transforms import Batch
 from upscore.training.feed import TrainingView, ValidationView, batches
+from upscore.training.measurements import Scores
 from upscore.training.optimizer import rate_factor
 from upscore.training.recipes import Recipe
 from upscore.training.run_folder import RunFolder
-from upscore.training.tasks import Network, Scores
+from upscore.training.tasks import Network
 from upscore.training.trainer import Progress, Trainer
 
 SAVE_EVERY = 300.0

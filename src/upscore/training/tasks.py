@@ -6,7 +6,7 @@ N images, C classes, H W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,13 +18,10 @@ from torch import Tensor
 from upscore.data.datasets import Dataset, open_splits
 from upscore.data.instance_datasets import open_instance_splits
 from upscore.data.transforms import Batch, resize_longest, resize_to
-from upscore.evaluation.instances import InstanceEvaluator, InstanceScores
+from upscore.evaluation.instances import InstanceScores
 from upscore.evaluation.metrics import (
-    ConfusionMatrix,
     SemanticScores,
     TwoHeadedScores,
-    semantic_scores,
-    two_headed_scores,
 )
 from upscore.models.fcn import FCN
 from upscore.models.mask_rcnn import MaskRCNN, Outputs
@@ -33,27 +30,11 @@ from upscore.models.two_heads import TwoHeads
 from upscore.objects import Objects
 from upscore.structures import Sample
 from upscore.training.feed import Resize
+from upscore.training.measurements import Measurement, ObjectsFound, Pixels, TwoMaps
 from upscore.training.recipes import INSTANCE_RECIPES, RECIPES, Recipe
 
 Network = FCN | MaskRCNN
-Scores = SemanticScores | InstanceScores
 Reduction = Literal["mean", "sum"]
-
-
-class Measurement(Protocol):
-    """One validation under way."""
-
-    def update(self, outputs: Any, targets: Any, sizes: Sequence[tuple[int, int]]) -> None:
-        """Compare a batch's outputs, of images of these sizes before padding, with its targets."""
-        ...
-
-    def weight(self) -> int:
-        """What the sum of the losses is divided by."""
-        ...
-
-    def scores(self) -> Scores:
-        """The scores of all batches."""
-        ...
 
 
 class Task(Protocol):
@@ -128,7 +109,7 @@ class SemanticTask:
         return net.losses(outputs, targets, reduction)
 
     def measure(self, net: FCN, device: torch.device) -> Measurement:
-        return _Pixels(net, device)
+        return Pixels(net, device)
 
     def record(self, scores: SemanticScores) -> dict[str, float | None]:
         return {
@@ -150,7 +131,7 @@ class TwoHeadedTask(SemanticTask):
 
     def measure(self, net: FCN, device: torch.device) -> Measurement:
         assert isinstance(net, TwoHeads)
-        return _TwoMaps(net, device)
+        return TwoMaps(net, device)
 
     def record(self, scores: SemanticScores) -> dict[str, float | None]:
         assert isinstance(scores, TwoHeadedScores)
@@ -184,7 +165,7 @@ class InstanceTask:
         return net.losses(outputs, targets)
 
     def measure(self, net: MaskRCNN, device: torch.device) -> Measurement:
-        return _Objects(net)
+        return ObjectsFound(net)
 
     def record(self, scores: InstanceScores) -> dict[str, float | None]:
         values = {
@@ -211,58 +192,6 @@ def task_of(net: Network) -> Task:
 def task_named(model: str) -> Task:
     """What the network that `build` makes of this name is trained for."""
     return INSTANCES if model == "mask_rcnn" else SEMANTIC
-
-
-class _Pixels:
-    def __init__(self, net: FCN, device: torch.device) -> None:
-        self.net, self.confusion = net, ConfusionMatrix(net.num_classes, device=device)
-
-    def update(self, outputs: Tensor, targets: Tensor, sizes: Sequence[tuple[int, int]]) -> None:
-        self.confusion.update(outputs.max(dim=1).indices, targets)
-
-    def weight(self) -> int:
-        return max(1, int(self.confusion.counts.sum()))
-
-    def scores(self) -> SemanticScores:
-        return semantic_scores(self.confusion.counts, self.net.classes)
-
-
-class _TwoMaps:
-    def __init__(self, net: TwoHeads, device: torch.device) -> None:
-        self.net, self.semantic = net, _Pixels(net, device)
-        self.geometric = ConfusionMatrix(len(net.geometric_classes), device=device)
-
-    def update(self, outputs: Tensor, targets: Tensor, sizes: Sequence[tuple[int, int]]) -> None:
-        (semantic, geometric), (class_maps, geometric_maps) = self.net.split(outputs), targets.unbind(1)
-        self.semantic.update(semantic, class_maps, sizes)
-        self.geometric.update(geometric.max(dim=1).indices, geometric_maps)
-
-    def weight(self) -> int:
-        return self.semantic.weight()
-
-    def scores(self) -> TwoHeadedScores:
-        geometric = semantic_scores(self.geometric.counts, self.net.geometric_classes)
-        return two_headed_scores(self.semantic.scores(), geometric)
-
-
-class _Objects:
-    def __init__(self, net: MaskRCNN) -> None:
-        self.net, self.batches = net, 0
-        self.evaluator = InstanceEvaluator(net.classes, max_detections=net.detections)
-
-    def update(self, outputs: Outputs, targets: list[Objects], sizes: Sequence[tuple[int, int]]) -> None:
-        for prediction, objects in zip(self.net.decode(outputs, sizes), targets, strict=True):
-            assert prediction.instances is not None
-            self.evaluator.update(prediction.instances, objects)
-        self.batches += 1
-
-    def weight(self) -> int:
-        return max(1, self.batches)
-
-    def scores(self) -> InstanceScores:
-        """At the operating point that is best for these photos, which becomes the network's own."""
-        self.net.min_score = self.evaluator.best_min_score().min_score
-        return self.evaluator.scores(self.net.min_score)
 
 
 def _reduce(sample: Sample, max_side: int, *, depth: bool, geometric: bool) -> Sample:

@@ -16,9 +16,10 @@ from torch.optim.swa_utils import AveragedModel
 from upscore.data.transforms import Batch
 from upscore.errors import UserError
 from upscore.training.feed import seed_of
+from upscore.training.measurements import Scores
 from upscore.training.optimizer import make_optimizer, set_rates
 from upscore.training.recipes import Recipe
-from upscore.training.tasks import Network, Scores, task_of
+from upscore.training.tasks import Network, task_of
 
 
 class DivergedError(UserError):

@@ -15,8 +15,8 @@ from upscore.evaluation.instance_plots import plot_precision_recall
 from upscore.evaluation.instances import InstanceScores
 from upscore.evaluation.plots import plot_confusion, plot_per_class
 from upscore.files import write_text
+from upscore.training.measurements import Scores
 from upscore.training.run_folder import RunFolder
-from upscore.training.tasks import Scores
 
 Records = list[dict[str, Any]]
 

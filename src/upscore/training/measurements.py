@@ -1,0 +1,101 @@
+"""A validation under way, for each of the questions that networks are trained for.
+
+N images, C classes, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from upscore.evaluation.instances import InstanceEvaluator, InstanceScores
+from upscore.evaluation.metrics import (
+    ConfusionMatrix,
+    SemanticScores,
+    TwoHeadedScores,
+    semantic_scores,
+    two_headed_scores,
+)
+from upscore.models.fcn import FCN
+from upscore.models.mask_rcnn import MaskRCNN, Outputs
+from upscore.models.two_heads import TwoHeads
+from upscore.objects import Objects
+
+Scores = SemanticScores | InstanceScores
+
+
+class Measurement(Protocol):
+    """One validation under way."""
+
+    def update(self, outputs: Any, targets: Any, sizes: Sequence[tuple[int, int]]) -> None:
+        """Compare a batch's outputs, of images of these sizes before padding, with its targets."""
+        ...
+
+    def weight(self) -> int:
+        """What the sum of the losses is divided by."""
+        ...
+
+    def scores(self) -> Scores:
+        """The scores of all batches."""
+        ...
+
+
+class Pixels:
+    """The classes of pixels."""
+
+    def __init__(self, net: FCN, device: torch.device) -> None:
+        self.net, self.confusion = net, ConfusionMatrix(net.num_classes, device=device)
+
+    def update(self, outputs: Tensor, targets: Tensor, sizes: Sequence[tuple[int, int]]) -> None:
+        self.confusion.update(outputs.max(dim=1).indices, targets)
+
+    def weight(self) -> int:
+        return max(1, int(self.confusion.counts.sum()))
+
+    def scores(self) -> SemanticScores:
+        return semantic_scores(self.confusion.counts, self.net.classes)
+
+
+class TwoMaps:
+    """The classes of pixels, twice."""
+
+    def __init__(self, net: TwoHeads, device: torch.device) -> None:
+        self.net, self.semantic = net, Pixels(net, device)
+        self.geometric = ConfusionMatrix(len(net.geometric_classes), device=device)
+
+    def update(self, outputs: Tensor, targets: Tensor, sizes: Sequence[tuple[int, int]]) -> None:
+        (semantic, geometric), (class_maps, geometric_maps) = self.net.split(outputs), targets.unbind(1)
+        self.semantic.update(semantic, class_maps, sizes)
+        self.geometric.update(geometric.max(dim=1).indices, geometric_maps)
+
+    def weight(self) -> int:
+        return self.semantic.weight()
+
+    def scores(self) -> TwoHeadedScores:
+        geometric = semantic_scores(self.geometric.counts, self.net.geometric_classes)
+        return two_headed_scores(self.semantic.scores(), geometric)
+
+
+class ObjectsFound:
+    """The objects in photos."""
+
+    def __init__(self, net: MaskRCNN) -> None:
+        self.net, self.batches = net, 0
+        self.evaluator = InstanceEvaluator(net.classes, max_detections=net.detections)
+
+    def update(self, outputs: Outputs, targets: list[Objects], sizes: Sequence[tuple[int, int]]) -> None:
+        for prediction, objects in zip(self.net.decode(outputs, sizes), targets, strict=True):
+            assert prediction.instances is not None
+            self.evaluator.update(prediction.instances, objects)
+        self.batches += 1
+
+    def weight(self) -> int:
+        return max(1, self.batches)
+
+    def scores(self) -> InstanceScores:
+        """At the operating point that is best for these photos, which becomes the network's own."""
+        self.net.min_score = self.evaluator.best_min_score().min_score
+        return self.evaluator.scores(self.net.min_score)
