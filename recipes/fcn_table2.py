@@ -106,8 +106,9 @@ def curves(data: str, _source: Path | None, results: Results, images: Path, page
     style(axes, f"{PLACES[data]}: training loss", f"mean of {seeds} seeds" if seeds > 1 else "")
     colors = {"accum": BLUE, "online": PALE_INK, "heavy": ORANGE, "accum_as_1": BLUE, "heavy_as_5": ORANGE}
     for row, runs in results.items():
-        points = min(len(run["losses"]) for run in runs)
-        losses = np.mean([run["losses"][:points] for run in runs], axis=0)
+        points = max(len(run["losses"]) for run in runs)
+        whole = [run["losses"] for run in runs if len(run["losses"]) == points]  # of a resumed run the start is lost
+        losses = np.mean(whole, axis=0)
         twin = row in PAIRS.values()
         axes.plot(
             np.linspace(0, 100, points, endpoint=False) + 50 / points,

@@ -23,8 +23,8 @@ REMARK = """\
 Where the paper's order does not show, stride 32 is to blame: on these labels it allows far less than on the paper's
 photos, where objects are large (the table below; 86.1% there), and a finer map with less meaning is worth more. *8s at
 once* gains little over 32s because its constants silence the finer maps, which in this backbone are about as strong as
-the coarse one: `fcn8s` can be trained at once as it is. *8s staged* spends two thirds of its images on coarser nets, and
-is not worth them here."""
+the coarse one: `fcn8s` can be trained at once as it is. *8s staged* spends two thirds of its images on coarser nets,
+and is not worth them here."""
 
 STRIDES = (32, 16, 8)
 
