@@ -47,8 +47,8 @@ def segment(
 
     - slic: k-means over colour and place, from a grid of cells; small leftovers are merged, so the number of cells is
       searched.
-    - watershed: a flood of the edges' heights (Sobel) from one well in each cell of a grid; S is this number, up to the rounding
-      of the grid.
+    - watershed: a flood of the edges' heights (Sobel) from one well in each cell of a grid; S is this number, up to the
+      rounding of the grid.
     - felzenszwalb: a greedy merging of neighbours; its scale is searched, in a few runs, until S is near.
     - quickshift: pixels climb to the nearest one in a denser place of colour and position; the longest climbs are cut
       until there are so many hills, or more where there were more from the start.

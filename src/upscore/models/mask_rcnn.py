@@ -235,7 +235,12 @@ class MaskRCNN(nn.Module):
 
     def _pool(self, pooler: RoIPooler, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
         pooled = pooler(maps, boxes)
-        return pooled if self.shared_head is None else self.shared_head(pooled)
+        if self.shared_head is None:
+            return pooled
+        if self.trunk_in_float32 and pooled.device.type == "cpu":  # it is the trunk's last part
+            with in_float32(pooled.device):
+                return self.shared_head(pooled.float())
+        return self.shared_head(pooled)
 
 
 MIN_SIDE = 1e-2
