@@ -165,7 +165,8 @@ run is trained on {scenes} scenes, {BATCH} a step, each seen once; the scores ar
 way a choice tends, not how much it is worth on photos. Softmax masks are cut where the class of the box has half of the
 probability, which after so short a training few points have; the paper does not say how it treats the background. The
 C4 network pools from one map of stride 16, has EfficientNet-Lite0's last stages in its head, and learns from an eighth
-of the regions, as the paper's does.
+of the regions, as the paper's does; its boxes are hardly learned in so few steps (box AP), so its row says little of
+masks.
 
 ![Mask AP of each row, a dot for each seed]({picture})
 
