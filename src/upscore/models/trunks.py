@@ -51,7 +51,7 @@ class Trunk(nn.Module):
         Raises:
             KeyError: there is none.
         """
-        raise NotImplementedError
+        raise KeyError(stride)
 
 
 class ChainTrunk(Trunk):
