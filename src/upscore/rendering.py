@@ -247,3 +247,16 @@ def enlargement(image: np.ndarray) -> int:
 
 def enlarged(values: np.ndarray, factor: int) -> np.ndarray:
     return values if factor == 1 else values.repeat(factor, 0).repeat(factor, 1)
+
+
+def at_side(values: np.ndarray, side: int) -> np.ndarray:
+    """A photo (H, W, 3) or a map (H, W), its longer side brought to `side` pixels.
+
+    Labels by the nearest pixel, and what is small in sharp pixels.
+    """
+    height, width = values.shape[:2]
+    factor = side / max(height, width)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    smooth = values.ndim == 3 and factor < 1
+    filtering = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(values).resize(size, filtering))

@@ -20,7 +20,7 @@ from upscore.evaluation.plot_style import BLUE, INK, ORANGE, PALE_BLUE, PALE_INK
 from upscore.inference import Predictor
 from upscore.labels import VOID
 from upscore.lettering import Chip, legend, stack
-from upscore.rendering import class_colors, overlay, side_by_side
+from upscore.rendering import at_side, class_colors, overlay, side_by_side
 
 PANEL = 480
 """The longer side of a photo in pixels; what is small is enlarged to it."""
@@ -58,9 +58,9 @@ def strips(
         panels = {
             "photo": Image.fromarray(pixels),
             f"what the network sees: {saw}": Image.fromarray(shown),
-            "truth": overlay(pixels, _fit(truth), predictor.classes, OPACITY, legend=False),
+            "truth": overlay(pixels, at_side(truth, PANEL), predictor.classes, OPACITY, legend=False),
             f"says: {_right(said, truth, foreground)}": overlay(
-                shown, _fit(said), predictor.classes, OPACITY, legend=False
+                shown, at_side(said, PANEL), predictor.classes, OPACITY, legend=False
             ),
         }
         rows.append(side_by_side(list(panels.values()), list(panels)))
@@ -121,13 +121,3 @@ def plot_cues(runs: Sequence[Cues], path: str | Path, title: str = "What the net
 def _right(said: np.ndarray, truth: np.ndarray, foreground: Sequence[int]) -> str:
     objects = np.isin(truth, foreground) & (truth != VOID)
     return f"{(said == truth)[objects].mean():.0%} of the objects right" if objects.any() else "no objects here"
-
-
-def _fit(values: np.ndarray) -> np.ndarray:
-    """A photo or a map at the panels' size: labels by the nearest pixel, and what is small in sharp pixels."""
-    height, width = values.shape[:2]
-    factor = PANEL / max(height, width)
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    smooth = values.ndim == 3 and factor < 1
-    filtering = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
-    return np.asarray(Image.fromarray(values).resize(size, filtering))

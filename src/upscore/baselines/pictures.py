@@ -16,7 +16,7 @@ from upscore.evaluation import plot_style
 from upscore.evaluation.plot_style import BLUE, GREEN, ORANGE, PALE_INK, new_figure, save, style
 from upscore.labels import VOID
 from upscore.lettering import INK, PAPER, Chip, fit, font, legend, stack
-from upscore.rendering import BACKGROUNDS, borders, class_colors, enlarged, enlargement, overlay, side_by_side
+from upscore.rendering import BACKGROUNDS, at_side, borders, class_colors, enlarged, enlargement, overlay, side_by_side
 
 PANEL, GAP, TITLE = 400, 10, 20
 """In the picture of a comparison: the longer side of a photo, the space between two, the size of letters; in pixels."""
@@ -124,10 +124,10 @@ def _is_bare(index: int, name: str) -> bool:
 
 
 def _row(row: Row, classes: list[str]) -> Image.Image:
-    photo = _fit(row.photo)
+    photo = at_side(row.photo, PANEL)
     maps = {"oracle": row.oracle, "unsupervised": row.unsupervised, "FCN": row.network}
     panels = {row.name: Image.fromarray(photo), "truth": _over(photo, row.truth, classes)}
-    segments = _fit(row.segments)
+    segments = at_side(row.segments, PANEL)
     crowded = borders(segments, 1).mean() > CROWDED
     drawn = Image.fromarray(mean_colors(photo, segments)) if crowded else outlined(photo, segments)
     panels[f"{row.segments.max() + 1} segments"] = drawn
@@ -150,14 +150,4 @@ def _right(class_map: np.ndarray, truth: np.ndarray) -> str:
 
 
 def _over(photo: np.ndarray, class_map: np.ndarray, classes: list[str]) -> Image.Image:
-    return overlay(photo, _fit(class_map), classes, opacity=0.75, legend=False)
-
-
-def _fit(values: np.ndarray) -> np.ndarray:
-    """A photo or a map at the panels' size: labels by the nearest pixel, and what is small in whole pixels."""
-    height, width = values.shape[:2]
-    factor = PANEL / max(height, width)
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    smooth = values.ndim == 3 and factor < 1
-    filtering = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
-    return np.asarray(Image.fromarray(values).resize(size, filtering))
+    return overlay(photo, at_side(class_map, PANEL), classes, opacity=0.75, legend=False)
