@@ -54,7 +54,7 @@ def strips(
         assert photo.class_map is not None
         truth, said = photo.class_map.numpy(), predictor.predict(sample.image).class_map
         assert said is not None
-        pixels, shown = (_fit(part.image.permute(1, 2, 0).numpy()) for part in (photo, sample))
+        pixels, shown = (at_side(part.image.permute(1, 2, 0).numpy(), PANEL) for part in (photo, sample))
         panels = {
             "photo": Image.fromarray(pixels),
             f"what the network sees: {saw}": Image.fromarray(shown),
