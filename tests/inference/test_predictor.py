@@ -15,7 +15,7 @@ from tests.tiny import scenes, tiny_net
 from upscore.checkpoints import load_model
 from upscore.errors import UserError
 from upscore.inference import Predictor
-from upscore.inference.predictor import ROWS_AT_ONCE, _at_size
+from upscore.inference.class_maps import ROWS_AT_ONCE, by_resizing, class_map
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +108,12 @@ def test_a_larger_photo_is_seen_smaller(predictor: Predictor) -> None:
 def test_upsampling_in_blocks_is_upsampling(cells: tuple[int, int], size: tuple[int, int]) -> None:
     logits = 3 * torch.randn(4, *cells, generator=torch.Generator().manual_seed(0))
     whole = F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
-    class_map, probabilities = _at_size(logits, size, lambda scores: scores.softmax(0))
+    classes, probabilities = class_map(by_resizing(logits, size), size, probabilities=lambda scores: scores.softmax(0))
     assert probabilities is not None
-    assert (class_map == whole.argmax(0)).float().mean() > 0.999  # but for ties to the last bit
+    assert (classes == whole.argmax(0)).float().mean() > 0.999  # but for ties to the last bit
     assert torch.allclose(probabilities.float(), whole.softmax(0), atol=2e-3)
     assert torch.allclose(probabilities.float().sum(0), torch.ones(size), atol=5e-3)
-    assert _at_size(logits, size, None)[1] is None
+    assert class_map(by_resizing(logits, size), size)[1] is None
 
 
 def test_scores(predictor: Predictor, photo: Tensor) -> None:

@@ -6,14 +6,13 @@ from pathlib import Path
 
 from upscore.checkpoints.folder import CARD, WEIGHTS, load_model
 from upscore.errors import UserError
-from upscore.inference.engines import Engine
+from upscore.inference.engines import EngineName, Precision
 from upscore.inference.predictor import Predictor
-from upscore.models.precision import Precision
 
 HUB = "hf://"
 
 
-def load(source: str | Path, *, engine: Engine = "auto", precision: Precision = "auto") -> Predictor:
+def load(source: str | Path, *, engine: EngineName = "auto", precision: Precision = "auto") -> Predictor:
     """A model that is ready to predict.
 
     Args:

@@ -5,26 +5,27 @@ C classes, N objects; H W pixels of the photo, h w of what the network sees of i
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from upscore.data.transforms import resize_longest
 from upscore.errors import UserError
 from upscore.inference.depths import Depth, as_depth
-from upscore.inference.engines import Engine, TorchEngine
+from upscore.inference.engines import EngineName, Precision, choose_engine
+from upscore.inference.engines.cache import Compiled
+from upscore.inference.finder import ObjectFinder
 from upscore.inference.photos import Photo, as_photo
+from upscore.inference.pixels import PixelClassifier
 from upscore.models.fcn import FCN
 from upscore.models.mask_rcnn import MaskRCNN
-from upscore.models.precision import Precision
 from upscore.models.two_heads import TwoHeads
 from upscore.structures import Prediction, Sample
 
-ROWS_AT_ONCE = 64
-"""Rows of a photo whose scores exist at full resolution at the same time."""
+if TYPE_CHECKING:
+    import openvino as ov
 
 
 class Predictor:
@@ -33,23 +34,33 @@ class Predictor:
     Args:
         net: a network of `upscore.models.build`.
         engine: what runs it; "auto" is the fastest that this machine has.
-        precision: "auto" is the fastest that is safe for this network.
+        precision: "auto" is the fastest that is safe on this machine, and never int8, which needs `quantized`.
         max_side: photos whose longer side is over this many pixels are reduced to it for the network; 0: never. What
             finds objects has a size of its own for each photo.
+        quantized: the network's parts in int8, as `upscore.inference.calibration.quantize` makes them.
+        store: where compiled parts are kept for the next start, if they are.
+
+    Raises:
+        UserError: there is no such engine or precision, or it is not installed.
     """
 
     def __init__(
-        self, net: FCN | MaskRCNN, engine: Engine = "auto", precision: Precision = "auto", *, max_side: int = 0
+        self,
+        net: FCN | MaskRCNN,
+        engine: EngineName = "auto",
+        precision: Precision = "auto",
+        *,
+        max_side: int = 0,
+        quantized: Mapping[str, ov.Model] | None = None,
+        store: Compiled | None = None,
     ) -> None:
-        if engine not in ("auto", "torch"):
-            raise UserError(f"no engine is called {engine!r}; choose auto or torch")
-        if precision not in ("auto", "float32", "bfloat16"):
-            raise UserError(f"no precision is called {precision!r}; choose auto, float32 or bfloat16")
-        self.net = net
+        self.net = net.eval()
         self.training: dict[str, Any] = {}
         """Where the weights come from, as the model folder has it; empty for a bare network."""
-        self.engine = TorchEngine(net, precision)
+        self.engine = choose_engine(net, engine, precision, quantized=quantized, store=store)
         self.max_side = max_side
+        self._run = ObjectFinder(net, self.engine) if isinstance(net, MaskRCNN) else PixelClassifier(net, self.engine)
+        self._one_at_a_time = threading.Lock()
 
     @property
     def classes(self) -> list[str]:
@@ -99,18 +110,16 @@ class Predictor:
         height, width = image.shape[-2:]
         seen = resize_longest(Sample(name="", image=image, depth=known), self.max_side)
         inputs = self.net.trunk.prepare(seen.image[None], None if seen.depth is None else seen.depth[None])
-        logits, surfaces = self.engine(inputs)[0], None
-        if isinstance(self.net, TwoHeads):
-            logits, geometric = self.net.split(logits)
-            surfaces = _at_size(geometric, (height, width), None)[0].cpu().numpy()
-        class_map, probabilities = _at_size(logits, (height, width), self.net.probabilities if scores else None)
+        assert isinstance(self._run, PixelClassifier)
+        with self._one_at_a_time:
+            (class_map, *surfaces), kept = self._run(inputs, (height, width), probabilities=scores)
         return Prediction(
             class_map=class_map.cpu().numpy(),
             classes=self.classes,
-            geometric_map=surfaces,
+            geometric_map=surfaces[0].cpu().numpy() if surfaces else None,
             geometric_classes=self.geometric_classes,
             image=image.permute(1, 2, 0).numpy(),
-            scores=None if probabilities is None else probabilities.cpu().numpy(),
+            scores=None if kept is None else kept.cpu().numpy(),
         )
 
     def _depth(self, depth: Depth | None, size: tuple[int, int]) -> Tensor | None:
@@ -124,43 +133,12 @@ class Predictor:
         if not 0 <= min_score <= 1:
             raise UserError(f"min_score={min_score}: scores are from 0 to 1")
         seen = net.resizing(image, net.preprocessing)
-        height, width = seen.shape[-2:]
-        found = self.engine.decode(self.engine(seen[None]), [(height, width)])[0].instances
-        assert found is not None
+        assert isinstance(self._run, ObjectFinder)
+        with self._one_at_a_time:
+            found = self._run(seen[None])
         found = found.at_least(min_score).resized((image.shape[-2], image.shape[-1]))
         return Prediction(
             instances=found.distinct() if min_score > 0 else found,
             classes=self.classes,
             image=image.permute(1, 2, 0).numpy(),
         )
-
-
-def _at_size(
-    logits: Tensor, size: tuple[int, int], as_probabilities: Callable[[Tensor], Tensor] | None
-) -> tuple[Tensor, Tensor | None]:
-    """Scores (C, h, w), upsampled to H x W in blocks of rows -> classes (H, W) and probabilities (C, H, W)."""
-    height, width = size
-    class_map = torch.empty(size, dtype=torch.uint8, device=logits.device)
-    probabilities = None
-    if as_probabilities is not None:
-        probabilities = torch.empty(len(logits), *size, dtype=torch.float16, device=logits.device)
-    for top in range(0, height, ROWS_AT_ONCE):
-        rows = torch.arange(top, min(height, top + ROWS_AT_ONCE), device=logits.device)
-        block = _rows_at(logits, rows, height)
-        if width != logits.shape[-1]:
-            block = F.interpolate(block[None], size=(len(rows), width), mode="bilinear", align_corners=False)[0]
-        class_map[rows] = block.max(dim=0).indices.to(torch.uint8)
-        if probabilities is not None and as_probabilities is not None:
-            probabilities[:, rows] = as_probabilities(block).half()
-    return class_map, probabilities
-
-
-def _rows_at(logits: Tensor, rows: Tensor, height: int) -> Tensor:
-    """Rows of the scores (C, h, w) as they are once upsampled linearly to `height`: (C, len(rows), w)."""
-    cells = logits.shape[-2]
-    if cells == height:
-        return logits[:, rows]
-    position = ((rows + 0.5) * cells / height - 0.5).clamp(0, cells - 1)
-    above = position.floor().long()
-    weight = (position - above)[:, None]
-    return torch.lerp(logits[:, above], logits[:, (above + 1).clamp(max=cells - 1)], weight.to(logits.dtype))

@@ -35,7 +35,8 @@ def bilinear_matrix(cells: int, stride: int, kernel_size: int, start: int, size:
     if not border:
         return weights
     source = (cell - border).clamp(0, cells - 1)
-    return torch.zeros(size, cells).index_add_(1, source, weights)
+    # a product, for sums by index do not survive the way to ONNX
+    return weights @ (source[:, None] == torch.arange(cells)).float()
 
 
 class Upsample(nn.Module):
@@ -99,3 +100,9 @@ class Upsample(nn.Module):
         if self.border:
             scores = F.pad(scores, [self.border] * 4, mode="replicate")
         return self.deconvolution(scores)[..., start : start + size[0], start : start + size[1]]
+
+
+def linear_matrix(cells: int, size: int) -> Tensor:
+    """One axis of resizing as torch's bilinear `interpolate` does, as a (size, cells) matrix."""
+    position = ((torch.arange(size, dtype=torch.float64) + 0.5) * cells / size - 0.5).clamp(0, cells - 1)
+    return (1 - (position[:, None] - torch.arange(cells)).abs()).clamp(min=0).float()

@@ -1,0 +1,73 @@
+"""From scores to the class of each pixel, in blocks of rows: scores of all pixels never exist at once.
+
+C classes, h w cells of the scores, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+ROWS_AT_ONCE = 64
+"""Rows of a photo whose scores exist at the same time: few enough for the cache, many enough for all cores."""
+
+RowScores = Callable[[int, int], Tensor]
+"""(top, bottom) -> the scores (C, bottom - top, W) of these rows of pixels."""
+
+
+def by_matrices(scores: Tensor, rows: Tensor, columns: Tensor) -> RowScores:
+    """Coarse scores (C, h, w), and what each cell adds to each row (H, h) and column (W, w) of pixels."""
+    across = scores @ columns.T.to(scores.device)
+    rows = rows.to(scores.device)
+    return lambda top, bottom: rows[top:bottom] @ across
+
+
+def by_resizing(scores: Tensor, size: tuple[int, int]) -> RowScores:
+    """Scores (C, h, w), resized to H x W bilinearly."""
+    height, width = size
+    cells = scores.shape[-2]
+
+    def rows(top: int, bottom: int) -> Tensor:
+        block = scores[:, top:bottom]
+        if cells != height:
+            position = ((torch.arange(top, bottom, device=scores.device) + 0.5) * cells / height - 0.5).clamp(
+                0, cells - 1
+            )
+            above = position.floor().long()
+            weight = (position - above)[:, None].to(scores.dtype)
+            block = torch.lerp(scores[:, above], scores[:, (above + 1).clamp(max=cells - 1)], weight)
+        if width == scores.shape[-1]:
+            return block
+        return F.interpolate(block[None], size=(bottom - top, width), mode="bilinear", align_corners=False)[0]
+
+    return rows
+
+
+def class_map(
+    scores: RowScores,
+    size: tuple[int, int],
+    *,
+    null_background: bool = False,
+    probabilities: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """The most probable classes (H, W) uint8 and, by a function of scores, their probabilities (C, H, W) float16.
+
+    Args:
+        scores: of any rows of pixels.
+        size: (H, W).
+        null_background: class 0 has a score of 0 everywhere, and is not in `scores`.
+        probabilities: from scores (C, ...) to probabilities.
+    """
+    blocks, kept = [], []
+    for top in range(0, size[0], ROWS_AT_ONCE):
+        pixels = scores(top, min(top + ROWS_AT_ONCE, size[0]))
+        if null_background:
+            pixels = F.pad(pixels, (0, 0, 0, 0, 1, 0))
+        # torch's argmax over channels is several times slower than the indices of its max
+        blocks.append(pixels.max(dim=0).indices.to(torch.uint8))
+        if probabilities is not None:
+            kept.append(probabilities(pixels).half())
+    return torch.cat(blocks), torch.cat(kept, dim=1) if kept else None

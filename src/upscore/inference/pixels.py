@@ -1,0 +1,58 @@
+"""A network that classifies pixels, run by an engine.
+
+C classes, H W pixels of the photo, h w of the image as the network sees it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from upscore.inference.class_maps import RowScores, by_matrices, by_resizing, class_map
+from upscore.inference.engines import Engine
+from upscore.models.fcn import FCN, Skips
+from upscore.models.fcn_parts import CoarseScores, heads, pixel_matrices
+
+SCORES = "coarse_scores"
+"""The part's name."""
+
+
+class PixelClassifier:
+    """The convolutions by the engine, the rest here.
+
+    Args:
+        net: whose trunk may be known by its facts alone where the engine has its convolutions already.
+        engine: what runs them.
+    """
+
+    def __init__(self, net: FCN, engine: Engine) -> None:
+        self.net, self.engine = net, engine
+        depth = net.trunk.depth_preprocessing
+        channels = 3 + (0 if depth is None else len(depth.mean))
+        self.coarse_scores = engine.compile(CoarseScores(net), torch.zeros(2, channels, 64, 96), name=SCORES)
+
+    @torch.inference_mode()
+    def __call__(
+        self, inputs: Tensor, size: tuple[int, int], *, probabilities: bool = False
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """One preprocessed image (1, 3, h, w) -> each head's class map (H, W), and the first one's probabilities."""
+        seen = inputs.shape[-2], inputs.shape[-1]
+        of_heads = [
+            _row_scores(head, scores, seen, size)
+            for head, scores in zip(heads(self.net), self.coarse_scores(inputs), strict=True)
+        ]
+        classes, kept = class_map(
+            of_heads[0],
+            size,
+            null_background=self.net.null_background,
+            probabilities=self.net.probabilities if probabilities else None,
+        )
+        return [classes, *(class_map(rows, size)[0] for rows in of_heads[1:])], kept
+
+
+def _row_scores(head: Skips, scores: Tensor, seen: tuple[int, int], size: tuple[int, int]) -> RowScores:
+    """Of the pixels of a photo; a learned upsampling is done at the size that the network saw."""
+    matrices = pixel_matrices(head, (scores.shape[-2], scores.shape[-1]), seen, size)
+    if matrices is None:
+        return by_resizing(head.upscored(scores, seen)[0], size)
+    return by_matrices(scores[0], *matrices)
