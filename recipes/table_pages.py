@@ -59,8 +59,8 @@ def scores_table(
 
 
 def differences(results: Results, row: str, other: str, score: str) -> list[float]:
-    """A row's score less another's of the same seed, in points."""
-    return [100 * (ours[score] - theirs[score]) for ours, theirs in zip(results[row], results[other], strict=True)]
+    """A row's score less another's of the same seed, in points; over the seeds that both have."""
+    return [100 * (ours[score] - theirs[score]) for ours, theirs in zip(results[row], results[other], strict=False)]
 
 
 def verdict(points: Sequence[float], lower: str, higher: str) -> str:

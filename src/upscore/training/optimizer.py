@@ -19,8 +19,12 @@ DROPS = (2 / 3, 8 / 9)
 """Where a schedule of steps falls to a tenth: at 60,000 and 80,000 of 90,000 steps (Detectron's "1x")."""
 
 
+BACKBONE = ("trunk.", "shared_head.")
+"""Where a network has the layers of its classifier; the head of a C4 network is the last of them."""
+
+
 def parameter_groups(net: nn.Module, recipe: Recipe) -> list[dict]:
-    """Trainable parameters by rate and decay: weights; biases and norms (no decay); the same of all but the trunk.
+    """Trainable parameters by rate and decay: weights; biases and norms (no decay); the same of all but the backbone.
 
     "Doubled rate for biases" without decay is FCN section 4.3 and the released solvers. Each group keeps its own
     `base_rate`, which the schedule multiplies.
@@ -29,7 +33,7 @@ def parameter_groups(net: nn.Module, recipe: Recipe) -> list[dict]:
     for name, parameter in net.named_parameters():
         if not parameter.requires_grad:
             continue
-        rate = recipe.learning_rate * (1 if name.startswith("trunk.") else recipe.score_rate)
+        rate = recipe.learning_rate * (1 if name.startswith(BACKBONE) else recipe.score_rate)
         decay = recipe.weight_decay
         if parameter.ndim == 1:
             rate, decay = rate * (recipe.bias_rate if name.endswith("bias") else 1), 0.0
