@@ -21,7 +21,7 @@ from rich.console import Console
 from table_pages import SCORES
 
 from upscore.data.datasets import Dataset, open_splits
-from upscore.data.transforms import resize_longest
+from upscore.data.resizing import resize_longest
 from upscore.files import write_text
 from upscore.models import build
 from upscore.models.fcn import FCN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +24,12 @@ class Chip(NamedTuple):
 
 def font(size: float, text: str) -> ImageFont.FreeTypeFont:
     """Pillow's own font; where it lacks the letters, the one that comes with matplotlib (Latin, Greek, Cyrillic)."""
-    if not text.isascii() and (matplotlib := find_spec("matplotlib")) and matplotlib.origin:
+    return _face(size, text.isascii())
+
+
+@lru_cache(maxsize=16)
+def _face(size: float, is_ascii: bool) -> ImageFont.FreeTypeFont:
+    if not is_ascii and (matplotlib := find_spec("matplotlib")) and matplotlib.origin:
         return ImageFont.truetype(Path(matplotlib.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf", size)
     face = ImageFont.load_default(size)
     assert isinstance(face, ImageFont.FreeTypeFont), "Pillow is built without FreeType"

@@ -107,7 +107,7 @@ def overlay(
     picture = _tint(image, class_map, colors, tinted, opacity)
     if not legend:
         return picture
-    share = np.bincount(class_map.ravel(), minlength=256)[: len(classes)] / class_map.size
+    share = np.array(Image.fromarray(class_map).histogram())[: len(classes)] / class_map.size
     chips = [
         Chip(classes[k], percent(share[k]), [tuple(colors[k].tolist())] if tinted[k] else [])
         for k in map(int, np.argsort(-share, kind="stable"))
@@ -196,13 +196,15 @@ def _paint(indices: np.ndarray, colors: np.ndarray) -> Image.Image:
 def _tint(
     image: np.ndarray, class_map: np.ndarray, colors: np.ndarray, tinted: np.ndarray, opacity: float
 ) -> Image.Image:
-    photo = Image.fromarray(image)
+    # plane by plane, for photos come out of tensors
+    photo = Image.merge("RGB", [Image.fromarray(image[..., channel]) for channel in range(3)])
     painted = blend(photo, _paint(class_map, colors), opacity)
     if width := line_width(photo.size):
         line = borders(class_map, width)
         light = (0.5 * colors + 0.5 * 255).astype(np.uint8)
         painted.paste(_paint(class_map, light), mask=Image.fromarray(line * np.uint8(200)))
-    return Image.composite(painted, photo, Image.fromarray(tinted[class_map] * np.uint8(255)))
+    photo.paste(painted, mask=Image.fromarray(class_map).point((tinted * 255).tolist()))
+    return photo
 
 
 def blend(photo: Image.Image, colors: Image.Image, opacity: float) -> Image.Image:

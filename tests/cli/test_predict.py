@@ -31,14 +31,15 @@ def test_one_damaged_photo_leaves_the_others_alone(
     output = tmp_path / "out"
     assert upscore(monkeypatch, "predict", trained, mixed, tmp_path / "gone.jpg", "--output", output, "--scores") == 1
     out, err = capsys.readouterr()
-    assert out == f"{output}: 2 of 4 photos, 8 classes\n"
+    model = package.load(trained)
+    ran = f"by {model.engine.name} in {model.engine.precision}"
+    assert out == f"{output}: 2 of 4 photos, 8 classes, {ran}\n"
     assert [line.split(": ")[1] for line in err.splitlines()] == [str(mixed / "b.png"), str(tmp_path / "gone.jpg")]
     assert all(line.startswith("upscore: ") for line in err.splitlines())
     assert sorted(path.relative_to(output).as_posix() for path in output.rglob("*.*")) == [
         *("a.png", "a_overlay.png", "a_scores.npz", "sub/c.png", "sub/c_overlay.png", "sub/c_scores.npz")
     ]
     assert {path: path.read_bytes() for path in mixed.rglob("*.*")} == before
-    model = package.load(trained)
     for name, photo, size in (("a", mixed / "a.png", (37, 64)), ("sub/c", mixed / "sub/c.jpg", (90, 50))):
         with Image.open(output / f"{name}.png") as mask:
             assert mask.size == size

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from upscore.data.transforms import FILL, PAPER, Augmentation, collate, resize_longest, resize_to
+from upscore.data.resizing import resize_longest, resize_to
+from upscore.data.transforms import FILL, PAPER, Augmentation, collate
 from upscore.errors import UserError
 from upscore.labels import VOID
 from upscore.objects import Objects

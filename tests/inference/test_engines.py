@@ -57,3 +57,76 @@ def test_engines_agree_at_any_size(variant: str, engine: str) -> None:
         assert (found.class_map == expected.class_map).mean() > 0.99
         if expected.geometric_map is not None:
             assert (found.geometric_map == expected.geometric_map).mean() > 0.99
+
+
+def test_what_cannot_be_chosen() -> None:
+    net = network("fcn32s")
+    for engine, precision, sentence in (
+        ("tensorrt", "auto", "no engine is called 'tensorrt'"),
+        ("torch", "float16", "no precision is called 'float16'"),
+        ("torch", "int8", "torch has no int8 here"),
+        ("onnxruntime", "bfloat16", "onnxruntime has no bfloat16 here"),
+        ("openvino", "int8", "calibrat"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            Predictor(net, engine, precision)  # type: ignore[arg-type]
+
+
+def test_the_default_says_what_it_is() -> None:
+    engine = Predictor(network("fcn32s")).engine
+    assert engine.name == ("torch" if torch.cuda.is_available() else "openvino")
+    assert engine.precision in ("float32", "bfloat16")  # never int8
+
+
+def test_graphs_are_captured_where_shapes_repeat() -> None:
+    captured: list[tuple[int, ...]] = []
+
+    def capture(function, inputs):  # type: ignore[no-untyped-def]
+        captured.append(tuple(inputs[0].shape))
+        return lambda *given: tuple(10 * output for output in function(*given))
+
+    graphs = Graphs(lambda tensor: (tensor + 1,), capture)
+    for _ in range(REPEATS):
+        assert graphs(torch.ones(2))[0].tolist() == [2, 2]
+    assert captured == []
+    assert graphs(torch.ones(2))[0].tolist() == [20, 20]
+    assert graphs(torch.zeros(2))[0].tolist() == [10, 10]
+    assert captured == [(2,)]
+    for size in range(3, 3 + MOST):
+        for _ in range(REPEATS + 1):
+            graphs(torch.ones(size))
+    assert len(captured) == 1 + MOST
+    assert len(graphs.captured) == MOST
+    assert graphs(torch.ones(2))[0].tolist() == [2, 2]  # the oldest went, and is counted anew
+
+
+TELEMETRY = """
+import sys
+events = []
+def watch(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
+        events.append((event, str(arguments[1:])))
+    if event == "import" and "telemetry" in str(arguments[0]) and "stub" not in str(arguments[0]):
+        events.append((event, str(arguments[0])))
+sys.addaudithook(watch)
+import numpy as np
+from tests.inference.test_engines import network
+from upscore.inference import Predictor
+from upscore.inference.calibration import quantize
+net = network("fcn32s")
+photos = [np.random.randint(0, 256, (64, 64, 3), np.uint8) for _ in range(2)]
+Predictor(net, "openvino", "float32").predict(photos[0])
+parts = quantize(net, photos)
+Predictor(net, "openvino", "int8", quantized=parts).predict(photos[0])
+loaded = [name for name, module in sys.modules.items() if name.startswith("openvino_telemetry") and module]
+assert not loaded, loaded
+print([event for event in events if "openvino.tools" not in event[1] and "nncf.telemetry" not in event[1]])
+"""
+
+
+@pytest.mark.slow
+def test_nothing_is_reported_to_anyone() -> None:
+    """OpenVINO and NNCF come with a package that reports their use; it is not imported, and nothing is sent."""
+    done = subprocess.run([sys.executable, "-c", TELEMETRY], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "[]"

@@ -11,7 +11,8 @@ from pycocotools import mask as coco
 from tests.cli.command import upscore
 from upscore.errors import UserError
 from upscore.inference import outputs
-from upscore.inference.outputs import coco_results, find_photos, refuse_overwriting, write_prediction, write_results
+from upscore.inference.outputs import find_photos, refuse_overwriting, write_prediction
+from upscore.inference.results import coco_results, write_results
 from upscore.instances import Instances
 from upscore.structures import Prediction
 
@@ -82,7 +83,7 @@ def test_the_output_folder_is_no_source_of_photos(tmp_path):
 
 @pytest.fixture
 def model(monkeypatch, prediction):
-    """A predictor that finds the same objects in every photo but those called bad."""
+    """A predictor that finds the same objects in every photo; a white one is an interruption."""
 
     class Predictor:
         task, classes = "instances", prediction.classes
@@ -90,9 +91,7 @@ def model(monkeypatch, prediction):
         seen = None
 
         def predict(self, photo, *, depth, scores, min_score):
-            if photo.stem == "bad":
-                raise UserError(f"{photo}: can't be read")
-            if photo.stem == "stop":
+            if photo.min() == 255:
                 raise KeyboardInterrupt
             Predictor.seen = [*(Predictor.seen or []), min_score]
             return prediction
@@ -101,23 +100,28 @@ def model(monkeypatch, prediction):
     return Predictor
 
 
+def save_photo(path, grey=90):
+    path.parent.mkdir(exist_ok=True)
+    Image.new("RGB", (40, 32), (grey,) * 3).save(path)
+
+
 def test_one_file_has_the_objects_of_all_photos(model, tmp_path, monkeypatch, capsys):
-    (tmp_path / "sub").mkdir()
-    for name in ("a.jpg", "bad.jpg", "sub/a.jpg"):
-        (tmp_path / name).touch()
+    for name in ("a.jpg", "sub/a.jpg"):
+        save_photo(tmp_path / name)
+    (tmp_path / "bad.jpg").touch()
     out = tmp_path / "out"
     assert upscore(monkeypatch, "predict", "any", tmp_path, "--output", out, "--min-score", "0.25") == 1
     text = capsys.readouterr()
     assert "2 of 3 photos, 4 objects, 2 classes" in text.out
-    assert "bad.jpg: can't be read" in text.err
+    assert "bad.jpg: is empty" in text.err
     results = json.loads((out / "instances.json").read_text())
     assert [(r["file_name"], r["image_id"]) for r in results] == [("a.jpg", 1)] * 2 + [("sub/a.jpg", 3)] * 2
     assert model.seen == [0.25, 0.25]
 
 
 def test_an_interruption_keeps_what_was_found(model, tmp_path, monkeypatch):
-    for name in ("a.jpg", "stop.jpg", "z.jpg"):
-        (tmp_path / name).touch()
+    for name, grey in (("a.jpg", 90), ("stop.jpg", 255), ("z.jpg", 90)):
+        save_photo(tmp_path / name, grey)
     upscore(monkeypatch, "predict", "any", tmp_path, "--output", tmp_path / "out")
     results = json.loads((tmp_path / "out" / "instances.json").read_text())
     assert {r["file_name"] for r in results} == {"a.jpg"}

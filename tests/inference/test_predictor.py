@@ -15,7 +15,7 @@ from tests.tiny import scenes, tiny_net
 from upscore.checkpoints import load_model
 from upscore.errors import UserError
 from upscore.inference import Predictor
-from upscore.inference.class_maps import ROWS_AT_ONCE, by_resizing, class_map
+from upscore.inference.class_maps import ROWS_AT_ONCE, best_classes, by_resizing, class_map
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +114,12 @@ def test_upsampling_in_blocks_is_upsampling(cells: tuple[int, int], size: tuple[
     assert torch.allclose(probabilities.float(), whole.softmax(0), atol=2e-3)
     assert torch.allclose(probabilities.float().sum(0), torch.ones(size), atol=5e-3)
     assert class_map(by_resizing(logits, size), size)[1] is None
+
+
+@pytest.mark.parametrize("classes", [1, 2, 21, 255])
+def test_of_equal_scores_the_first_class_is_best(classes: int) -> None:
+    scores = torch.randint(-3, 3, (classes, 9, 14), generator=torch.Generator().manual_seed(0)).float()
+    assert (best_classes(scores) == torch.from_numpy(scores.numpy().argmax(0))).all()
 
 
 def test_scores(predictor: Predictor, photo: Tensor) -> None:

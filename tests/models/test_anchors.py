@@ -69,3 +69,12 @@ def test_nothing_is_stored_and_any_device_will_do():
     assert anchors.per_cell == 3
     assert anchors(map_sizes(64, 64, PYRAMID), CPU)[0].device == CPU
     assert anchors(map_sizes(64, 64, PYRAMID), torch.device("meta"))[0].shape == (16 * 16 * 3, 4)
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+@pytest.mark.parametrize(("sizes", "strides"), [(SIZES, PYRAMID), ([[5, 31]], [8])])
+def test_some_anchors_are_the_same_by_themselves(sizes, strides, fitted):
+    anchors, maps = Anchors(sizes, strides, rounded=True, fitted=fitted), map_sizes(200, 330, strides)
+    for number, level in enumerate(anchors(maps, CPU)):
+        which = torch.randint(len(level), (2, 50), generator=torch.Generator().manual_seed(number))
+        assert torch.equal(anchors.at(maps, number, which), level[which])

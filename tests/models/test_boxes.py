@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torchvision.models.detection._utils import BoxCoder
-from torchvision.ops import clip_boxes_to_image, nms
+from torchvision.ops import batched_nms, clip_boxes_to_image, nms
 
 from upscore.models.boxes import MAX_LOG_SCALE, UNIT, class_nms, clip, decode, encode, nonempty
 
@@ -83,8 +83,28 @@ def test_what_survives_wild_deltas_is_finite_and_within_the_image(value, which):
 def test_suppression_stays_within_its_group(count):
     crowd, scores = boxes(count), torch.rand(count, generator=torch.Generator().manual_seed(2))
     groups = torch.arange(count) % 3
-    kept = class_nms(crowd, scores, groups, 0.3)
+    kept = class_nms(crowd, scores, groups, 0.3, count)
     expected = [at[nms(crowd[at], scores[at], 0.3)] for at in ((groups == g).nonzero()[:, 0] for g in range(3))]
     assert set(kept.tolist()) == set(torch.cat(expected).tolist())
     assert (scores[kept].diff() <= 0).all()
     assert count < 300 or len(kept) > len(nms(crowd, scores, 0.3))
+
+
+@pytest.mark.parametrize("groups", [1, 7])
+@pytest.mark.parametrize("wanted", [1, 20, 300, 5000])
+@pytest.mark.parametrize("count", [900, 4000])
+def test_the_best_survivors_are_those_of_all(groups, wanted, count):
+    """Fewer candidates are looked at than there are, but what survives is torchvision's, in its order."""
+    crowd, scores = boxes(count), torch.rand(count, generator=torch.Generator().manual_seed(2))
+    group = torch.arange(count) % groups
+    expected = batched_nms(crowd, scores, group, 0.3)
+    assert torch.equal(class_nms(crowd, scores, group, 0.3, wanted), expected[:wanted])
+
+
+def test_where_the_best_hide_each_other_worse_candidates_are_looked_at():
+    same, apart = torch.tensor([[0.0, 0.0, 9.0, 9.0]]).expand(2000, 4), boxes(40)
+    scores = torch.linspace(1, 0, 2040)
+    kept = class_nms(torch.cat([same, apart]), scores, torch.zeros(2040, dtype=torch.long), 0.3, 10)
+    assert len(kept) == 10
+    assert kept[0] == 0
+    assert (kept[1:] >= 2000).all()

@@ -140,9 +140,9 @@ def test_the_class_is_the_box_branchs_alone(lite):
     with torch.inference_mode():
         outputs = lite(torch.randn(1, 3, 90, 120))
         boxes = torch.tensor([[10.0, 10.0, 60.0, 70.0]])
-        before = [lite._masks(outputs.maps, boxes, torch.tensor([k])) for k in range(3)]
+        before = [lite._masks(outputs.maps, boxes, torch.tensor([k]), lite.mask_branch) for k in range(3)]
         lite.box_predictor.classes.weight.mul_(-3).add_(1)
-        after = [lite._masks(outputs.maps, boxes, torch.tensor([k])) for k in range(3)]
+        after = [lite._masks(outputs.maps, boxes, torch.tensor([k]), lite.mask_branch) for k in range(3)]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert not torch.equal(before[0], before[1])
 

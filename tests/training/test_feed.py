@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.tiny import RECIPES, same, scenes
-from upscore.data.transforms import Batch, resize_longest
+from upscore.data.resizing import resize_longest
+from upscore.data.transforms import Batch
 from upscore.errors import UserError
 from upscore.structures import Sample
 from upscore.training.feed import (

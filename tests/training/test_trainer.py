@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from tests.tiny import batch_of, same, scenes, small, tiny_net
 from upscore.labels import VOID
 from upscore.models.fcn import FCN
+from upscore.training.averaging import averaged
 from upscore.training.recipes import HEAVY, MODERN, Recipe
-from upscore.training.trainer import DivergedError, Trainer, averaged
+from upscore.training.trainer import DivergedError, Trainer
 
 SGD = HEAVY.model_copy(update={"loss": "mean", "learning_rate": 0.05, "momentum": 0.9})
 

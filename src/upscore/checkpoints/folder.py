@@ -19,9 +19,12 @@ from upscore.models.build import build
 from upscore.models.fcn import FCN
 from upscore.models.mask_rcnn import MaskRCNN
 from upscore.models.preprocessing import DepthPreprocessing, Preprocessing
+from upscore.models.trunks import Trunk
 from upscore.models.two_heads import TwoHeads
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
+QUANTIZED = "int8"
+"""The folder of the same network in int8, where it was calibrated."""
 BUILT_IN = Path(__file__).parents[1] / "builtin"
 """Model folders that come with the package, each known by its name."""
 DEFAULT_MAX_SIDE = 1024
@@ -170,7 +173,8 @@ def _refuse_others(folder: Path) -> None:
     """What is in a folder goes when a model takes its place, so let it be a model."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; a model is a folder: choose another place")
-    others = [] if not folder.exists() else sorted({file.name for file in folder.iterdir()} - {WEIGHTS, CARD})
+    present = {file.name for file in folder.iterdir()} if folder.exists() else set()
+    others = sorted(present - {WEIGHTS, CARD, QUANTIZED})
     if others:
         raise UserError(f"{folder} holds {others[0]}, which is no part of a model: choose a new or an empty folder")
 
@@ -199,15 +203,17 @@ def built_in_models() -> list[str]:
     return sorted(card.parent.name for card in BUILT_IN.glob(f"*/{CARD}"))
 
 
-def load_model(path: str | Path) -> tuple[FCN | MaskRCNN, ModelCard]:
+def load_model(path: str | Path, trunk: Trunk | None = None) -> tuple[FCN | MaskRCNN, ModelCard]:
     """Read a model that `find_model` finds; returns the network in evaluation mode and its card.
+
+    With a trunk that has no layers, as `TrunkFacts`, it gets the weights of all that stands on it.
 
     Raises:
         UserError: there is no model, its card is not valid, or the weights don't fit it.
     """
     folder = find_model(path)
-    card = _read_card(folder / CARD)
-    architecture = card.architecture.model_dump()
+    card = read_card(folder)
+    architecture: dict[str, Any] = card.architecture.model_dump() | {"trunk": trunk}
     with torch.device("meta"):  # random weights would be made only to be thrown away
         net = build(**architecture)
     if {name for name, _ in net.named_buffers()} - net.state_dict().keys():  # but tables that are not stored are needed
@@ -215,6 +221,8 @@ def load_model(path: str | Path) -> tuple[FCN | MaskRCNN, ModelCard]:
     try:
         stored = load_file(folder / WEIGHTS)
         state = {name: value.float() if value.dtype == torch.float16 else value for name, value in stored.items()}
+        if trunk is not None:
+            state = {name: value for name, value in state.items() if not name.startswith("trunk.")}
         net.load_state_dict(state, strict=True, assign=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{folder / WEIGHTS} can't be read as the weights of {CARD} beside it: {error}") from error
@@ -229,7 +237,13 @@ def load_model(path: str | Path) -> tuple[FCN | MaskRCNN, ModelCard]:
     return net.eval(), card
 
 
-def _read_card(path: Path) -> ModelCard:
+def read_card(folder: Path) -> ModelCard:
+    """The card of a model folder.
+
+    Raises:
+        UserError: it is missing or not valid.
+    """
+    path = folder / CARD
     try:
         card = ModelCard.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

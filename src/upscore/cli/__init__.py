@@ -7,6 +7,8 @@ import sys
 from cyclopts import App
 
 import upscore
+from upscore.cli.bench import bench
+from upscore.cli.calibrate import calibrate
 from upscore.cli.ceiling import ceiling
 from upscore.cli.cluster import cluster
 from upscore.cli.cues import cues
@@ -69,7 +71,9 @@ for name, verb in {
     "evaluate": evaluate,
     "predict": predict,
     "import": import_,
+    "calibrate": calibrate,
     "cluster": cluster,
+    "bench": bench,
 }.items():
     app.command(verb, name=name)
 data.command(check, name="check")

@@ -43,7 +43,7 @@ def ceiling(data: str, /, *, split: str | None = None, output: Path = Path("ceil
 
     from upscore.data import open_dataset
     from upscore.data.instance_datasets import task_of
-    from upscore.data.transforms import resize_longest
+    from upscore.data.resizing import resize_longest
     from upscore.errors import UserError
     from upscore.evaluation.ceiling import CeilingMeter
     from upscore.evaluation.ceiling_report import advice

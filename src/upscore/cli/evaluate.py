@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from upscore.evaluation.instances import InstanceScores
@@ -19,8 +21,11 @@ def evaluate(
     json: Path | None = None,
     plots: Path | None = None,
     split: str | None = None,
-    engine: Literal["auto", "torch"] = "auto",
-    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    ray: Annotated[bool, Parameter(negative=())] = False,
+    address: str | None = None,
+    workers: int | None = None,
+    engine: Literal["auto", "torch", "openvino", "onnxruntime"] = "auto",
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
 ) -> None:
     """Score a model on labelled photos.
 
@@ -49,10 +54,18 @@ def evaluate(
     split
         train, val, test or trainval; by default test where there is one,
         else val, else all.
+    ray
+        Spread the photos over a Ray cluster, or over this machine's
+        processors where there is none.
+    address
+        With --ray: of the cluster; by default RAY_ADDRESS, else this machine.
+    workers
+        With --ray: how many processes; by default as many as there is room for.
     engine
-        What runs the network.
+        What runs the network; auto is the fastest that this machine has.
     precision
-        The number format it runs in.
+        The number format it runs in; auto is the fastest that is safe. int8
+        needs `upscore calibrate` first.
     """
     from json import dumps
 
@@ -69,22 +82,44 @@ def evaluate(
     from upscore.inference import evaluate as score
     from upscore.inference import load
 
-    predictor = load(model, engine=engine, precision=precision)
+    if not ray and (address is not None or workers is not None):
+        raise UserError("--address and --workers are for --ray: add it, or leave them out")
     split = split or default_split(data)
-    dataset = open_instances(data, split) if predictor.task == "instances" else open_dataset(data, split)
     stderr = Console(stderr=True)
-    if split in (None, "train", "trainval") and predictor.training.get("data") == data:
+    with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
+        task = progress.add_task("Evaluating", total=None)
+
+        def advance(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        if ray:
+            from upscore.scale.evaluate import evaluate_on_ray
+
+            found = evaluate_on_ray(
+                model,
+                data,
+                split,
+                address=address,
+                workers=workers,
+                engine=engine,
+                precision=precision,
+                progress=advance,
+            )
+            scores, images, training = found.scores, found.images, found.training
+        else:
+            predictor = load(model, engine=engine, precision=precision)
+            dataset = open_instances(data, split) if predictor.task == "instances" else open_dataset(data, split)
+            scores = score(predictor, dataset, progress=advance)
+            images, training = len(dataset), predictor.training
+    if split in (None, "train", "trainval") and training.get("data") == data:
         stderr.print(
             f"warning: {data} holds the photos that this model was trained on, which it knows: its scores here are "
             "higher than on new ones",
             style="yellow",
             highlight=False,
         )
-    with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
-        task = progress.add_task("Evaluating", total=len(dataset))
-        scores = score(predictor, dataset, progress=lambda done, _total: progress.update(task, completed=done))
-    report = {"model": model, "data": data, "split": split, "images": len(dataset), **scores.to_json()}
-    title = f"{data}{f', {split}' if split else ''}: {len(dataset)} photos"
+    report = {"model": model, "data": data, "split": split, "images": images, **scores.to_json()}
+    title = f"{data}{f', {split}' if split else ''}: {images} photos"
     if isinstance(scores, InstanceScores):
         _print_objects(scores, title)
     else:

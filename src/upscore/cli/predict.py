@@ -8,20 +8,27 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 Flag = Parameter(negative=())
-FAILED = 1
 
 
 def predict(
     model: str,
-    paths: list[Path],
+    paths: list[str],
     /,
     *,
-    output: Path,
+    output: str,
     depth: Path | None = None,
     scores: Annotated[bool, Flag] = False,
+    overlays: bool = True,
+    resume: Annotated[bool, Flag] = False,
     min_score: float | None = None,
-    engine: Literal["auto", "torch"] = "auto",
-    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    tiled: Annotated[bool, Flag] = False,
+    core: int | None = None,
+    level: int = 0,
+    ray: Annotated[bool, Flag] = False,
+    address: str | None = None,
+    workers: int | None = None,
+    engine: Literal["auto", "torch", "openvino", "onnxruntime"] = "auto",
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
 ) -> int:
     """Write a mask, or the objects, and an overlay for each photo.
 
@@ -30,6 +37,9 @@ def predict(
     upscore predict runs/streets a.jpg b.png --output out --scores
     upscore predict runs/nuclei slides/ --output out --min-score 0.7
     upscore predict runs/rooms rgb/ --depth depth/ --output out
+    upscore predict runs/streets photos/ --output out --no-overlays --resume
+    upscore predict runs/fields orthophoto.tif --output out --tiled
+    upscore predict runs/streets s3://bucket/photos --output s3://bucket/out --ray
     ```
 
     For each photo, NAME.png holds a class index per pixel (with a palette)
@@ -53,64 +63,55 @@ def predict(
         the same name: PNG or TIFF of 16 bits in millimetres, or .npy in metres.
     scores
         Write NAME_scores.npz too: class probabilities (C, H, W), float16.
+    overlays
+        Draw on the photos, which takes longer than reading them and writing
+        masks together.
+    resume
+        Leave out photos that an earlier run has written into the same folder
+        (with the same model and options, which is not checked). Those in
+        which it found no objects are looked at again.
     min_score
         Objects with a lower score are left out, 0 to 1; by default the
         score that was best on the photos the model was validated on.
+    tiled
+        For images of any size, TIFF (with pyramids, BigTIFF, OME, GeoTIFF) or
+        Zarr: tiles are seen at full resolution, one at a time, and written as
+        NAME.tif (NAME.zarr for Zarr), class maps exactly as of the whole image,
+        objects cut by no seam. The same command goes on after a kill.
+    core
+        With --tiled: side of a tile without its margin, in pixels.
+    level
+        With --tiled: which image of a pyramid; 0 is the finest.
+    ray
+        Spread the photos, or with --tiled the tiles, over a Ray cluster, or
+        over this machine's processors where there is none. Paths and output
+        may then be in a store: s3://, gs://.
+    address
+        With --ray: of the cluster; by default RAY_ADDRESS, else this machine.
+    workers
+        With --ray: how many processes; by default as many as there is room for.
     engine
-        What runs the network.
+        What runs the network; auto is the fastest that this machine has.
     precision
-        The number format it runs in.
+        The number format it runs in; auto is the fastest that is safe. int8
+        needs `upscore calibrate` first.
     """
-    import sys
-
-    from rich.console import Console
-    from rich.progress import track
-
+    from upscore.cli import predicting
     from upscore.errors import UserError
-    from upscore.inference import load
-    from upscore.inference.depths import find_depth
-    from upscore.inference.outputs import (
-        coco_results,
-        find_photos,
-        refuse_overwriting,
-        write_prediction,
-        write_results,
-    )
 
-    photos = find_photos(paths, output=output)
-    predictor = load(model, engine=engine, precision=precision)
-    refuse_overwriting(photos, output, predictor.task, geometric=bool(predictor.geometric_classes))
-    objects = predictor.task == "instances"
-    if objects and scores:
-        raise UserError("--scores writes class probabilities of pixels, but this model finds objects: leave it out")
-    if not objects and min_score is not None:
-        raise UserError("--min-score is for models that find objects, but this one classifies pixels: leave it out")
-    if (depth is None) != (not predictor.depth_channels):
-        have = "sees depth: give --depth FOLDER" if depth is None else "sees photos alone: leave --depth out"
-        raise UserError(f"this model {have}")
-    console = Console(stderr=True)
-    failures: list[str] = []
-    results: list[dict] = []
-    numbered = enumerate(photos.items(), start=1)
-    try:
-        for number, (name, photo) in track(
-            numbered, "Predicting", total=len(photos), console=console, transient=True, disable=not console.is_terminal
-        ):
-            try:
-                beside = None if depth is None else find_depth(depth, name)
-                prediction = predictor.predict(photo, depth=beside, scores=scores, min_score=min_score)
-                write_prediction(prediction, output / name)
-            except UserError as error:
-                failures.append(str(error))
-            else:
-                file_name = (Path(name).parent / photo.name).as_posix()
-                results += coco_results(prediction, number, file_name) if objects else []
-    finally:  # what was done before an interruption is kept
-        if objects:
-            write_results(results, output)
-    done = len(photos) - len(failures)
-    found = f", {len(results)} objects" if objects else ""
-    print(f"{output}: {done} of {len(photos)} photos{found}, {len(predictor.classes)} classes")
-    for failure in failures:
-        print(f"upscore: {failure}", file=sys.stderr)
-    return FAILED if failures else 0
+    if not ray and (address is not None or workers is not None):
+        raise UserError("--address and --workers are for --ray: add it, or leave them out")
+    if not tiled and (core is not None or level):
+        raise UserError("--core and --level are for --tiled: add it, or leave them out")
+    cluster = predicting.Cluster(address, workers) if ray else None
+    if tiled:
+        if depth is not None or scores or resume or not overlays:
+            raise UserError("--tiled has neither --depth, --scores, --resume (it always goes on) nor --no-overlays")
+        tiles = predicting.Tiles(core=core, level=level)
+        return predicting.tiled(model, paths, output, tiles, cluster, min_score, engine, precision)
+    options = predicting.Options(depth=depth, scores=scores, overlays=overlays, min_score=min_score)
+    if cluster is None:
+        return predicting.folder(model, paths, output, options, resume, engine, precision)
+    if resume:
+        raise UserError("--resume is for one machine: leave it out with --ray")
+    return predicting.on_ray(model, paths, output, options, cluster, engine, precision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -62,6 +63,7 @@ def train(
     upscore train nuclei/ --model mask_rcnn --output runs/nuclei
     upscore train cars/ --model mask_rcnn --backbone resnet50 \\
         --recipe paper --output runs/cars
+    torchrun --nproc-per-node 2 -m upscore train camvid/ --output runs/two
     ```
 
     The folder it writes holds best/ and last/, two model folders (the run's
@@ -98,7 +100,8 @@ def train(
     epochs
         Passes over the photos; by default as the recipe has it.
     batch_size
-        Photos in a batch; by default as the recipe has it.
+        Photos in a batch, of each process where torchrun starts several; by
+        default as the recipe has it.
     accumulate
         Batches in a step; by default as the recipe has it.
     learning_rate
@@ -178,7 +181,8 @@ def train(
         "class_weights": class_weights,
         "patches": patches,
     }
-    console = Console(stderr=True)
+    leads = "LOCAL_RANK" not in os.environ or os.environ["RANK"] == "0"  # torchrun sets both for each process
+    console = Console(stderr=True, quiet=not leads)
     watchers: list[TerminalWatcher | FolderWatcher] = []
 
     def watch(folder: RunFolder) -> list[TerminalWatcher | FolderWatcher]:
@@ -228,6 +232,7 @@ def train(
     finally:
         for watcher in watchers:
             watcher.close()
-    score = f"{task_named(model).title} {progress.best:.1%}"
-    print(f"{output}: {score} on the validation photos, after epoch {progress.best_epoch}")
+    if leads:
+        score = f"{task_named(model).title} {progress.best:.1%}"
+        print(f"{output}: {score} on the validation photos, after epoch {progress.best_epoch}")
     return 0

@@ -175,7 +175,7 @@ def read_coco(path: Path) -> Coco:
 
 def _read_json(path: Path) -> dict[str, list[Any]]:
     try:
-        content = json.loads(path.read_bytes(), parse_constant=lambda _: None)
+        content = json.loads(_text(path), parse_constant=lambda _: None)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:
@@ -184,6 +184,12 @@ def _read_json(path: Path) -> dict[str, list[Any]]:
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
             raise UserError(f"{path}: is no file of COCO instances; it must hold a list {name!r}.")
     return content
+
+
+def _text(path: Path) -> str:
+    """What a file says; its bytes, half a gigabyte of COCO's own, are not kept while it is understood."""
+    content = path.read_bytes()
+    return content.decode(json.detect_encoding(content), "surrogatepass")
 
 
 class _Images:

@@ -6,14 +6,13 @@ appears that was not there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
 from torchvision.transforms.v2 import functional as F
 
+from upscore.data.resizing import Piece, extended, piece_of, relabelled, resized
 from upscore.errors import UserError
 from upscore.labels import VOID
 from upscore.objects import Objects
@@ -69,14 +68,14 @@ class Augmentation:
         zoom, top, left, mirror, *jitter = torch.rand(8, dtype=torch.float64, generator=generator).tolist()
         factor = 1.0 if self.scale is None else self.scale[0] * (self.scale[1] / self.scale[0]) ** zoom
         height, width = self.crop or (None, None)
-        rows = _piece(sample.image.shape[-2], factor, height, top)
-        columns = _piece(sample.image.shape[-1], factor, width, left)
-        image = _resized(sample.image, rows, columns)
+        rows = piece_of(sample.image.shape[-2], factor, height, top)
+        columns = piece_of(sample.image.shape[-1], factor, width, left)
+        image = resized(sample.image, rows, columns)
         if mirror < self.flip:
             image = image.flip(-1)
         if self.colour > 0:
             image = _recoloured(image, self.colour, jitter)
-        moved = _relabelled(sample, rows, columns, mirror=mirror < self.flip, canvas=self.crop)
+        moved = relabelled(sample, rows, columns, mirror=mirror < self.flip, canvas=self.crop)
         if self.min_visible > 0 and sample.objects is not None and moved.objects is not None:
             shares = _visible_shares(sample.objects, rows, columns)
             moved.objects = moved.objects[shares[moved.objects.numbers] >= self.min_visible]
@@ -133,130 +132,14 @@ def _stacked(maps: list[Tensor | None], size: tuple[int, int], fill: float) -> T
     if known is None:
         return None
     empty = known.new_full((*known.shape[:-2], *size), fill)
-    return torch.stack([empty if values is None else _extended(values, size, fill) for values in maps])
+    return torch.stack([empty if values is None else extended(values, size, fill) for values in maps])
 
 
-def resize_longest(sample: Sample, max_side: int) -> Sample:
-    """Reduce a sample whose longer side exceeds `max_side` pixels; 0 leaves every sample alone.
-
-    Raises:
-        UserError: a negative `max_side`.
-    """
-    if max_side < 0:
-        raise UserError(f"max_side={max_side}: give the longest side in pixels, or 0 to leave images as they are.")
-    height, width = sample.image.shape[-2:]
-    longest = max(height, width)
-    if max_side == 0 or longest <= max_side:
-        return sample
-    return resize_to(sample, (max(1, round(height * max_side / longest)), max(1, round(width * max_side / longest))))
-
-
-def resize_to(sample: Sample, size: tuple[int, int]) -> Sample:
-    """Bring a sample to a (height, width), the image with antialiasing; of that size already, it is left alone.
-
-    Raises:
-        UserError: a side of less than 1 pixel.
-    """
-    if min(size) < 1:
-        raise UserError(f"size={size}: give a height and a width of at least 1 pixel.")
-    height, width = sample.image.shape[-2:]
-    if (height, width) == size:
-        return sample
-    rows, columns = _Piece(start=0, length=height, size=size[0]), _Piece(start=0, length=width, size=size[1])
-    resized = _relabelled(sample, rows, columns)
-    resized.image = _resized(sample.image, rows, columns)
-    return resized
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Piece:
-    """Of one axis: `length` pixels from `start` on become `size` pixels."""
-
-    start: int
-    length: int
-    size: int
-
-    def nearest(self) -> Tensor:
-        """(size,) the pixel whose centre is nearest to each new pixel's; in integers, so without rounding."""
-        return self.start + (2 * torch.arange(self.size) + 1) * self.length // (2 * self.size)
-
-
-def _piece(side: int, factor: float, crop: int | None, place: float) -> _Piece:
-    """What of a side's pixels to take so that they become a crop of the side scaled by `factor`; place is in [0, 1)."""
-    if crop is None:
-        return _Piece(start=0, length=side, size=max(1, round(side * factor)))
-    length = max(1, round(crop / factor))
-    if length > side:
-        return _Piece(start=0, length=side, size=min(crop, max(1, round(side * factor))))
-    return _Piece(start=int(place * (side - length + 1)), length=length, size=crop)
-
-
-def _resized(image: Tensor, rows: _Piece, columns: _Piece) -> Tensor:
-    """Cut out the rows and columns and resize them with antialiasing.
-
-    Pixels are squares with their centres at +0.5, for labels too (torch's mode "nearest", and so v2's resizing of a
-    `Mask`, has them elsewhere: its labels lie up to half a pixel off the image).
-    """
-    image = image.narrow(-2, rows.start, rows.length).narrow(-1, columns.start, columns.length)
-    if image.shape[-2:] == (rows.size, columns.size):
-        return image
-    if columns.size > 1:
-        return F.resize(image, [rows.size, columns.size], antialias=True)
-    # torch's antialiasing fails, or returns wrong pixels, where the result is a single column; Pillow's does not.
-    return F.pil_to_tensor(F.resize(F.to_pil_image(image), [rows.size, columns.size]))
-
-
-def _relabelled(
-    sample: Sample, rows: _Piece, columns: _Piece, *, mirror: bool = False, canvas: tuple[int, int] | None = None
-) -> Sample:
-    """The sample with the labels and depth of what was cut out, resized, mirrored and padded; its image is the old one.
-
-    All is done to the objects in one move, as each measures them anew.
-    """
-    down, across = rows.nearest(), columns.nearest()
-    index = down[:, None], (across.flip(0) if mirror else across)[None, :]
-
-    def move(labels: Tensor, fill: int) -> Tensor:
-        labels = labels[..., *index]
-        return labels if canvas is None else _extended(labels, canvas, fill)
-
-    depth = None if sample.depth is None else _resized_depth(sample.depth, rows, columns)
-    if depth is not None:
-        depth = depth.flip(-1) if mirror else depth
-        depth = depth if canvas is None else _extended(depth, canvas, torch.nan)
-    return replace(
-        sample,
-        class_map=None if sample.class_map is None else move(sample.class_map, VOID),
-        geometric_map=None if sample.geometric_map is None else move(sample.geometric_map, VOID),
-        depth=depth,
-        objects=None if sample.objects is None else sample.objects.moved(partial(move, fill=0)),
-    )
-
-
-def _resized_depth(depth: Tensor, rows: _Piece, columns: _Piece) -> Tensor:
-    """As `_resized`, of what is known; a new pixel that is unknown for the most part stays so."""
-    depth = depth.narrow(-2, rows.start, rows.length).narrow(-1, columns.start, columns.length)
-    size = rows.size, columns.size
-    if depth.shape[-2:] == size:
-        return depth
-    antialias = columns.size > 1  # which torch can't for a single column
-    known = depth.isfinite()
-    both = torch.stack([depth.where(known, 0), known.to(depth.dtype)])
-    values, weights = interpolate(both, size=size, mode="bilinear", align_corners=False, antialias=antialias)
-    return torch.where(weights > 0.5, values / weights, torch.nan)
-
-
-def _visible_shares(objects: Objects, rows: _Piece, columns: _Piece) -> Tensor:
+def _visible_shares(objects: Objects, rows: Piece, columns: Piece) -> Tensor:
     """By number: the share of an object's pixels that lies in the rows and columns."""
     cut = objects.id_map.narrow(-2, rows.start, rows.length).narrow(-1, columns.start, columns.length)
     whole = torch.bincount(objects.id_map.flatten())
     return torch.bincount(cut.flatten(), minlength=len(whole)) / whole
-
-
-def _extended(labels: Tensor, size: tuple[int, int], fill: float) -> Tensor:
-    """Labels (..., H, W) in the top left corner of a canvas of at least their size."""
-    height, width = labels.shape[-2:]
-    return pad(labels, (0, size[1] - width, 0, size[0] - height), value=fill)
 
 
 def _padded(image: Tensor, size: tuple[int, int]) -> Tensor:

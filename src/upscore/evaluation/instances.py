@@ -138,6 +138,13 @@ class InstanceEvaluator:
         seen = instances.distinct()
         self._pairs.append(pairs(np.asarray(seen.id_map()), seen.scores.double().numpy(), seen.labels.numpy(), objects))
 
+    def extend(self, other: InstanceEvaluator) -> None:
+        """Add the photos that another one has seen, of the same classes."""
+        assert self.classes == other.classes, f"{len(self.classes)} classes and {len(other.classes)}, or other names"
+        self._labelled += other._labelled
+        self._found += other._found
+        self._pairs += other._pairs
+
     def best_min_score(self) -> Threshold:
         """The score that objects found must have for the highest matched F at an IoU of 0.5, and that F."""
         return best_threshold(self._pairs)

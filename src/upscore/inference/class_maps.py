@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-ROWS_AT_ONCE = 64
-"""Rows of a photo whose scores exist at the same time: few enough for the cache, many enough for all cores."""
+ROWS_AT_ONCE = 32
+"""Rows of a photo whose scores exist at the same time: few enough for a processor's cache."""
 
 RowScores = Callable[[int, int], Tensor]
 """(top, bottom) -> the scores (C, bottom - top, W) of these rows of pixels."""
@@ -22,7 +23,13 @@ def by_matrices(scores: Tensor, rows: Tensor, columns: Tensor) -> RowScores:
     """Coarse scores (C, h, w), and what each cell adds to each row (H, h) and column (W, w) of pixels."""
     across = scores @ columns.T.to(scores.device)
     rows = rows.to(scores.device)
-    return lambda top, bottom: rows[top:bottom] @ across
+
+    def block(top: int, bottom: int) -> Tensor:
+        cells = rows[top:bottom].any(dim=0).nonzero()[:, 0]  # the few that touch these rows, side by side
+        near = slice(int(cells[0]), int(cells[-1]) + 1)
+        return rows[top:bottom, near] @ across[:, near]
+
+    return block
 
 
 def by_resizing(scores: Tensor, size: tuple[int, int]) -> RowScores:
@@ -66,8 +73,26 @@ def class_map(
         pixels = scores(top, min(top + ROWS_AT_ONCE, size[0]))
         if null_background:
             pixels = F.pad(pixels, (0, 0, 0, 0, 1, 0))
-        # torch's argmax over channels is several times slower than the indices of its max
-        blocks.append(pixels.max(dim=0).indices.to(torch.uint8))
+        blocks.append(best_classes(pixels))
         if probabilities is not None:
             kept.append(probabilities(pixels).half())
     return torch.cat(blocks), torch.cat(kept, dim=1) if kept else None
+
+
+def best_classes(scores: Tensor) -> Tensor:
+    """The class with the highest score, (C, h, w) -> (h, w) uint8; of equal ones the first.
+
+    On a CPU a running maximum class by class, several times faster than torch's argmax over the first axis.
+    """
+    if scores.device.type != "cpu":
+        return scores.max(dim=0).indices.to(torch.uint8)
+    planes = scores.numpy()
+    highest, classes = planes[0].copy(), np.zeros(planes.shape[1:], np.uint8)
+    higher = np.empty(classes.shape, bool)
+    candidate = higher.view(np.uint8)
+    for number, plane in enumerate(planes[1:], start=1):
+        np.greater(plane, highest, out=higher)
+        np.multiply(candidate, np.uint8(number), out=candidate)
+        np.maximum(classes, candidate, out=classes)
+        np.maximum(highest, plane, out=highest)
+    return torch.from_numpy(classes)

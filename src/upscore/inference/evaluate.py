@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import replace
 
 import torch
@@ -13,6 +14,7 @@ from upscore.errors import UserError
 from upscore.evaluation.instances import InstanceEvaluator, InstanceScores
 from upscore.evaluation.metrics import ConfusionMatrix, SemanticScores, semantic_scores, two_headed_scores
 from upscore.inference.predictor import Predictor
+from upscore.inference.threads import in_threads
 from upscore.labels import VOID
 from upscore.models.mask_rcnn import MaskRCNN
 from upscore.structures import Sample
@@ -31,10 +33,10 @@ def evaluate(model: Predictor, dataset: Dataset, *, progress: Advance | None = N
     Raises:
         UserError: the data has a class that the model doesn't know, or a photo has no labels.
     """
+    if isinstance(model.net, MaskRCNN):
+        return compare_objects(model, model.net, dataset, progress=progress).scores(model.net.min_score)
     samples = _counted(dataset, progress)
     order = _match(dataset.classes, model.classes)
-    if isinstance(model.net, MaskRCNN):
-        return _score_objects(model, model.net, samples, order)
     names = geometric_classes(dataset) if model.geometric_classes else []
     surfaces = _table(_match(names, model.geometric_classes)) if names else None
     return _score_pixels(model, samples, _table(order), surfaces)
@@ -69,11 +71,13 @@ def _table(order: list[int] | None) -> Tensor:
     return table
 
 
-def _score_objects(
-    model: Predictor, net: MaskRCNN, samples: Iterator[Sample], order: list[int] | None
-) -> InstanceScores:
+def compare_objects(
+    model: Predictor, net: MaskRCNN, dataset: Dataset, *, progress: Advance | None = None
+) -> InstanceEvaluator:
+    """The photos of a set of objects, predicted and compared with their labels; see `evaluate`."""
+    order = _match(dataset.classes, model.classes)
     evaluator = InstanceEvaluator(model.classes, max_detections=net.detections)
-    for sample in samples:
+    for sample in _counted(dataset, progress):
         objects = sample.objects
         if objects is None:
             raise UserError(f"{sample.name} has no labelled objects to compare with")
@@ -82,15 +86,16 @@ def _score_objects(
         found = model.predict(sample.image, min_score=0.0).instances
         assert found is not None
         evaluator.update(found, objects)
-    return evaluator.scores(net.min_score)
+    return evaluator
 
 
-def _counted(dataset: Dataset, progress: Advance | None) -> Iterator[Sample]:
-    """The samples; one counts as done when the next is asked for."""
-    for index in range(len(dataset)):
-        yield dataset[index]
-        if progress:
-            progress(index + 1, len(dataset))
+def _counted(dataset: Dataset, progress: Advance | None) -> Generator[Sample, None, None]:
+    """The samples, read ahead; one counts as done when the next is asked for."""
+    with closing(in_threads(range(len(dataset)), dataset.__getitem__)) as samples:
+        for index, sample in samples:
+            yield sample
+            if progress:
+                progress(index + 1, len(dataset))
 
 
 def _match(data: list[str], model: list[str]) -> list[int] | None:

@@ -6,42 +6,40 @@ H W pixels of the network's input.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from upscore.inference.engines import Engine
 from upscore.instances import Instances
-from upscore.models.mask_rcnn import MaskRCNN, Outputs
-from upscore.models.rpn import RPNOutputs
+from upscore.models.detector_parts import BoxPart, DensePart, MaskPart, as_outputs, branches
+from upscore.models.mask_rcnn import MaskRCNN
 
-
-class Dense(nn.Module):
-    """Preprocessed images -> maps, objectness and deltas, one after another."""
-
-    def __init__(self, net: MaskRCNN) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        maps, (objectness, deltas) = self.net(images)
-        return (*maps, *objectness, *deltas)
+DENSE, BOX, MASK = "dense", "box", "mask"
+"""The parts' names."""
 
 
 class ObjectFinder:
-    """The dense part by the engine, the rest here."""
+    """The dense part and the branches by the engine; between them regions are chosen and pooled here.
+
+    Args:
+        net: whose trunk may be known by its facts alone where the engine has its layers already.
+        engine: what runs the parts.
+    """
 
     def __init__(self, net: MaskRCNN, engine: Engine) -> None:
-        self.net, self.engine = net, engine
-        self.dense = engine.compile(Dense(net), torch.zeros(1, 3, 64, 96), name="dense")
-        self.levels = len(net.rpn.anchors.sizes) if hasattr(net.rpn.anchors, "sizes") else 0
+        self.net = net
+        # of maps and regions, which are read and written several times over between the parts
+        dtype = torch.bfloat16 if engine.name == "openvino" and engine.precision != "float32" else torch.float32
+        box, mask = BoxPart(net), MaskPart(net)
+        self.dense = engine.compile(DensePart(net, dtype), torch.zeros(1, 3, 64, 96), name=DENSE)
+        self.branches = branches(
+            engine.compile(box, torch.zeros(2, box.inputs, dtype=dtype), name=BOX),
+            engine.compile(mask, torch.zeros(2, mask.inputs, dtype=dtype), name=MASK),
+        )
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Instances:
-        """One preprocessed image (1, 3, H, W) -> its objects."""
-        outputs = self.dense(images)
-        levels = len(outputs) // 3
-        maps, objectness, deltas = (list(outputs[i * levels : (i + 1) * levels]) for i in range(3))
-        dtype = torch.bfloat16 if self.engine.precision != "float32" else torch.float32
-        with torch.autocast(self.engine.device.type, dtype, enabled=dtype != torch.float32):
-            found = self.net.decode(Outputs(maps, RPNOutputs(objectness, deltas)), [tuple(images.shape[-2:])])
-        assert found[0].instances is not None
-        return found[0].instances
+        """One preprocessed image (1, 3, H, W) -> its objects, in its pixels."""
+        outputs = as_outputs(self.dense(images))
+        found = self.net.decode(outputs, [(images.shape[-2], images.shape[-1])], self.branches)[0].instances
+        assert found is not None
+        return found

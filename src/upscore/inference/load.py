@@ -2,34 +2,84 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from upscore.checkpoints.folder import CARD, WEIGHTS, load_model
+import torch
+
+import upscore
+from upscore.checkpoints.folder import CARD, WEIGHTS, find_model, load_model, read_card
 from upscore.errors import UserError
 from upscore.inference.engines import EngineName, Precision
+from upscore.inference.engines.cache import Compiled, compiled_for, digest_of
+from upscore.inference.engines.choice import resolve_engine
 from upscore.inference.predictor import Predictor
+from upscore.inference.quantized import find_quantized, read_quantized
+from upscore.models.trunks import TrunkFacts, facts_of
+
+if TYPE_CHECKING:
+    import openvino as ov
 
 HUB = "hf://"
 
 
-def load(source: str | Path, *, engine: EngineName = "auto", precision: Precision = "auto") -> Predictor:
+def load(
+    source: str | Path, *, engine: EngineName = "auto", precision: Precision = "auto", cache: bool = True
+) -> Predictor:
     """A model that is ready to predict.
 
     Args:
         source: a model folder, a training run (its best model), the name of a built-in model, or "hf://owner/name" on
             the Hugging Face hub.
         engine: what runs the network; "auto" is the fastest that this machine has.
-        precision: the number format it runs in; "auto" is the fastest that is safe for this network.
+        precision: the number format it runs in; "auto" is the fastest that is safe on this machine. "int8" needs a
+            model that `upscore calibrate` has been over, and is never chosen by itself.
+        cache: OpenVINO's compiled networks are kept on disk (`UPSCORE_CACHE`, or the user's folder for caches). A
+            network that is there already starts without its layers: `Predictor.net` then has no trunk to train or run.
 
     Raises:
-        UserError: there is no valid model.
+        UserError: there is no valid model, or not in that precision.
     """
     if isinstance(source, str) and source.startswith(HUB):
         source = _download(source.removeprefix(HUB))
-    net, card = load_model(source)
-    predictor = Predictor(net, engine=engine, precision=precision, max_side=card.max_side)
+    name = resolve_engine(engine, precision)
+    folder = find_model(source)
+    quantized = find_quantized(folder) if precision == "int8" else None
+    store = _store(folder, precision, quantized) if name == "openvino" and cache else None
+    facts = store.read_facts() if store else None
+    if facts:
+        try:
+            return _predictor(folder, engine, precision, quantized, store, TrunkFacts(facts))
+        except NotImplementedError:  # a part is no longer there, and the facts have no layers to make it of
+            pass
+    predictor = _predictor(folder, engine, precision, quantized, store)
+    if store and predictor.net.architecture.get("neck") != "c4":  # whose head is a part of the trunk's network
+        store.write_facts(facts_of(predictor.net.trunk))
+    return predictor
+
+
+def _predictor(
+    folder: Path,
+    engine: EngineName,
+    precision: Precision,
+    quantized: Path | None,
+    store: Compiled | None,
+    trunk: TrunkFacts | None = None,
+) -> Predictor:
+    net, card = load_model(folder, trunk)
+    parts: dict[str, ov.Model] = read_quantized(quantized) if quantized and trunk is None else {}
+    predictor = Predictor(net, engine, precision, max_side=card.max_side, quantized=parts, store=store)
     predictor.training = card.training
     return predictor
+
+
+def _store(folder: Path, precision: str, quantized: Path | None) -> Compiled:
+    """Where this network's compiled parts are kept: by all that they depend on."""
+    files = [folder / WEIGHTS, *([] if quantized is None else sorted(quantized.iterdir()))]
+    architecture = read_card(folder).architecture.model_dump_json()
+    versions = [upscore.__version__, *(version(package) for package in ("torch", "openvino"))]
+    return compiled_for(*versions, architecture, precision, torch.get_num_threads(), *map(digest_of, files))
 
 
 def _download(repository: str) -> Path:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from upscore.data.decoding import SUFFIXES
 from upscore.errors import UserError
-from upscore.files import atomic_path, write_text
+from upscore.files import atomic_path
+from upscore.inference.png import write_png
+from upscore.inference.results import RESULTS
 from upscore.rendering import index_image
 from upscore.structures import Prediction
 
@@ -25,9 +26,6 @@ ENDINGS = {
 
 GEOMETRIC = ("_geometric.png", "_geometric_overlay.png")
 """What a second head adds."""
-
-RESULTS = "instances.json"
-"""All objects of all photos, beside the pictures."""
 
 
 def find_photos(paths: Sequence[Path], *, output: Path | None = None) -> dict[str, Path]:
@@ -91,11 +89,18 @@ def refuse_overwriting(
                 raise UserError(f"{results} holds labels and would be overwritten: choose another --output")
 
 
+def is_written(base: Path, task: str, *, geometric: bool = False, scores: bool = False, overlays: bool = True) -> bool:
+    """Whether all pictures of a photo are there; each is written whole or not at all."""
+    left_out = {*(() if scores else ("_scores.npz",)), *(() if overlays else ("_overlay.png", GEOMETRIC[1]))}
+    endings = [ending for ending in ENDINGS[task] + GEOMETRIC * geometric if ending not in left_out]
+    return all(path.is_file() for path in _outputs(base, endings))
+
+
 def _outputs(base: Path, endings: Sequence[str]) -> list[Path]:
     return [base.with_name(base.name + ending) for ending in endings]
 
 
-def write_prediction(prediction: Prediction, base: Path) -> None:
+def write_prediction(prediction: Prediction, base: Path, *, overlays: bool = True) -> None:
     """Write what was predicted of a photo, at the photo's own size.
 
     Classes of pixels: `base.png` (class indices with a palette), `base_overlay.png` and, where there are scores,
@@ -103,23 +108,28 @@ def write_prediction(prediction: Prediction, base: Path) -> None:
 
     Objects: `base_ids.png` (16-bit numbers of objects from 1, 0 for none) and `base_overlay.png`.
 
+    Files are compressed with little effort: overlays are about a seventh larger than they could be.
+
     Raises:
         UserError: a file can't be written.
     """
     try:
         if prediction.instances is not None:
             ids, overlay = _outputs(base, ENDINGS["instances"])
-            _save(Image.fromarray(prediction.instances.id_map()), ids)
-            _save(prediction.overlay(), overlay)
+            _save_indices(Image.fromarray(prediction.instances.id_map()), ids)
+            if overlays:
+                _save_colors(prediction.overlay(), overlay)
             return
         assert prediction.class_map is not None
         mask, overlay, scores = _outputs(base, ENDINGS["semantic"])
-        _save(index_image(prediction.class_map, len(prediction.classes)), mask)
-        _save(prediction.overlay(), overlay)
+        _save_indices(index_image(prediction.class_map, len(prediction.classes)), mask)
+        if overlays:
+            _save_colors(prediction.overlay(), overlay)
         if prediction.geometric_map is not None:
             surfaces, surfaces_overlay = _outputs(base, GEOMETRIC)
-            _save(index_image(prediction.geometric_map, len(prediction.geometric_classes)), surfaces)
-            _save(prediction.geometric_overlay(), surfaces_overlay)
+            _save_indices(index_image(prediction.geometric_map, len(prediction.geometric_classes)), surfaces)
+            if overlays:
+                _save_colors(prediction.geometric_overlay(), surfaces_overlay)
         if prediction.scores is not None:
             with atomic_path(scores) as temporary:
                 np.savez_compressed(temporary, scores=prediction.scores, classes=np.array(prediction.classes))
@@ -127,41 +137,11 @@ def write_prediction(prediction: Prediction, base: Path) -> None:
         raise UserError(f"{base}: can't be written ({error.strerror or error})") from error
 
 
-def _save(picture: Image.Image, path: Path) -> None:
+def _save_indices(picture: Image.Image, path: Path) -> None:
     with atomic_path(path) as temporary:
-        picture.save(temporary)
+        picture.save(temporary, compress_level=1, compress_type=zlib.Z_RLE)
 
 
-def coco_results(prediction: Prediction, image_id: int, file_name: str) -> list[dict[str, Any]]:
-    """The objects of one photo as COCO's evaluation takes them, with the names of the photo and the class besides.
-
-    `category_id` is the class index from 1; the object with number k in the photo's ids is the k-th here.
-    """
-    found = prediction.instances
-    assert found is not None
-    columns = (found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), found.rle())
-    return [
-        {
-            "image_id": image_id,
-            "file_name": file_name,
-            "category_id": label + 1,
-            "category_name": prediction.classes[label],
-            "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
-            "score": round(score, 6),
-            "segmentation": rle,
-        }
-        for (x1, y1, x2, y2), score, label, rle in zip(*columns, strict=True)
-    ]
-
-
-def write_results(results: list[dict[str, Any]], output: Path) -> None:
-    """Write `instances.json` into the folder `output`, an object a line.
-
-    Raises:
-        UserError: it can't be written.
-    """
-    lines = ",\n".join(json.dumps(result) for result in results)
-    try:
-        write_text(output / RESULTS, f"[\n{lines}\n]\n" if results else "[]\n")
-    except OSError as error:
-        raise UserError(f"{output / RESULTS}: can't be written ({error.strerror or error})") from error
+def _save_colors(picture: Image.Image, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        write_png(np.asarray(picture), temporary)

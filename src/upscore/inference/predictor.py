@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from upscore.data.transforms import resize_longest
+from upscore.data.resizing import resize_longest
 from upscore.errors import UserError
 from upscore.inference.depths import Depth, as_depth
-from upscore.inference.engines import EngineName, Precision, choose_engine
+from upscore.inference.engines import Engine, EngineName, Precision, choose_engine
 from upscore.inference.engines.cache import Compiled
 from upscore.inference.finder import ObjectFinder
 from upscore.inference.photos import Photo, as_photo
@@ -33,7 +33,7 @@ class Predictor:
 
     Args:
         net: a network of `upscore.models.build`.
-        engine: what runs it; "auto" is the fastest that this machine has.
+        engine: what runs it, by its name or made before; "auto" is the fastest that this machine has.
         precision: "auto" is the fastest that is safe on this machine, and never int8, which needs `quantized`.
         max_side: photos whose longer side is over this many pixels are reduced to it for the network; 0: never. What
             finds objects has a size of its own for each photo.
@@ -47,7 +47,7 @@ class Predictor:
     def __init__(
         self,
         net: FCN | MaskRCNN,
-        engine: EngineName = "auto",
+        engine: EngineName | Engine = "auto",
         precision: Precision = "auto",
         *,
         max_side: int = 0,
@@ -57,7 +57,9 @@ class Predictor:
         self.net = net.eval()
         self.training: dict[str, Any] = {}
         """Where the weights come from, as the model folder has it; empty for a bare network."""
-        self.engine = choose_engine(net, engine, precision, quantized=quantized, store=store)
+        if isinstance(engine, str):
+            engine = choose_engine(net, engine, precision, quantized=quantized, store=store)
+        self.engine: Engine = engine
         self.max_side = max_side
         self._run = ObjectFinder(net, self.engine) if isinstance(net, MaskRCNN) else PixelClassifier(net, self.engine)
         self._one_at_a_time = threading.Lock()

@@ -54,6 +54,15 @@ class Anchors(nn.Module):
             for cell, steps, size in zip(map(self._cell, self.sizes), self._steps(map_sizes), map_sizes, strict=True)
         ]
 
+    def at(self, map_sizes: Sequence[tuple[int, int]], level: int, which: Tensor) -> Tensor:
+        """Some anchors of a level, by their positions in what `forward` gives for it: (...) -> (..., 4)."""
+        cell = self._cell(self.sizes[level]).to(which.device)
+        down, right = self._steps(map_sizes)[level]
+        position = which // len(cell)
+        width = map_sizes[level][1]
+        x, y = position % width * right, position // width * down
+        return torch.stack([x, y, x, y], dim=-1) + cell[which % len(cell)]
+
     def _steps(self, map_sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         """Each level's pixels from a cell to the next, down and to the right."""
         if not self.fitted:

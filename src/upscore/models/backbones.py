@@ -18,7 +18,8 @@ from upscore.errors import UserError
 from upscore.models.geometry import centred
 from upscore.models.lite0 import lite0
 from upscore.models.preprocessing import LITE0, Preprocessing
-from upscore.models.resnet import RESNETS, Norm, ResNetTrunk, StrideIn, resnet
+from upscore.models.resnet import ResNetTrunk, resnet
+from upscore.models.resnet_options import RESNETS, Norm, StrideIn
 from upscore.models.trunks import ChainTrunk, Trunk
 from upscore.models.vgg import Geometry, alexnet, load_torchvision_vgg16, vgg16
 

@@ -8,15 +8,15 @@ from typing import Literal, get_args, overload
 
 from upscore.errors import UserError
 from upscore.labels import MAX_CLASSES
-from upscore.models.backbones import build_trunk
 from upscore.models.detectors import build_mask_rcnn
 from upscore.models.fcn import AT_ONCE_SCALES, FCN, PixelLoss, Upsampling
 from upscore.models.mask_rcnn import MaskRCNN
 from upscore.models.rgbd import Fusion, with_depth
+from upscore.models.trunks import Trunk
 from upscore.models.two_heads import TwoHeads
 from upscore.models.vgg import Geometry
 
-Option = str | int | float | bool
+Option = str | int | float | bool | Trunk | None
 
 FCNName = Literal["fcn8s", "fcn16s", "fcn32s", "fcn8s-atonce", "fcn-pool5", "fcn-pool4", "fcn-pool3"]
 FCN_STRIDES = {
@@ -69,6 +69,7 @@ def build_fcn(
     geometric_classes: int = 0,
     depth: Literal["none"] | Fusion = "none",
     depth_channels: int = 1,
+    trunk: Trunk | None = None,
 ) -> FCN:
     """An FCN by its name, with random weights unless `pretrained`; its scores are zero until it is trained.
 
@@ -85,6 +86,7 @@ def build_fcn(
         geometric_classes: of a second head, see `upscore.models.two_heads`; 0 for one head alone.
         depth: where depth joins the photo, or takes its place, see `upscore.models.rgbd`.
         depth_channels: 1, or 3 of HHA.
+        trunk: one for all of this, made before; a new one by default.
 
     Raises:
         UserError: a name is unknown, the backbone lacks a stride, options exclude each other, or weights can't be had.
@@ -103,17 +105,11 @@ def build_fcn(
         raise UserError(f"depth_channels is {depth_channels}; depth has 1 channel, or 3 (HHA)")
     if backbone == "alexnet":
         geometry = "caffe"
-    trunk = build_trunk(backbone, geometry=geometry, pretrained=pretrained)
     strides = FCN_STRIDES[name]
-    if lacking := set(strides) - set(trunk.channels):
-        raise UserError(f"{backbone} has no map at stride {max(lacking)}, which {name} needs; try fcn32s")
-    if name.startswith("fcn-"):
-        try:
-            trunk.end_at(strides[0])
-        except KeyError as error:
-            raise UserError(f"{backbone} has no layers after its last map: {name} would be fcn32s") from error
-    if depth != "none":
-        trunk = with_depth(trunk, depth, depth_channels)
+    if trunk is None:
+        trunk = _trunk(name, backbone, geometry, pretrained)
+        if depth != "none":
+            trunk = with_depth(trunk, depth, depth_channels)
     heads = partial(TwoHeads, geometric_classes=geometric_classes) if geometric_classes else FCN
     net = heads(
         trunk,
@@ -139,3 +135,20 @@ def build_fcn(
         "depth_channels": 0 if depth == "none" else depth_channels,
     }
     return net
+
+
+def _trunk(name: str, backbone: str, geometry: Geometry, pretrained: bool) -> Trunk:
+    """One for photos, with the maps that the network needs."""
+    # torchvision and timm take seconds to import, and a network whose trunk is there does without them
+    from upscore.models.backbones import build_trunk
+
+    trunk = build_trunk(backbone, geometry=geometry, pretrained=pretrained)
+    strides = FCN_STRIDES[name]
+    if lacking := set(strides) - set(trunk.channels):
+        raise UserError(f"{backbone} has no map at stride {max(lacking)}, which {name} needs; try fcn32s")
+    if name.startswith("fcn-"):
+        try:
+            trunk.end_at(strides[0])
+        except KeyError as error:
+            raise UserError(f"{backbone} has no layers after its last map: {name} would be fcn32s") from error
+    return trunk

@@ -13,14 +13,12 @@ from torch import Tensor, nn
 from upscore.errors import UserError
 from upscore.labels import MAX_CLASSES
 from upscore.models.anchors import Anchors
-from upscore.models.backbones import build_trunk, fetch
 from upscore.models.fpn import FPN
-from upscore.models.lite0 import take_last_stages
 from upscore.models.mask_rcnn import MaskRCNN, RoISettings
 from upscore.models.mask_targets import MaskLoss
 from upscore.models.profiles import PROFILES, Limits
 from upscore.models.resizing import Resizing
-from upscore.models.resnet import RESNETS, Norm, ResNetTrunk, StrideIn, resnet
+from upscore.models.resnet_options import RESNETS, Norm, StrideIn
 from upscore.models.roi_align import Pooling, RoIPooler
 from upscore.models.roi_heads import BoxHead, BoxPredictor, FCNMaskHead, MaskHeadName, MLPMaskHead
 from upscore.models.rpn import RPN, RPNHead
@@ -64,6 +62,7 @@ def build_mask_rcnn(
     detections: int = 100,
     min_side: int = 0,
     max_side: int = 1333,
+    trunk: Trunk | None = None,
 ) -> MaskRCNN:
     """A Mask R-CNN with random weights, but for the backbone's where `pretrained`.
 
@@ -85,6 +84,7 @@ def build_mask_rcnn(
         pooling, mask_loss, mask_head, class_agnostic: the paper's alternatives (table 2).
         detections: the most objects that are found in a photo.
         min_side, max_side: the size at which photos are seen, see `Resizing`.
+        trunk: one of that backbone, made before; a new one by default.
 
     Raises:
         UserError: a value is out of its range, or the backbone lacks what is asked for.
@@ -104,9 +104,10 @@ def build_mask_rcnn(
         raise UserError("a class-agnostic mask has no classes for a softmax: use mask_loss sigmoid")
     rules = PROFILES[profile]
 
-    trunk, res5 = _trunk(backbone, pretrained, neck, norm, norm_eps, stride_in)
-    if isinstance(trunk, ResNetTrunk) and pretrained and norm == "frozen":
-        trunk.freeze_at(2)
+    res5 = None
+    if trunk is None:
+        trunk, res5 = _trunk(backbone, pretrained, neck, norm, norm_eps, stride_in)
+    assert neck == "fpn" or res5 is not None, "the head of a C4 network comes with its trunk"
     sizes = [smallest_anchor * 2**level for level in range(5)]
     mask_channels = 1 if class_agnostic else num_classes + (mask_loss == "softmax")
     resizing = Resizing(min_side=min_side, max_side=max_side, rule=rules.resizing, shrink=published)
@@ -221,21 +222,31 @@ def _trunk(
     backbone: str, pretrained: bool, neck: Neck, norm: Norm, norm_eps: float, stride_in: StrideIn
 ) -> tuple[Trunk, nn.Module | None]:
     """The trunk, and for a C4 network its last stage, which becomes the head."""
+    # torchvision and timm take seconds to import, and a network whose trunk is there does without them
+    from upscore.models.backbones import build_trunk, fetch
+    from upscore.models.lite0 import take_last_stages
+    from upscore.models.resnet import ResNetTrunk, resnet
+
+    res5 = None
     if neck == "fpn":
         trunk = build_trunk(backbone, pretrained=pretrained, norm=norm, norm_eps=norm_eps, stride_in=stride_in)
         if 4 not in trunk.channels:
             raise UserError(f"{backbone} has no map at stride 4, which the pyramid begins with; try efficientnet_lite0")
-        return trunk, None
-    if backbone == "efficientnet_lite0":
+    elif backbone == "efficientnet_lite0":
         trunk = build_trunk(backbone, pretrained=pretrained)
         trunk.end_at(C4_STRIDE)
-        return trunk, take_last_stages(trunk.get_submodule("body")).requires_grad_(True)
-    if backbone not in RESNETS - {"resnet18", "resnet34"}:
+        res5 = take_last_stages(trunk.get_submodule("body")).requires_grad_(True)
+    elif backbone in RESNETS - {"resnet18", "resnet34"}:
+        whole = fetch(
+            backbone,
+            lambda: resnet(backbone, pretrained=pretrained, norm=norm, norm_eps=norm_eps, stride_in=stride_in),
+        )
+        trunk, res5 = ResNetTrunk(whole, coarsest=C4_STRIDE), whole.layer4
+    else:
         raise UserError(f"the C4 network has a ResNet's res5 as its head; {backbone} has none: use resnet50 or the FPN")
-    whole = fetch(
-        backbone, lambda: resnet(backbone, pretrained=pretrained, norm=norm, norm_eps=norm_eps, stride_in=stride_in)
-    )
-    return ResNetTrunk(whole, coarsest=C4_STRIDE), whole.layer4
+    if isinstance(trunk, ResNetTrunk) and pretrained and norm == "frozen":
+        trunk.freeze_at(2)
+    return trunk, res5
 
 
 def _more(limits: Limits, detections: int) -> Limits:

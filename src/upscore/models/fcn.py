@@ -18,8 +18,10 @@ from torch.nn import functional as F
 
 from upscore.labels import VOID
 from upscore.models.geometry import CoordinateMap
+from upscore.models.pixel_losses import PendingScores, pixel_sum, softmax_sum
 from upscore.models.precision import in_float32
 from upscore.models.preprocessing import Preprocessing
+from upscore.models.terms import LEAST
 from upscore.models.trunks import Trunk
 from upscore.models.upsampling import Upsample
 from upscore.structures import Prediction
@@ -92,6 +94,13 @@ class Skips(nn.Module):
         """The summed scores (N, C, h, w) -> those of each pixel of an image of this size, (N, C, H, W)."""
         return self.upscore["1"](scores, -self.offsets[1], size)
 
+    def pending(self, scores: Tensor, size: tuple[int, int]) -> PendingScores | None:
+        """In training, what `upscored` would compute, for a loss in blocks; None where the last layer is learned."""
+        upsample = cast(Upsample, self.upscore["1"])
+        if not (self.training and torch.is_grad_enabled()) or upsample.deconvolution is not None:
+            return None
+        return PendingScores(scores, *upsample.matrices(scores, -self.offsets[1], size))
+
     def _score(self, maps: Mapping[int, Tensor], stride: int) -> Tensor:
         features = maps[stride]
         if stride in self.skip_scales:
@@ -162,9 +171,16 @@ class FCN(Skips):
         """What turns pixels into the input of `forward`."""
         return self.trunk.preprocessing
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Preprocessed images (N, 3, H, W) of any size -> class scores (N, C, H, W), the logits of `pixel_loss`."""
-        return self.with_background(self.upscored(self.coarse_scores(images), (images.shape[-2], images.shape[-1])))
+    def forward(self, images: Tensor) -> Tensor | PendingScores:
+        """Preprocessed images (N, 3, H, W) of any size -> class scores (N, C, H, W), the logits of `pixel_loss`.
+
+        In training mode, more than `pixel_losses.AT_ONCE` scores are left to `losses`, to be upsampled in blocks.
+        """
+        scores, size = self.coarse_scores(images), (images.shape[-2], images.shape[-1])
+        pending = self.pending(scores, size)
+        if pending is not None and pending.many:
+            return pending
+        return self.with_background(self.upscored(scores, size))
 
     def coarse_scores(self, images: Tensor) -> Tensor:
         """Preprocessed images (N, 3, H, W) -> the summed scores (N, C, h, w) at the finest of the strides.
@@ -179,7 +195,7 @@ class FCN(Skips):
 
     def losses(
         self,
-        outputs: Tensor,
+        outputs: Tensor | PendingScores,
         targets: Tensor,
         reduction: Literal["mean", "sum"] = "mean",
     ) -> dict[str, Tensor]:
@@ -188,22 +204,31 @@ class FCN(Skips):
         With the sigmoid loss, a pixel's is the sum over the classes' own. The paper's loss is the sum over pixels (FCN
         section 4.3); the mean is it divided by the sum of the pixels' weights, and zero where there are none.
         """
-        class_weights = None if self.class_weights is None else self.class_weights.to(outputs.device)
-        valid = targets != VOID
-        if self.pixel_loss == "softmax":
-            pixels = F.cross_entropy(outputs.float(), targets.long(), class_weights, ignore_index=VOID, reduction="sum")
-        else:
-            pixels = self._binary(outputs.float(), targets, valid, class_weights)
+        pixels = pixel_sum(outputs, targets, self._sum)
         if reduction == "mean":
-            weight = valid.sum() if class_weights is None else _weights(targets, valid, class_weights).sum()
-            pixels = pixels / weight.clamp(min=1e-6)
+            pixels = pixels / self.counts(targets)["cross_entropy"].clamp(min=LEAST)
         return {"cross_entropy": pixels}
 
-    def _binary(self, outputs: Tensor, targets: Tensor, valid: Tensor, class_weights: Tensor | None) -> Tensor:
+    def counts(self, targets: Tensor) -> dict[str, Tensor]:
+        """What each of `losses` as a sum is divided by to be a mean: how many pixels count, or their weights' sum."""
+        valid = targets != VOID
+        if self.class_weights is None:
+            return {"cross_entropy": valid.sum()}
+        return {"cross_entropy": _weights(targets, valid, self.class_weights.to(targets.device)).sum()}
+
+    def _sum(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """The loss over pixels as a sum; a background without a score of its own may be left out of the scores."""
+        class_weights = None if self.class_weights is None else self.class_weights.to(scores.device)
+        if self.pixel_loss == "softmax":
+            return softmax_sum(scores, targets, class_weights)
+        return self._binary(scores.float(), targets, class_weights)
+
+    def _binary(self, scores: Tensor, targets: Tensor, class_weights: Tensor | None) -> Tensor:
         """A yes or no for each class with a score of its own, summed over classes and pixels."""
-        first = int(self.null_background)
+        first, valid = int(self.null_background), targets != VOID
         truth = targets[:, None] == torch.arange(first, self.num_classes, device=targets.device).view(1, -1, 1, 1)
-        pixels = F.binary_cross_entropy_with_logits(outputs[:, first:], truth.float(), reduction="none").sum(1)
+        scores = scores[:, -truth.shape[1] :]
+        pixels = F.binary_cross_entropy_with_logits(scores, truth.float(), reduction="none").sum(1)
         return (pixels * (valid if class_weights is None else _weights(targets, valid, class_weights))).sum()
 
     def probabilities(self, scores: Tensor) -> Tensor:

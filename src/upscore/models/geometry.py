@@ -35,15 +35,20 @@ def _first(value: int | str | tuple[int, ...]) -> int:
     return first
 
 
+def layer_window(layer: nn.Module) -> tuple[int, int, int]:
+    """Kernel (as wide as its dilation makes it), stride and padding; 1, 1, 0 for layers without a window."""
+    if not isinstance(layer, (*WINDOWS, nn.ConvTranspose2d)):
+        return 1, 1, 0
+    kernel = _first(getattr(layer, "dilation", 1)) * (_first(layer.kernel_size) - 1) + 1
+    return kernel, _first(layer.stride), _first(layer.padding)
+
+
 def layer_map(layer: nn.Module) -> CoordinateMap:
     """The coordinate map of one layer; the identity for layers without a window."""
-    if not isinstance(layer, (*WINDOWS, nn.ConvTranspose2d)):
-        return CoordinateMap()
-    kernel, stride = _first(layer.kernel_size), _first(layer.stride)
-    kernel = _first(getattr(layer, "dilation", 1)) * (kernel - 1) + 1
+    kernel, stride, padding = layer_window(layer)
     if isinstance(layer, nn.ConvTranspose2d):
-        return CoordinateMap(Fraction(stride), Fraction(kernel - 1, 2) - _first(layer.padding))
-    return CoordinateMap(Fraction(1, stride), (_first(layer.padding) - Fraction(kernel - 1, 2)) / stride)
+        return CoordinateMap(Fraction(stride), Fraction(kernel - 1, 2) - padding)
+    return CoordinateMap(Fraction(1, stride), (padding - Fraction(kernel - 1, 2)) / stride)
 
 
 def path_map(layers: Iterable[nn.Module]) -> CoordinateMap:

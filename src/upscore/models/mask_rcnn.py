@@ -6,7 +6,7 @@ N images, K classes, R regions, P proposals, D detections; H W pixels of the net
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from upscore.instances import Instances
 from upscore.models import boxes as box_ops
-from upscore.models.mask_targets import MaskLoss, mask_loss, mask_probabilities, mask_targets
+from upscore.models.mask_targets import MaskLoss, mask_probabilities, mask_targets, mask_term
 from upscore.models.matching import match_boxes, sample
 from upscore.models.precision import has_depthwise, in_float32
 from upscore.models.preprocessing import Preprocessing
@@ -25,6 +25,7 @@ from upscore.models.resizing import Resizing
 from upscore.models.roi_align import RoIPooler
 from upscore.models.roi_heads import BoxPredictor
 from upscore.models.rpn import RPN, RPNOutputs
+from upscore.models.terms import Term
 from upscore.models.trunks import Trunk
 from upscore.objects import Objects
 from upscore.structures import Prediction
@@ -42,6 +43,15 @@ class Outputs(NamedTuple):
     maps: list[Tensor]
     """From fine to coarse, those that regions are pooled from."""
     proposals: RPNOutputs
+
+
+class Branches(NamedTuple):
+    """What is computed of each region; regions (R, C, P, P) are pooled, and may have their channels last in memory."""
+
+    box: Callable[[Tensor], tuple[Tensor, Tensor]]
+    """Class logits (R, K + 1) and deltas (R, K, 4)."""
+    mask: Callable[[Tensor], Tensor]
+    """(R, K, m, m), as the mask head gives them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,25 +141,36 @@ class MaskRCNN(nn.Module):
         return Outputs(maps, self.rpn(maps))
 
     def losses(self, outputs: Outputs, targets: Sequence[Objects]) -> dict[str, Tensor]:
-        """The five losses, whose sum is minimised (section 3), each a mean over what was sampled.
+        """The five losses, whose sum is minimised (section 3), each the mean of one of the `terms`."""
+        return {name: term.mean for name, term in self.terms(outputs, targets).items()}
 
-        Crowds and objects without area are left out of `targets`, which are at the size of the network's input, each
-        with its image's own size.
+    def terms(
+        self, outputs: Outputs, targets: Sequence[Objects], seeds: Sequence[int] | None = None
+    ) -> dict[str, Term]:
+        """The five losses over what is sampled.
+
+        Args:
+            outputs: of `forward`.
+            targets: of each image, at the size of the network's input and with its image's own size. Crowds and objects
+                without area are left out.
+            seeds: each image's for what is sampled of it; None: torch's own random numbers.
         """
-        targets = [_trainable(objects, outputs.maps[0].device) for objects in targets]
+        device = outputs.maps[0].device
+        targets = [_trainable(objects, device) for objects in targets]
+        generators = [torch.Generator(device).manual_seed(seed) for seed in seeds] if seeds else [None] * len(targets)
         sizes = [objects.size for objects in targets]
-        losses = self.rpn.losses(outputs.proposals, [objects.boxes for objects in targets], sizes)
+        losses = self.rpn.terms(outputs.proposals, [objects.boxes for objects in targets], generators)
         proposed, _ = self.rpn.proposals(outputs.proposals, sizes, self.rpn.training_limits)
-        regions = [self._sample(boxes, objects) for boxes, objects in zip(proposed, targets, strict=True)]
+        regions = [self._sample(*of_image) for of_image in zip(proposed, targets, generators, strict=True)]
 
-        features = self._pool(self.box_pooler, outputs.maps, [region.boxes for region in regions])
+        features = self._shared(self.box_pooler(outputs.maps, [region.boxes for region in regions]))
         logits, deltas = self.box_predictor(self.box_head(features))
         losses |= self._box_losses(logits, deltas, regions)
 
         positive = [region.boxes[: region.positives] for region in regions]
         labels = torch.cat([region.labels[: region.positives] for region in regions])
         if self.shared_head is None:
-            features = self._pool(self.mask_pooler, outputs.maps, positive)
+            features = self.mask_pooler(outputs.maps, positive)
         else:  # the same pooling and the same head, so the same features
             first = torch.cat([torch.arange(len(r.boxes), device=labels.device) < r.positives for r in regions])
             features = features[first]
@@ -159,38 +180,54 @@ class MaskRCNN(nn.Module):
             mask_targets(objects, region.objects.cpu(), boxes.cpu(), side, self.profile)
             for objects, region, boxes in zip(targets, regions, positive, strict=True)
         ]
-        losses["mask"] = mask_loss(mask_logits, labels, torch.cat(wanted).to(labels.device), self.mask_loss)
+        losses["mask"] = mask_term(mask_logits, labels, torch.cat(wanted).to(labels.device), self.mask_loss)
         return losses
 
     @torch.no_grad()
-    def _sample(self, proposed: Tensor, objects: Objects) -> _Regions:
+    def _sample(self, proposed: Tensor, objects: Objects, generator: torch.Generator | None) -> _Regions:
         """The regions of one image to learn from: a share of positives, first, and negatives for the rest."""
         boxes = torch.cat([proposed, objects.boxes])  # the truth is a proposal too, so that there are good ones early
         chosen = self.settings
         matched = match_boxes(objects.boxes, boxes, chosen.positive_iou, chosen.positive_iou, rescue=False)
-        positive, negative = sample(matched, chosen.batch_size, chosen.positive_fraction)
+        positive, negative = sample(matched, chosen.batch_size, chosen.positive_fraction, generator)
         index = torch.cat([positive, negative])
         labels = torch.full((len(index),), self.num_classes, device=boxes.device)
         labels[: len(positive)] = objects.labels[matched[positive]]
         return _Regions(boxes[index], labels, matched[positive], objects.boxes[matched[positive]], len(positive))
 
-    def _box_losses(self, logits: Tensor, deltas: Tensor, regions: Sequence[_Regions]) -> dict[str, Tensor]:
+    def _box_losses(self, logits: Tensor, deltas: Tensor, regions: Sequence[_Regions]) -> dict[str, Term]:
         """Cross-entropy over K + 1 classes, and smooth L1 of the true class's deltas; both over all sampled regions."""
         labels = torch.cat([region.labels for region in regions])
         first = torch.cat([torch.arange(len(r.boxes), device=labels.device) < r.positives for r in regions])
         wanted = torch.cat([box_ops.encode(r.truth, r.boxes[: r.positives], BOX_WEIGHTS) for r in regions])
         own = deltas[first, labels[first]]
-        count = max(1, len(labels))
+        count = torch.tensor(len(labels), device=labels.device)
         return {
-            "class": F.cross_entropy(logits, labels, reduction="sum") / count,
-            "box": F.smooth_l1_loss(own, wanted, reduction="sum", beta=self.profile.box_beta) / count,
+            "class": Term(F.cross_entropy(logits, labels, reduction="sum"), count),
+            "box": Term(F.smooth_l1_loss(own, wanted, reduction="sum", beta=self.profile.box_beta), count),
         }
 
-    def decode(self, outputs: Outputs, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
-        """Outputs -> what is found in each image, whose size (height, width) before padding is given (section 3.1)."""
+    def box_branch(self, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """What was pooled for boxes (R, C, P, P) -> class logits (R, K + 1) and deltas (R, K, 4)."""
+        return self.box_predictor(self.box_head(self._shared(regions)))
+
+    def mask_branch(self, regions: Tensor) -> Tensor:
+        """What was pooled for masks (R, C, P, P) -> the mask head's logits (R, K, m, m)."""
+        return self.mask_head(self._shared(regions))
+
+    def decode(
+        self, outputs: Outputs, sizes: Sequence[tuple[int, int]], branches: Branches | None = None
+    ) -> list[Prediction]:
+        """Outputs -> what is found in each image (section 3.1).
+
+        Args:
+            outputs: of `forward`.
+            sizes: each image's (height, width) before padding.
+            branches: what runs in place of `box_branch` and `mask_branch`, as an engine compiles them.
+        """
+        branches = branches or Branches(self.box_branch, self.mask_branch)
         proposed, _ = self.rpn.proposals(outputs.proposals, sizes, self.rpn.inference_limits)
-        features = self._pool(self.box_pooler, outputs.maps, proposed)
-        logits, deltas = self.box_predictor(self.box_head(features))
+        logits, deltas = branches.box(self.box_pooler(outputs.maps, proposed))
         counts = [len(boxes) for boxes in proposed]
         found = [
             self._detections(*of_image)
@@ -202,7 +239,7 @@ class MaskRCNN(nn.Module):
                     boxes=boxes.cpu(),
                     scores=scores.cpu(),
                     labels=labels.cpu(),
-                    masks=self._masks([level[i : i + 1] for level in outputs.maps], boxes, labels).cpu(),
+                    masks=self._masks([m[i : i + 1] for m in outputs.maps], boxes, labels, branches.mask).cpu(),
                     size=size,
                     pasting=self.profile.pasting,
                 ),
@@ -222,25 +259,26 @@ class MaskRCNN(nn.Module):
         boxes, scores = boxes[which, labels], scores[which, labels]
         usable = box_ops.nonempty(boxes, MIN_SIDE)
         boxes, scores, labels = boxes[usable], scores[usable], labels[usable]
-        kept = box_ops.class_nms(boxes, scores, labels, self.settings.nms_iou)[: self.settings.detections]
+        kept = box_ops.class_nms(boxes, scores, labels, self.settings.nms_iou, self.settings.detections)
         return boxes[kept], scores[kept], labels[kept]
 
-    def _masks(self, maps: Sequence[Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
+    def _masks(
+        self, maps: Sequence[Tensor], boxes: Tensor, labels: Tensor, branch: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         """The masks of detections in one image: (D, m, m) probabilities of the predicted class."""
         masks = []
         for some, classes in zip(boxes.split(MASKS_AT_ONCE), labels.split(MASKS_AT_ONCE), strict=True):
-            logits = self.mask_head(self._pool(self.mask_pooler, maps, [some]))
-            masks.append(mask_probabilities(logits, classes, self.mask_loss))
+            masks.append(mask_probabilities(branch(self.mask_pooler(maps, [some])), classes, self.mask_loss))
         return torch.cat(masks)
 
-    def _pool(self, pooler: RoIPooler, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
-        pooled = pooler(maps, boxes)
+    def _shared(self, regions: Tensor) -> Tensor:
+        """Through what both branches have in common."""
         if self.shared_head is None:
-            return pooled
-        if self.trunk_in_float32 and pooled.device.type == "cpu":  # it is the trunk's last part
-            with in_float32(pooled.device):
-                return self.shared_head(pooled.float())
-        return self.shared_head(pooled)
+            return regions
+        if self.trunk_in_float32 and regions.device.type == "cpu":  # it is the trunk's last part
+            with in_float32(regions.device):
+                return self.shared_head(regions.float())
+        return self.shared_head(regions)
 
 
 MIN_SIDE = 1e-2

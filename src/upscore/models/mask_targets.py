@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import roi_align
 
 from upscore.models.profiles import Profile
+from upscore.models.terms import Term
 from upscore.objects import Objects
 
 MaskLoss = Literal["sigmoid", "softmax"]
@@ -25,6 +25,8 @@ def mask_targets(objects: Objects, which: Tensor, boxes: Tensor, size: int, prof
 
     What lies outside the box is lost: it is the proposal's, not the object's.
     """
+    from torchvision.ops import roi_align  # slow to import, and not needed at inference
+
     targets = torch.zeros(len(boxes), size, size)
     height, width = objects.size
     outer = torch.stack(
@@ -42,20 +44,26 @@ def mask_targets(objects: Objects, which: Tensor, boxes: Tensor, size: int, prof
 
 
 def mask_loss(logits: Tensor, labels: Tensor, targets: Tensor, kind: MaskLoss) -> Tensor:
-    """The mean over regions and pixels; 0 without regions, but still connected to the logits.
+    """The mean of `mask_term`."""
+    return mask_term(logits, labels, targets, kind).mean
+
+
+def mask_term(logits: Tensor, labels: Tensor, targets: Tensor, kind: MaskLoss) -> Term:
+    """Over regions and pixels; without regions 0, but still connected to the logits.
 
     Args:
         logits: (R, K, m, m), or (R, 1, m, m) of a class-agnostic head, or (R, K + 1, m, m) for softmax.
         labels: (R,) the true classes.
         targets: (R, m, m).
     """
+    count = torch.tensor(targets.numel(), device=logits.device)
     if not len(logits):
-        return logits.sum()
+        return Term(logits.float().sum(), count)
     if kind == "softmax":
         background = logits.shape[1] - 1
         classes = torch.where(targets >= 0.5, labels[:, None, None], background)
-        return F.cross_entropy(logits, classes)
-    return F.binary_cross_entropy_with_logits(own_class(logits, labels), targets)
+        return Term(F.cross_entropy(logits, classes, reduction="sum"), count)
+    return Term(F.binary_cross_entropy_with_logits(own_class(logits, labels), targets, reduction="sum"), count)
 
 
 def mask_probabilities(logits: Tensor, labels: Tensor, kind: MaskLoss) -> Tensor:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 NEGATIVE, IGNORED = -1, -2
 
@@ -24,6 +23,8 @@ def match_boxes(objects: Tensor, anchors: Tensor, positive: float, negative: flo
         rescue: an anchor that no other surpasses for some object answers for the object that it overlaps most itself,
             whatever the overlap; all ties do.
     """
+    from torchvision.ops import box_iou  # slow to import, and not needed at inference
+
     if not len(objects) or not len(anchors):
         return torch.full((len(anchors),), NEGATIVE, device=anchors.device)
     chunks = anchors.split(max(1, ENTRIES_AT_ONCE // len(objects)))
@@ -45,13 +46,15 @@ def _highest(overlaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return overlap, best, overlaps.amax(dim=1)
 
 
-def sample(matched: Tensor, count: int, positive_fraction: float) -> tuple[Tensor, Tensor]:
+def sample(
+    matched: Tensor, count: int, positive_fraction: float, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
     """Positions of up to `count` anchors chosen at random: positives, at most their share of it, and negatives."""
     positive, negative = (matched >= 0).nonzero()[:, 0], (matched == NEGATIVE).nonzero()[:, 0]
     positives = min(len(positive), int(count * positive_fraction))
     negatives = min(len(negative), count - positives)
-    return _choose(positive, positives), _choose(negative, negatives)
+    return _choose(positive, positives, generator), _choose(negative, negatives, generator)
 
 
-def _choose(among: Tensor, count: int) -> Tensor:
-    return among[torch.randperm(len(among), device=among.device)[:count]]
+def _choose(among: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    return among[torch.randperm(len(among), generator=generator, device=among.device)[:count]]

@@ -32,6 +32,13 @@ def in_float32(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
+def in_bfloat16(device: torch.device) -> bool:
+    """Whether autocast has convolutions in bfloat16."""
+    if not torch.amp.is_autocast_available(device.type):
+        return False
+    return torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.bfloat16
+
+
 def has_depthwise(network: nn.Module) -> bool:
     """Whether a network has depthwise convolutions, whose work is moving memory rather than multiplying matrices."""
     return any(layer.groups == layer.in_channels > 1 for layer in network.modules() if isinstance(layer, nn.Conv2d))

@@ -10,7 +10,6 @@ from typing import Literal
 
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as pixels
 
 from upscore.models.preprocessing import Preprocessing
 
@@ -39,6 +38,7 @@ class Resizing:
         """(3, H, W) uint8, RGB -> the network's input (3, h, w), float32."""
         size = self.size(*image.shape[-2:])
         if self.rule == "pixels":
-            resized = image if size == tuple(image.shape[-2:]) else pixels.resize(image, list(size), antialias=True)
-            return preprocessing(resized[None])[0]
+            if size != tuple(image.shape[-2:]):
+                image = F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
+            return preprocessing(image[None])[0]
         return F.interpolate(preprocessing(image[None]), size=size, mode="bilinear", align_corners=False)[0]

@@ -6,26 +6,17 @@ N images, H W pixels.
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
 
 from torch import Tensor, nn
 from torchvision.models import ResNet, get_model, get_model_weights
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.resnet import Bottleneck
-from torchvision.ops import FrozenBatchNorm2d
 
+from upscore.models.frozen_norm import FrozenBatchNorm2d, NormedConv2d, join_norms
 from upscore.models.geometry import centred
 from upscore.models.preprocessing import IMAGENET
+from upscore.models.resnet_options import Norm, StrideIn
 from upscore.models.trunks import Trunk, out_channels
-
-RESNETS = {"resnet18", "resnet34", "resnet50", "resnet101", "resnet152"}
-
-Norm = Literal["batch", "frozen"]
-"""frozen: statistics, weight and bias of batch normalisation are constants, as a detector's few images want it."""
-
-StrideIn = Literal["3x3", "1x1"]
-"""Which convolution of a bottleneck moves by 2: torchvision's ResNets have it in the 3x3, the original ones (MSRA) in
-the first 1x1. The weights have the same shapes, so the wrong choice goes unnoticed but for worse results."""
 
 
 def resnet(
@@ -44,6 +35,8 @@ def resnet(
         for block in network.modules():
             if isinstance(block, Bottleneck):
                 block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+    if norm == "frozen":
+        join_norms(network)
     return network
 
 
@@ -62,7 +55,7 @@ class ResNetTrunk(Trunk):
         strides = {4: "layer1", 8: "layer2", 16: "layer3", 32: "layer4"}
         layers = {stride: layer for stride, layer in strides.items() if stride <= coarsest}
         self.channels = {stride: out_channels(resnet.get_submodule(layer)) for stride, layer in layers.items()}
-        self.body = create_feature_extractor(resnet, {layer: str(stride) for stride, layer in layers.items()})
+        self.body = _extractor(resnet, {layer: str(stride) for stride, layer in layers.items()})
         self.multiple = coarsest
         self.preprocessing = IMAGENET
         self.coordinates = {stride: centred(stride) for stride in self.channels}
@@ -75,7 +68,7 @@ class ResNetTrunk(Trunk):
         """Keep one map alone, that of the last stage of this stride; nothing comes after layer4."""
         if stride == 32 or stride not in self.channels:
             raise KeyError(stride)
-        self.body = create_feature_extractor(self.body, {f"layer{stride.bit_length() - 2}": str(stride)})
+        self.body = _extractor(self.body, {f"layer{stride.bit_length() - 2}": str(stride)})
         self.channels, self.coordinates = {stride: self.channels[stride]}, {stride: centred(stride)}
 
     def freeze_at(self, stage: int) -> None:
@@ -83,3 +76,7 @@ class ResNetTrunk(Trunk):
         names = ["conv1", "bn1", *(f"layer{number - 1}" for number in range(2, stage + 1))]
         for name in names:
             self.body.get_submodule(name).requires_grad_(False)
+
+
+def _extractor(network: nn.Module, layers: dict[str, str]) -> nn.Module:
+    return create_feature_extractor(network, layers, tracer_kwargs={"leaf_modules": [NormedConv2d]})

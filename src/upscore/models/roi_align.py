@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import roi_align, roi_pool
 
+from upscore.models.map_rows import to_table
 from upscore.models.profiles import Profile
 
 Pooling = Literal["align", "pool", "warp"]
@@ -58,6 +58,8 @@ class RoIPooler(nn.Module):
         return pooled
 
     def _pool(self, features: Tensor, regions: Tensor, scale: float) -> Tensor:
+        from torchvision.ops import roi_align, roi_pool  # slow to import, and seldom needed at inference
+
         features = features.float()
         if self.pooling == "pool":
             return roi_pool(features, regions, self.size, scale)
@@ -96,7 +98,7 @@ def gather_roi_align(
     images and levels, one below the other, each with its C channels side by side.
     """
     channels = maps[0].shape[1]
-    table = torch.cat([features.permute(0, 2, 3, 1).reshape(-1, channels) for features in maps])
+    table = to_table(maps)
     heights, widths, starts, start = [], [], [], 0
     for features in maps:
         heights.append(features.shape[2])

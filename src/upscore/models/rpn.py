@@ -14,9 +14,11 @@ from torch.nn import functional as F
 
 from upscore.models.anchors import Anchors
 from upscore.models.boxes import class_nms, clip, decode, encode, nonempty
+from upscore.models.few_cells import FewCells
 from upscore.models.matching import match_boxes, sample
-from upscore.models.precision import in_float32
+from upscore.models.precision import in_bfloat16, in_float32
 from upscore.models.profiles import Limits, Profile
+from upscore.models.terms import Term
 
 
 class RPNOutputs(NamedTuple):
@@ -46,15 +48,26 @@ class RPNHead(nn.Module):
             nn.init.normal_(parameter, std=0.01) if name.endswith("weight") else nn.init.zeros_(parameter)
 
     def forward(self, maps: Sequence[Tensor]) -> RPNOutputs:
+        """Objectness and deltas of each map."""
+        levels = [self._level(features) for features in maps]
+        return RPNOutputs([objectness for objectness, _ in levels], [deltas for _, deltas in levels])
+
+    def _level(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """The predictors are in float32 always, see `upscore.models.fcn`."""
-        objectness, deltas = [], []
-        for features in maps:
-            for conv in self.convs:
-                features = conv(features).relu()
-            with in_float32(features.device):
-                objectness.append(self.objectness(features.float()))
-                deltas.append(self.deltas(features.float()))
-        return RPNOutputs(objectness, deltas)
+        device, learned = features.device, torch.is_grad_enabled() and self.objectness.weight.requires_grad
+        if learned and len(self.convs) == 1 and device.type == "cpu" and in_bfloat16(device):
+            return self._level_of_few_cells(features)
+        for conv in self.convs:
+            features = conv(features).relu()
+        with in_float32(device):
+            features = features.float()
+            return self.objectness(features), self.deltas(features)
+
+    def _level_of_few_cells(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        layers = (self.convs[0], self.objectness, self.deltas)
+        weight, bias, *predictors = (value for layer in layers for value in (layer.weight, layer.bias))
+        with in_float32(features.device):
+            return FewCells.apply(features, weight.to(torch.bfloat16), bias.to(torch.bfloat16), *predictors)  # pyright: ignore
 
 
 class RPN(nn.Module):
@@ -102,11 +115,13 @@ class RPN(nn.Module):
 
         No gradient flows through their coordinates ("approximate joint training", Faster R-CNN section 3.2).
         """
-        anchors = self._anchors(outputs)
-        levels = [
-            _best(_by_anchor(objectness, 1)[..., 0], _by_anchor(deltas, 4), level, limits.before_nms)
-            for objectness, deltas, level in zip(outputs.objectness, outputs.deltas, anchors, strict=True)
-        ]
+        map_sizes = _map_sizes(outputs)
+        levels = []
+        for level, (objectness, deltas) in enumerate(zip(outputs.objectness, outputs.deltas, strict=True)):
+            scores = _by_anchor(objectness, 1)[..., 0]
+            best, which = scores.topk(min(limits.before_nms, scores.shape[1]), dim=1)
+            chosen = _by_anchor(deltas, 4).gather(1, which[..., None].expand(-1, -1, 4))
+            levels.append((best, decode(chosen, self.anchors.at(map_sizes, level, which))))
         scores, boxes = (torch.cat([level[i] for level in levels], dim=1) for i in (0, 1))
         groups = torch.cat([torch.full((b.shape[1],), i, device=b.device) for i, (_, b) in enumerate(levels)])
         kept = [
@@ -122,25 +137,37 @@ class RPN(nn.Module):
         usable = nonempty(boxes, self.profile.min_size) & ~scores.isnan()
         boxes, scores, levels = boxes[usable], scores[usable], levels[usable]
         # by probability, as torchvision: where float32 no longer tells two apart, the finer level comes first
-        best = class_nms(boxes, scores.sigmoid(), levels, self.nms_iou)[: limits.after_nms]
+        best = class_nms(boxes, scores.sigmoid(), levels, self.nms_iou, limits.after_nms)
         return boxes[best], scores[best]
 
     def losses(
         self, outputs: RPNOutputs, objects: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
     ) -> dict[str, Tensor]:
-        """Binary cross-entropy over the sampled anchors, and the box loss over the positive ones.
+        """The means of `terms`, whose anchors are sampled by torch's own random numbers.
 
         Args:
             objects: each image's boxes (G, 4).
             sizes: unused by rules that keep the anchors which cross the border, as all of ours do.
         """
+        terms = self.terms(outputs, objects, [None] * len(objects))
+        return {name: term.mean for name, term in terms.items()}
+
+    def terms(
+        self, outputs: RPNOutputs, objects: Sequence[Tensor], generators: Sequence[torch.Generator | None]
+    ) -> dict[str, Term]:
+        """Binary cross-entropy over the sampled anchors, and the box loss over the positive ones.
+
+        Args:
+            objects: each image's boxes (G, 4).
+            generators: what each image's anchors are sampled by.
+        """
         anchors = torch.cat(self._anchors(outputs))
         objectness = torch.cat([_by_anchor(level, 1)[..., 0] for level in outputs.objectness], dim=1)
         deltas = torch.cat([_by_anchor(level, 4) for level in outputs.deltas], dim=1)
         classification, regression, sampled = objectness.new_zeros(()), deltas.new_zeros(()), 0
-        for logits, predicted, boxes in zip(objectness, deltas, objects, strict=True):
+        for logits, predicted, boxes, generator in zip(objectness, deltas, objects, generators, strict=True):
             matched = match_boxes(boxes, anchors, self.positive_iou, self.negative_iou, rescue=True)
-            positive, negative = sample(matched, self.batch_size, self.positive_fraction)
+            positive, negative = sample(matched, self.batch_size, self.positive_fraction, generator)
             chosen = logits[torch.cat([positive, negative])]
             target = torch.zeros_like(chosen)
             target[: len(positive)] = 1
@@ -149,21 +176,18 @@ class RPN(nn.Module):
             classification = classification + F.binary_cross_entropy_with_logits(chosen, target, reduction="sum")
             regression = regression + F.smooth_l1_loss(predicted[positive], wanted, reduction="sum", beta=beta)
             sampled += len(chosen)
-        count = self.batch_size * len(objects) if self.profile.rpn_average == "batch size" else max(1, sampled)
-        return {"objectness": classification / count, "rpn_box": regression / count}
+        chosen = self.batch_size * len(objects) if self.profile.rpn_average == "batch size" else sampled
+        count = torch.tensor(chosen, device=objectness.device)
+        return {"objectness": Term(classification, count), "rpn_box": Term(regression, count)}
 
     def _anchors(self, outputs: RPNOutputs) -> list[Tensor]:
-        sizes = [(level.shape[-2], level.shape[-1]) for level in outputs.objectness]
-        return self.anchors(sizes, outputs.objectness[0].device)
+        return self.anchors(_map_sizes(outputs), outputs.objectness[0].device)
+
+
+def _map_sizes(outputs: RPNOutputs) -> list[tuple[int, int]]:
+    return [(level.shape[-2], level.shape[-1]) for level in outputs.objectness]
 
 
 def _by_anchor(level: Tensor, values: int) -> Tensor:
     """(N, A * values, h, w) -> (N, h * w * A, values), in the order of the anchors."""
     return level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, values).float()
-
-
-def _best(scores: Tensor, deltas: Tensor, anchors: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` best of a level's anchors, in each image: scores (N, P) and decoded boxes (N, P, 4)."""
-    best, which = scores.topk(min(count, scores.shape[1]), dim=1)
-    boxes = decode(deltas.gather(1, which[..., None].expand(-1, -1, 4)), anchors[which])
-    return best, boxes

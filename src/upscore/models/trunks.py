@@ -6,6 +6,8 @@ N images, H W pixels; a map of stride s is (N, channels[s], about H / s, about W
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +54,33 @@ class Trunk(nn.Module):
             KeyError: there is none.
         """
         raise KeyError(stride)
+
+
+class TrunkFacts(Trunk):
+    """A trunk of which all is known but its layers, for a network whose convolutions run elsewhere.
+
+    Args:
+        facts: what `facts_of` says of the whole one.
+    """
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.channels = {int(stride): count for stride, count in facts["channels"].items()}
+        self.coordinates = {
+            int(stride): CoordinateMap(Fraction(scale), Fraction(shift))
+            for stride, (scale, shift) in facts["coordinates"].items()
+        }
+        self.multiple, self.border = facts["multiple"], facts["border"]
+
+
+def facts_of(trunk: Trunk) -> dict[str, Any]:
+    """Channels, coordinates, multiple and border, as JSON takes them; preprocessing is in the model's own card."""
+    return {
+        "channels": trunk.channels,
+        "coordinates": {stride: [str(at.scale), str(at.shift)] for stride, at in trunk.coordinates.items()},
+        "multiple": trunk.multiple,
+        "border": trunk.border,
+    }
 
 
 class ChainTrunk(Trunk):

@@ -11,10 +11,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from upscore.labels import VOID
 from upscore.models.fcn import FCN, PixelLoss, Skips, Upsampling, pad_to_multiple
+from upscore.models.pixel_losses import PendingScores, pixel_sum, softmax_sum
+from upscore.models.terms import LEAST
 from upscore.models.trunks import Trunk
 from upscore.structures import Prediction
 
@@ -64,12 +65,20 @@ class TwoHeads(FCN):
         )
         self.geometric_classes = [f"geometric_{index}" for index in range(geometric_classes)]
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Preprocessed images (N, 3, H, W) of any size -> the scores (N, C + G, H, W) of both heads."""
+    def forward(self, images: Tensor) -> Tensor | tuple[PendingScores, PendingScores]:
+        """Preprocessed images (N, 3, H, W) of any size -> the scores (N, C + G, H, W) of both heads.
+
+        In training mode, those of both are left to `losses` where one has too many, as of `FCN`.
+        """
         maps = self.trunk(pad_to_multiple(images, self.trunk.multiple))
         size = images.shape[-2], images.shape[-1]
-        semantic = self.with_background(self.upscored(self.fused(maps), size))
-        return torch.cat([semantic, self.geometric.upscored(self.geometric.fused(maps), size)], 1)
+        semantic, geometric = self.fused(maps), self.geometric.fused(maps)
+        pending = self.pending(semantic, size), self.geometric.pending(geometric, size)
+        if pending[0] is not None and pending[1] is not None and (pending[0].many or pending[1].many):
+            return pending[0], pending[1]
+        return torch.cat(
+            [self.with_background(self.upscored(semantic, size)), self.geometric.upscored(geometric, size)], 1
+        )
 
     def split(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (..., C + G, H, W) -> the semantic head's (..., C, H, W) and the geometric one's (..., G, H, W)."""
@@ -78,7 +87,7 @@ class TwoHeads(FCN):
 
     def losses(
         self,
-        outputs: Tensor,
+        outputs: Tensor | tuple[PendingScores, PendingScores],
         targets: Tensor,
         reduction: Literal["mean", "sum"] = "mean",
     ) -> dict[str, Tensor]:
@@ -86,11 +95,24 @@ class TwoHeads(FCN):
 
         A pixel may be void in one of the maps and not in the other; a mean is over a head's own pixels.
         """
-        (semantic, geometric), (class_maps, geometric_maps) = self.split(outputs), targets.unbind(1)
-        loss = F.cross_entropy(geometric.float(), geometric_maps.long(), ignore_index=VOID, reduction="sum")
-        if reduction == "mean":
-            loss = loss / (geometric_maps != VOID).sum().clamp(min=1)
-        return {"semantic": super().losses(semantic, class_maps, reduction)["cross_entropy"], "geometric": loss}
+        semantic, geometric = self.split(outputs) if isinstance(outputs, Tensor) else outputs
+        class_maps, geometric_maps = targets.unbind(1)
+        losses = {
+            "semantic": super().losses(semantic, class_maps, "sum")["cross_entropy"],
+            "geometric": pixel_sum(geometric, geometric_maps, softmax_sum),
+        }
+        if reduction == "sum":
+            return losses
+        counts = self.counts(targets)
+        return {name: loss / counts[name].clamp(min=LEAST) for name, loss in losses.items()}
+
+    def counts(self, targets: Tensor) -> dict[str, Tensor]:
+        """As of `FCN`, for each head."""
+        class_maps, geometric_maps = targets.unbind(1)
+        return {
+            "semantic": super().counts(class_maps)["cross_entropy"],
+            "geometric": (geometric_maps != VOID).sum(),
+        }
 
     def decode(self, outputs: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         """Scores (N, C + G, H, W) -> each image's most probable classes of both kinds, cut to its own size."""

@@ -92,14 +92,20 @@ class Upsample(nn.Module):
         """Rows and columns `start` to `start + size` of the upsampled (N, C, h, w) scores."""
         if self.deconvolution is None:
             with in_float32(scores.device):
-                rows, columns = (
-                    bilinear_matrix(cells, self.stride, self.kernel_size, start, length, self.border).to(scores.device)
-                    for cells, length in zip(scores.shape[-2:], size, strict=True)
-                )
+                rows, columns = self.matrices(scores, start, size)
                 return rows @ (scores.float() @ columns.T)
         if self.border:
             scores = F.pad(scores, [self.border] * 4, mode="replicate")
         return self.deconvolution(scores)[..., start : start + size[0], start : start + size[1]]
+
+    def matrices(self, scores: Tensor, start: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """(rows, h) and (columns, w): fixed upsampling is the one times the scores times the other's transpose."""
+        assert self.deconvolution is None
+        rows, columns = (
+            bilinear_matrix(cells, self.stride, self.kernel_size, start, length, self.border).to(scores.device)
+            for cells, length in zip(scores.shape[-2:], size, strict=True)
+        )
+        return rows, columns
 
 
 def linear_matrix(cells: int, size: int) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from upscore.errors import UserError
 from upscore.models.preprocessing import CAFFE, IMAGENET
 from upscore.models.trunks import ChainTrunk
+from upscore.models.wide_conv import WideConv2d
 
 Geometry = Literal["caffe", "same"]
 """How the borders are treated. "caffe": the image is padded by 100 so that the first score already sees it whole, and
@@ -33,7 +34,8 @@ def vgg16(geometry: Geometry) -> ChainTrunk:
             layers[f"conv{block}_{index}"] = nn.Conv2d(channels, width, 3, padding=padding)
             layers[f"relu{block}_{index}"] = nn.ReLU(inplace=True)
             channels = width
-        layers[f"pool{block}"] = nn.MaxPool2d(2, 2, ceil_mode=True)
+        # in "same" geometry sides are multiples of 32: nothing is left over to round, which int8 could not pass
+        layers[f"pool{block}"] = nn.MaxPool2d(2, 2, ceil_mode=geometry == "caffe")
     layers |= _fully_connected(channels, kernel_size=7, padding=3 if geometry == "same" else 0)
     trunk = ChainTrunk(
         layers,
@@ -82,10 +84,10 @@ def _reset_parameters(trunk: ChainTrunk) -> ChainTrunk:
 def _fully_connected(channels: int, *, kernel_size: int, padding: int) -> dict[str, nn.Module]:
     """fc6 and fc7 as convolutions; fc6 covers the whole map that the classifier flattened (FCN section 3.1)."""
     return {
-        "fc6": nn.Conv2d(channels, 4096, kernel_size, padding=padding),
+        "fc6": WideConv2d(channels, 4096, kernel_size, padding=padding),
         "relu6": nn.ReLU(inplace=True),
         "drop6": nn.Dropout(),
-        "fc7": nn.Conv2d(4096, 4096, 1),
+        "fc7": WideConv2d(4096, 4096, 1),
         "relu7": nn.ReLU(inplace=True),
         "drop7": nn.Dropout(),
     }

@@ -5,12 +5,17 @@ Nothing random is remembered between steps, so a run can be taken up at any step
 
 from __future__ import annotations
 
+import math
 import os
 import signal
-from collections.abc import Callable, Generator
+import sys
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
+from types import FrameType, TracebackType
+from typing import NamedTuple
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from upscore.data.datasets import Dataset
@@ -73,16 +78,50 @@ class TrainingView:
 
 
 class ValidationView:
-    """The samples as they are, at the size at which the network sees them."""
+    """The samples as they are, at the size at which the network sees them; all of them, or those `within` a range."""
 
-    def __init__(self, dataset: Dataset, *, resize: Resize) -> None:
+    def __init__(self, dataset: Dataset, *, resize: Resize, within: range | None = None) -> None:
         self.dataset, self.resize = dataset, resize
+        self.within = range(len(dataset)) if within is None else within
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.within)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.resize(self.dataset[index])
+        return self.resize(self.dataset[self.within[index]])
+
+
+class Share(NamedTuple):
+    """Of several processes that go through a view together: which one this is."""
+
+    index: int = 0
+    of: int = 1
+
+
+ALONE = Share()
+
+
+class _Turns(Sampler[list[int]]):
+    """Where one process's part of each batch is in a view: of every `of` images in a row it takes one.
+
+    Where the last images are too few for every process, one without takes another's, so that all go as many steps.
+    """
+
+    def __init__(self, length: int, batch_size: int, share: Share) -> None:
+        self.length, self.share = length, share
+        self.whole = batch_size * share.of
+
+    def __len__(self) -> int:
+        return math.ceil(self.length / self.whole)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(0, self.length, self.whole):
+            own = range(start + self.share.index, min(start + self.whole, self.length), self.share.of)
+            yield list(own) or [start]
+
+    def stands_in(self, number: int) -> bool:
+        """Whether that batch is another process's."""
+        return number * self.whole + self.share.index >= self.length
 
 
 class _Reader(TorchDataset):
@@ -106,31 +145,54 @@ def _collate(samples: list[Sample | UserError]) -> Batch | UserError:
     return error or collate([sample for sample in samples if isinstance(sample, Sample)])
 
 
-def batches(view: TrainingView | ValidationView, batch_size: int, workers: int) -> Generator[Batch, None, None]:
+def batches(
+    view: TrainingView | ValidationView, batch_size: int, workers: int, share: Share = ALONE
+) -> Generator[Batch, None, None]:
     """Go through a view in order, read ahead by `workers` processes; close it to let them go.
+
+    With a share, batches have `batch_size` images for each of the processes, and these are one's own of them. A batch
+    without names is not to count: it is there because the others have one.
 
     Raises:
         UserError: a sample can't be read.
     """
+    turns = _Turns(len(view), batch_size, share)
     loader = DataLoader(
         _Reader(view),
-        batch_size=batch_size,
+        batch_sampler=turns,
         num_workers=workers,
         collate_fn=_collate,
-        worker_init_fn=_leave_interrupts_to_the_parent,
+        worker_init_fn=_follow_the_parent,
         prefetch_factor=4 if workers else None,
     )
-    for batch in loader:
+    for number, batch in enumerate(loader):
         if isinstance(batch, UserError):
             raise batch
-        yield batch
+        yield replace(batch, names=[]) if turns.stands_in(number) else batch
 
 
 def default_workers() -> int:
-    """Reading processes: one for small machines, where the network needs the rest, and four at most."""
-    return max(1, min(4, (os.cpu_count() or 1) // 2))
+    """Reading processes: one for small machines, where the network needs the rest, and four at most.
+
+    Training processes on the same machine, which torchrun counts, have equal parts of it.
+    """
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(4, (os.cpu_count() or 1) // beside // 2))
 
 
-def _leave_interrupts_to_the_parent(_worker: int) -> None:
+def _follow_the_parent(_worker: int) -> None:
+    """A reader ends when its parent lets it go, or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the parent's, which only takes note
+    signal.signal(signal.SIGTERM, _ignore_once)
+    sys.excepthook = _tell_unless_parent_gone
+
+
+def _ignore_once(number: int, _frame: FrameType | None) -> None:
+    # who ends a whole group of processes ends the parent too, which first saves; what comes then is the parent's own
+    signal.signal(number, signal.SIG_DFL)
+
+
+def _tell_unless_parent_gone(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    # in a reader, called by the thread that hands tensors over: the parent was killed while it took one
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)

@@ -12,7 +12,6 @@ from itertools import islice
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
 
 from upscore.checkpoints import save_model
 from upscore.data.datasets import Dataset
@@ -23,6 +22,7 @@ from upscore.training.optimizer import rate_factor
 from upscore.training.recipes import Recipe
 from upscore.training.run_folder import RunFolder
 from upscore.training.tasks import Network
+from upscore.training.team import accelerator, connected
 from upscore.training.trainer import Progress, Trainer
 
 SAVE_EVERY = 300.0
@@ -41,6 +41,7 @@ class Watcher(Protocol):
         ...
 
 
+@connected()
 def fit(
     net: Network,
     train: Dataset,
@@ -61,67 +62,116 @@ def fit(
 
     Larger photos are reduced to `max_side`, 0 for never, unless the network has a size of its own for each photo.
 
+    Where torchrun has started several processes, each has a batch of its own in every step; the first one alone writes
+    and tells the watchers.
+
     Raises:
         DivergedError: the loss is not finite; the best model so far stays.
         KeyboardInterrupt: after the state was saved.
     """
-    trainer = Trainer(net, recipe, Accelerator(mixed_precision="no"), dtype=dtype, head_only=head_only, seed=seed)
+    trainer = Trainer(net, recipe, accelerator(), dtype=dtype, head_only=head_only, seed=seed)
+    team = trainer.team
     if resume:
-        trainer.restore(folder.load_state())
-    epochs = count_epochs(recipe, len(train))
-    steps = epochs * count_steps(recipe, len(train))
+        with team.together():
+            trainer.restore(folder.load_state())
+    run = _Run(trainer, folder, watchers if team.leads else (), count_epochs(recipe, len(train)), len(train))
     resize = trainer.task.resize(net, max_side)
-    saved = time.monotonic()
 
-    while (at := trainer.progress).epoch < epochs and not _out_of_patience(at, recipe):
-        started = time.monotonic()
-        spent = at.seconds
+    while (at := trainer.progress).epoch < run.epochs and not _out_of_patience(at, recipe):
         trainer.train_mode()
         view = TrainingView(train, recipe, resize=resize, seed=seed, epoch=at.epoch, start=at.position)
         with _interrupts_held() as interrupted:
-            with closing(batches(view, recipe.batch_size, workers)) as feed:
-                while group := list(islice(feed, recipe.accumulate)):
-                    loss = trainer.step(group, rate_factor(recipe, at.step, steps))
-                    at.seconds = spent + time.monotonic() - started
-                    for watcher in watchers:
-                        watcher.step(at.step, steps, loss)
-                    if interrupted() or time.monotonic() - saved > SAVE_EVERY:
-                        folder.save_state(trainer.state())
-                        saved = time.monotonic()
-                    if interrupted():
-                        raise KeyboardInterrupt
-
-            rate = rate_factor(recipe, at.step - 1, steps)
+            with closing(batches(view, recipe.batch_size, workers, team.share)) as feed:
+                run.epoch(feed, interrupted)
+            rate = rate_factor(recipe, run.steps_done() - 1, run.steps)
             scores, is_best = None, False
-            if (at.epoch + 1) % recipe.validate_every and at.epoch + 1 < epochs:
+            if (at.epoch + 1) % recipe.validate_every and at.epoch + 1 < run.epochs:
                 _record(trainer, rate)
             else:
                 begun = time.monotonic()
+                own = ValidationView(val, resize=resize, within=team.block(len(val)))
                 try:
-                    with closing(batches(ValidationView(val, resize=resize), 1, workers)) as feed:
+                    with closing(batches(own, 1, workers)) as feed:
                         loss, scores = trainer.validate(_until(interrupted, feed))
                 except KeyboardInterrupt:
-                    folder.save_state(trainer.state())
+                    run.save()
                     raise
                 is_best = _record_validated(trainer, rate, loss, scores, time.monotonic() - begun)
-                for model in [folder.last, *([folder.best] if is_best else [])]:
-                    save_model(
-                        model,
-                        trainer.result,
-                        classes=train.classes,
-                        max_side=max_side,
-                        training={**(provenance or {}), "epoch": at.epoch},
-                        scores={"validation": scores.to_json()},
-                    )
-            folder.write_metrics(at.records)
-            for watcher in watchers:
-                watcher.epoch(at.records, scores, is_best)
-            if scores or interrupted() or time.monotonic() - saved > SAVE_EVERY:
-                folder.save_state(trainer.state())  # last, so that a resumed run lacks nothing of what comes before
-                saved = time.monotonic()
-        if interrupted():
-            raise KeyboardInterrupt
+                with team.together():
+                    for model in [folder.last, *([folder.best] if is_best else [])] if team.leads else ():
+                        save_model(
+                            model,
+                            trainer.result,
+                            classes=train.classes,
+                            max_side=max_side,
+                            training={**(provenance or {}), "epoch": at.epoch},
+                            scores={"validation": scores.to_json()},
+                        )
+            run.close_epoch(scores, is_best, interrupted)
+            if team.any(interrupted()):
+                raise KeyboardInterrupt
     return trainer.progress
+
+
+class _Run:
+    """How far a run is, and who is told."""
+
+    def __init__(
+        self, trainer: Trainer, folder: RunFolder, watchers: Sequence[Watcher], epochs: int, length: int
+    ) -> None:
+        self.trainer, self.folder, self.watchers = trainer, folder, watchers
+        self.epochs, self.length = epochs, length
+        self.steps = epochs * count_steps(trainer.recipe, length, trainer.team.size)
+        self.saved = time.monotonic()
+
+    def steps_done(self) -> int:
+        """Of `steps`: by the images that are behind us, for the number of processes may have been another one."""
+        at, recipe, processes = self.trainer.progress, self.trainer.recipe, self.trainer.team.size
+        in_epoch = count_steps(recipe, self.length, processes)
+        whole = at.position // (recipe.batch_size * recipe.accumulate * processes)
+        return at.epoch * in_epoch + (whole if at.position < self.length else in_epoch)
+
+    def epoch(self, feed: Iterator[Batch], interrupted: Callable[[], bool]) -> None:
+        """Take all steps that the feed is good for.
+
+        Raises:
+            KeyboardInterrupt: after the state was saved.
+        """
+        at, team = self.trainer.progress, self.trainer.team
+        started, spent = time.monotonic(), at.seconds
+        while True:
+            with team.together():
+                group = list(islice(feed, self.trainer.recipe.accumulate))
+            if not group:
+                return
+            loss = self.trainer.step(group, rate_factor(self.trainer.recipe, self.steps_done(), self.steps))
+            at.seconds = spent + time.monotonic() - started
+            with team.together():
+                for watcher in self.watchers:
+                    watcher.step(self.steps_done(), self.steps, loss)
+            stopping = team.any(interrupted())
+            with team.together():
+                if stopping or time.monotonic() - self.saved > SAVE_EVERY:
+                    self.save()
+            if stopping:
+                raise KeyboardInterrupt
+
+    def close_epoch(self, scores: Scores | None, is_best: bool, interrupted: Callable[[], bool]) -> None:
+        """Write and tell what there is to know of the epoch."""
+        records = self.trainer.progress.records
+        with self.trainer.team.together():
+            if self.trainer.team.leads:
+                self.folder.write_metrics(records)
+            for watcher in self.watchers:
+                watcher.epoch(records, scores, is_best)
+            if scores or interrupted() or time.monotonic() - self.saved > SAVE_EVERY:
+                self.save()  # last, so that a resumed run lacks nothing of what comes before
+
+    def save(self) -> None:
+        """Write the state, in one process for all, which have the same."""
+        if self.trainer.team.leads:
+            self.folder.save_state(self.trainer.state())
+        self.saved = time.monotonic()
 
 
 def count_epochs(recipe: Recipe, length: int) -> int:
@@ -129,9 +179,9 @@ def count_epochs(recipe: Recipe, length: int) -> int:
     return min(recipe.max_epochs, math.ceil(recipe.images / length))
 
 
-def count_steps(recipe: Recipe, length: int) -> int:
-    """Optimiser steps in an epoch."""
-    return math.ceil(math.ceil(length / recipe.batch_size) / recipe.accumulate)
+def count_steps(recipe: Recipe, length: int, processes: int = 1) -> int:
+    """Optimiser steps in an epoch, each with `batch_size` images for every process."""
+    return math.ceil(math.ceil(length / (recipe.batch_size * processes)) / recipe.accumulate)
 
 
 def _record(trainer: Trainer, rate: float, **measured: float | None) -> None:

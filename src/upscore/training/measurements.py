@@ -34,6 +34,14 @@ class Measurement(Protocol):
         """Compare a batch's outputs, of images of these sizes before padding, with its targets."""
         ...
 
+    def seen(self) -> Any:
+        """All that was compared, for another process's measurement of the same network."""
+        ...
+
+    def add(self, seen: Any) -> None:
+        """Take over what another one has seen, as if it came next."""
+        ...
+
     def weight(self) -> int:
         """What the sum of the losses is divided by."""
         ...
@@ -51,6 +59,12 @@ class Pixels:
 
     def update(self, outputs: Tensor, targets: Tensor, sizes: Sequence[tuple[int, int]]) -> None:
         self.confusion.update(outputs.max(dim=1).indices, targets)
+
+    def seen(self) -> Tensor:
+        return self.confusion.counts.cpu()
+
+    def add(self, seen: Tensor) -> None:
+        self.confusion.counts += seen.to(self.confusion.counts.device)
 
     def weight(self) -> int:
         return max(1, int(self.confusion.counts.sum()))
@@ -70,6 +84,13 @@ class TwoMaps:
         (semantic, geometric), (class_maps, geometric_maps) = self.net.split(outputs), targets.unbind(1)
         self.semantic.update(semantic, class_maps, sizes)
         self.geometric.update(geometric.max(dim=1).indices, geometric_maps)
+
+    def seen(self) -> tuple[Tensor, Tensor]:
+        return self.semantic.seen(), self.geometric.counts.cpu()
+
+    def add(self, seen: tuple[Tensor, Tensor]) -> None:
+        self.semantic.add(seen[0])
+        self.geometric.counts += seen[1].to(self.geometric.counts.device)
 
     def weight(self) -> int:
         return self.semantic.weight()
@@ -91,6 +112,13 @@ class ObjectsFound:
             assert prediction.instances is not None
             self.evaluator.update(prediction.instances, objects)
         self.batches += 1
+
+    def seen(self) -> tuple[int, InstanceEvaluator]:
+        return self.batches, self.evaluator
+
+    def add(self, seen: tuple[int, InstanceEvaluator]) -> None:
+        self.batches += seen[0]
+        self.evaluator.extend(seen[1])
 
     def weight(self) -> int:
         return max(1, self.batches)

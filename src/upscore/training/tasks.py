@@ -6,18 +6,19 @@ N images, C classes, H W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from upscore.data.datasets import Dataset, open_splits
 from upscore.data.instance_datasets import open_instance_splits
-from upscore.data.transforms import Batch, resize_longest, resize_to
+from upscore.data.resizing import resize_longest, resize_to
+from upscore.data.transforms import Batch
 from upscore.evaluation.instances import InstanceScores
 from upscore.evaluation.metrics import (
     SemanticScores,
@@ -26,6 +27,7 @@ from upscore.evaluation.metrics import (
 from upscore.models.fcn import FCN
 from upscore.models.mask_rcnn import MaskRCNN, Outputs
 from upscore.models.resizing import Resizing
+from upscore.models.terms import Term
 from upscore.models.two_heads import TwoHeads
 from upscore.objects import Objects
 from upscore.structures import Sample
@@ -34,7 +36,6 @@ from upscore.training.measurements import Measurement, ObjectsFound, Pixels, Two
 from upscore.training.recipes import INSTANCE_RECIPES, RECIPES, Recipe
 
 Network = FCN | MaskRCNN
-Reduction = Literal["mean", "sum"]
 
 
 class Task(Protocol):
@@ -53,6 +54,12 @@ class Task(Protocol):
         """That score in words."""
         ...
 
+    @property
+    def summable(self) -> bool:
+        """Whether losses may be left as sums, and those of a whole set be divided in the end; otherwise they are means
+        of each batch."""
+        ...
+
     def open_splits(self, source: str | Path, *, holdout: str | None = None) -> tuple[Dataset, Dataset]:
         """Open what to train on and what to validate on."""
         ...
@@ -66,11 +73,11 @@ class Task(Protocol):
         ...
 
     def targets(self, batch: Batch, device: torch.device) -> Any:
-        """What `losses` compares outputs with."""
+        """What `terms` compares outputs with."""
         ...
 
-    def losses(self, net: Any, outputs: Any, targets: Any, reduction: Reduction) -> dict[str, Tensor]:
-        """The losses by name, whose sum is minimised."""
+    def terms(self, net: Any, outputs: Any, targets: Any, seeds: Sequence[int]) -> dict[str, Term]:
+        """The losses by name, whose sum is minimised; `seeds` are the images' own for what is drawn of them."""
         ...
 
     def measure(self, net: Any, device: torch.device) -> Measurement:
@@ -87,6 +94,7 @@ class SemanticTask:
 
     recipes = RECIPES
     primary, title = "mean_iu", "mean IU"
+    summable = True
 
     def open_splits(self, source: str | Path, *, holdout: str | None = None) -> tuple[Dataset, Dataset]:
         return open_splits(source, holdout=holdout)
@@ -105,8 +113,9 @@ class SemanticTask:
         assert batch.class_maps is not None
         return batch.class_maps.to(device, non_blocking=True)
 
-    def losses(self, net: FCN, outputs: Tensor, targets: Tensor, reduction: Reduction) -> dict[str, Tensor]:
-        return net.losses(outputs, targets, reduction)
+    def terms(self, net: FCN, outputs: Tensor, targets: Tensor, seeds: Sequence[int]) -> dict[str, Term]:
+        counts = net.counts(targets)
+        return {name: Term(loss, counts[name]) for name, loss in net.losses(outputs, targets, "sum").items()}
 
     def measure(self, net: FCN, device: torch.device) -> Measurement:
         return Pixels(net, device)
@@ -144,6 +153,7 @@ class InstanceTask:
 
     recipes = INSTANCE_RECIPES
     primary, title = "AP", "mask AP"
+    summable = False
 
     def open_splits(self, source: str | Path, *, holdout: str | None = None) -> tuple[Dataset, Dataset]:
         return open_instance_splits(source, holdout=holdout)
@@ -159,10 +169,8 @@ class InstanceTask:
         assert batch.objects is not None
         return batch.objects
 
-    def losses(
-        self, net: MaskRCNN, outputs: Outputs, targets: list[Objects], reduction: Reduction
-    ) -> dict[str, Tensor]:
-        return net.losses(outputs, targets)
+    def terms(self, net: MaskRCNN, outputs: Outputs, targets: list[Objects], seeds: Sequence[int]) -> dict[str, Term]:
+        return net.terms(outputs, targets, seeds)
 
     def measure(self, net: MaskRCNN, device: torch.device) -> Measurement:
         return ObjectsFound(net)

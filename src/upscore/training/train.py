@@ -30,6 +30,7 @@ from upscore.training.recipes import INSTANCE_RECIPES, STAGE_RATES, Recipe
 from upscore.training.run_folder import RunFolder
 from upscore.training.start import IMAGENET, start_from
 from upscore.training.tasks import INSTANCES, Task, task_named
+from upscore.training.team import Team, accelerator, connected
 from upscore.training.trainer import Progress
 
 OPTIONS_OF_FCN = {"geometry": "geometry", "upsampling": "upsampling", "grouped": "dense"}
@@ -39,6 +40,7 @@ OPTIONS_OF_MASK_RCNN = {"detections": "detections", "min_side": "min-side", "pro
 """What only one kind of network has, and what it is called on the command line."""
 
 
+@connected()
 def train(
     data: str | Path,
     output: str | Path,
@@ -73,6 +75,9 @@ def train(
 ) -> Progress:
     """Train a network on labelled photos into a run folder, which then stands for its best model.
 
+    Processes that torchrun has started train it together: a batch's size is that of each one's, so that two of them do
+    what one does with twice the batch. All must see the same `data` and `output`.
+
     Args:
         data: see `upscore.data.open_splits` (`open_instance_splits` for mask_rcnn), which `holdout` goes to.
         model, backbone, geometry, upsampling, grouped, pixel_loss, null_background, min_side, profile: see
@@ -106,16 +111,18 @@ def train(
     options.pop("depth_weights", None)
     _check(epochs=epochs, workers=workers, max_side=max_side)
     folders = {stage: RunFolder(output if stage == model else Path(output) / stage) for stage in stages}
-    if not resume:  # of any stage, before the first is trained
-        for folder in folders.values():
-            folder.refuse_run()
-    train_set, val_set = _open(task, data, holdout)
-    options = with_counts(options, train_set)
+    team = Team(accelerator())
+    with team.together():
+        if not resume and team.leads:  # of any stage, before the first is trained
+            for folder in folders.values():
+                folder.refuse_run()
+        train_set, val_set = _open(task, data, holdout)
+        options = with_counts(options, train_set)
     if task is INSTANCES:
         if max_side is not None:
             options["max_side"] = max_side
         if detections is None:
-            objects = max(most_objects(part, counting) for part in (train_set, val_set))
+            objects = team.from_lead(lambda: max(most_objects(part, counting) for part in (train_set, val_set)))
             options["detections"] = enough_detections(objects)
             tell(f"detections per photo: {options['detections']} (up to {objects} objects in the data)")
     seen_side = DEFAULT_MAX_SIDE if max_side is None else max_side
@@ -124,29 +131,30 @@ def train(
 
     class_weights = None
     if settings.class_weights == "median":
-        class_weights = median_frequency_weights(train_set, counting)
+        class_weights = team.from_lead(lambda: median_frequency_weights(train_set, counting))
         weighed = zip(train_set.classes, class_weights, strict=True)
         tell(f"class weights: {', '.join(f'{name} {weight:.2g}' for name, weight in weighed)}")
 
     progress = Progress()
     for stage, folder in folders.items():
-        torch.manual_seed(seed)  # the weights of layers that start from none
-        net = build(
-            stage,
-            backbone=backbone,
-            num_classes=len(train_set.classes),
-            pretrained=weights == IMAGENET,
-            **options,
-        )
-        net.classes = train_set.classes
-        if isinstance(net, FCN) and class_weights is not None:
-            net.class_weights = torch.tensor(class_weights)
-        if isinstance(net, TwoHeads):
-            net.geometric_classes = geometric_classes(train_set)
-        as_built = net.trunk.depth_preprocessing
-        start_from(net, weights, depth_weights if stage == stages[0] else None)
-        if as_built is not None and net.trunk.depth_preprocessing is as_built:
-            net.trunk.depth_preprocessing = fitting_depth(train_set, net.preprocessing)
+        with team.together():
+            torch.manual_seed(seed)  # the weights of layers that start from none
+            net = build(
+                stage,
+                backbone=backbone,
+                num_classes=len(train_set.classes),
+                pretrained=weights == IMAGENET,
+                **options,
+            )
+            net.classes = train_set.classes
+            if isinstance(net, FCN) and class_weights is not None:
+                net.class_weights = torch.tensor(class_weights)
+            if isinstance(net, TwoHeads):
+                net.geometric_classes = geometric_classes(train_set)
+            as_built = net.trunk.depth_preprocessing
+            start_from(net, weights, depth_weights if stage == stages[0] else None)
+            if as_built is not None and net.trunk.depth_preprocessing is as_built:
+                net.trunk.depth_preprocessing = fitting_depth(train_set, net.preprocessing)
         stage_recipe = settings
         if len(stages) > 1:
             rate = settings.learning_rate * STAGE_RATES[stage]
@@ -181,13 +189,13 @@ def train(
             stage_recipe,
             folder,
             max_side=seen_side,
-            dtype=resolve_precision(net, precision),
+            dtype=team.from_lead(lambda net=net: resolve_precision(net, precision)),
             head_only=head_only,
             seed=seed,
             workers=default_workers() if workers is None else workers,
-            resume=folder.open(asked, resume=resume),
-            provenance=provenance,
-            watchers=watch(folder),
+            resume=team.from_lead(lambda folder=folder, asked=asked: folder.open(asked, resume=resume)),
+            provenance={**provenance, "processes": team.size},
+            watchers=watch(folder) if team.leads else (),
         )
         weights = folder.best
     return progress

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from upscore.data.transforms import Batch
 from upscore.errors import UserError
+from upscore.models.terms import LEAST, Term
+from upscore.training.averaging import average_statistics, averaged
 from upscore.training.feed import seed_of
-from upscore.training.measurements import Scores
+from upscore.training.measurements import Measurement, Scores
 from upscore.training.optimizer import make_optimizer, set_rates
 from upscore.training.recipes import Recipe
-from upscore.training.tasks import Network, task_of
+from upscore.training.tasks import Network, Task, task_of
+from upscore.training.team import Team
 
 
 class DivergedError(UserError):
@@ -48,6 +50,17 @@ class Progress:
     """What was measured after each epoch."""
 
 
+class Terms(nn.Module):
+    """Outputs and losses in one forward, so that what reduces gradients over processes sees all parameters at work."""
+
+    def __init__(self, net: Network, task: Task) -> None:
+        super().__init__()
+        self.net, self.task = net, task
+
+    def forward(self, images: Tensor, targets: Any, seeds: Sequence[int]) -> dict[str, Term]:
+        return self.task.terms(self.net, self.net(images), targets, seeds)
+
+
 class Trainer:
     """A network, its optimiser, the average of its weights, and how far they have come."""
 
@@ -63,13 +76,13 @@ class Trainer:
     ) -> None:
         self.accelerator, self.recipe, self.dtype = accelerator, recipe, dtype
         self.head_only, self.seed = head_only, seed
-        self.task = task_of(net)
+        self.task, self.team = task_of(net), Team(accelerator)
         self.net = net.to(accelerator.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if head_only:
             self.net.trunk.requires_grad_(False)
         self.average = averaged(self.net, recipe.ema) if recipe.ema else None
         self.optimizer = make_optimizer(self.net, recipe)
-        self.model = accelerator.prepare_model(self.net) if accelerator.num_processes > 1 else self.net
+        self.model = accelerator.prepare_model(Terms(self.net, self.task))
         self.progress = Progress()
 
     @property
@@ -90,69 +103,118 @@ class Trainer:
     def step(self, group: Sequence[Batch], rate: float) -> float:
         """Average the gradients of several batches and take one step; returns their mean loss.
 
+        Of each batch, this process has its own part: losses are means, or sums, over those of all processes. A batch
+        without names does not count.
+
         Raises:
             DivergedError: a loss is not finite; the weights are left as they were.
         """
-        torch.manual_seed(seed_of(self.seed, self.progress.step))  # dropout
-        total, sums = 0.0, dict(self.progress.parts)
-        for batch in group:
-            with self._autocast():
-                outputs = self._outputs(self.model, batch)
-                targets = self.task.targets(batch, self.accelerator.device)
-                parts = self.task.losses(self.net, outputs, targets, self.recipe.loss)
-            loss = torch.stack([*parts.values()]).sum() / len(group)
-            if not torch.isfinite(loss):
-                self.optimizer.zero_grad()
-                raise DivergedError(
-                    f"the loss is {loss.item()} at step {self.progress.step + 1} (epoch {self.progress.epoch + 1}), in "
-                    f"the batch of {', '.join(batch.names)}: try a lower --learning-rate, or look at those files"
-                )
-            self.accelerator.backward(loss)
+        self._seed_dropout()
+        total, sums, seen = 0.0, dict(self.progress.parts), 0
+        for number, batch in enumerate(group, start=1):
+            with self.accelerator.no_sync(self.model) if number < len(group) else nullcontext():
+                own, whole = self._losses(batch, seen)
+                loss = torch.stack([*whole.values()]).sum() / len(group)
+                if not torch.isfinite(loss):
+                    self._diverged(loss, own, batch)
+                # gradients are averaged over the processes
+                self.accelerator.backward(own / len(group) * self.team.size)
             total += loss.item()
-            for name, part in parts.items() if len(parts) > 1 else ():
+            seen += len(batch.names)
+            for name, part in whole.items() if len(whole) > 1 else ():
                 sums[name] = sums.get(name, 0.0) + part.item() / len(group)
         set_rates(self.optimizer, rate)
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        average_statistics(self.net, self.team)
         if self.average:
             self.average.update_parameters(self.net)
         self.progress.step += 1
-        self.progress.position += sum(len(batch.names) for batch in group)
+        self.progress.position += int(self.team.sum(torch.tensor(seen)))
         self.progress.losses.append(total)
         self.progress.parts = sums
         return total
+
+    def _seed_dropout(self) -> None:
+        at, index = self.progress, self.team.index
+        torch.manual_seed(seed_of(self.seed, at.step, index) if index else seed_of(self.seed, at.step))
+
+    def _losses(self, batch: Batch, before: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """This process's share of the loss, through which gradients flow, and each loss of all processes together.
+
+        Args:
+            before: this process's images between those that are behind us and this batch.
+        """
+        at, team = self.progress, self.team
+        first = at.position + before * team.size + team.index
+        places = [first + number * team.size for number in range(len(batch.sizes))]
+        with self._autocast():
+            images, targets = self._images(batch), self.task.targets(batch, self.accelerator.device)
+            terms = self.model(images, targets, [seed_of(self.seed, at.epoch, place, 2) for place in places])
+        counted = float(bool(batch.names))
+        own = counted * torch.stack([term.sum.float() for term in terms.values()])
+        counts = counted * torch.stack([term.count.float() for term in terms.values()])
+        sums, counts = team.sum(torch.stack([own.detach(), counts]))
+        if self.task.summable and self.recipe.loss == "sum":
+            counts = torch.ones_like(counts)
+        counts = counts.clamp(min=LEAST)
+        return (own / counts).sum(), dict(zip(terms, sums / counts, strict=True))
+
+    def _diverged(self, loss: Tensor, own: Tensor, batch: Batch) -> NoReturn:
+        self.optimizer.zero_grad()
+        gathered = self.team.gather([] if torch.isfinite(own) else batch.names)
+        names = ", ".join(name for part in gathered for name in part) or ", ".join(batch.names)
+        raise self.team.told_once(
+            DivergedError(
+                f"the loss is {loss.item()} at step {self.progress.step + 1} (epoch {self.progress.epoch + 1}), in "
+                f"the batch of {names}: try a lower --learning-rate, or look at those files"
+            )
+        )
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> tuple[float, Scores]:
         """The loss (per pixel, or per batch of objects) and the scores over a whole set, in evaluation mode.
 
+        Each process goes through its own part of the set; all get the scores of all.
+
         Raises:
             DivergedError: a loss is not finite.
         """
         net = self.result.eval()
-        torch.manual_seed(seed_of(self.seed))  # the regions that losses of objects are measured on
         measurement = self.task.measure(net, self.accelerator.device)
-        losses: list[float] = []
-        for batch in batches:
-            with self._autocast():
-                outputs = self._outputs(net, batch)
-                targets = self.task.targets(batch, self.accelerator.device)
-                loss = sum(part.item() for part in self.task.losses(net, outputs, targets, "sum").values())
-            if not math.isfinite(loss):
-                raise DivergedError(
-                    f"the validation loss is {loss} after epoch {self.progress.epoch + 1}, on "
-                    f"{', '.join(batch.names)}: try a lower --learning-rate, or look at that file"
-                )
-            losses.append(loss)
-            with self._autocast():
-                measurement.update(outputs, targets, batch.sizes)
-        return sum(losses) / measurement.weight(), measurement.scores()
+        with self.team.together():
+            losses = [self._validate(net, batch, measurement) for batch in batches]
+        parts = self.team.gather((losses, measurement.seen()))
+        return self.team.from_lead(lambda: self._conclude(net, parts))
 
-    def _outputs(self, model: nn.Module, batch: Batch) -> Any:
+    def _validate(self, net: Network, batch: Batch, measurement: Measurement) -> float:
+        with self._autocast():
+            outputs = net(self._images(batch))
+            targets = self.task.targets(batch, self.accelerator.device)
+            # an image's regions are the same ones in every epoch and in whatever order it comes
+            terms = self.task.terms(net, outputs, targets, [seed_of(self.seed)] * len(batch.sizes))
+            loss = sum((term.sum if self.task.summable else term.mean).item() for term in terms.values())
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the validation loss is {loss} after epoch {self.progress.epoch + 1}, on "
+                f"{', '.join(batch.names)}: try a lower --learning-rate, or look at that file"
+            )
+        with self._autocast():
+            measurement.update(outputs, targets, batch.sizes)
+        return loss
+
+    def _conclude(self, net: Network, parts: Sequence[tuple[list[float], Any]]) -> tuple[float, Scores]:
+        """What all processes have measured, in the order of their parts."""
+        measurement = self.task.measure(net, self.accelerator.device)
+        for _, seen in parts:
+            measurement.add(seen)
+        return sum(loss for losses, _ in parts for loss in losses) / measurement.weight(), measurement.scores()
+
+    def _images(self, batch: Batch) -> Tensor:
         images = self.task.inputs(self.net, batch, self.accelerator.device)
-        return model(images.contiguous(memory_format=torch.channels_last))
+        return images.contiguous(memory_format=torch.channels_last)
 
     def _autocast(self) -> AbstractContextManager[object]:
         # not the accelerator's: it has one precision for the whole process
@@ -174,17 +236,3 @@ class Trainer:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
-
-
-def averaged(net: Network, decay: float) -> AveragedModel:
-    """A running average of weights and statistics, which forgets faster at first so that the start does not linger."""
-
-    def update(averages: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
-        weight = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
-        for average, value in zip(averages, current, strict=True):
-            if average.is_floating_point():
-                average.lerp_(value, weight)
-            else:
-                average.copy_(value)
-
-    return AveragedModel(net, multi_avg_fn=update, use_buffers=True)  # pyright: ignore[reportArgumentType]

@@ -84,7 +84,7 @@ def digest_of(path: Path) -> str:
 def prune(root: Path, most: int, keep: Path) -> None:
     """Delete the networks that were not used for the longest time until the rest has at most so many bytes."""
     entries = []
-    for folder in root.iterdir():
+    for folder in root.glob("*"):
         try:
             entries.append((folder.stat().st_mtime, sum(f.stat().st_size for f in folder.iterdir()), folder))
         except OSError:  # another process is at it

@@ -83,4 +83,8 @@ def choose_engine(
         return onnxruntime.ONNXRuntimeEngine()
     if name == "torch":
         return TorchEngine(resolved)
+    if resolved == "int8" and not quantized and not (store and store.read_facts()):
+        raise UserError(
+            "int8 needs a calibrated network: `upscore calibrate MODEL PHOTOS` makes one, or give quantized="
+        )
     return openvino.OpenVINOEngine(resolved, quantized=quantized, store=store)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 Run = Callable[..., tuple[Tensor, ...]]
-"""Takes a part's tensors, returns its outputs in float32; they may be overwritten by the next call."""
+"""Takes a part's tensors, returns its outputs, which may be overwritten by the next call."""
 
 
 class Engine(Protocol):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -52,16 +53,15 @@ def to_onnx(part: nn.Module, *examples: Tensor) -> bytes:
     """A part in ONNX, whose sides but the channels are left open."""
     names = [f"input_{index}" for index in range(len(examples))]
     open_axes = {4: {0: "n", 2: "h", 3: "w"}, 2: {0: "n"}}
-    written = io.BytesIO()
-    with torch.inference_mode(), warnings.catch_warnings():
+    with torch.inference_mode(), TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as in `upscore.inference.engines.openvino.convert`
         torch.onnx.export(
             part.eval(),
             examples,
-            written,
+            written := Path(folder) / "part.onnx",
             input_names=names,
             dynamic_axes={name: open_axes[example.ndim] for name, example in zip(names, examples, strict=True)},
             opset_version=OPSET,
             dynamo=False,
         )
-    return written.getvalue()
+        return written.read_bytes()

@@ -77,13 +77,13 @@ class OpenVINOEngine:
             model = self.quantized[name] if name in self.quantized else convert(part, *examples)
             compiled = self.core.compile_model(model, "CPU", config)
             if self.store:
-                self.store.write(name, compiled.export_model())
+                self.store.write(name, compiled.export_model().getvalue())
         request = compiled.create_infer_request()
         outputs = range(len(compiled.outputs))
 
         def run_part(*inputs: Tensor) -> tuple[Tensor, ...]:
-            request.infer([tensor.contiguous().numpy() for tensor in inputs], share_inputs=True)
-            return tuple(torch.from_numpy(request.get_output_tensor(index).data) for index in outputs)
+            request.infer([_to_openvino(tensor) for tensor in inputs], share_inputs=True)
+            return tuple(_to_torch(request.get_output_tensor(index)) for index in outputs)
 
         return run_part
 
@@ -94,6 +94,21 @@ class OpenVINOEngine:
             return None if blob is None else self.core.import_model(blob, "CPU", config)
         except RuntimeError:  # of another version, or damaged: it is made again
             return None
+
+
+def _to_openvino(tensor: Tensor) -> Any:
+    """The same memory; numpy has no bfloat16."""
+    if tensor.dtype != torch.bfloat16:
+        return tensor.contiguous().numpy()
+    ov = import_openvino()
+    return ov.Tensor(tensor.contiguous().view(torch.int16).numpy(), list(tensor.shape), ov.Type.bf16)
+
+
+def _to_torch(tensor: Any) -> Tensor:
+    """The same memory."""
+    if tensor.element_type != import_openvino().Type.bf16:
+        return torch.from_numpy(tensor.data)
+    return torch.from_numpy(tensor.data.view("int16")).view(torch.bfloat16)
 
 
 def convert(part: nn.Module, *examples: Tensor) -> ov.Model:

@@ -1,0 +1,45 @@
+"""What each network sees, and what tiles of it cost, as a table.
+
+python benchmarks/receptive_fields.py
+"""
+
+from __future__ import annotations
+
+import torch
+
+from upscore.inference.huge import MEMORY
+from upscore.inference.tiles import core_size
+from upscore.models import build
+from upscore.models.receptive import receptive_field
+
+NETWORKS = [
+    ("fcn8s", "vgg16", "same"),
+    ("fcn8s", "vgg16", "caffe"),
+    ("fcn32s", "alexnet", "caffe"),
+    ("fcn8s", "efficientnet_lite0", "same"),
+    ("fcn8s", "resnet18", "same"),
+    ("fcn8s", "resnet50", "same"),
+]
+BYTES = (MEMORY, 4 * 2**30)
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    names = "network|cell sees, stride 8|16|32|pixel depends on|halo"
+    costs = [f"core at {size / 2**30:g} GiB|pixels seen" for size in BYTES]
+    head = [*names.split("|"), *"|".join(costs).split("|")]
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
+    for name, backbone, geometry in NETWORKS:
+        net = build(name, backbone=backbone, geometry=geometry, num_classes=21)
+        seen = receptive_field(net)
+        assert seen.rows is not None
+        sizes = [str(seen.maps[stride][0].size) if stride in seen.maps else "" for stride in (8, 16, 32)]
+        row = [f"{name} {backbone} ({geometry})", *sizes, str(seen.rows.size), str(seen.halo)]
+        for size in BYTES:
+            core = core_size(net, seen.halo, 256, size)
+            row += [str(core), f"{(1 + 2 * seen.halo / core) ** 2:.1f}x"]
+        print(f"| {' | '.join(row)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

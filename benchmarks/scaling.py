@@ -1,0 +1,249 @@
+"""What a cluster will do, computed from what one machine does: `docs/scaling.md`'s table and picture.
+
+    python benchmarks/scaling.py --docs docs
+
+Measured here: core-seconds of a photo for decoding, for the network and for encoding, bytes of its files, and the rows
+that the driver takes in a second from workers that do nothing. Given: what the storage can do. The rest is arithmetic,
+in `Rates.limits`. About a minute on 2 cores; let the machine do nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from PIL import Image
+from skimage import data
+
+from upscore.checkpoints import save_model
+from upscore.data.images import read_image
+from upscore.evaluation.plot_style import BLUE, GREEN, INK, ORANGE, PALE_INK, new_figure, save, style
+from upscore.inference import Predictor
+from upscore.inference.outputs import write_prediction
+from upscore.models.build import build
+from upscore.scale.cluster import Workers, connected
+from upscore.scale.predict import predict_on_ray
+from upscore.scale.work import MOST_ITEMS, run
+
+MACHINES = (1, 10, 100, 1000)
+OBJECTS_TEXT = "x" * 2000
+"""As long as the row of a photo with ten objects."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What photos are read from and files are written to."""
+
+    name: str
+    read: float
+    """Bytes per second; so is `write`."""
+    write: float
+    gets: float
+    """Files read per second; `puts` are files written."""
+    puts: float
+
+
+STORAGES = (
+    Storage("one file server, 10 Gbit/s", 1.25e9, 1.25e9, 20_000, 10_000),
+    Storage("an object store, one prefix", 12.5e9, 12.5e9, 5_500, 3_500),
+    Storage("an object store, 16 prefixes", 200e9, 200e9, 16 * 5_500, 16 * 3_500),
+)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What was measured: of one photo, and of the driver."""
+
+    network: str
+    engine: str
+    size: str
+    cores: int
+    decode: float
+    """Core-seconds; so are `infer` and `encode`."""
+    infer: float
+    encode: float
+    bytes_in: int
+    bytes_out: int
+    files_out: int
+    rows: float
+    """Photos per second that the driver can count."""
+
+    @property
+    def machine(self) -> float:
+        """Photos per second of one machine of so many cores: all that a photo needs shares them."""
+        return self.cores / (self.decode + self.infer + self.encode)
+
+    def limits(self, machines: float, storage: Storage) -> dict[str, float]:
+        """Photos per second by what bounds them; the least is what the cluster does."""
+        return {
+            "machines": machines * self.machine,
+            "reading": min(storage.read / self.bytes_in, storage.gets),
+            "writing": min(storage.write / self.bytes_out, storage.puts / self.files_out),
+            "driver": self.rows,
+        }
+
+
+class Nothing:
+    """A worker that gives a row back at once."""
+
+    def do(self, item: dict[str, Any]) -> dict[str, Any]:
+        """A row of the usual size."""
+        return {"found": OBJECTS_TEXT, "objects": 10, "failure": "", "fault": ""}
+
+    def lost(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Never."""
+        raise AssertionError(item)
+
+
+def seconds(call: Callable[[], object], repeats: int = 5) -> float:
+    """The median of some calls, after one that does not count."""
+    times = []
+    for _ in range(repeats + 1):
+        start = perf_counter()
+        call()
+        times.append(perf_counter() - start)
+    return median(times[1:])
+
+
+def measure_photo(backbone: str, overlays: bool, jpeg: bytes, cores: int) -> dict[str, Any]:
+    """Core-seconds and bytes of one photo; FCN-8s by the fastest engine, its weights random."""
+    torch.set_num_threads(cores)
+    predictor = Predictor(build("fcn8s", backbone=backbone, num_classes=21), max_side=0)
+    with tempfile.TemporaryDirectory() as folder:
+        photo, written = Path(folder) / "photo.jpg", Path(folder) / "out"
+        photo.write_bytes(jpeg)
+        image = read_image(photo)
+        prediction = predictor.predict(image)
+        decode = seconds(lambda: read_image(photo))
+        infer = cores * seconds(lambda: predictor.predict(image))
+        encode = seconds(lambda: write_prediction(prediction, written / "photo", overlays=overlays))
+        sizes = [path.stat().st_size for path in written.iterdir()]
+    return {
+        "network": f"{backbone}{'' if overlays else ', masks alone'}",
+        "engine": f"{predictor.engine.name}, {predictor.engine.precision}",
+        "size": f"{image.shape[2]}x{image.shape[1]}",
+        "decode": decode,
+        "infer": infer,
+        "encode": encode,
+        "bytes_in": len(jpeg),
+        "bytes_out": sum(sizes),
+        "files_out": len(sizes),
+    }
+
+
+def measure_driver(few: int = 2_000, many: int = 20_000) -> tuple[float, float]:
+    """(photos per second that the driver counts, seconds until the first workers are there)."""
+    with connected("local") as ray:
+        times = []
+        for count in (few, few, many):
+            start = perf_counter()
+            with closing(run(ray, [{"name": f"{n}"} for n in range(count)], Nothing, {}, Workers(2, 1, 0))) as rows:
+                next(rows)
+                first = perf_counter() - start
+                assert sum(1 for _ in rows) == count - 1
+            times.append(perf_counter() - start)
+    return (many - few) / (times[2] - times[1]), first
+
+
+def measure_here(backbone: str, jpeg: bytes, cores: int, count: int = 80) -> tuple[float, float]:
+    """(photos per second of one worker once it runs, seconds until its first): what the arithmetic has to meet."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        net = build("fcn8s", backbone=backbone, num_classes=21)
+        save_model(root / "model", net, classes=[f"class {n}" for n in range(21)], max_side=0)
+        (root / "photos").mkdir()
+        for number in range(count):
+            (root / "photos" / f"{number:03}.jpg").write_bytes(jpeg)
+        start, times = perf_counter(), []
+        predict_on_ray(
+            str(root / "model"),
+            [root / "photos"],
+            root / "out",
+            address="local",
+            workers=1,
+            cpus=cores,
+            progress=lambda _done, _total: times.append(perf_counter()),
+        )
+    half = count // 2
+    return (count - half) / (times[-1] - times[half - 1]), times[0] - start
+
+
+def table(rates: list[Rates]) -> str:
+    """Markdown: photos per second, hours for a million and what bounds them, by machines."""
+    lines = ["| network | storage | 1 | 10 | 100 | 1,000 machines | grows up to |", "|---|---|---:|---:|---:|---:|---|"]
+    for rate in rates:
+        for storage in STORAGES:
+            cells = []
+            for machines in MACHINES:
+                limits = rate.limits(machines, storage)
+                least = min(limits, key=lambda name: limits[name])
+                cells.append(f"{limits[least]:,.0f}/s, {_duration(1e6 / limits[least])}")
+            others = {name: value for name, value in rate.limits(1, storage).items() if name != "machines"}
+            first = min(others, key=lambda name: others[name])
+            end = f"{others[first] / rate.machine:,.0f}: {first}"
+            lines.append(f"| {rate.network} | {storage.name} | {' | '.join(cells)} | {end} |")
+    return "\n".join(lines) + "\n"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:,.1f} h" if seconds > 3600 else f"{seconds / 60:.0f} min"
+
+
+def plot(rates: list[Rates], path: Path) -> None:
+    """Photos per second over machines, both in powers of ten."""
+    figure = new_figure(7.6, 4.6)
+    axes = figure.add_subplot()
+    style(axes, "Photos per second over a cluster", f"{rates[0].size}, machines of {rates[0].cores} cores")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    counts = [10 ** (step / 20) for step in range(71)]
+    for rate, line in zip(rates, ("-", "--"), strict=False):
+        for storage, color in zip(STORAGES, (ORANGE, BLUE, GREEN), strict=True):
+            values = [min(rate.limits(count, storage).values()) for count in counts]
+            label = f"{rate.network}: {storage.name}"
+            axes.plot(counts, values, line, color=color, linewidth=1.9, label=label)
+    axes.set_xlabel("machines", color=PALE_INK)
+    axes.legend(frameon=False, fontsize=7.5, labelcolor=INK, loc="upper left")
+    save(figure, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--docs", type=Path, help="write results/scaling.json and images/scaling.png below it")
+    parser.add_argument("--cores", type=int, default=2, help="of a machine; the network runs on so many here")
+    parser.add_argument("--size", type=int, nargs=2, default=(1024, 768), metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument("--quality", type=int, default=90, help="of the JPEG")
+    arguments = parser.parse_args()
+    stored = io.BytesIO()
+    Image.fromarray(data.astronaut()).resize(arguments.size).save(stored, "jpeg", quality=arguments.quality)
+    jpeg, cores = stored.getvalue(), arguments.cores
+    rows, first = measure_driver()
+    here, start = measure_here("efficientnet_lite0", jpeg, cores)
+    kinds = (("efficientnet_lite0", True), ("vgg16", True), ("efficientnet_lite0", False))
+    rates = [Rates(**measure_photo(*kind, jpeg, cores), cores=cores, rows=rows) for kind in kinds]
+    print(table(rates))
+    told = {
+        "rates": [asdict(rate) | {"machine": rate.machine} for rate in rates],
+        "one_worker_over_ray": {"photos_per_second": here, "seconds_to_first": start},
+        "workers_that_do_nothing": {"rows_per_second": rows, "seconds_to_first": first},
+        "items_of_a_task": MOST_ITEMS,
+    }
+    print(json.dumps(told, indent=2))
+    if arguments.docs:
+        (arguments.docs / "results").mkdir(parents=True, exist_ok=True)
+        (arguments.docs / "results" / "scaling.json").write_text(json.dumps(told, indent=2) + "\n")
+        plot(rates, arguments.docs / "images" / "scaling.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Memory of the processes that read training data, over an index of COCO's size.
+
+Writes a data set of a million outlined objects (photos are links to a few files), opens it, feeds from it as training
+does, and reads from Linux how much memory is each worker's own, and each one's share of what they have in common:
+
+    python benchmarks/worker_memory.py --folder /tmp/coco
+    python benchmarks/worker_memory.py --folder /tmp/coco --annotations 50000 --photos 6000
+
+What is a worker's own has to stay level: a list of Python objects would be copied into each of the workers as it is
+read, for to read an object is to change its count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import time
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from upscore.data.instance_datasets import InstanceDataset, open_instances
+from upscore.training.feed import TrainingView, batches
+from upscore.training.recipes import INSTANCE_RECIPES
+
+HEIGHT, WIDTH = 48, 64
+CLASSES = 80
+LINKED = 64
+"""Photos of which all others are links; a file has 65,000 names at most."""
+
+SPLIT = "train"
+BATCH = 8
+MIB = 1 << 20
+
+
+def write_coco(folder: Path, annotations: int, photos: int, *, seed: int = 0) -> None:
+    """Write a data set in COCO's layout, an entry at a time; polygons have 8 to 40 points, as COCO's often do."""
+    generator = np.random.default_rng(seed)
+    (folder / SPLIT).mkdir(parents=True)
+    names = [f"{number:012}.jpg" for number in range(photos)]
+    for number, name in enumerate(names):
+        if number < LINKED:
+            pixels = generator.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / SPLIT / name)
+        else:
+            os.link(folder / SPLIT / names[number % LINKED], folder / SPLIT / name)
+    with (folder / f"instances_{SPLIT}.json").open("w") as file:
+        categories = [{"id": number, "name": f"class {number}"} for number in range(1, CLASSES + 1)]
+        file.write(f'{{"categories": {json.dumps(categories)}, "images": [\n')
+        images = (
+            {"id": number, "file_name": name, "height": HEIGHT, "width": WIDTH}
+            for number, name in enumerate(names, start=1)
+        )
+        file.write(",\n".join(map(json.dumps, images)))
+        file.write('], "annotations": [\n')
+        for number in range(1, annotations + 1):
+            file.write((",\n" if number > 1 else "") + json.dumps(_annotation(number, photos, generator)))
+        file.write("\n]}\n")
+
+
+def _annotation(number: int, photos: int, generator: np.random.Generator) -> dict[str, object]:
+    """A star-shaped outline somewhere in one of the photos."""
+    points = int(generator.integers(8, 41))
+    angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    radius = generator.uniform(2, 10) * generator.uniform(0.7, 1, points)
+    x = np.clip(generator.uniform(0, WIDTH) + radius * np.cos(angles), 0, WIDTH)
+    y = np.clip(generator.uniform(0, HEIGHT) + radius * np.sin(angles), 0, HEIGHT)
+    box = x.min(), y.min(), np.ptp(x), np.ptp(y)
+    return {
+        "id": number,
+        "image_id": int(generator.integers(1, photos + 1)),
+        "category_id": int(generator.integers(1, CLASSES + 1)),
+        "iscrowd": 0,
+        "area": round(float(np.ptp(x) * np.ptp(y)), 2),
+        "bbox": [round(float(value), 2) for value in box],
+        "segmentation": [[round(float(value), 2) for point in zip(x, y, strict=True) for value in point]],
+    }
+
+
+def memory_of(process: int | str = "self") -> dict[str, int]:
+    """Bytes of a process: "own" is what no other one has (USS), "share" counts parts of what it shares (PSS)."""
+    fields = {}
+    for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]:
+        name, size, _ = line.split()
+        fields[name] = int(size) << 10
+    return {"own": fields["Private_Clean:"] + fields["Private_Dirty:"], "share": fields["Pss:"]}
+
+
+def worker_memory(dataset: InstanceDataset, workers: int, samples: int, every: int) -> list[dict[str, int]]:
+    """The most that any of the workers has, at the first batch and whenever `every` (whole batches) more were fed."""
+    view = TrainingView(dataset, INSTANCE_RECIPES["modern"], resize=_unchanged, seed=0, epoch=0)
+    measured = []
+    with closing(batches(view, BATCH, workers)) as feed:
+        for number, _ in enumerate(islice(feed, samples // BATCH + 1)):
+            if number * BATCH % every == 0:
+                found = [memory_of(process.pid or "self") for process in multiprocessing.active_children()]
+                measured.append({kind: max(memory[kind] for memory in found) for kind in ("own", "share")})
+                print(
+                    f"  {number * BATCH:>8,} samples: own {measured[-1]['own'] / MIB:7.1f} MiB, "
+                    f"share {measured[-1]['share'] / MIB:7.1f} MiB"
+                )
+    return measured
+
+
+def _unchanged(sample):
+    return sample
+
+
+def main() -> None:
+    """Write what is not there yet, open it, feed from it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--annotations", type=int, default=1_000_000)
+    parser.add_argument("--photos", type=int, default=118_000)
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--samples", type=int, default=8_000)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if not arguments.folder.exists():
+        write_coco(arguments.folder, arguments.annotations, arguments.photos)
+    json_size = (arguments.folder / f"instances_{SPLIT}.json").stat().st_size
+    before, start = memory_of()["own"], time.perf_counter()
+    dataset = open_instances(arguments.folder, SPLIT)
+    seconds, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    print(f"{len(dataset):,} photos, {arguments.annotations:,} objects, {json_size / MIB:.0f} MiB of JSON")
+    print(f"opened in {seconds:.1f} s; index {(memory_of()['own'] - before) / MIB:.0f} MiB, peak {peak / MIB:.0f} MiB")
+    print(f"the largest of {arguments.workers} workers, after")
+    every = max(BATCH, arguments.samples // 8 // BATCH * BATCH)
+    measured = worker_memory(dataset, arguments.workers, arguments.samples, every=every)
+    growth = measured[-1]["own"] - measured[1]["own"]
+    print(f"own memory grew by {growth / MIB:.1f} MiB since the first {every:,} samples")
+
+
+if __name__ == "__main__":
+    main()

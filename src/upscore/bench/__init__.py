@@ -1,0 +1,1 @@
+"""Speed and memory against peers, as ratios: `upscore bench`. Importing it imports nothing heavy."""

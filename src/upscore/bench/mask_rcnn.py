@@ -1,0 +1,98 @@
+"""Mask R-CNN over ResNet-50 and a pyramid against torchvision's, from a photo's bytes to the masks of 100 objects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from upscore.bench.measure import Row, Side, Sides
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torchvision.models.detection import MaskRCNN
+
+HEIGHT, WIDTH, OBJECTS, CLASSES = 480, 640, 100, 91
+DEVIATIONS = {
+    "rpn.head.cls_logits": 0.3,
+    "rpn.head.bbox_pred": 0.03,
+    "roi_heads.mask_predictor.mask_fcn_logits": 0.3,
+}
+"""Of the weights of layers that at birth say the same of all regions."""
+BLOCK = 8
+"""Pixels of the photo's side that have about the same colour."""
+
+
+def row() -> Row:
+    """Both with the same weights and torchvision's numbers: seen at 800x1066, 1000 proposals, 100 objects at most."""
+    return Row(
+        name="mask-rcnn",
+        work=f"Mask R-CNN R-50-FPN, {HEIGHT}x{WIDTH}, {OBJECTS} objects, photo to pasted masks",
+        peer_name="torchvision maskrcnn_resnet50_fpn",
+        target={"int8": 12, "bfloat16": 8},
+        prepare=prepare,
+    )
+
+
+def prepare() -> Sides:
+    """Random weights that find many objects; int8 is calibrated on the photo itself, which is enough for its speed."""
+    import torch
+
+    from upscore.checkpoints.torchvision_mask_rcnn import import_torchvision_mask_rcnn
+    from upscore.inference import Predictor
+    from upscore.inference.calibration import quantize
+    from upscore.inference.engines import Precision
+
+    image = _photo()
+    theirs = _peer(image)
+    net = import_torchvision_mask_rcnn(theirs.state_dict())
+
+    @torch.inference_mode()
+    def peer() -> object:
+        return theirs([image / 255])[0]["masks"]
+
+    def ours(precision: Precision) -> Side:
+        parts = quantize(net, [image]) if precision == "int8" else None
+        predictor = Predictor(net, "openvino", precision, quantized=parts)
+
+        def side() -> object:
+            found = predictor.predict(image, min_score=0).instances  # all of them, as the peer returns
+            assert found is not None
+            return found.bitmasks()
+
+        return side
+
+    return {"int8": ours("int8"), "bfloat16": ours("bfloat16"), "float32": ours("float32")}, peer
+
+
+def _photo() -> Tensor:
+    """(3, H, W) uint8, blurred noise."""
+    import torch
+    from torch.nn import functional as F
+
+    noise = torch.rand(1, 3, HEIGHT // BLOCK, WIDTH // BLOCK, generator=torch.Generator().manual_seed(0))
+    return F.interpolate(noise, size=(HEIGHT, WIDTH), mode="bilinear")[0].mul(255).byte()
+
+
+def _peer(image: Tensor) -> MaskRCNN:
+    """torchvision's, with its defaults; what its random weights say of regions is spread so that objects are found."""
+    import torch
+    from torch import nn
+    from torchvision.models.detection import maskrcnn_resnet50_fpn
+
+    torch.manual_seed(0)
+    peer = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=CLASSES).eval()
+    predictor = peer.get_submodule("roi_heads.box_predictor")
+    weight, bias = (predictor.get_parameter(f"cls_score.{name}") for name in ("weight", "bias"))
+    seen: list[Tensor] = []
+    with torch.no_grad():
+        for name, layer in peer.named_modules():
+            if isinstance(layer, nn.BatchNorm2d) and name.endswith("bn3"):
+                layer.weight.fill_(0.3)  # sums over blocks would explode
+        for layer, deviation in DEVIATIONS.items():
+            peer.get_parameter(f"{layer}.weight").normal_(std=deviation)
+        hook = predictor.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        peer([image / 255])
+        hook.remove()
+        differences = seen[0] - seen[0].mean(dim=0)  # all regions of random networks look much the same
+        weight.normal_(std=3 / differences.norm(dim=1).mean().item())
+        bias.copy_(-(weight @ seen[0].mean(dim=0)))
+    return peer

@@ -1,0 +1,115 @@
+"""Ratios of a peer's time to ours, of calls that are interleaved in one process.
+
+Milliseconds depend on the machine and on what else it does; a ratio of calls that take turns does so much less.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from time import perf_counter
+
+THREADS = 2
+REPEATS = 5
+"""The least number of rounds whose medians are worth reporting."""
+
+Side = Callable[[], object]
+"""One whole run of the work: what it reads is made before, what it returns is dropped."""
+Sides = tuple[Mapping[str, Side], Side]
+"""Ours by their names, fastest first, and the peer's."""
+Advance = Callable[[int, int], None]
+"""(done, total): how many calls are behind us."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Work that is compared with a peer's; a line of the table."""
+
+    name: str
+    """As it is called on the command line: "fcn-vgg16"."""
+    work: str
+    """What is done, in words: "FCN-8s VGG16, 512x512, image to class map"."""
+    peer_name: str
+    """What it is compared with: "torchfcn.models.FCN8s + argmax"."""
+    target: Mapping[str, float]
+    """The least ratio of the peer's time to ours that is aimed at, by side; a side without one is for information."""
+    prepare: Callable[[], Sides]
+    """Makes all sides, once the number of threads is fixed. A function of a module, for it is sent to a process of its
+    own where memory is measured. It raises UserError where a peer is missing, with what to install."""
+    memory: Mapping[str, float] = field(default_factory=dict)
+    """The largest share of the peer's working memory that is aimed at, by side; of none, memory is not measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Seconds of each call, by round."""
+
+    ours: Mapping[str, list[float]]
+    peer: list[float]
+
+    @property
+    def peer_seconds(self) -> float:
+        """The peer's median."""
+        return median(self.peer)
+
+    def seconds(self, side: str) -> float:
+        """The median of one of our sides."""
+        return median(self.ours[side])
+
+    def ratio(self, side: str) -> float:
+        """How many times as long the peer takes, by the medians; over 1 where ours is faster."""
+        return self.peer_seconds / self.seconds(side)
+
+    def spread(self, side: str) -> tuple[float, float]:
+        """The least and the greatest ratio within a round."""
+        ratios = [peer / ours for peer, ours in zip(self.peer, self.ours[side], strict=True)]
+        return min(ratios), max(ratios)
+
+
+def compare(
+    ours: Mapping[str, Side],
+    peer: Side,
+    repeats: int = REPEATS,
+    *,
+    threads: int = THREADS,
+    progress: Advance | None = None,
+) -> Comparison:
+    """Time all sides in turns, after one call of each that does not count.
+
+    The side that begins differs from round to round, so that none always follows the same one.
+
+    Args:
+        repeats: rounds; `REPEATS` at least, where the result is going to be reported.
+        threads: of torch; what makes threads of its own must be told when it is prepared.
+    """
+    assert ours, "a comparison needs a side of ours"
+    assert repeats > 0, "medians need a round"
+    fix_threads(threads)
+    calls = [(None, peer), *ours.items()]
+    times: dict[str | None, list[float]] = {name: [] for name, _ in calls}
+    total = (repeats + 1) * len(calls)
+    for done in range(total):
+        turn, place = divmod(done, len(calls))
+        name, call = calls[(turn + place) % len(calls)]
+        seconds = _timed(call)
+        if turn:  # the first is the warm-up
+            times[name].append(seconds)
+        if progress is not None:
+            progress(done + 1, total)
+    return Comparison(ours={name: times[name] for name in ours}, peer=times[None])
+
+
+def fix_threads(threads: int) -> None:
+    """Bound the threads of torch, by which the engines that are made afterwards go."""
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _timed(call: Side) -> float:
+    gc.collect()
+    start = perf_counter()
+    call()
+    return perf_counter() - start

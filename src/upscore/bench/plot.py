@@ -1,0 +1,93 @@
+"""The picture of results: a bar for each side, as long as its ratio, and the target as a line across it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from upscore.bench.page import times
+from upscore.bench.results import Result, SideResult
+from upscore.evaluation.plot_style import BLUE, INK, ORANGE, PALE_BLUE, PALE_INK, PAPER, new_figure, save, style
+
+BAR, GAP, SPACE = 0.62, 1.0, 0.25
+"""The thickness of a bar, what a row's title takes, and what is left free below a row; from bar to bar is 1."""
+
+
+def plot_results(rows: Sequence[Result], path: Path) -> None:
+    """Ratios from 1 on a logarithmic axis; a whisker shows the spread."""
+    places = _places(rows)
+    height = places[-1][1] + 0.5
+    figure = new_figure(8.2, 1.5 + 0.29 * height)
+    axes = figure.add_subplot()
+    style(axes, "How many times as fast as its peer", "the peer's time over ours")
+    _scale(axes, rows, height)
+    for row, y, side in places:
+        _bar(axes, y, side)
+        if side is row.sides[0]:
+            _title(axes, y - GAP + 0.12, row)
+    axes.set_yticks([y for _, y, _ in places], [side.name for _, _, side in places])
+    _legend(axes)
+    save(figure, path)
+
+
+def _places(rows: Sequence[Result]) -> list[tuple[Result, float, SideResult]]:
+    """Where each side's bar lies, from the top down."""
+    places, y = [], 0.0
+    for row in rows:
+        y += GAP
+        for side in row.sides:
+            places.append((row, y, side))
+            y += 1
+        y += SPACE
+    return places
+
+
+def _scale(axes: Axes, rows: Sequence[Result], height: float) -> None:
+    ends = [
+        value for row in rows for side in row.sides for value in (side.ratio, side.high, side.low, side.target or 1)
+    ]
+    axes.set_xscale("log")
+    axes.set_xlim(min(0.9, 0.9 * min(ends)), 1.5 * max(2, *ends))
+    axes.set_ylim(height, -0.5)
+    axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
+    axes.grid(visible=False, axis="y")
+    axes.axvline(1, color=PALE_INK, linewidth=1, zorder=1.7)
+
+
+def _bar(axes: Axes, y: float, side: SideResult) -> None:
+    color = {True: BLUE, False: ORANGE, None: PALE_BLUE}[side.reached]
+    axes.barh(y, side.ratio - 1, BAR, left=1, color=color)
+    axes.plot([side.low, side.high], [y, y], color=INK, linewidth=0.9, alpha=0.55)
+    if side.target is not None:
+        axes.plot([side.target] * 2, [y - 0.46, y + 0.46], color=INK, linewidth=2.2, solid_capstyle="butt")
+    end = max(side.ratio, side.high, side.target or 0, 1)
+    text = axes.annotate(times(side.ratio), (end, y), (6, 0), textcoords="offset points", va="center")
+    text.set(size=9, color=INK, weight="bold" if side.target is not None else "normal")
+
+
+def _title(axes: Axes, y: float, row: Result) -> None:
+    axes.axhspan(y - 0.42, y + 0.34, color=PAPER, linewidth=0, zorder=1.8)  # over the grid
+    transform = axes.get_yaxis_transform()
+    axes.text(0, y, row.work, transform=transform, size=9, weight="bold", color=INK, va="center")
+    axes.text(1, y, f"against {row.peer_name}", transform=transform, size=8, color=PALE_INK, va="center", ha="right")
+
+
+def _legend(axes: Axes) -> None:
+    handles = [
+        Patch(color=BLUE, label="target reached"),
+        Patch(color=ORANGE, label="target missed"),
+        Patch(color=PALE_BLUE, label="for information"),
+        Line2D([], [], color=INK, linewidth=2.2, label="target"),
+        Line2D([], [], color=INK, linewidth=0.9, alpha=0.55, label="spread of rounds"),
+    ]
+    axes.legend(
+        handles=handles, frameon=False, fontsize=8.5, labelcolor=INK, ncols=5, loc="upper center",
+        bbox_to_anchor=(0.5, -0.06), handlelength=1.4, columnspacing=1.4,
+    )  # fmt: skip

@@ -1,0 +1,31 @@
+"""All that is measured, in the order of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from upscore.bench import fcn_lite0, fcn_vgg16, folder, masks, upsampling
+from upscore.bench.measure import Row
+from upscore.errors import UserError
+
+ROWS = (
+    fcn_vgg16.row(),
+    fcn_lite0.row(),
+    upsampling.row(512, 512),
+    upsampling.row(1024, 2048),
+    masks.row(),
+    folder.row(),
+)
+
+
+def choose(names: Sequence[str]) -> list[Row]:
+    """The rows of these names, in the table's order; all of them without one.
+
+    Raises:
+        UserError: there is no such row.
+    """
+    known = [row.name for row in ROWS]
+    for name in names:
+        if name not in known:
+            raise UserError(f"no benchmark is called {name!r}; choose among {', '.join(known)}")
+    return [row for row in ROWS if not names or row.name in names]

@@ -1,0 +1,51 @@
+"""A row becomes a result."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from upscore.bench.environment import busy, describe
+from upscore.bench.measure import REPEATS, THREADS, Advance, Row, compare, fix_threads
+from upscore.bench.memory import peak_memory
+from upscore.bench.results import Result, SideResult
+
+
+def run(row: Row, repeats: int = REPEATS, *, threads: int = THREADS, progress: Advance | None = None) -> Result:
+    """Memory first, each side in a process of its own, then the times of all in one.
+
+    Raises:
+        UserError: a peer, or something of ours, is not installed.
+    """
+    warning = busy()
+    fix_threads(threads)
+    ours, peer = row.prepare()
+    assert not (unknown := {*row.target, *row.memory} - set(ours)), f"{row.name} has no side {unknown}"
+    memory = {side: peak_memory(row, side, threads=threads) for side in (None, *row.memory)} if row.memory else {}
+    comparison = compare(ours, peer, repeats, threads=threads, progress=progress)
+    sides = []
+    for side in ours:
+        low, high = comparison.spread(side)
+        sides.append(
+            SideResult(
+                name=side,
+                seconds=comparison.seconds(side),
+                ratio=comparison.ratio(side),
+                low=low,
+                high=high,
+                target=row.target.get(side),
+                memory=memory.get(side),
+                memory_share=row.memory.get(side),
+            )
+        )
+    return Result(
+        name=row.name,
+        work=row.work,
+        peer_name=row.peer_name,
+        peer_seconds=comparison.peer_seconds,
+        peer_memory=memory.get(None),
+        sides=sides,
+        repeats=repeats,
+        environment=describe(threads),
+        warning=warning,
+        date=datetime.now().astimezone().isoformat(timespec="minutes"),
+    )

@@ -1,0 +1,70 @@
+"""A training step of FCN-8s over VGG16 against pytorch-fcn's."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from upscore.bench.measure import Row, Sides
+from upscore.bench.peers import torchfcn_models, with_random_weights
+from upscore.errors import UserError
+
+SIDE, CLASSES = 512, 21
+RATE, MOMENTUM, DECAY = 1e-10, 0.99, 5e-4
+
+
+def row() -> Row:
+    """Batch 1, SGD as FCN section 4.3 has it. Ours pads as much as convolutions take away; pytorch-fcn pads by 100."""
+    return Row(
+        name="train-fcn-vgg16",
+        work=f"FCN-8s VGG16, {SIDE}x{SIDE}, batch 1, a training step",
+        peer_name="torchfcn.models.FCN8s, its loss and SGD",
+        target={"bfloat16": 5},
+        prepare=prepare,
+        memory={"bfloat16": 2 / 3},
+    )
+
+
+def prepare() -> Sides:
+    """Ours is the trainer's whole step, from a batch's bytes. Weights are random on both sides."""
+    import torch
+    from accelerate import Accelerator
+
+    from upscore.data.transforms import Batch
+    from upscore.models import build
+    from upscore.training.recipes import HEAVY
+    from upscore.training.trainer import Trainer
+
+    theirs, cross_entropy = with_random_weights(torchfcn_models().FCN8s(n_class=CLASSES)).train(), torchfcn_loss()
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
+    net = build("fcn8s", backbone="vgg16", num_classes=CLASSES)
+    with_random_weights(net)
+    trainer = Trainer(net, HEAVY, Accelerator(cpu=True), dtype=torch.bfloat16)
+    trainer.train_mode()
+    pixels = torch.randint(0, 256, (1, 3, SIDE, SIDE), dtype=torch.uint8)
+    class_maps = torch.randint(0, CLASSES, (1, SIDE, SIDE), dtype=torch.uint8)
+    images, targets = net.trunk.prepare(pixels), class_maps.long()
+    batch = Batch(images=pixels, class_maps=class_maps, names=["noise"], sizes=[(SIDE, SIDE)])
+
+    def peer() -> object:
+        optimizer.zero_grad()
+        loss = cross_entropy(theirs(images), targets, size_average=False)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return {"bfloat16": lambda: trainer.step([batch], 1.0)}, peer
+
+
+def torchfcn_loss() -> Callable[..., Any]:
+    """pytorch-fcn's own, of the module that it trains with.
+
+    Raises:
+        UserError: what that module imports is not installed.
+    """
+    torchfcn_models()
+    try:
+        return importlib.import_module("torchfcn.trainer").cross_entropy2d
+    except ImportError as error:
+        raise UserError(f"pytorch-fcn's trainer, the peer, needs {error.name}: pip install {error.name}") from error

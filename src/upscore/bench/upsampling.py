@@ -1,0 +1,46 @@
+"""From an FCN's coarse scores to the class of each pixel."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from upscore.bench.measure import Row, Sides
+
+CLASSES, STRIDE = 21, 8
+
+
+def row(height: int, width: int) -> Row:
+    """Bilinear, from stride 8; the result is that of `interpolate` up to rounding."""
+    return Row(
+        name=f"upsampling-{height}x{width}",
+        work=f"Upsampling + argmax, {CLASSES} classes, {height}x{width}",
+        peer_name="torch interpolate + argmax",
+        target={"float32": 5},
+        prepare=partial(prepare, height, width),
+        memory={"float32": 0.5},
+    )
+
+
+def prepare(height: int, width: int) -> Sides:
+    """Scores as a network leaves them, contiguous."""
+    import torch
+    from torch.nn import functional as F
+
+    from upscore.inference.class_maps import by_matrices, class_map
+    from upscore.models.upsampling import linear_matrix
+
+    torch.manual_seed(0)
+    cells = height // STRIDE, width // STRIDE
+    scores = torch.randn(CLASSES, *cells)
+
+    @torch.inference_mode()
+    def ours() -> object:
+        rows, columns = (linear_matrix(*sides) for sides in zip(cells, (height, width), strict=True))
+        return class_map(by_matrices(scores, rows, columns), (height, width))[0]
+
+    @torch.inference_mode()
+    def peer() -> object:
+        pixels = F.interpolate(scores[None], size=(height, width), mode="bilinear", align_corners=False)
+        return pixels.argmax(1)[0]
+
+    return {"float32": ours}, peer

@@ -1,0 +1,261 @@
+"""The ways in which `upscore predict` works: photo by photo, in tiles, and over a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from upscore.inference import Predictor
+    from upscore.inference.engines import EngineName, Precision
+
+FAILED = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is done with each photo."""
+
+    depth: Path | None
+    scores: bool
+    overlays: bool
+    min_score: float | None
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How a huge image is cut up."""
+
+    core: int | None
+    level: int
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Which Ray to connect to, and for how many workers."""
+
+    address: str | None
+    workers: int | None
+
+
+def folder(
+    model: str,
+    paths: Sequence[str],
+    output: str,
+    options: Options,
+    resume: bool,
+    engine: EngineName,
+    precision: Precision,
+) -> int:
+    """Photos, here."""
+    from contextlib import closing
+
+    from upscore.errors import UserError
+    from upscore.inference import load
+    from upscore.inference.folder import predict_folder
+    from upscore.inference.outputs import find_photos, refuse_overwriting
+
+    target = Path(output)
+    photos = find_photos([Path(path) for path in paths], output=target)
+    predictor = load(model, engine=engine, precision=precision)
+    refuse_overwriting(photos, target, predictor.task, geometric=bool(predictor.geometric_classes))
+    if predictor.task == "instances" and options.scores:
+        raise UserError("--scores writes class probabilities of pixels, but this model finds objects: leave it out")
+    if predictor.task != "instances" and options.min_score is not None:
+        raise UserError("--min-score is for models that find objects, but this one classifies pixels: leave it out")
+    if (options.depth is None) != (not predictor.depth_channels):
+        have = "sees depth: give --depth FOLDER" if options.depth is None else "sees photos alone: leave --depth out"
+        raise UserError(f"this model {have}")
+    outcomes = predict_folder(
+        predictor,
+        photos,
+        target,
+        depth=options.depth,
+        scores=options.scores,
+        overlays=options.overlays,
+        min_score=options.min_score,
+        resume=resume,
+    )
+    done = objects = before = 0
+    failures: list[str] = []
+    with closing(outcomes), _progress("Predicting") as advance:
+        for number, outcome in enumerate(outcomes, start=1):
+            advance(number, len(photos))
+            failures += [] if outcome.error is None else [str(outcome.error)]
+            done += outcome.error is None
+            objects += outcome.objects
+            before += outcome.before
+    earlier = f" ({before} of them before)" if before else ""
+    found = f", {objects} objects" if predictor.task == "instances" else ""
+    ran = f"by {predictor.engine.name} in {predictor.engine.precision}"
+    print(f"{output}: {done} of {len(photos)} photos{earlier}{found}, {len(predictor.classes)} classes, {ran}")
+    return _report(failures)
+
+
+def on_ray(
+    model: str,
+    paths: Sequence[str],
+    output: str,
+    options: Options,
+    cluster: Cluster,
+    engine: EngineName,
+    precision: Precision,
+) -> int:
+    """Photos, over a cluster."""
+    from upscore.scale.predict import predict_on_ray
+
+    with _progress("Predicting") as advance:
+        outcome = predict_on_ray(
+            model,
+            paths,
+            output,
+            address=cluster.address,
+            workers=cluster.workers,
+            depth=options.depth,
+            scores=options.scores,
+            overlays=options.overlays,
+            min_score=options.min_score,
+            engine=engine,
+            precision=precision,
+            progress=advance,
+        )
+    found = "" if outcome.objects is None else f", {outcome.objects} objects"
+    done = outcome.photos - len(outcome.failures)
+    print(f"{output}: {done} of {outcome.photos} photos{found}, {len(outcome.classes)} classes")
+    return _report(outcome.failures)
+
+
+def tiled(
+    model: str,
+    paths: Sequence[str],
+    output: str,
+    tiles: Tiles,
+    cluster: Cluster | None,
+    min_score: float | None,
+    engine: EngineName,
+    precision: Precision,
+) -> int:
+    """Images of any size, here or over a cluster."""
+    from upscore.errors import UserError
+    from upscore.inference import load
+    from upscore.inference.huge import predict_raster
+
+    sources = [Path(path) for path in paths]
+    targets = _targets(sources, Path(output))
+    predictor = load(model, engine=engine, precision=precision, cache=False)  # whose layers tell its geometry
+    if predictor.task == "instances":
+        if cluster is not None:
+            raise UserError("--ray spreads the tiles of models that classify pixels: leave it out")
+        return _objects(predictor, targets, Path(output), tiles, min_score)
+    if min_score is not None:
+        raise UserError("--min-score is for models that find objects, but this one classifies pixels: leave it out")
+    failures: list[str] = []
+    for source, target in targets.items():
+        try:
+            with _progress(source.name) as advance:
+                if cluster is None:
+                    predict_raster(predictor, source, target, level=tiles.level, core=tiles.core, progress=advance)
+                else:
+                    _tiles_on_ray(model, source, target, tiles, cluster, engine, precision, advance)
+            print(f"{target}: {len(predictor.classes)} classes")
+        except UserError as error:
+            failures.append(str(error))
+    return _report(failures)
+
+
+def _tiles_on_ray(
+    model: str,
+    source: Path,
+    target: Path,
+    tiles: Tiles,
+    cluster: Cluster,
+    engine: EngineName,
+    precision: Precision,
+    advance: Callable[[int, int], None],
+) -> None:
+    from upscore.scale.tiles import predict_raster_on_ray
+
+    predict_raster_on_ray(
+        model,
+        source,
+        target,
+        address=cluster.address,
+        workers=cluster.workers,
+        level=tiles.level,
+        core=tiles.core,
+        engine=engine,
+        precision=precision,
+        progress=advance,
+    )
+
+
+def _objects(
+    predictor: Predictor, targets: dict[Path, Path], output: Path, tiles: Tiles, min_score: float | None
+) -> int:
+    from upscore.errors import UserError
+    from upscore.inference.huge_objects import predict_objects
+    from upscore.inference.results import ResultsFile
+    from upscore.inference.roi_objects import coco_entries
+
+    failures: list[str] = []
+    with ResultsFile(output) as results:
+        for number, (source, target) in enumerate(targets.items(), start=1):
+            try:
+                with _progress(source.name) as advance:
+                    objects = predict_objects(
+                        predictor,
+                        source,
+                        target,
+                        level=tiles.level,
+                        tile=tiles.core,
+                        min_score=min_score,
+                        progress=advance,
+                    )
+                print(f"{target}: {len(objects)} objects, {len(predictor.classes)} classes")
+                for entry in coco_entries(objects, predictor.classes, number, source.name):
+                    results.add([entry])
+            except UserError as error:
+                failures.append(str(error))
+    return _report(failures)
+
+
+def _targets(sources: Sequence[Path], output: Path) -> dict[Path, Path]:
+    """Source -> the file that is written."""
+    from upscore.errors import UserError
+
+    targets: dict[Path, Path] = {}
+    for source in sources:
+        suffix = ".zarr" if source.suffix.lower() == ".zarr" else ".tif"
+        if source.is_dir() and suffix != ".zarr":
+            raise UserError(f"{source} is a folder: with --tiled, give the images themselves")
+        target = output / f"{source.name.split('.')[0]}{suffix}"
+        if target in targets.values():
+            raise UserError(f"{source} and another image would both be written to {target}: predict them apart")
+        targets[source] = target
+    return targets
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """What is told how many of how many are done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _report(failures: Sequence[str]) -> int:
+    """What went wrong, one sentence each; returns the exit code."""
+    import sys
+
+    for failure in failures:
+        print(f"upscore: {failure}", file=sys.stderr)
+    return FAILED if failures else 0

@@ -1,0 +1,109 @@
+"""int8: what range each layer's numbers have is learned from photos; then what it costs is measured.
+
+Post-training quantization (NNCF's, for OpenVINO): weights and activations of the heavy layers become 8-bit integers,
+by ranges that were seen while float32 predicted the photos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from upscore.errors import UserError
+from upscore.inference.engines import Run
+from upscore.inference.engines.openvino import OpenVINOEngine, convert, import_openvino
+from upscore.inference.photos import Photo
+from upscore.inference.predictor import Predictor
+from upscore.models.fcn import FCN
+from upscore.models.mask_rcnn import MaskRCNN
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+PHOTOS = 100
+"""More tell little more of the ranges."""
+
+REGIONS_AT_ONCE = 64
+"""Of the regions of one photo, how many are kept to calibrate the branches with: thousands look alike."""
+
+Advance = Callable[[int, int], None]
+"""(done, total)."""
+
+
+class Recorder(OpenVINOEngine):
+    """OpenVINO in float32 that keeps each part and what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__("float32")
+        self.parts: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {}
+        self.inputs: dict[str, list[list[np.ndarray]]] = {}
+
+    def compile(self, part: nn.Module, *examples: Tensor, name: str) -> Run:
+        """See `Engine`."""
+        run = super().compile(part, *examples, name=name)
+        self.parts[name], self.inputs[name] = (part, examples), []
+
+        def recorded(*inputs: Tensor) -> tuple[Tensor, ...]:
+            if len(inputs[0]):
+                self.inputs[name].append([_some(tensor).contiguous().clone().numpy() for tensor in inputs])
+            return run(*inputs)
+
+        return recorded
+
+
+def quantize(net: FCN | MaskRCNN, photos: Sequence[Photo], *, progress: Advance | None = None) -> dict[str, ov.Model]:
+    """Each part of a network in int8, for `Predictor(net, "openvino", "int8", quantized=...)`.
+
+    Args:
+        net: one that was trained.
+        photos: such as it will see; some dozens to a hundred.
+        progress: told of each photo.
+
+    Raises:
+        UserError: NNCF is not installed, or a photo can't be read.
+    """
+    if find_spec("nncf") is None:
+        raise UserError('int8 needs NNCF: pip install "upscore[int8]"')
+    recorder = Recorder()
+    predictor = Predictor(net, recorder)
+    for done, photo in enumerate(photos[:PHOTOS], start=1):
+        predictor.predict(photo)
+        if progress:
+            progress(done, min(len(photos), PHOTOS))
+    return {
+        name: _quantized(convert(part, *examples), recorder.inputs[name])
+        for name, (part, examples) in recorder.parts.items()
+        if recorder.inputs[name]
+    }
+
+
+def _quantized(model: ov.Model, inputs: list[list[np.ndarray]]) -> ov.Model:
+    nncf = _import_nncf()
+    return nncf.quantize(
+        model,
+        nncf.Dataset(inputs),
+        subset_size=len(inputs),
+        preset=nncf.QuantizationPreset.MIXED,
+        fast_bias_correction=True,
+    )
+
+
+def _import_nncf() -> Any:
+    """NNCF, which reports its use by the package that `import_openvino` keeps out."""
+    import logging
+
+    import_openvino()
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns that there is no GPU
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    return nncf
+
+
+def _some(tensor: Tensor) -> Tensor:
+    """What is kept of a part's input: an image, or some regions."""
+    return tensor if tensor.ndim == 4 else tensor[:: max(1, len(tensor) // REGIONS_AT_ONCE)][:REGIONS_AT_ONCE]

@@ -1,0 +1,136 @@
+"""Found objects of many photos in one file, in the form of COCO's results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from upscore.errors import UserError
+from upscore.files import atomic_path
+from upscore.structures import Prediction
+
+RESULTS = "instances.json"
+"""All objects of all photos, an object a line."""
+
+PART = ".instances.json.part"
+"""What it is called while it is being written, and where a killed process leaves it."""
+
+
+def coco_results(prediction: Prediction, image_id: int, file_name: str) -> list[dict[str, Any]]:
+    """The objects of one photo as COCO's evaluation takes them, with the names of the photo and the class besides.
+
+    `category_id` is the class index from 1; the object with number k in the photo's ids is the k-th here.
+    """
+    found = prediction.instances
+    assert found is not None
+    columns = (found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), found.rle())
+    return [
+        {
+            "image_id": image_id,
+            "file_name": file_name,
+            "category_id": label + 1,
+            "category_name": prediction.classes[label],
+            "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
+            "score": round(score, 6),
+            "segmentation": rle,
+        }
+        for (x1, y1, x2, y2), score, label, rle in zip(*columns, strict=True)
+    ]
+
+
+class ResultsFile:
+    """`instances.json` of a folder, photo by photo: a context that puts it in its place when it ends, well or not.
+
+    Args:
+        output: the folder.
+        keep: image ids by `file_name`: begin with the objects that an earlier run found in these photos, under these
+            ids. None: begin anew.
+
+    Raises:
+        UserError: it can't be read or written.
+    """
+
+    def __init__(self, output: Path, *, keep: Mapping[str, int] | None = None) -> None:
+        self.path, self._part = output / RESULTS, output / PART
+        self.kept: dict[str, int] = {}
+        """The number of objects that were there, by `file_name`; photos without any are not among them."""
+        self._lines = 0
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            if keep is not None:
+                self._keep(keep)
+            self._file = self._part.open("w" if keep is None else "a", encoding="utf-8")
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def add(self, results: list[dict[str, Any]]) -> None:
+        """Append the objects of one photo, all at once."""
+        try:
+            self._file.write(self._text(results))
+            self._file.flush()
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            with self._file:
+                self._file.write("\n]\n" if self._lines else "[]\n")
+            self._part.replace(self.path)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def _keep(self, image_ids: Mapping[str, int]) -> None:
+        earlier = self._part if self._part.is_file() else self.path
+        with atomic_path(self._part) as temporary, temporary.open("w", encoding="utf-8") as file:
+            for results in _by_photo(earlier) if earlier.is_file() else ():
+                name = str(results[0].get("file_name"))
+                if name in image_ids:
+                    file.write(self._text([result | {"image_id": image_ids[name]} for result in results]))
+                    self.kept[name] = len(results)
+
+    def _text(self, results: list[dict[str, Any]]) -> str:
+        lines = []
+        for result in results:
+            lines.append((",\n" if self._lines else "[\n") + json.dumps(result))
+            self._lines += 1
+        return "".join(lines)
+
+    def _cannot_write(self, error: OSError) -> UserError:
+        return UserError(f"{self.path}: can't be written ({error.strerror or error})")
+
+
+def _by_photo(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """The objects of each photo; where the file was cut off, those of the last one, which may lack some, are left."""
+    results: list[dict[str, Any]] = []
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("]") and results:
+                yield results
+            if not line.startswith("{"):
+                continue
+            try:
+                result = json.loads(line.rstrip().removesuffix(","))
+            except ValueError:
+                return
+            if results and result.get("file_name") != results[0].get("file_name"):
+                yield results
+                results = []
+            results.append(result)
+
+
+def write_results(results: list[dict[str, Any]], output: Path) -> None:
+    """Write `instances.json` into the folder `output`, an object a line.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    with ResultsFile(output) as file:
+        file.add(results)

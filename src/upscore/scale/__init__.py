@@ -1,0 +1,1 @@
+"""The verbs over many processes and many machines, by Ray Data."""

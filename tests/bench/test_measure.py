@@ -1,0 +1,83 @@
+"""Turns, medians and ratios; memory of a process of its own."""
+
+from functools import partial
+from itertools import cycle
+
+import pytest
+
+from upscore.bench import measure
+from upscore.bench.measure import Comparison, Row, compare
+from upscore.bench.memory import CLEAR, peak_memory
+
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def _same_threads_afterwards():
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_all_sides_take_turns_and_a_different_one_begins():
+    calls = []
+    sides = {name: partial(calls.append, name) for name in ("a", "b")}
+    found = compare(sides, partial(calls.append, "peer"), repeats=3, threads=1)
+    rounds = ["".join(name[0] for name in calls[start : start + 3]) for start in range(0, 12, 3)]
+    assert rounds == ["pab", "abp", "bpa", "pab"]  # the first does not count
+    assert {side: len(times) for side, times in found.ours.items()} == {"a": 3, "b": 3}
+    assert len(found.peer) == 3
+
+
+def test_times_are_those_of_their_sides(monkeypatch):
+    clock, durations = [0.0], {"peer": cycle([99, 8, 4, 6]), "ours": cycle([99, 1, 2, 4])}
+    monkeypatch.setattr(measure, "perf_counter", lambda: clock[0])
+
+    def call(side):
+        clock[0] += next(durations[side])
+
+    found = compare({"ours": partial(call, "ours")}, partial(call, "peer"), repeats=3, threads=1)
+    assert found == Comparison(ours={"ours": [1, 2, 4]}, peer=[8, 4, 6])
+    assert found.peer_seconds == 6
+    assert found.seconds("ours") == 2
+    assert found.ratio("ours") == 3
+    assert found.spread("ours") == (1.5, 8)
+
+
+def test_progress_counts_every_call():
+    told = []
+    compare({"ours": int}, int, repeats=2, threads=1, progress=lambda *at: told.append(at))
+    assert told == [(done, 6) for done in range(1, 7)]
+
+
+def test_torch_has_the_threads_that_were_asked_for():
+    import torch
+
+    for threads in (1, 2):
+        seen = []
+        compare({"ours": lambda seen=seen: seen.append(torch.get_num_threads())}, int, repeats=1, threads=threads)
+        assert seen == [threads, threads]
+
+
+def take(mebibytes):
+    return bytes(bytearray(b"x") * (mebibytes * MIB))
+
+
+def prepare():
+    """Fifty that were taken before, and given back, are not a side's."""
+    take(50)
+    return {"small": partial(take, 20)}, partial(take, 100)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CLEAR.exists(), reason="this system does not tell a process's peak memory")
+def test_working_memory_of_either_side():
+    row = Row(name="bytes", work="bytes", peer_name="more", target={}, prepare=prepare, memory={"small": 0.5})
+    peer, small = (peak_memory(row, side, threads=1) for side in (None, "small"))
+    assert peer is not None
+    assert small is not None
+    assert 20 * MIB <= small < 60 * MIB  # a bytearray and its copy, at most
+    assert 100 * MIB <= peer < 240 * MIB
+    assert 3 < peer / small < 7

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+import upscore as package
+from tests.cli.command import sentence, upscore
+from tests.tiny import scenes
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of 2 x 3 scenes, as a TIFF."""
+    pixels = [scenes(6, seed=3, side=160)[index].image.permute(1, 2, 0).numpy() for index in range(6)]
+    path = tmp_path_factory.mktemp("huge") / "field.tif"
+    tifffile.imwrite(path, np.concatenate([np.concatenate(pixels[:3], 1), np.concatenate(pixels[3:], 1)]))
+    return path
+
+
+@pytest.mark.slow
+def test_classes_in_tiles(
+    trained: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ("predict", trained, image, "--output", tmp_path / "out", "--precision", "float32")
+    assert upscore(monkeypatch, *run, "--tiled", "--core", "256") == 0
+    assert f"{tmp_path / 'out/field.tif'}: 8 classes" in capsys.readouterr().out
+    found = tifffile.imread(tmp_path / "out/field.tif")
+    whole = package.load(trained, precision="float32")
+    whole.max_side = 0
+    assert (found == whole.predict(image).class_map).mean() > 0.9999  # but for sums in another order
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"field.tif", "field_overlay.png"}
+    assert upscore(monkeypatch, *run, "--tiled", "--core", "100") == 1
+    assert "multiple of 256" in sentence(capsys)
+
+
+@pytest.mark.slow
+def test_objects_in_tiles(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    run = ("predict", "nuclei", image, "--output", output, "--tiled", "--core", "256", "--min-score", "0.05")
+    assert upscore(monkeypatch, *run) == 0
+    ids, results = tifffile.imread(output / "field.tif"), json.loads((output / "instances.json").read_text())
+    assert ids.shape == (320, 480)
+    assert ids.max() <= len(results)
+    assert {result["file_name"] for result in results} <= {"field.tif"}
+    assert {path.name for path in output.iterdir()} == {"field.tif", "field_overlay.png", "instances.json"}
+
+
+def test_what_does_not_go_together(
+    trained: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ("predict", trained, image, "--output", tmp_path / "out")
+    for flags, words in (
+        (("--core", "256"), "for --tiled"),
+        (("--workers", "2"), "for --ray"),
+        (("--tiled", "--scores"), "--tiled has neither"),
+        (("--ray", "--resume"), "one machine"),
+    ):
+        assert upscore(monkeypatch, *run, *flags) == 2
+        assert words in sentence(capsys)
+    assert upscore(monkeypatch, "predict", trained, image.parent, "--output", tmp_path / "out", "--tiled") == 2
+    assert "is a folder" in sentence(capsys)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import upscore
+from tests.tiny import scenes
+from upscore.inference.engines.cache import Compiled, compiled_for, prune
+from upscore.models.trunks import TrunkFacts
+
+PHOTO = scenes(1, seed=9)[0].image
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("UPSCORE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache/compiled"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_the_second_start_needs_no_layers(trained: Path, cache: Path, precision: str) -> None:
+    first = upscore.load(trained, engine="openvino", precision=precision)
+    (entry,) = cache.iterdir()
+    second = upscore.load(trained, engine="openvino", precision=precision)
+    assert not isinstance(first.net.trunk, TrunkFacts)
+    assert isinstance(second.net.trunk, TrunkFacts)
+    for size in ((64, 64), (33, 50)):
+        photo = PHOTO[:, : size[0], : size[1]]
+        expected, found = (predictor.predict(photo, scores=True) for predictor in (first, second))
+        assert (expected.scores == found.scores).all()
+
+    part = next(entry.glob("*.blob"))
+    part.write_bytes(part.read_bytes()[:-1] + b"?")  # damaged: compiled again
+    third = upscore.load(trained, engine="openvino", precision=precision)
+    assert (third.predict(PHOTO).class_map == first.predict(PHOTO).class_map).all()
+    assert isinstance(upscore.load(trained, engine="openvino", precision=precision).net.trunk, TrunkFacts)
+
+
+@pytest.mark.slow
+def test_objects_are_found_without_layers_too(cache: Path) -> None:
+    first, second = (upscore.load("nuclei", engine="openvino", precision="float32") for _ in range(2))
+    assert isinstance(second.net.trunk, TrunkFacts)
+    expected, found = (predictor.predict(PHOTO, min_score=0).instances for predictor in (first, second))
+    assert expected is not None
+    assert found is not None
+    assert found.scores.tolist() == expected.scores.tolist()
+    assert (found.masks == expected.masks).all()
+
+
+def test_other_weights_are_another_entry(trained: Path, cache: Path, tmp_path: Path) -> None:
+    upscore.load(trained, engine="openvino", precision="float32")
+    other = Path(shutil.copytree(trained, tmp_path / "other"))
+    upscore.load(other, engine="openvino", precision="float32")
+    assert len(list(cache.iterdir())) == 1  # the same weights in another place
+    state = other / "model.safetensors"
+    data = bytearray(state.read_bytes())
+    data[-1] ^= 1
+    state.write_bytes(data)
+    upscore.load(other, engine="openvino", precision="float32")
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_none(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("UPSCORE_CACHE", str(tmp_path / "file"))
+    for _ in range(2):
+        assert upscore.load(trained, engine="openvino", precision="float32").predict(PHOTO).class_map is not None
+
+
+def test_the_oldest_go_first(cache: Path) -> None:
+    entries = [compiled_for(number) for number in range(3)]
+    for age, entry in zip((300, 200, 100), entries, strict=True):
+        entry.write("part", bytes(1000))
+        os.utime(entry.folder, (time.time() - age,) * 2)
+    prune(cache, 2500, keep=entries[2].folder)
+    assert [entry.folder.exists() for entry in entries] == [False, True, True]
+    assert Compiled(entries[1].folder).read("part") == bytes(1000)
+
+
+@pytest.mark.slow
+def test_a_start_from_the_cache_imports_little(trained: Path, cache: Path) -> None:
+    """torchvision and timm take longer to import than a photo to predict."""
+    script = (
+        f"import sys, numpy as np, upscore; p = upscore.load({str(trained)!r}, engine='openvino');"
+        "p.predict(np.zeros((32, 32, 3), np.uint8));"
+        "print([m for m in ('torchvision', 'timm', 'torch._dynamo') if m in sys.modules])"
+    )
+    outputs = [
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=True).stdout
+        for _ in range(2)
+    ]
+    assert "timm" in outputs[0]
+    assert outputs[1].strip().splitlines()[-1] == "[]"

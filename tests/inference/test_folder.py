@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import upscore
+from upscore.errors import UserError
+from upscore.inference import Predictor
+from upscore.inference.folder import predict_folder
+from upscore.inference.outputs import find_photos, write_prediction
+from upscore.instances import Instances
+from upscore.structures import Prediction
+
+
+@pytest.fixture(scope="module")
+def predictor(trained: Path) -> Predictor:
+    return upscore.load(trained, engine="torch", precision="float32")
+
+
+@pytest.fixture
+def images(photos: Path) -> dict[str, Path]:
+    return find_photos([photos / "images"])
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_files_are_those_of_one_photo_after_the_other(
+    predictor: Predictor, images: dict[str, Path], tmp_path: Path
+) -> None:
+    outcomes = list(predict_folder(predictor, images, tmp_path / "out", scores=True))
+    assert [outcome.name for outcome in outcomes] == list(images)
+    assert not any(outcome.error or outcome.before for outcome in outcomes)
+    for name, path in images.items():
+        write_prediction(predictor.predict(path, scores=True), tmp_path / "one" / name)
+    assert files(tmp_path / "out") == files(tmp_path / "one")
+    assert len(files(tmp_path / "out")) == 3 * len(images)
+
+
+def test_masks_alone(predictor: Predictor, images: dict[str, Path], tmp_path: Path) -> None:
+    list(predict_folder(predictor, images, tmp_path, overlays=False))
+    assert set(files(tmp_path)) == {f"{name}.png" for name in images}
+
+
+class Stub:
+    """Finds as many objects as the grey of a photo says; 255 is an interruption."""
+
+    task, classes, geometric_classes, depth_channels = "instances", ["cell"], (), 0
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def predict(self, photo, *, depth, scores, min_score):
+        assert threading.current_thread() is threading.main_thread()
+        count = int(photo[0, 0, 0])
+        if count == 255:
+            raise KeyboardInterrupt
+        if count == 200:
+            raise UserError("200 are too many")
+        self.seen.append(count)
+        instances = Instances(
+            boxes=torch.tensor([[4.0 * k, 3.0, 4.0 * k + 3, 9.0] for k in range(count)]).reshape(-1, 4),
+            scores=torch.linspace(0.9, 0.5, count),
+            labels=torch.zeros(count, dtype=torch.int64),
+            masks=torch.ones(count, 28, 28),
+            size=(16, 40),
+        )
+        return Prediction(instances=instances, classes=self.classes, image=photo.permute(1, 2, 0).numpy())
+
+
+def grey(folder: Path, **values: int) -> dict[str, Path]:
+    folder.mkdir(exist_ok=True)
+    for name, value in values.items():
+        Image.fromarray(np.full((16, 40, 3), value, np.uint8)).save(folder / f"{name}.png")
+    return find_photos([folder])
+
+
+def objects(output: Path) -> list[tuple[str, int]]:
+    return [(r["file_name"], r["image_id"]) for r in json.loads((output / "instances.json").read_text())]
+
+
+def test_one_photo_at_fault_leaves_the_others_alone(tmp_path: Path) -> None:
+    photos = grey(tmp_path / "in", a=2, b=200, c=1, d=0)
+    photos["c"].write_bytes(b"no photo")
+    outcomes = list(predict_folder(Stub(), photos, tmp_path / "out"))  # type: ignore[arg-type]
+    assert [(outcome.name, outcome.objects) for outcome in outcomes] == [("a", 2), ("b", 0), ("c", 0), ("d", 0)]
+    assert ["too many" in str(outcomes[1].error), "c.png" in str(outcomes[2].error)] == [True, True]
+    assert set(files(tmp_path / "out")) == {
+        "a_ids.png",
+        "a_overlay.png",
+        "d_ids.png",
+        "d_overlay.png",
+        "instances.json",
+    }
+
+
+def test_an_interruption_keeps_what_was_done(tmp_path: Path) -> None:
+    photos = grey(tmp_path / "in", a=1, b=2, c=255, d=1)
+    before = threading.active_count()
+    outcomes = predict_folder(Stub(), photos, tmp_path / "out")  # type: ignore[arg-type]
+    assert [next(outcomes).name for _ in range(2)] == ["a", "b"]
+    with pytest.raises(KeyboardInterrupt):
+        next(outcomes)
+    assert objects(tmp_path / "out") == [("a.png", 1), ("b.png", 2), ("b.png", 2)]
+    assert threading.active_count() == before
+    assert not [name for name in files(tmp_path / "out") if name.startswith(".")]
+
+
+def test_whoever_stops_taking_keeps_what_was_taken(tmp_path: Path) -> None:
+    photos = grey(tmp_path / "in", a=1, b=2, c=3, d=1, e=1, f=1)
+    outcomes = predict_folder(Stub(), photos, tmp_path / "out")  # type: ignore[arg-type]
+    next(outcomes)
+    outcomes.close()
+    assert objects(tmp_path / "out") == [("a.png", 1)]
+
+
+def test_resuming_leaves_out_what_is_there(tmp_path: Path) -> None:
+    photos = grey(tmp_path / "in", b=2, c=255, d=1, e=0)
+    with pytest.raises(KeyboardInterrupt):
+        list(predict_folder(Stub(), photos, tmp_path / "out"))  # type: ignore[arg-type]
+    photos = grey(tmp_path / "in", a=4, b=2, c=3)  # which moves all others on by one
+    stub = Stub()
+    outcomes = list(predict_folder(stub, photos, tmp_path / "out", resume=True))  # type: ignore[arg-type]
+    assert stub.seen == [4, 3, 1, 0]
+    assert {outcome.name: (outcome.objects, outcome.before) for outcome in outcomes} == {
+        **{"b": (2, True), "a": (4, False), "c": (3, False), "d": (1, False), "e": (0, False)}
+    }
+    assert sorted(objects(tmp_path / "out")) == [
+        *(("a.png", 1),) * 4,
+        *(("b.png", 2),) * 2,
+        *(("c.png", 3),) * 3,
+        *(("d.png", 4),) * 1,
+    ]
+    (tmp_path / "out" / "c_ids.png").unlink()
+    stub = Stub()
+    list(predict_folder(stub, photos, tmp_path / "out", resume=True))  # type: ignore[arg-type]
+    assert stub.seen == [3, 0]
+    assert len(objects(tmp_path / "out")) == 10
+
+
+def test_resuming_masks(
+    predictor: Predictor, images: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(predict_folder(predictor, images, tmp_path))
+    expected, (first, second, *_) = files(tmp_path), images
+    (tmp_path / f"{first}.png").unlink()
+    (tmp_path / f"{second}_overlay.png").unlink()
+    outcomes = list(predict_folder(predictor, images, tmp_path, resume=True))
+    assert {outcome.name for outcome in outcomes if not outcome.before} == {first, second}
+    assert len(outcomes) == len(images)
+    assert files(tmp_path) == expected
+    outcomes = predict_folder(predictor, images, tmp_path, scores=True, resume=True)
+    assert not any(outcome.before for outcome in outcomes)

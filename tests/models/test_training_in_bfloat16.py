@@ -1,0 +1,138 @@
+"""What is computed in another way under autocast to bfloat16 gives the gradients of float32, as far as that can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from upscore.models.frozen_norm import FrozenBatchNorm2d, NormedConv2d
+from upscore.models.resnet import ResNetTrunk, resnet
+from upscore.models.rpn import RPNHead
+from upscore.models.vgg import vgg16
+from upscore.models.wide_conv import WideConv2d
+
+
+def both_ways(
+    outputs: Callable[[], Sequence[Tensor]], of: Sequence[Tensor], upstream: Sequence[Tensor], tolerance: float
+) -> None:
+    """Compare outputs and gradients in float32 and under autocast."""
+    expected = outputs()
+    expected_gradients = torch.autograd.grad(expected, of, upstream)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = outputs()
+    gradients = torch.autograd.grad(found, of, [u.to(o.dtype) for u, o in zip(upstream, found, strict=True)])
+    for ours, theirs in zip((*found, *gradients), (*expected, *expected_gradients), strict=True):
+        assert 0 < (ours.float() - theirs).norm() < tolerance * theirs.norm()  # 0: it would be the same computation
+    for gradient, value in zip(gradients, of, strict=True):
+        assert gradient.dtype == value.dtype
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize(("kernel_size", "padding"), [(7, 3), (7, 0), (6, 0), (1, 0)])
+def test_a_wide_convolution_is_a_convolution(
+    kernel_size: int, padding: int, memory_format: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("upscore.models.wide_conv.ROWS_AT_ONCE", 7)
+    torch.manual_seed(0)
+    layer = WideConv2d(12, 20, kernel_size, padding=padding).to(memory_format=memory_format)  # pyright: ignore
+    images = torch.randn(2, 12, 9, 11, requires_grad=True)
+    expected = F.conv2d(images, layer.weight, layer.bias, padding=padding)
+    assert torch.equal(layer(images), expected)
+    # in place, as the ReLU after it
+    both_ways(lambda: [layer(images).mul_(2)], [images, layer.weight, layer.bias], [torch.randn_like(expected)], 0.01)
+
+
+def test_a_wide_convolution_of_what_needs_no_gradient() -> None:
+    layer, images = WideConv2d(4, 6, 3), torch.randn(1, 4, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(images).sum().backward()
+        assert layer.weight.grad is not None
+        layer.requires_grad_(False)
+        assert not layer(images).requires_grad
+
+
+def test_vggs_wide_layers_are_such() -> None:
+    with torch.device("meta"):
+        trunk = vgg16("same")
+    assert isinstance(trunk.fc6, WideConv2d)
+    assert isinstance(trunk.fc7, WideConv2d)
+
+
+def shaken(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    network = resnet(name, norm="frozen")
+    for layer in network.modules():
+        if isinstance(layer, FrozenBatchNorm2d):
+            layer.weight.uniform_(0.3, 1)
+            layer.bias.normal_(std=0.3)
+            layer.running_mean.normal_(std=0.3)
+            layer.running_var.uniform_(0.5, 2)
+    return network
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_frozen_norms_go_into_the_convolutions_before_them(name: str) -> None:
+    network = shaken(name)
+    assert network.state_dict().keys() == {
+        key for key in resnet(name).state_dict() if not key.endswith("num_batches_tracked")
+    }
+    trunk = ResNetTrunk(network)
+    convolutions = [layer for layer in trunk.modules() if isinstance(layer, nn.Conv2d)]
+    assert all(isinstance(layer, NormedConv2d) and layer.norm for layer in convolutions)
+    images = torch.randn(1, 3, 64, 64)
+    of = [convolutions[0].weight, convolutions[-1].weight]
+    expected = trunk(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = trunk(images)
+    assert found[32].dtype == torch.bfloat16  # a norm's own float32 would have made it float32
+    for stride, features in expected.items():
+        assert (found[stride].float() - features).norm() < 0.05 * features.norm()  # after up to 50 layers
+    upstream = torch.randn_like(expected[32])
+    for ours, theirs in zip(
+        torch.autograd.grad(found[32], of, upstream.bfloat16()),
+        torch.autograd.grad(expected[32], of, upstream),
+        strict=True,
+    ):
+        assert F.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) > 0.98
+
+
+@pytest.mark.parametrize("layers", ["layer1.0", "layer2.0"])
+def test_a_block_with_frozen_norms(layers: str) -> None:
+    block = shaken("resnet50").get_submodule(layers)
+    block.set_submodule("relu", nn.Identity())  # values near zero would make a difference of their own
+    images = torch.randn(2, next(block.parameters()).shape[1], 16, 12, requires_grad=True)
+    upstream = torch.randn_like(block(images))
+    both_ways(lambda: [block(images)], [images, *block.parameters()], [upstream], 0.02)
+
+
+def test_the_proposal_heads_gradient_through_few_cells() -> None:
+    torch.manual_seed(0)
+    head = RPNHead(16, 3)
+    for parameter in head.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    maps = [torch.randn(2, 16, 20, 30, requires_grad=True), torch.randn(2, 16, 5, 8, requires_grad=True)]
+    upstream = [torch.zeros_like(level) for values in head(maps) for level in values]
+    # corners, neighbours whose windows overlap, one cell for two anchors
+    for image, anchor, y, x in ((0, 1, 0, 0), (1, 0, 19, 29), (0, 2, 5, 6), (0, 1, 5, 7), (0, 0, 5, 7)):
+        upstream[0][image, anchor, y, x] = torch.randn(())
+        upstream[2][image, 4 * anchor : 4 * anchor + 4, y, x] = torch.randn(4)
+    upstream[1][1, 1, 4, 7] = 1.5
+    upstream[3][0, 3, 0, 2] = -0.5  # of a cell that has a gradient of its box alone
+
+    def outputs() -> list[Tensor]:
+        return [level for values in head(maps) for level in values]
+
+    both_ways(outputs, [*maps, *(p for name, p in head.named_parameters() if "bias" not in name)], upstream, 0.05)
+
+
+def test_no_gradient_from_any_cell_is_zero() -> None:
+    head, level = RPNHead(8, 3), torch.randn(1, 8, 6, 6, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = head([level])
+    (outputs.objectness[0].sum() * 0 + outputs.deltas[0].sum() * 0).backward()
+    assert all(parameter.grad is None or parameter.grad.eq(0).all() for parameter in head.parameters())
+    assert level.grad is None or level.grad.eq(0).all()
