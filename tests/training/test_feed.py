@@ -15,6 +15,7 @@ from upscore.training.feed import (
     Resize,
     TrainingView,
     ValidationView,
+    _tell_unless_parent_gone,
     batches,
     default_workers,
     epoch_order,
@@ -109,7 +110,19 @@ def test_a_photo_that_cannot_be_read_is_told_in_its_own_sentence(workers: int, t
     assert str(error.value) == "photo_2.jpg: is cut short; fetch it again."
 
 
+def test_a_reader_says_nothing_of_a_parent_that_is_gone(capfd: pytest.CaptureFixture[str]) -> None:
+    for error in (ConnectionResetError(), BrokenPipeError(), EOFError()):
+        _tell_unless_parent_gone(type(error), error, None)
+    assert capfd.readouterr().err == ""
+    _tell_unless_parent_gone(KeyError, KeyError("handle"), None)
+    assert "KeyError: 'handle'" in capfd.readouterr().err
+
+
 def test_default_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     for processors, workers in ((None, 1), (1, 1), (2, 1), (4, 2), (64, 4)):
         monkeypatch.setattr("os.cpu_count", lambda count=processors: count)
         assert default_workers() == workers
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")  # each of eight processes on one machine
+    assert default_workers() == 4
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "32")
+    assert default_workers() == 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 from tests.tiny import batch_of, scenes, tiny_net
 from upscore.labels import VOID
 from upscore.models.fcn import FCN, Upsampling
-from upscore.training.optimizer import make_optimizer, parameter_groups, rate_factor, set_rates
+from upscore.training.optimizer import SGD, make_optimizer, parameter_groups, rate_factor, set_rates
 from upscore.training.recipes import HEAVY, MODERN, RECIPES, Recipe
 from upscore.training.trainer import Trainer
 
@@ -139,3 +140,25 @@ def test_the_released_solvers() -> None:
     assert (accum.loss, accum.learning_rate, accum.momentum, accum.accumulate) == ("mean", 1e-4, 0.9, 20)
     assert heavy.replacement
     assert accum.replacement
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_sgd_is_torchs_whatever_the_layout(momentum: float, memory_format: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), nn.Linear(4, 2)).to(memory_format=memory_format)  # type: ignore[call-overload]
+    theirs = copy.deepcopy(ours).to(memory_format=torch.contiguous_format)
+    optimizer = SGD(ours.parameters(), lr=0.1, momentum=momentum, weight_decay=0.01, fused=True)
+    expected = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=momentum, weight_decay=0.01)
+    for step in range(4):
+        for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            other.grad = torch.randn(other.shape)
+            own.grad = other.grad.clone() if step == 1 else torch.empty_like(own).copy_(other.grad)
+        ours[2].bias.grad = theirs[2].bias.grad = None
+        optimizer.step()
+        expected.step()
+        if step == 2:  # a run goes on from what torch's wrote, too
+            optimizer.load_state_dict(copy.deepcopy(expected.state_dict()))
+        for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            assert torch.equal(own, other)
+    assert optimizer.state_dict()["state"].keys() == expected.state_dict()["state"].keys()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from upscore.bench import fcn_lite0, fcn_vgg16, folder, masks, upsampling
+from upscore.bench import fcn_lite0, fcn_vgg16, folder, mask_rcnn, masks, train_fcn, train_mask_rcnn, upsampling
 from upscore.bench.measure import Row
 from upscore.errors import UserError
 
@@ -13,7 +13,10 @@ ROWS = (
     fcn_lite0.row(),
     upsampling.row(512, 512),
     upsampling.row(1024, 2048),
+    mask_rcnn.row(),
     masks.row(),
+    train_fcn.row(),
+    train_mask_rcnn.row(),
     folder.row(),
 )
 

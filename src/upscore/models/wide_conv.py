@@ -5,6 +5,7 @@ N images, C and O channels in and out, k the kernel's side, P = N * h * w output
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,8 +15,8 @@ from torch.nn import functional as F
 
 from upscore.models.precision import in_bfloat16
 
-ROWS_AT_ONCE = 512
-"""Of the weights' gradient, which is large, on its way from bfloat16."""
+KERNELS_AT_ONCE = 1024
+"""Of the O, as many are brought to bfloat16, and their gradients back from it: all of them would be a second copy."""
 
 
 class WideConv2d(nn.Conv2d):
@@ -47,24 +48,36 @@ class _Products(torch.autograd.Function):
         padded = F.pad(inputs.to(torch.bfloat16).permute(0, 2, 3, 1), border)
         windows = padded.unfold(1, side, 1).unfold(2, side, 1).permute(0, 1, 2, 4, 5, 3)
         rows = windows.flatten(3).flatten(0, 2)
-        matrix = weight.to(torch.bfloat16).permute(0, 2, 3, 1).flatten(1)
-        ctx.save_for_backward(rows, matrix)
-        ctx.shape, ctx.padding, ctx.types = windows.shape, padding, (inputs.dtype, weight.dtype)
+        ctx.save_for_backward(rows, weight)
+        ctx.shape, ctx.padding, ctx.dtype = windows.shape, padding, inputs.dtype
         images, height, width = windows.shape[:3]
-        outputs = torch.empty(images, len(matrix), height, width, dtype=rows.dtype, memory_format=torch.channels_last)
-        torch.addmm(bias.to(torch.bfloat16), rows, matrix.T, out=outputs.permute(0, 2, 3, 1).flatten(0, 2))
+        size = (images, len(weight), height, width)
+        outputs = torch.empty(size, dtype=torch.bfloat16, memory_format=torch.channels_last)
+        columns = outputs.permute(0, 2, 3, 1).flatten(0, 2).split(KERNELS_AT_ONCE, dim=1)
+        for column, some, shift in zip(columns, _matrices(weight), bias.split(KERNELS_AT_ONCE), strict=True):
+            column.copy_(torch.addmm(shift.to(torch.bfloat16), rows, some.T))
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        rows, matrix = ctx.saved_tensors
-        of_inputs, of_weights = ctx.types
+        rows, weight = ctx.saved_tensors
         cells = upstream.to(torch.bfloat16).permute(0, 2, 3, 1).flatten(0, 2)
-        inputs = _overlapped((cells @ matrix).view(ctx.shape), ctx.padding) if ctx.needs_input_grad[0] else None
-        weight = _outer(cells, rows, of_weights).unflatten(1, ctx.shape[3:]).permute(0, 3, 1, 2)
-        bias = cells.sum(0, dtype=torch.float32).to(of_weights)
-        return None if inputs is None else inputs.to(of_inputs), weight, bias, None
+        of_inputs = None
+        if ctx.needs_input_grad[0]:
+            of_rows = torch.zeros(rows.shape)
+            for some, column in zip(_matrices(weight), cells.split(KERNELS_AT_ONCE, dim=1), strict=True):
+                of_rows += column @ some
+            of_inputs = _overlapped(of_rows.view(ctx.shape), ctx.padding).to(ctx.dtype)
+            del of_rows
+        of_weight = _outer(cells, rows, weight.dtype).unflatten(1, ctx.shape[3:]).permute(0, 3, 1, 2)
+        return of_inputs, of_weight, cells.sum(0, dtype=torch.float32).to(weight.dtype), None
+
+
+def _matrices(weight: Tensor) -> Iterator[Tensor]:
+    """Some of the kernels at a time, (some of O, k * k * C) in bfloat16."""
+    for some in weight.split(KERNELS_AT_ONCE):
+        yield some.to(torch.bfloat16).permute(0, 2, 3, 1).flatten(1)
 
 
 def _overlapped(windows: Tensor, padding: int) -> Tensor:
@@ -83,6 +96,6 @@ def _outer(cells: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
     # oneDNN multiplies several times faster where the dimension that is summed over is the last one of both in memory
     left, right = cells.T.contiguous(), rows.T.contiguous().T
     product = torch.empty(left.shape[0], right.shape[1], dtype=dtype)
-    for part, of_rows in zip(product.split(ROWS_AT_ONCE), left.split(ROWS_AT_ONCE), strict=True):
+    for part, of_rows in zip(product.split(KERNELS_AT_ONCE), left.split(KERNELS_AT_ONCE), strict=True):
         part.copy_(of_rows @ right)
     return product

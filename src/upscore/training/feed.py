@@ -10,9 +10,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import FrameType, TracebackType
-from typing import NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -91,7 +90,8 @@ class ValidationView:
         return self.resize(self.dataset[self.within[index]])
 
 
-class Share(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Share:
     """Of several processes that go through a view together: which one this is."""
 
     index: int = 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.sgd import sgd
 
 from upscore.training.recipes import Recipe
 
@@ -49,7 +50,53 @@ def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     groups = parameter_groups(net, recipe)
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, fused=True)
-    return torch.optim.SGD(groups, momentum=recipe.momentum, fused=True)
+    return SGD(groups, momentum=recipe.momentum, fused=True)
+
+
+class SGD(torch.optim.SGD):
+    """torch's, of the same numbers and the same state, going through weights in the order in which they lie in memory.
+
+    Of weights whose channels come last, torch's fused step makes copies: it takes three times as long, and their memory.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Move against the gradients."""
+        for group in self.param_groups:
+            learned = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not learned:
+                continue
+            speeds = [self._speed(parameter) if group["momentum"] else None for parameter in learned]
+            sgd(
+                [_in_order(parameter, parameter) for parameter in learned],
+                [_in_order(parameter.grad, parameter) for parameter in learned],
+                [speed if speed is None else _in_order(speed, of) for speed, of in zip(speeds, learned, strict=True)],
+                fused=True,
+                weight_decay=group["weight_decay"],
+                momentum=group["momentum"],
+                lr=group["lr"],
+                dampening=0,
+                nesterov=False,
+                maximize=False,
+            )
+
+    def _speed(self, parameter: nn.Parameter) -> Tensor:
+        """The running sum of gradients, in the layout of the parameter's memory; zero at first."""
+        state = self.state[parameter]
+        speed = state.get("momentum_buffer")
+        if speed is None or speed.stride() != parameter.stride():
+            laid_out = torch.zeros_like(parameter)
+            state["momentum_buffer"] = speed = laid_out if speed is None else laid_out.copy_(speed)
+        return speed
+
+
+def _in_order(values: Tensor, parameter: Tensor) -> Tensor:
+    """A contiguous view, a copy where values lie otherwise in memory than the parameter."""
+    if parameter.is_contiguous():
+        return values.contiguous()
+    if parameter.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last):
+        return values.permute(0, 2, 3, 1).contiguous()
+    return values  # torch makes its copies
 
 
 def rate_factor(recipe: Recipe, step: int, steps: int) -> float:
