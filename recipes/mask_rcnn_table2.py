@@ -170,8 +170,8 @@ way a choice tends, not how much it is worth on photos. Softmax masks are cut wh
 probability, which after so short a training few points have; the paper does not say how it treats the background. The
 C4 network pools from one map of stride 16, which has but 10 x 10 cells of these scenes, has EfficientNet-Lite0's last
 stages in its head, and learns from {C4_REGIONS} regions of a scene, as many as the paper's; it has one seed, for its
-runs are many times as long. From 16 regions it had learned a mask AP of 1.8, so it is far from its end after so few steps: its
-row says that a pyramid gets there much sooner, not what a pyramid is worth once both are there.
+runs are many times as long. From 16 regions it had learned a mask AP of 1.8, so it is far from its end after so few
+steps: its row says that a pyramid gets there much sooner, not what a pyramid is worth once both are there.
 
 ![Mask AP of each row, a dot for each seed]({picture})
 

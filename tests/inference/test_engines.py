@@ -106,8 +106,6 @@ events = []
 def watch(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
         events.append((event, str(arguments[1:])))
-    if event == "import" and "telemetry" in str(arguments[0]) and "stub" not in str(arguments[0]):
-        events.append((event, str(arguments[0])))
 sys.addaudithook(watch)
 import numpy as np
 from tests.inference.test_engines import network
@@ -120,7 +118,7 @@ parts = quantize(net, photos)
 Predictor(net, "openvino", "int8", quantized=parts).predict(photos[0])
 loaded = [name for name, module in sys.modules.items() if name.startswith("openvino_telemetry") and module]
 assert not loaded, loaded
-print([event for event in events if "openvino.tools" not in event[1] and "nncf.telemetry" not in event[1]])
+print(events)
 """
 
 

@@ -90,7 +90,7 @@ def test_both_heads_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     net = TwoHeads(thin_vgg16("same"), C, geometric_classes=3).train()
     randomise_scores(net)
     for layer in net.geometric.score.values():
-        torch.nn.init.normal_(layer.weight)
+        torch.nn.init.normal_(layer.get_parameter("weight"))
     assert isinstance(net(torch.randn(2, 3, *SIZE)), tuple)
     compare(net, torch.stack([targets(), targets(3)], 1), monkeypatch)
 

@@ -43,7 +43,7 @@ def test_a_wide_convolution_is_a_convolution(
     expected = F.conv2d(images, layer.weight, layer.bias, padding=padding)
     assert torch.equal(layer(images), expected)
     # in place, as the ReLU after it
-    both_ways(lambda: [layer(images).mul_(2)], [images, layer.weight, layer.bias], [torch.randn_like(expected)], 0.01)
+    both_ways(lambda: [layer(images).mul_(2)], [images, *layer.parameters()], [torch.randn_like(expected)], 0.01)
 
 
 def test_a_wide_convolution_of_what_needs_no_gradient() -> None:
@@ -67,10 +67,10 @@ def shaken(name: str) -> nn.Module:
     network = resnet(name, norm="frozen")
     for layer in network.modules():
         if isinstance(layer, FrozenBatchNorm2d):
-            layer.weight.uniform_(0.3, 1)
-            layer.bias.normal_(std=0.3)
-            layer.running_mean.normal_(std=0.3)
-            layer.running_var.uniform_(0.5, 2)
+            layer.get_buffer("weight").uniform_(0.3, 1)
+            layer.get_buffer("bias").normal_(std=0.3)
+            layer.get_buffer("running_mean").normal_(std=0.3)
+            layer.get_buffer("running_var").uniform_(0.5, 2)
     return network
 
 

@@ -149,7 +149,7 @@ def test_sgd_is_torchs_whatever_the_layout(momentum: float, memory_format: torch
     ours = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), nn.Linear(4, 2)).to(memory_format=memory_format)  # type: ignore[call-overload]
     theirs = copy.deepcopy(ours).to(memory_format=torch.contiguous_format)
     optimizer = SGD(ours.parameters(), lr=0.1, momentum=momentum, weight_decay=0.01, fused=True)
-    expected = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=momentum, weight_decay=0.01)
+    expected = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=momentum, weight_decay=0.01, fused=True)
     for step in range(4):
         for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):
             other.grad = torch.randn(other.shape)

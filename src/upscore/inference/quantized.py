@@ -11,7 +11,7 @@ from upscore.checkpoints.folder import QUANTIZED, WEIGHTS
 from upscore.errors import UserError
 from upscore.files import atomic_folder
 from upscore.inference.engines.cache import digest_of
-from upscore.inference.engines.openvino import import_openvino
+from upscore.inference.engines.openvino import core, import_openvino
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -41,9 +41,8 @@ def read_quantized(folder: Path) -> dict[str, ov.Model]:
     Raises:
         UserError: a file can't be read.
     """
-    core = import_openvino().Core()
     try:
-        return {path.stem: core.read_model(path) for path in sorted(folder.glob("*.xml"))}
+        return {path.stem: core().read_model(path) for path in sorted(folder.glob("*.xml"))}
     except RuntimeError as error:
         raise UserError(f"{folder} can't be read: make it again with `upscore calibrate`") from error
 

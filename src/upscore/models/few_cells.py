@@ -23,10 +23,10 @@ class FewCells(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        weight, bias, *predictors = parameters
+        weight, bias, w1, b1, w2, b2 = parameters
         ctx.save_for_backward(features, *parameters)
         hidden = F.conv2d(features.to(torch.bfloat16), weight, bias, padding=1).relu_().float()
-        return F.conv2d(hidden, *predictors[:2]), F.conv2d(hidden, *predictors[2:])
+        return F.conv2d(hidden, w1, b1), F.conv2d(hidden, w2, b2)
 
     @staticmethod
     @once_differentiable

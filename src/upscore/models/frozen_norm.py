@@ -16,6 +16,11 @@ from upscore.models.precision import in_bfloat16
 class FrozenBatchNorm2d(ops.FrozenBatchNorm2d):
     """torchvision's, but for what the convolution before it has done already."""
 
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, O, H, W) -> the same."""
         return x if in_bfloat16(x.device) else super().forward(x)

@@ -65,7 +65,9 @@ class TwoHeads(FCN):
         )
         self.geometric_classes = [f"geometric_{index}" for index in range(geometric_classes)]
 
-    def forward(self, images: Tensor) -> Tensor | tuple[PendingScores, PendingScores]:
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, images: Tensor
+    ) -> Tensor | tuple[PendingScores, PendingScores]:
         """Preprocessed images (N, 3, H, W) of any size -> the scores (N, C + G, H, W) of both heads.
 
         In training mode, those of both are left to `losses` where one has too many, as of `FCN`.
@@ -85,7 +87,7 @@ class TwoHeads(FCN):
         semantic, geometric = scores.split([self.num_classes, len(self.geometric_classes)], dim=-3)
         return semantic, geometric
 
-    def losses(
+    def losses(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         outputs: Tensor | tuple[PendingScores, PendingScores],
         targets: Tensor,

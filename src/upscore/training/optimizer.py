@@ -56,7 +56,7 @@ def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 class SGD(torch.optim.SGD):
     """torch's, of the same numbers and the same state, going through weights in the order in which they lie in memory.
 
-    Of weights whose channels come last, torch's fused step makes copies: it takes three times as long, and their memory.
+    Of weights whose channels come last, torch's fused step makes copies: they take time, and as much memory again.
     """
 
     @torch.no_grad()

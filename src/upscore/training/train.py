@@ -20,6 +20,7 @@ from upscore.models.precision import Precision, resolve_precision
 from upscore.models.rgbd import Fusion
 from upscore.models.two_heads import TwoHeads
 from upscore.models.vgg import Geometry
+from upscore.training.allocator import keep_memory_if_asked
 from upscore.training.class_weights import median_frequency_weights
 from upscore.training.counting import Advance, enough_detections, most_objects
 from upscore.training.depth import fitting_depth
@@ -100,6 +101,7 @@ def train(
         UserError: something that was asked for can't be done.
         KeyboardInterrupt: the state was saved, and `resume` goes on from it.
     """
+    keep_memory_if_asked()
     task = task_named(model)
     settings = _changed(recipe, changes or {}, task.recipes, model)
     stages = _stages(recipe, model)

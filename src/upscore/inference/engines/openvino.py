@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Mapping
+from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +42,15 @@ def import_openvino() -> Any:
     return openvino
 
 
+@cache
+def core() -> Any:
+    """One for the whole process, which stays: a core that goes takes the stack of the process's signals with it."""
+    return import_openvino().Core()
+
+
 def has_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 matrices."""
-    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class OpenVINOEngine:
@@ -62,7 +69,7 @@ class OpenVINOEngine:
         self, precision: str, *, quantized: Mapping[str, ov.Model] | None = None, store: Compiled | None = None
     ) -> None:
         self.precision, self.quantized, self.store = precision, quantized or {}, store
-        self.core = import_openvino().Core()
+        self.core = core()
 
     def compile(self, part: nn.Module, *examples: Tensor, name: str) -> Run:
         """See `Engine`."""
