@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from upscore.errors import UserError
 from upscore.files import atomic_folder
@@ -214,7 +215,7 @@ def load_model(path: str | Path, trunk: Trunk | None = None) -> tuple[FCN | Mask
     folder = find_model(path)
     card = read_card(folder)
     architecture: dict[str, Any] = card.architecture.model_dump() | {"trunk": trunk}
-    with torch.device("meta"):  # random weights would be made only to be thrown away
+    with torch.device("meta"), _Undrawn():
         net = build(**architecture)
     if {name for name, _ in net.named_buffers()} - net.state_dict().keys():  # but tables that are not stored are needed
         net = build(**architecture)
@@ -235,6 +236,16 @@ def load_model(path: str | Path, trunk: Trunk | None = None) -> tuple[FCN | Mask
     if isinstance(net, MaskRCNN) and card.min_score is not None:
         net.min_score = card.min_score
     return net.eval(), card
+
+
+class _Undrawn(TorchFunctionMode):
+    """Random weights are not drawn: they would be thrown away, and on the meta device they take a second of imports."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def read_card(folder: Path) -> ModelCard:
