@@ -20,7 +20,7 @@ def row() -> Row:
     """Batch 1, SGD; stem and res2 are frozen, and so is batch normalisation, as torchvision fine-tunes by default."""
     return Row(
         name="train-mask-rcnn-r50",
-        work=f"Mask R-CNN R-50-FPN, {HEIGHT}x{WIDTH}, {len(BOXES)} objects, batch 1, a training step",
+        work=f"Mask R-CNN R-50-FPN, {HEIGHT}x{WIDTH}, a training step",
         peer_name="torchvision MaskRCNN and SGD, float32",
         target={"bfloat16": 3.8},
         prepare=prepare,
