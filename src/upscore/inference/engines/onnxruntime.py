@@ -38,6 +38,7 @@ class ONNXRuntimeEngine:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3  # warnings of sizes that differ from the traced ones, as they should
         session = onnxruntime.InferenceSession(to_onnx(part, *examples), options, providers=["CPUExecutionProvider"])
         names = [value.name for value in session.get_inputs()]
 
