@@ -1,22 +1,18 @@
-"""Importing pytorch-fcn's networks without the data sets, downloads and viewers that its packages import first."""
+"""pytorch-fcn's networks, where they are installed."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
 from types import ModuleType
 
 import pytest
 
+from upscore.bench import peers
+from upscore.errors import UserError
+
 
 def torchfcn_models() -> ModuleType:
-    """`torchfcn.models`, under a parent package that never runs and beside a stand-in for `fcn`, its downloader."""
-    spec = importlib.util.find_spec("torchfcn")
-    if spec is None or spec.submodule_search_locations is None:
-        pytest.skip("torchfcn, the reference of this comparison, is not installed (pip install --no-deps torchfcn)")
-    parent = ModuleType("torchfcn")
-    parent.__path__ = list(spec.submodule_search_locations)
-    sys.modules.setdefault("torchfcn", parent)
-    sys.modules.setdefault("fcn", ModuleType("fcn"))
-    return importlib.import_module("torchfcn.models")
+    """`torchfcn.models`."""
+    try:
+        return peers.torchfcn_models()
+    except UserError as error:
+        pytest.skip(str(error))

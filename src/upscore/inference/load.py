@@ -68,7 +68,8 @@ def _predictor(
     trunk: TrunkFacts | None = None,
 ) -> Predictor:
     net, card = load_model(folder, trunk)
-    parts: dict[str, ov.Model] = read_quantized(quantized) if quantized and trunk is None else {}
+    # beside facts too: a part that is no longer in the store must not be made again in another format
+    parts: dict[str, ov.Model] = read_quantized(quantized) if quantized else {}
     predictor = Predictor(net, engine, precision, max_side=card.max_side, quantized=parts, store=store)
     predictor.training = card.training
     return predictor

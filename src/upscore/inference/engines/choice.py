@@ -83,7 +83,7 @@ def choose_engine(
         return onnxruntime.ONNXRuntimeEngine()
     if name == "torch":
         return TorchEngine(resolved)
-    if resolved == "int8" and not quantized and not (store and store.read_facts()):
+    if resolved == "int8" and not quantized:
         raise UserError(
             "int8 needs a calibrated network: `upscore calibrate MODEL PHOTOS` makes one, or give quantized="
         )
