@@ -9,7 +9,7 @@ demo: $(STAMP)
 	$(BIN)/upscore demo --output demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
 
 quick: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow"

@@ -1,6 +1,7 @@
-"""Masks in RoI form become pixels of the photo; nothing is computed outside the box.
+"""Masks in RoI form become pixels of the photo; nothing is computed outside the boxes.
 
-m: the side of a mask, whose cells share out its box; H, W pixels of the photo; h, w those of the crop that is returned.
+N objects; m: the side of a mask, whose cells share out its box; H, W pixels of the photo; h, w those of an object's
+crop of it.
 
 Either rule reads the mask bilinearly, as zero outside its cells. A bilinear sample is a weight per row times a weight
 per column, so a crop is the product of three small matrices.
@@ -8,6 +9,7 @@ per column, so a crop is the product of three small matrices.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -17,74 +19,101 @@ Pasting = Literal["exact", "legacy"]
 """exact: the mask is sampled at the photo's pixel centres (detectron2); legacy: it is padded by a cell and resized to
 whole pixels (Detectron, torchvision)."""
 
+AT_ONCE = 16
+"""Objects whose weights are computed together, for an array's every operation has a cost of its own."""
+
 BLOCK = 1 << 20
 """Probabilities that exist at the same time while a crop is cut at its threshold."""
 
+Crop = tuple[np.ndarray, int, int]
+"""The pixels of an object, (h, w) of the photo, and the row and the column of the first one."""
 
-def paste(
-    mask: Tensor, box: Tensor, size: tuple[int, int], pasting: Pasting, threshold: float = 0.5
-) -> tuple[np.ndarray, int, int]:
-    """The pixels of an object: a crop (h, w) bool of the photo, and the row and the column of its first pixel.
+
+def paste(mask: Tensor, box: Tensor, size: tuple[int, int], pasting: Pasting, threshold: float = 0.5) -> Crop:
+    """The pixels of one object; see `paste_all`."""
+    return next(paste_all(mask[None], box[None], size, pasting, threshold))
+
+
+def paste_all(
+    masks: Tensor, boxes: Tensor, size: tuple[int, int], pasting: Pasting, threshold: float = 0.5
+) -> Iterator[Crop]:
+    """Each object's pixels, a crop (h, w) bool.
 
     Args:
-        mask: (m, m) float32, 0 to 1.
-        box: (4,) float32, (x1, y1, x2, y2), which may leave the photo.
+        masks: (N, m, m) float32, 0 to 1.
+        boxes: (N, 4) float32, (x1, y1, x2, y2), which may leave the photo.
         size: (H, W).
         threshold: pixels of at least this probability are the object's; over 0.
     """
-    (rows, top), (columns, left) = _weights(box, mask.shape[-1], size, pasting)
-    cells = mask.numpy() @ columns.T
-    crop = np.empty((len(rows), len(columns)), bool)
-    step = max(1, BLOCK // max(1, len(columns)))
-    for start in range(0, len(rows), step):
-        block = slice(start, start + step)
-        np.greater_equal(rows[block] @ cells, np.float32(threshold), out=crop[block])
-    return crop, top, left
+    for mask, (rows, top), (columns, left) in _with_weights(masks, boxes, size, pasting):
+        cells = mask @ columns.T
+        crop = np.empty((len(rows), len(columns)), bool)
+        step = max(1, BLOCK // max(1, len(columns)))
+        for start in range(0, len(rows), step):
+            block = slice(start, start + step)
+            np.greater_equal(rows[block] @ cells, np.float32(threshold), out=crop[block])
+        yield crop, top, left
 
 
-def paste_soft(mask: Tensor, box: Tensor, size: tuple[int, int], pasting: Pasting) -> tuple[np.ndarray, int, int]:
+def paste_soft(mask: Tensor, box: Tensor, size: tuple[int, int], pasting: Pasting) -> Crop:
     """As `paste` before the threshold: a crop (h, w) float32, which holds every pixel that is not zero."""
-    (rows, top), (columns, left) = _weights(box, mask.shape[-1], size, pasting)
-    return rows @ (mask.numpy() @ columns.T), top, left
+    ((cells, (rows, top), (columns, left)),) = _with_weights(mask[None], box[None], size, pasting)
+    return rows @ (cells @ columns.T), top, left
 
 
-def _weights(
-    box: Tensor, side: int, size: tuple[int, int], pasting: Pasting
-) -> tuple[tuple[np.ndarray, int], tuple[np.ndarray, int]]:
-    """What each cell adds to each row (h, m), and the first row; the same for the columns."""
-    height, width = size
-    x1, y1, x2, y2 = box.tolist()
+def _with_weights(
+    masks: Tensor, boxes: Tensor, size: tuple[int, int], pasting: Pasting
+) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, int], tuple[np.ndarray, int]]]:
+    """Masks with what each of their cells adds to each row (h, m) and the first row; the same for the columns."""
     axis = _exact if pasting == "exact" else _legacy
-    return axis(y1, y2, side, height), axis(x1, x2, side, width)
+    height, width = size
+    for some, (x1, y1, x2, y2) in zip(masks.split(AT_ONCE), (b.numpy().T for b in boxes.split(AT_ONCE)), strict=True):
+        side = some.shape[-1]
+        yield from zip(some.numpy(), axis(y1, y2, side, height), axis(x1, x2, side, width), strict=True)
 
 
-def _exact(low: float, high: float, side: int, length: int) -> tuple[np.ndarray, int]:
-    """Pixel centres x + 0.5 are mapped linearly into the box; its outer cells reach half a cell beyond it."""
-    if not high > low:
-        return np.zeros((0, side), np.float32), 0
-    cell = (high - low) / side
-    first, stop = np.clip([np.ceil(low - cell / 2 - 0.5), np.floor(high + cell / 2 - 0.5) + 1], 0, length).astype(int)
-    position = (np.arange(first, stop) + 0.5 - low) / cell - 0.5
-    return _triangle(position, side), int(first)
+def _exact(low: np.ndarray, high: np.ndarray, side: int, length: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Pixel centres x + 0.5 are mapped linearly into the boxes; their outer cells reach half a cell beyond them."""
+    low, high = low.astype(np.float64), high.astype(np.float64)
+    cell = np.where(high > low, high - low, 1.0) / side
+    first = np.clip(np.ceil(low - cell / 2 - 0.5), 0, length).astype(np.int64)
+    stop = np.clip(np.floor(high + cell / 2 - 0.5) + 1, 0, length).astype(np.int64)
+    counts = np.where(high > low, np.maximum(stop - first, 0), 0)
+    first = np.where(high > low, first, 0)
+    pixel, low, cell = _of_pixels(first, counts), np.repeat(low, counts), np.repeat(cell, counts)
+    return _triangles((pixel + 0.5 - low) / cell - 0.5, side, first, counts)
 
 
-def _legacy(low: float, high: float, side: int, length: int) -> tuple[np.ndarray, int]:
-    """A cell of zeros is put around the mask, the box grows with it and is cut to integers that it includes.
+def _legacy(low: np.ndarray, high: np.ndarray, side: int, length: int) -> Iterator[tuple[np.ndarray, int]]:
+    """A cell of zeros is put around each mask, its box grows with it and is cut to integers that it includes.
 
     All in float32, as torchvision computes it: the integers depend on its rounding.
     """
-    ends = np.array([low, high], np.float32)
-    half, centre = (ends[1:] - ends[:1]) * np.float32(0.5), (ends[1:] + ends[:1]) * np.float32(0.5)
+    half, centre = (high - low) * np.float32(0.5), (high + low) * np.float32(0.5)
     half = half * np.float32((side + 2) / side)
-    low_pixel, high_pixel = int((centre - half).item()), int((centre + half).item())
-    pixels = max(high_pixel - low_pixel + 1, 1)
-    first, stop = (min(max(pixel, 0), length) for pixel in (low_pixel, low_pixel + pixels))
-    step = np.float32(side + 2) / np.float32(pixels)
-    position = (np.arange(first - low_pixel, stop - low_pixel, dtype=np.float32) + np.float32(0.5)) * step
-    return _triangle(position - np.float32(1.5), side), first
+    low_pixel, high_pixel = (centre - half).astype(np.int64), (centre + half).astype(np.int64)
+    pixels = np.maximum(high_pixel - low_pixel + 1, 1)
+    first, stop = np.clip(low_pixel, 0, length), np.clip(low_pixel + pixels, 0, length)
+    counts = stop - first
+    step = np.repeat(np.float32(side + 2) / pixels.astype(np.float32), counts)
+    pixel = _of_pixels(first - low_pixel, counts).astype(np.float32)
+    return _triangles((pixel + np.float32(0.5)) * step - np.float32(1.5), side, first, counts)
 
 
-def _triangle(position: np.ndarray, side: int) -> np.ndarray:
-    """Bilinear weights (pixels, m) of the cells around positions, of which a cell's centre is its index."""
-    distance = np.abs(position[:, None] - np.arange(side, dtype=position.dtype))
-    return np.maximum(0, 1 - distance).astype(np.float32)
+def _of_pixels(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(N,) -> (sum of counts,): so many integers from each first one on."""
+    starts = np.cumsum(counts) - counts
+    return np.arange(counts.sum()) + np.repeat(first - starts, counts)
+
+
+def _triangles(
+    positions: np.ndarray, side: int, first: np.ndarray, counts: np.ndarray
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Bilinear weights (pixels, m) of the cells around positions, of which a cell's centre is its index, by object."""
+    weights = positions[:, None] - np.arange(side, dtype=positions.dtype)
+    np.abs(weights, out=weights)
+    np.subtract(1, weights, out=weights)
+    weights = np.maximum(weights, 0, out=weights).astype(np.float32, copy=False)
+    stops = np.cumsum(counts).tolist()
+    for top, count, stop in zip(first.tolist(), counts.tolist(), stops, strict=True):
+        yield weights[stop - count : stop], top

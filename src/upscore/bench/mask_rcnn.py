@@ -52,6 +52,7 @@ def prepare() -> Sides:
     def ours(precision: Precision) -> Side:
         parts = quantize(net, [image]) if precision == "int8" else None
         predictor = Predictor(net, "openvino", precision, quantized=parts)
+        predictor.expect((HEIGHT, WIDTH))
 
         def side() -> object:
             found = predictor.predict(image, min_score=0).instances  # all of them, as the peer returns

@@ -29,10 +29,15 @@ def resize_longest(sample: Sample, max_side: int) -> Sample:
     if max_side < 0:
         raise UserError(f"max_side={max_side}: give the longest side in pixels, or 0 to leave images as they are.")
     height, width = sample.image.shape[-2:]
+    return resize_to(sample, longest_size(height, width, max_side))
+
+
+def longest_size(height: int, width: int, max_side: int) -> tuple[int, int]:
+    """The size that `resize_longest` gives an image."""
     longest = max(height, width)
     if max_side == 0 or longest <= max_side:
-        return sample
-    return resize_to(sample, (max(1, round(height * max_side / longest)), max(1, round(width * max_side / longest))))
+        return height, width
+    return max(1, round(height * max_side / longest)), max(1, round(width * max_side / longest))
 
 
 def resize_to(sample: Sample, size: tuple[int, int]) -> Sample:

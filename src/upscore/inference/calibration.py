@@ -7,15 +7,17 @@ by ranges that were seen while float32 predicted the photos.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from upscore.errors import UserError
 from upscore.inference.engines import Run
-from upscore.inference.engines.openvino import OpenVINOEngine, convert, import_openvino
+from upscore.inference.engines.openvino import HINTS, OpenVINOEngine, convert, import_openvino
 from upscore.inference.photos import Photo
 from upscore.inference.predictor import Predictor
 from upscore.models.fcn import FCN
@@ -35,24 +37,36 @@ Advance = Callable[[int, int], None]
 
 
 class Recorder(OpenVINOEngine):
-    """OpenVINO in float32 that keeps each part and what it was given."""
+    """OpenVINO that computes in float32 the parts of a network for int8, and keeps them and what they were given."""
 
     def __init__(self) -> None:
-        super().__init__("float32")
-        self.parts: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {}
-        self.inputs: dict[str, list[list[np.ndarray]]] = {}
+        super().__init__("int8")
+        self.config["INFERENCE_PRECISION_HINT"] = HINTS["float32"]
+        self.parts: dict[str, tuple[nn.Module, Tensor]] = {}
+        self.inputs: dict[str, list[np.ndarray]] = {}
 
-    def compile(self, part: nn.Module, *examples: Tensor, name: str) -> Run:
+    def compile(self, part: nn.Module, example: Tensor, *, name: str) -> Run:
         """See `Engine`."""
-        run = super().compile(part, *examples, name=name)
-        self.parts[name], self.inputs[name] = (part, examples), []
+        self.parts[name], self.inputs[name] = (part, example), []
+        return Recorded(super().compile(part, example, name=name), self.inputs[name])
 
-        def recorded(*inputs: Tensor) -> tuple[Tensor, ...]:
-            if len(inputs[0]):
-                self.inputs[name].append([_some(tensor).contiguous().clone().numpy() for tensor in inputs])
-            return run(*inputs)
 
-        return recorded
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A `Run` that keeps what it is given."""
+
+    run: Run
+    inputs: list[np.ndarray]
+
+    def __call__(self, tensor: Tensor, /) -> tuple[Tensor, ...]:
+        """See `Run`."""
+        if len(tensor):
+            self.inputs.append(_some(tensor).float().clone().numpy())
+        return self.run(tensor)
+
+    def expect(self, *shapes: tuple[int, ...]) -> None:
+        """See `Run`."""
+        self.run.expect(*shapes)
 
 
 def quantize(net: FCN | MaskRCNN, photos: Sequence[Photo], *, progress: Advance | None = None) -> dict[str, ov.Model]:
@@ -75,13 +89,25 @@ def quantize(net: FCN | MaskRCNN, photos: Sequence[Photo], *, progress: Advance 
         if progress:
             progress(done, min(len(photos), PHOTOS))
     return {
-        name: _quantized(convert(part, *examples), recorder.inputs[name])
-        for name, (part, examples) in recorder.parts.items()
+        name: _fed_with(_quantized(convert(part, example.float()), recorder.inputs[name]), example.dtype)
+        for name, (part, example) in recorder.parts.items()
         if recorder.inputs[name]
     }
 
 
-def _quantized(model: ov.Model, inputs: list[list[np.ndarray]]) -> ov.Model:
+def _fed_with(model: ov.Model, dtype: torch.dtype) -> ov.Model:
+    """A model of float32 numbers that is given others."""
+    if dtype == torch.float32:
+        return model
+    ov = import_openvino()
+    from openvino.preprocess import PrePostProcessor
+
+    processor = PrePostProcessor(model)
+    processor.input().tensor().set_element_type(ov.Type.bf16)
+    return processor.build()
+
+
+def _quantized(model: ov.Model, inputs: list[np.ndarray]) -> ov.Model:
     nncf = _import_nncf()
     return nncf.quantize(
         model,

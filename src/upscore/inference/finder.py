@@ -16,6 +16,9 @@ from upscore.models.mask_rcnn import MaskRCNN
 DENSE, BOX, MASK = "dense", "box", "mask"
 """The parts' names."""
 
+MASKS_AT_ONCE = 20
+"""Regions whose masks an engine that gains from a fixed number computes together."""
+
 
 class ObjectFinder:
     """The dense part and the branches by the engine; between them regions are chosen and pooled here.
@@ -29,17 +32,23 @@ class ObjectFinder:
         self.net = net
         # of maps and regions, which are read and written several times over between the parts
         dtype = torch.bfloat16 if engine.name == "openvino" and engine.precision != "float32" else torch.float32
-        box, mask = BoxPart(net), MaskPart(net)
+        box, mask = BoxPart(net), MaskPart(net, dtype)
         self.dense = engine.compile(DensePart(net, dtype), torch.zeros(1, 3, 64, 96), name=DENSE)
-        self.branches = branches(
-            engine.compile(box, torch.zeros(2, box.inputs, dtype=dtype), name=BOX),
-            engine.compile(mask, torch.zeros(2, mask.inputs, dtype=dtype), name=MASK),
-        )
+        run_box = engine.compile(box, torch.zeros(2, box.inputs, dtype=dtype), name=BOX)
+        run_mask = engine.compile(mask, torch.zeros(2, mask.inputs, dtype=dtype), name=MASK)
+        run_mask.expect((MASKS_AT_ONCE, mask.inputs))
+        block = MASKS_AT_ONCE if engine.name == "openvino" else None
+        self.branches = branches(run_box, run_mask, mask, block)
+
+    def expect(self, *sizes: tuple[int, int]) -> None:
+        """Be ready for photos of these sizes (height, width)."""
+        seen = [self.net.resizing.size(*size) for size in sizes]
+        self.dense.expect(*((1, 3, *self.net.trunk.padded_size(*size)) for size in seen))
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Instances:
         """One preprocessed image (1, 3, H, W) -> its objects, in its pixels."""
-        outputs = as_outputs(self.dense(images))
+        outputs = as_outputs(self.dense(self.net.trunk.padded(images)), len(self.net.box_pooler.strides))
         found = self.net.decode(outputs, [(images.shape[-2], images.shape[-1])], self.branches)[0].instances
         assert found is not None
         return found

@@ -28,8 +28,12 @@ class PixelClassifier:
     def __init__(self, net: FCN, engine: Engine) -> None:
         self.net, self.engine = net, engine
         depth = net.trunk.depth_preprocessing
-        channels = 3 + (0 if depth is None else len(depth.mean))
-        self.coarse_scores = engine.compile(CoarseScores(net), torch.zeros(2, channels, 64, 96), name=SCORES)
+        self.channels = 3 + (0 if depth is None else len(depth.mean))
+        self.coarse_scores = engine.compile(CoarseScores(net), torch.zeros(2, self.channels, 64, 96), name=SCORES)
+
+    def expect(self, *sizes: tuple[int, int]) -> None:
+        """Be ready for images of these sizes (h, w)."""
+        self.coarse_scores.expect(*((1, self.channels, *self.net.trunk.padded_size(*size)) for size in sizes))
 
     @torch.inference_mode()
     def __call__(
@@ -37,9 +41,9 @@ class PixelClassifier:
     ) -> tuple[list[Tensor], Tensor | None]:
         """One preprocessed image (1, 3, h, w) -> each head's class map (H, W), and the first one's probabilities."""
         seen = inputs.shape[-2], inputs.shape[-1]
+        scores_of_heads = self.coarse_scores(self.net.trunk.padded(inputs))
         of_heads = [
-            _row_scores(head, scores, seen, size)
-            for head, scores in zip(heads(self.net), self.coarse_scores(inputs), strict=True)
+            _row_scores(head, scores, seen, size) for head, scores in zip(heads(self.net), scores_of_heads, strict=True)
         ]
         classes, kept = class_map(
             of_heads[0],

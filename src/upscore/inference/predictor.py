@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from upscore.data.resizing import resize_longest
+from upscore.data.resizing import longest_size, resize_longest
 from upscore.errors import UserError
 from upscore.inference.depths import Depth, as_depth
 from upscore.inference.engines import Engine, EngineName, Precision, choose_engine
@@ -83,6 +83,16 @@ class Predictor:
     def depth_channels(self) -> int:
         """Of the depth that the network sees; 0 for one that sees photos alone."""
         return 0 if self.net.trunk.depth_preprocessing is None else len(self.net.trunk.depth_preprocessing.mean)
+
+    def expect(self, *sizes: tuple[int, int]) -> None:
+        """Be ready for photos of these sizes (height, width), instead of those expected before; others may come too.
+
+        OpenVINO compiles a network for each of them when its first photo comes, which is then predicted faster, in int8
+        by up to 40%, and differs from what the network for all sizes says by rounding. One or two sizes are enough.
+        """
+        if isinstance(self._run, PixelClassifier):
+            sizes = tuple(longest_size(*size, self.max_side) for size in sizes)
+        self._run.expect(*sizes)
 
     def predict(
         self, photo: Photo, *, depth: Depth | None = None, scores: bool = False, min_score: float | None = None

@@ -14,22 +14,23 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from upscore.models.map_rows import from_table
+from upscore.models.map_rows import from_table, to_table
 from upscore.models.mask_rcnn import Branches, MaskRCNN, Outputs
-from upscore.models.roi_heads import BoxHead
+from upscore.models.mask_targets import MaskLoss, mask_probabilities
+from upscore.models.roi_heads import BoxHead, FCNMaskHead
 from upscore.models.rpn import RPNOutputs
 
-Run = Callable[..., tuple[Tensor, ...]]
+Run = Callable[[Tensor], tuple[Tensor, ...]]
 """A part, compiled or not."""
 
 
 class DensePart(nn.Module):
-    """Preprocessed images (N, 3, H, W) -> the maps' cells (N * h * w of all maps, C), and each level's objectness
-    (N, h, w, A), then each one's deltas (N, h, w, 4A).
+    """Preprocessed images (N, 3, H, W), H and W multiples of `trunk.multiple` -> the maps that regions are pooled from
+    (N, h, w, C), then each level's objectness (N, h, w, A), then each one's deltas (N, h, w, 4A).
 
     Args:
         net: the whole network.
-        dtype: of the cells.
+        dtype: of the maps.
     """
 
     def __init__(self, net: MaskRCNN, dtype: torch.dtype = torch.float32) -> None:
@@ -38,23 +39,24 @@ class DensePart(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """See `as_outputs`."""
-        maps, (objectness, deltas) = self.net(images)
-        pooled = maps[: len(self.net.box_pooler.strides)]
-        cells = torch.cat([features.to(self.dtype).permute(0, 2, 3, 1).flatten(0, 2) for features in pooled])
-        return cells, *(level.permute(0, 2, 3, 1) for level in (*objectness, *deltas))
+        maps, (objectness, deltas) = self.net.dense(images)
+        pooled = (features.to(self.dtype) for features in maps[: len(self.net.box_pooler.strides)])
+        return tuple(features.permute(0, 2, 3, 1) for features in (*pooled, *objectness, *deltas))
 
 
-def as_outputs(tensors: Sequence[Tensor]) -> Outputs:
-    """What `DensePart` returns, as `MaskRCNN.forward` does, but for maps that no region is pooled from; views."""
-    cells, *levels = tensors
-    planes = [level.permute(0, 3, 1, 2) for level in levels]
-    objectness, deltas = planes[: len(planes) // 2], planes[len(planes) // 2 :]
-    images, sizes, rows = len(objectness[0]), [], 0
-    for height, width in (level.shape[-2:] for level in objectness):
-        if rows < len(cells):
-            sizes.append((height, width))
-            rows += images * height * width
-    return Outputs(from_table(cells, images, sizes), RPNOutputs(objectness, deltas))
+def as_outputs(tensors: Sequence[Tensor], maps: int) -> Outputs:
+    """What `DensePart` returns, as `MaskRCNN.forward` does, but for maps that no region is pooled from.
+
+    Args:
+        tensors: of `DensePart`.
+        maps: how many of them are maps; they become one table, without a copy where they are one already.
+    """
+    planes = [tensor.permute(0, 3, 1, 2) for tensor in tensors]
+    pooled, levels = planes[:maps], planes[maps:]
+    table = to_table(pooled)
+    sizes = [(features.shape[-2], features.shape[-1]) for features in pooled]
+    proposals = RPNOutputs(levels[: len(levels) // 2], levels[len(levels) // 2 :])
+    return Outputs(from_table(table, len(planes[0]), sizes), proposals)
 
 
 class BoxPart(nn.Module):
@@ -75,17 +77,62 @@ class BoxPart(nn.Module):
 
 
 class MaskPart(nn.Module):
-    """What was pooled for masks, (R, P * P * C) -> the mask head's logits (R, K, m, m); 1 or K + 1 in some forms."""
+    """What was pooled for masks, (R, P * P * C) of any float type -> logits that `masks` makes masks of.
 
-    def __init__(self, net: MaskRCNN) -> None:
+    Args:
+        net: the whole network.
+        dtype: of the logits.
+    """
+
+    def __init__(self, net: MaskRCNN, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.inputs = net.mask_pooler.size**2 * map_channels(net)
+        self.inputs, self.dtype = net.mask_pooler.size**2 * map_channels(net), dtype
+        self.loss: MaskLoss = net.mask_loss
         self.to_regions = ToRegions(net.mask_pooler.size)
         self.shared_head, self.head = net.shared_head or nn.Identity(), net.mask_head
+        if isinstance(net.mask_head, FCNMaskHead):
+            self.head = CellMaskHead(net.mask_head)
 
     def forward(self, rows: Tensor) -> tuple[Tensor]:
-        """One tensor."""
-        return (self.head(self.shared_head(self.to_regions(rows.float()))),)
+        """One tensor: (R, P, P, 4, K) of `CellMaskHead`, or (R, K, m, m)."""
+        return (self.head(self.shared_head(self.to_regions(rows.float()))).to(self.dtype),)
+
+    def masks(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """What `forward` returns, and predicted classes (R,) -> the class's probabilities (R, m, m) float32."""
+        if not isinstance(self.head, CellMaskHead):
+            return mask_probabilities(logits.float(), labels, self.loss)
+        logits = logits.flatten(1, 3)
+        if self.loss == "sigmoid" and logits.shape[-1] > 1:  # the class first, for there may be many
+            logits = logits.gather(2, labels[:, None, None].expand(-1, logits.shape[1], 1))
+            labels = torch.zeros_like(labels)
+        own = mask_probabilities(logits.float().permute(0, 2, 1)[..., None], labels, self.loss)
+        return pixels_of_cells(own[..., 0])
+
+
+class CellMaskHead(nn.Module):
+    """`FCNMaskHead` in memory order: (R, C, P, P) -> (R, P, P, 4, K), the logits of a cell's 2 x 2 pixels.
+
+    An upsampling by windows that do not overlap is a fully connected layer from a cell to its pixels, and engines run
+    it, and the convolution of 1 x 1 that follows, faster as such.
+    """
+
+    def __init__(self, head: FCNMaskHead) -> None:
+        super().__init__()
+        hidden, outputs = head.predictor.in_channels, head.predictor.out_channels
+        self.convs = head.convs
+        self.upsample, self.predictor = nn.Linear(head.upsample.in_channels, 4 * hidden), nn.Linear(hidden, outputs)
+        assert head.upsample.bias is not None
+        assert head.predictor.bias is not None
+        with torch.no_grad():
+            self.upsample.weight.copy_(head.upsample.weight.permute(2, 3, 1, 0).flatten(0, 2))
+            self.upsample.bias.copy_(head.upsample.bias.repeat(4))
+            self.predictor.weight.copy_(head.predictor.weight.flatten(1))
+            self.predictor.bias.copy_(head.predictor.bias)
+
+    def forward(self, regions: Tensor) -> Tensor:
+        """Pixels of a cell in the order of rows."""
+        cells = self.upsample(self.convs(regions).permute(0, 2, 3, 1)).relu()
+        return self.predictor(cells.unflatten(3, (4, self.predictor.in_features)))
 
 
 class ToRegions(nn.Module):
@@ -110,14 +157,35 @@ def to_rows(regions: Tensor) -> Tensor:
     return regions.permute(0, 2, 3, 1).flatten(1)
 
 
-def branches(box: Run, mask: Run) -> Branches:
-    """What `MaskRCNN.decode` takes, of `BoxPart` and `MaskPart`."""
+def pixels_of_cells(values: Tensor) -> Tensor:
+    """(R, P * P * 4) of cells and their 2 x 2 pixels, row by row -> (R, 2P, 2P)."""
+    side = round((values.shape[1] // 4) ** 0.5)
+    return values.view(-1, side, side, 2, 2).permute(0, 1, 3, 2, 4).reshape(-1, 2 * side, 2 * side)
+
+
+def branches(box: Run, mask: Run, part: MaskPart, block: int | None = None) -> Branches:
+    """What `MaskRCNN.decode` takes, of `BoxPart` and `MaskPart`.
+
+    Args:
+        box, mask: the parts, compiled or not.
+        part: what `mask` was made of.
+        block: so many regions at once go through the mask part, always: the last ones are filled up; None: all.
+    """
 
     def box_branch(regions: Tensor) -> tuple[Tensor, Tensor]:
         logits, deltas = box(to_rows(regions))
         return logits, deltas.unflatten(1, (-1, 4))
 
-    return Branches(box_branch, lambda regions: mask(to_rows(regions))[0])
+    def mask_branch(regions: Tensor, labels: Tensor) -> Tensor:
+        if block is None or not len(labels):
+            return part.masks(mask(to_rows(regions))[0], labels)
+        masks = []
+        for rows, classes in zip(to_rows(regions).split(block), labels.split(block), strict=True):
+            filled = torch.cat([rows, rows.new_zeros(block - len(rows), rows.shape[1])]) if len(rows) < block else rows
+            masks.append(part.masks(mask(filled)[0][: len(rows)], classes))
+        return torch.cat(masks)
+
+    return Branches(box_branch, mask_branch)
 
 
 def _for_rows(head: BoxHead, size: int) -> BoxHead:

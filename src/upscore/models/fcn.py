@@ -187,7 +187,7 @@ class FCN(Skips):
 
         Without the background where it has no score of its own.
         """
-        return self.fused(self.trunk(pad_to_multiple(images, self.trunk.multiple)))
+        return self.fused(self.trunk(self.trunk.padded(images)))
 
     def with_background(self, scores: Tensor) -> Tensor:
         """Scores of the classes that have their own -> those of all C (N, C, H, W), with 0 for a background without."""
@@ -251,9 +251,3 @@ class FCN(Skips):
 def _weights(targets: Tensor, valid: Tensor, class_weights: Tensor) -> Tensor:
     """(N, H, W) the weight of each pixel's class, 0 of void."""
     return class_weights[targets.long().masked_fill(~valid, 0)] * valid
-
-
-def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
-    """Pad bottom and right with zeros, which after preprocessing are the mean colour."""
-    height, width = images.shape[-2:]
-    return F.pad(images, (0, -width % multiple, 0, -height % multiple))

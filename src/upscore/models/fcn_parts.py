@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from upscore.models.fcn import FCN, Skips, pad_to_multiple
+from upscore.models.fcn import FCN, Skips
 from upscore.models.two_heads import TwoHeads
 from upscore.models.upsampling import Upsample, bilinear_matrix, linear_matrix
 
 
 class CoarseScores(nn.Module):
-    """The convolutions: preprocessed images (N, 3, H, W) of any size -> each head's summed scores (N, C, h, w)."""
+    """The convolutions: preprocessed images (N, 3, H, W), H and W multiples of `trunk.multiple` -> each head's summed
+    scores (N, C, h, w)."""
 
     def __init__(self, net: FCN) -> None:
         super().__init__()
@@ -21,7 +22,7 @@ class CoarseScores(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """One tensor for each head, the semantic one first."""
-        maps = self.net.trunk(pad_to_multiple(images, self.net.trunk.multiple))
+        maps = self.net.trunk(images)
         return tuple(head.fused(maps) for head in heads(self.net))
 
 

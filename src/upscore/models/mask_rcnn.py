@@ -50,8 +50,8 @@ class Branches(NamedTuple):
 
     box: Callable[[Tensor], tuple[Tensor, Tensor]]
     """Class logits (R, K + 1) and deltas (R, K, 4)."""
-    mask: Callable[[Tensor], Tensor]
-    """(R, K, m, m), as the mask head gives them."""
+    mask: Callable[[Tensor, Tensor], Tensor]
+    """With labels (R,): the probabilities of each region's class, (R, m, m)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,9 +129,10 @@ class MaskRCNN(nn.Module):
 
     def forward(self, images: Tensor) -> Outputs:
         """Preprocessed images (N, 3, H, W), smaller ones padded at the bottom and the right by zeros."""
-        height, width = images.shape[-2:]
-        multiple = self.trunk.multiple
-        images = F.pad(images, (0, -width % multiple, 0, -height % multiple))
+        return self.dense(self.trunk.padded(images))
+
+    def dense(self, images: Tensor) -> Outputs:
+        """As `forward`, of images whose sides are multiples of `trunk.multiple`."""
         if self.trunk_in_float32 and images.device.type == "cpu":
             with in_float32(images.device):
                 features = self.trunk(images)
@@ -211,9 +212,9 @@ class MaskRCNN(nn.Module):
         """What was pooled for boxes (R, C, P, P) -> class logits (R, K + 1) and deltas (R, K, 4)."""
         return self.box_predictor(self.box_head(self._shared(regions)))
 
-    def mask_branch(self, regions: Tensor) -> Tensor:
-        """What was pooled for masks (R, C, P, P) -> the mask head's logits (R, K, m, m)."""
-        return self.mask_head(self._shared(regions))
+    def mask_branch(self, regions: Tensor, labels: Tensor) -> Tensor:
+        """What was pooled for masks (R, C, P, P), and predicted classes (R,) -> the class's probabilities (R, m, m)."""
+        return mask_probabilities(self.mask_head(self._shared(regions)), labels, self.mask_loss)
 
     def decode(
         self, outputs: Outputs, sizes: Sequence[tuple[int, int]], branches: Branches | None = None
@@ -263,13 +264,11 @@ class MaskRCNN(nn.Module):
         return boxes[kept], scores[kept], labels[kept]
 
     def _masks(
-        self, maps: Sequence[Tensor], boxes: Tensor, labels: Tensor, branch: Callable[[Tensor], Tensor]
+        self, maps: Sequence[Tensor], boxes: Tensor, labels: Tensor, branch: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
         """The masks of detections in one image: (D, m, m) probabilities of the predicted class."""
-        masks = []
-        for some, classes in zip(boxes.split(MASKS_AT_ONCE), labels.split(MASKS_AT_ONCE), strict=True):
-            masks.append(mask_probabilities(branch(self.mask_pooler(maps, [some])), classes, self.mask_loss))
-        return torch.cat(masks)
+        parts = zip(boxes.split(MASKS_AT_ONCE), labels.split(MASKS_AT_ONCE), strict=True)
+        return torch.cat([branch(self.mask_pooler(maps, [some]), classes) for some, classes in parts])
 
     def _shared(self, regions: Tensor) -> Tensor:
         """Through what both branches have in common."""

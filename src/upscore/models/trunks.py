@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from upscore.errors import UserError
 from upscore.models.geometry import CoordinateMap, path_map
@@ -46,6 +47,18 @@ class Trunk(nn.Module):
             given = "none" if depth is None else depth.shape[1]
             raise UserError(f"this model sees depth beside the photo: give depth of {expected} channels, not {given}")
         return torch.cat([prepared, self.depth_preprocessing(depth)], 1)
+
+    def padded(self, images: Tensor) -> Tensor:
+        """Images whose sides are multiples of `multiple`, by zeros at the bottom and the right: the mean colour."""
+        height, width = images.shape[-2:]
+        bottom, right = self.padded_size(height, width)
+        if (bottom, right) == (height, width):
+            return images
+        return F.pad(images, (0, right - width, 0, bottom - height))
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size of `padded` images."""
+        return -(-height // self.multiple) * self.multiple, -(-width // self.multiple) * self.multiple
 
     def end_at(self, stride: int) -> None:
         """Keep one map alone, that of the last pooling or stage of this stride, and leave out what comes after it.

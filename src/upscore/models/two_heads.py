@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from upscore.labels import VOID
-from upscore.models.fcn import FCN, PixelLoss, Skips, Upsampling, pad_to_multiple
+from upscore.models.fcn import FCN, PixelLoss, Skips, Upsampling
 from upscore.models.pixel_losses import PendingScores, pixel_sum, softmax_sum
 from upscore.models.terms import LEAST
 from upscore.models.trunks import Trunk
@@ -72,7 +72,7 @@ class TwoHeads(FCN):
 
         In training mode, those of both are left to `losses` where one has too many, as of `FCN`.
         """
-        maps = self.trunk(pad_to_multiple(images, self.trunk.multiple))
+        maps = self.trunk(self.trunk.padded(images))
         size = images.shape[-2], images.shape[-1]
         semantic, geometric = self.fused(maps), self.geometric.fused(maps)
         pending = self.pending(semantic, size), self.geometric.pending(geometric, size)

@@ -8,13 +8,17 @@ import os
 import platform
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from upscore.files import atomic_path
+from upscore.files import atomic_folder, write_text
 
 MOST_BYTES = 4 * 2**30
 """Of the whole cache; what was not used for the longest time goes first."""
+
+DIGESTS = "sha256.json"
+"""Of a part's files."""
 
 
 def cache_root() -> Path:
@@ -26,7 +30,7 @@ def cache_root() -> Path:
 
 
 class Compiled:
-    """The compiled parts of one network for one engine, precision, processor and version of everything.
+    """The parts of one network as an engine reads them, for its precision, the processor and the version of everything.
 
     It is a cache: where it can't be written, nothing is kept, and where it is damaged, parts are made again.
     """
@@ -34,19 +38,26 @@ class Compiled:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def read(self, name: str) -> bytes | None:
-        """A part, or None."""
+    def find(self, name: str) -> Path | None:
+        """The folder with a part's files, if they are all there as they were written."""
+        folder = self.folder / name
         try:
-            data = (self.folder / f"{name}.blob").read_bytes()
+            digests = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
             os.utime(self.folder)
-        except OSError:
+            return folder if all(digest_of(folder / file) == digest for file, digest in digests.items()) else None
+        except (OSError, ValueError, AttributeError):
             return None
-        digest, _, blob = data.partition(b"\n")
-        return blob if hashlib.sha256(blob).hexdigest().encode() == digest else None
 
-    def write(self, name: str, blob: bytes) -> None:
-        """Keep a part."""
-        self._write(f"{name}.blob", hashlib.sha256(blob).hexdigest().encode() + b"\n" + blob)
+    def write(self, name: str, save: Callable[[Path], None]) -> None:
+        """Keep a part, whose files `save` writes into a folder."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with atomic_folder(self.folder / name) as folder:
+                save(folder)
+                digests = {path.name: digest_of(path) for path in folder.iterdir()}
+                (folder / DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
+        except (OSError, RuntimeError):  # as the writers of other languages say that a disk is full
+            return
 
     def read_facts(self) -> dict[str, Any] | None:
         """What `write_facts` kept."""
@@ -57,16 +68,12 @@ class Compiled:
 
     def write_facts(self, facts: dict[str, Any]) -> None:
         """What has to be known of the network beside its parts, as JSON takes it; written last."""
-        self._write("facts.json", json.dumps(facts, indent=2).encode())
-        prune(self.folder.parent, MOST_BYTES, keep=self.folder)
-
-    def _write(self, name: str, data: bytes) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with atomic_path(self.folder / name) as temporary:
-                temporary.write_bytes(data)
+            write_text(self.folder / "facts.json", json.dumps(facts, indent=2))
         except OSError:
             return
+        prune(self.folder.parent, MOST_BYTES, keep=self.folder)
 
 
 def compiled_for(*parts: object) -> Compiled:
@@ -86,7 +93,7 @@ def prune(root: Path, most: int, keep: Path) -> None:
     entries = []
     for folder in root.glob("*"):
         try:
-            entries.append((folder.stat().st_mtime, sum(f.stat().st_size for f in folder.iterdir()), folder))
+            entries.append((folder.stat().st_mtime, sum(f.stat().st_size for f in folder.rglob("*")), folder))
         except OSError:  # another process is at it
             continue
     total = sum(size for _, size, _ in entries)

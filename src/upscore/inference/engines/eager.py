@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from upscore.inference.engines.engine import Run
+from upscore.inference.engines.engine import AnyShape
 from upscore.inference.engines.graphs import Graphs, compiled
 
 
@@ -23,20 +23,20 @@ class TorchEngine:
         self.precision = precision
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
-    def compile(self, part: nn.Module, *examples: Tensor, name: str) -> Run:
+    def compile(self, part: nn.Module, example: Tensor, *, name: str) -> AnyShape:
         """See `Engine`."""
         part = part.eval().to(self.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
         run = Graphs(compiled(part)) if self.device.type == "cuda" else part
 
         @torch.inference_mode()
-        def run_part(*inputs: Tensor) -> tuple[Tensor, ...]:
-            placed = [_channels_last(tensor.to(self.device)) for tensor in inputs]
+        def run_part(tensor: Tensor) -> tuple[Tensor, ...]:
+            placed = _channels_last(tensor.to(self.device))
             with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-                outputs = run(*placed)
+                outputs = run(placed)
             return tuple(output.float() for output in outputs)
 
-        return run_part
+        return AnyShape(run_part)
 
 
 def _channels_last(tensor: Tensor) -> Tensor:

@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-Run = Callable[..., tuple[Tensor, ...]]
-"""Takes a part's tensors, returns its outputs, which may be overwritten by the next call."""
+
+class Run(Protocol):
+    """A part that is ready to run."""
+
+    def __call__(self, tensor: Tensor, /) -> tuple[Tensor, ...]:
+        """The part's outputs, which may be overwritten by the next call."""
+        ...
+
+    def expect(self, *shapes: tuple[int, ...]) -> None:
+        """Of what shapes most inputs are going to be, instead of those expected before; others may come too."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AnyShape:
+    """A `Run` that gains nothing from knowing shapes before."""
+
+    function: Callable[[Tensor], tuple[Tensor, ...]]
+
+    def __call__(self, tensor: Tensor, /) -> tuple[Tensor, ...]:
+        """See `Run`."""
+        return self.function(tensor)
+
+    def expect(self, *shapes: tuple[int, ...]) -> None:
+        """See `Run`."""
 
 
 class Engine(Protocol):
-    """Runs parts of a network: plain modules from tensors to a tuple of tensors, in evaluation mode."""
+    """Runs parts of a network: plain modules from a tensor to a tuple of tensors, in evaluation mode."""
 
     @property
     def name(self) -> str:
@@ -30,12 +54,13 @@ class Engine(Protocol):
         """Where inputs are taken from without a copy, and outputs are."""
         ...
 
-    def compile(self, part: nn.Module, *examples: Tensor, name: str) -> Run:
+    def compile(self, part: nn.Module, example: Tensor, *, name: str) -> Run:
         """Make a part ready to run at any size.
 
         Args:
-            part: its sizes other than the channels may differ from call to call.
-            examples: an input of each kind.
+            part: what it is given may differ from call to call in all sizes but the channels: the second of four axes,
+                the last of two.
+            example: an input.
             name: by which it is told from the network's other parts.
         """
         ...

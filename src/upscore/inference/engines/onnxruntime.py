@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from upscore.errors import UserError
-from upscore.inference.engines.engine import Run
+from upscore.inference.engines.engine import AnyShape
 
 OPSET = 17
+INPUT = "input"
 
 
 def available() -> bool:
@@ -32,36 +33,33 @@ class ONNXRuntimeEngine:
         if not available():
             raise UserError('ONNX Runtime is not installed: pip install "upscore[onnx]", or choose another engine')
 
-    def compile(self, part: nn.Module, *examples: Tensor, name: str) -> Run:
+    def compile(self, part: nn.Module, example: Tensor, *, name: str) -> AnyShape:
         """See `Engine`."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # warnings of sizes that differ from the traced ones, as they should
-        session = onnxruntime.InferenceSession(to_onnx(part, *examples), options, providers=["CPUExecutionProvider"])
-        names = [value.name for value in session.get_inputs()]
+        session = onnxruntime.InferenceSession(to_onnx(part, example), options, providers=["CPUExecutionProvider"])
 
-        def run_part(*inputs: Tensor) -> tuple[Tensor, ...]:
-            arrays = {key: tensor.contiguous().numpy() for key, tensor in zip(names, inputs, strict=True)}
-            outputs: Any = session.run(None, arrays)
+        def run_part(tensor: Tensor) -> tuple[Tensor, ...]:
+            outputs: Any = session.run(None, {INPUT: tensor.contiguous().numpy()})
             return tuple(torch.from_numpy(array) for array in outputs)
 
-        return run_part
+        return AnyShape(run_part)
 
 
-def to_onnx(part: nn.Module, *examples: Tensor) -> bytes:
-    """A part in ONNX, whose sides but the channels are left open."""
-    names = [f"input_{index}" for index in range(len(examples))]
+def to_onnx(part: nn.Module, example: Tensor) -> bytes:
+    """A part in ONNX, whose sizes but the channels are left open."""
     open_axes = {4: {0: "n", 2: "h", 3: "w"}, 2: {0: "n"}}
     with torch.inference_mode(), TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as in `upscore.inference.engines.openvino.convert`
         torch.onnx.export(
             part.eval(),
-            examples,
+            (example,),
             written := Path(folder) / "part.onnx",
-            input_names=names,
-            dynamic_axes={name: open_axes[example.ndim] for name, example in zip(names, examples, strict=True)},
+            input_names=[INPUT],
+            dynamic_axes={INPUT: open_axes[example.ndim]},
             opset_version=OPSET,
             dynamo=False,
         )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
 """What layers run in; with int8, those that are not quantized."""
+
+ALIGNMENT = 64
+"""Bytes of a cache line, at whose beginning outputs begin."""
 
 
 def available() -> bool:
@@ -59,7 +63,7 @@ class OpenVINOEngine:
     Args:
         precision: "float32", "bfloat16" or "int8".
         quantized: parts in int8, by their names, for that precision alone; the others run in bfloat16 beside them.
-        store: where compiled parts are kept for the next start, if they are.
+        store: where parts are kept for the next start, if they are.
     """
 
     name = "openvino"
@@ -69,46 +73,98 @@ class OpenVINOEngine:
         self, precision: str, *, quantized: Mapping[str, ov.Model] | None = None, store: Compiled | None = None
     ) -> None:
         self.precision, self.quantized, self.store = precision, quantized or {}, store
-        self.core = core()
-
-    def compile(self, part: nn.Module, *examples: Tensor, name: str) -> Run:
-        """See `Engine`."""
-        config = {
-            "INFERENCE_PRECISION_HINT": HINTS[self.precision],
+        self.config = {
+            "INFERENCE_PRECISION_HINT": HINTS[precision],
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
         }
-        compiled = self._stored(name, config)
-        if compiled is None:
-            model = self.quantized[name] if name in self.quantized else convert(part, *examples)
-            compiled = self.core.compile_model(model, "CPU", config)
+
+    def compile(self, part: nn.Module, example: Tensor, *, name: str) -> Run:
+        """See `Engine`."""
+        model = self.quantized.get(name) or self._stored(name)
+        if model is None:
+            model = convert(part, example)
             if self.store:
-                self.store.write(name, compiled.export_model().getvalue())
-        request = compiled.create_infer_request()
-        outputs = range(len(compiled.outputs))
+                self.store.write(name, lambda folder: import_openvino().save_model(model, folder / XML, False))
+        return OpenVINOPart(model, lambda model: core().compile_model(model, "CPU", self.config))
 
-        def run_part(*inputs: Tensor) -> tuple[Tensor, ...]:
-            request.infer([_to_openvino(tensor) for tensor in inputs], share_inputs=True)
-            return tuple(_to_torch(request.get_output_tensor(index)) for index in outputs)
-
-        return run_part
-
-    def _stored(self, name: str, config: dict[str, Any]) -> Any:
-        """The part as an earlier process compiled it, or None."""
-        blob = self.store.read(name) if self.store else None
+    def _stored(self, name: str) -> Any:
+        """The part as an earlier process wrote it, or None."""
+        folder = self.store.find(name) if self.store else None
         try:
-            return None if blob is None else self.core.import_model(blob, "CPU", config)
+            return None if folder is None else core().read_model(folder / XML)
         except RuntimeError:  # of another version, or damaged: it is made again
             return None
 
 
+XML = Path("part.xml")
+"""A part's layers; its weights are beside it."""
+
+
+class OpenVINOPart:
+    """A part that is compiled when it is first needed: once for each of the expected shapes, which makes it faster by
+    up to a third, and once for all others.
+
+    Args:
+        model: whose sizes are open.
+        compile_model: for an engine's precision.
+    """
+
+    def __init__(self, model: ov.Model, compile_model: Callable[[ov.Model], ov.CompiledModel]) -> None:
+        self.model, self.compile_model = model, compile_model
+        self.requests: dict[tuple[int, ...] | None, tuple[ov.InferRequest, list[Tensor]]] = {}
+        self.expected: frozenset[tuple[int, ...]] = frozenset()
+
+    def __call__(self, tensor: Tensor, /) -> tuple[Tensor, ...]:
+        """See `Run`."""
+        shape = tuple(tensor.shape) if tuple(tensor.shape) in self.expected else None
+        if shape not in self.requests:
+            self.requests[shape] = self._compiled(shape)
+        request, outputs = self.requests[shape]
+        request.infer([_to_openvino(tensor.contiguous())], share_inputs=True)
+        if shape is None:
+            return tuple(_to_torch(request.get_output_tensor(index)) for index in range(len(self.model.outputs)))
+        return tuple(outputs)
+
+    def expect(self, *shapes: tuple[int, ...]) -> None:
+        """See `Run`."""
+        self.expected = frozenset(shapes)
+        self.requests = {key: value for key, value in self.requests.items() if key is None or key in self.expected}
+
+    def _compiled(self, shape: tuple[int, ...] | None) -> tuple[ov.InferRequest, list[Tensor]]:
+        """What runs it, for one shape with the tensors that it writes to."""
+        if shape is None:
+            return self.compile_model(self.model).create_infer_request(), []
+        model = self.model.clone()
+        model.reshape(list(shape))
+        request = self.compile_model(model).create_infer_request()
+        outputs = _side_by_side([request.get_output_tensor(index) for index in range(len(model.outputs))])
+        for index, output in enumerate(outputs):
+            request.set_output_tensor(index, _to_openvino(output))
+        return request, outputs
+
+
+def _side_by_side(tensors: list[ov.Tensor]) -> list[Tensor]:
+    """Tensors like these in one piece of memory: maps that follow one another can be read as one table."""
+    starts, size = [], 0
+    for tensor in tensors:
+        starts.append(size)
+        size += -(-tensor.byte_size // ALIGNMENT) * ALIGNMENT
+    memory = torch.empty(size + ALIGNMENT, dtype=torch.uint8)
+    memory = memory[-memory.data_ptr() % ALIGNMENT :]
+    return [
+        memory[start : start + like.byte_size].view(_to_torch(like).dtype).view(list(like.shape))
+        for start, like in zip(starts, tensors, strict=True)
+    ]
+
+
 def _to_openvino(tensor: Tensor) -> Any:
     """The same memory; numpy has no bfloat16."""
-    if tensor.dtype != torch.bfloat16:
-        return tensor.contiguous().numpy()
     ov = import_openvino()
-    return ov.Tensor(tensor.contiguous().view(torch.int16).numpy(), list(tensor.shape), ov.Type.bf16)
+    if tensor.dtype != torch.bfloat16:
+        return ov.Tensor(tensor.numpy(), shared_memory=True)
+    return ov.Tensor(tensor.view(torch.int16).numpy(), list(tensor.shape), ov.Type.bf16)
 
 
 def _to_torch(tensor: Any) -> Tensor:
@@ -118,19 +174,19 @@ def _to_torch(tensor: Any) -> Tensor:
     return torch.from_numpy(tensor.data.view("int16")).view(torch.bfloat16)
 
 
-def convert(part: nn.Module, *examples: Tensor) -> ov.Model:
-    """A part as OpenVINO's model, by its reader of torch's graphs; all sides but the channels are left open."""
+def convert(part: nn.Module, example: Tensor) -> ov.Model:
+    """A part as OpenVINO's model, by its reader of torch's graphs; all sizes but the channels are left open."""
     ov = import_openvino()
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of sizes taken for constants, which tests at other sizes show they are not
-        traced = torch.jit.trace(part.eval(), examples, check_trace=False)
+        traced = torch.jit.trace(part.eval(), (example,), check_trace=False)
         frontend = FrontEndManager().load_by_framework("pytorch")
-        decoder = TorchScriptPythonDecoder(traced, example_input=examples, trace_kwargs={})
+        decoder = TorchScriptPythonDecoder(traced, example_input=(example,), trace_kwargs={})
         model = frontend.convert(frontend.load(decoder))
     # the channels are the second of four axes, the last of two
-    free = {4: lambda shape: [-1, shape[1], -1, -1], 2: lambda shape: [-1, shape[1]]}
-    model.reshape({index: ov.PartialShape(free[x.ndim](x.shape)) for index, x in enumerate(examples)})
+    free = [-1, example.shape[1], -1, -1] if example.ndim == 4 else [-1, example.shape[1]]
+    model.reshape(ov.PartialShape(free))
     return model
