@@ -23,13 +23,15 @@ def by_matrices(scores: Tensor, rows: Tensor, columns: Tensor) -> RowScores:
     """Coarse scores (C, h, w), and what each cell adds to each row (H, h) and column (W, w) of pixels."""
     across = scores @ columns.T.to(scores.device)
     rows = rows.to(scores.device)
+    touched = rows.ne(0).byte()
+    first = touched.argmax(dim=1).tolist()
+    last = (rows.shape[1] - 1 - touched.flip(1).argmax(dim=1)).tolist()
 
     # one for all blocks, for the allocator does not find freed ones again
     pixels = across.new_empty(len(across), min(ROWS_AT_ONCE, len(rows)), across.shape[-1])
 
     def block(top: int, bottom: int) -> Tensor:
-        cells = rows[top:bottom].any(dim=0).nonzero()[:, 0]  # the few that touch these rows, side by side
-        near = slice(int(cells[0]), int(cells[-1]) + 1)
+        near = slice(min(first[top:bottom]), max(last[top:bottom]) + 1)  # the few that touch these rows, side by side
         weights = rows[top:bottom, near].expand(len(across), -1, -1)
         out = pixels if bottom - top == pixels.shape[1] else None
         return torch.bmm(weights, across[:, near], out=out)

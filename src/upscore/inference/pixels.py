@@ -5,6 +5,8 @@ C classes, H W pixels of the photo, h w of the image as the network sees it.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,9 @@ from upscore.models.fcn_parts import CoarseScores, heads, pixel_matrices
 
 SCORES = "coarse_scores"
 """The part's name."""
+
+SIZES = 4
+"""Of photos, for which the way from scores to pixels is kept."""
 
 
 class PixelClassifier:
@@ -29,6 +34,7 @@ class PixelClassifier:
         self.net, self.engine = net, engine
         depth = net.trunk.depth_preprocessing
         self.channels = 3 + (0 if depth is None else len(depth.mean))
+        self._matrices = lru_cache(SIZES)(pixel_matrices)
         self.coarse_scores = engine.compile(CoarseScores(net), torch.zeros(2, self.channels, 64, 96), name=SCORES)
 
     def expect(self, *sizes: tuple[int, int]) -> None:
@@ -43,7 +49,8 @@ class PixelClassifier:
         seen = inputs.shape[-2], inputs.shape[-1]
         scores_of_heads = self.coarse_scores(self.net.trunk.padded(inputs))
         of_heads = [
-            _row_scores(head, scores, seen, size) for head, scores in zip(heads(self.net), scores_of_heads, strict=True)
+            self._row_scores(head, scores, seen, size)
+            for head, scores in zip(heads(self.net), scores_of_heads, strict=True)
         ]
         classes, kept = class_map(
             of_heads[0],
@@ -53,10 +60,9 @@ class PixelClassifier:
         )
         return [classes, *(class_map(rows, size)[0] for rows in of_heads[1:])], kept
 
-
-def _row_scores(head: Skips, scores: Tensor, seen: tuple[int, int], size: tuple[int, int]) -> RowScores:
-    """Of the pixels of a photo; a learned upsampling is done at the size that the network saw."""
-    matrices = pixel_matrices(head, (scores.shape[-2], scores.shape[-1]), seen, size)
-    if matrices is None:
-        return by_resizing(head.upscored(scores, seen)[0], size)
-    return by_matrices(scores[0], *matrices)
+    def _row_scores(self, head: Skips, scores: Tensor, seen: tuple[int, int], size: tuple[int, int]) -> RowScores:
+        """Of the pixels of a photo; a learned upsampling is done at the size that the network saw."""
+        matrices = self._matrices(head, (scores.shape[-2], scores.shape[-1]), seen, size)
+        if matrices is None:
+            return by_resizing(head.upscored(scores, seen)[0], size)
+        return by_matrices(scores[0], *matrices)

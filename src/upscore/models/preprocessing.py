@@ -25,10 +25,11 @@ class Preprocessing:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Turn (N, 3, H, W) RGB pixels, 0..255 of any type, into the network's float32 input of the same shape."""
-        mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
-        images = (images - mean) / std
-        return images.flip(-3) if self.channel_order == "BGR" else images
+        mean, std = torch.tensor([self.mean, self.std], device=images.device).unsqueeze(-1).unsqueeze(-1)
+        if self.channel_order == "BGR":  # first, while they may still be bytes
+            images, mean, std = images.flip(-3), mean.flip(0), std.flip(0)
+        images = images - mean
+        return images if all(value == 1 for value in self.std) else images.div_(std)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
