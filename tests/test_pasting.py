@@ -71,6 +71,18 @@ def test_legacy_is_torchvisions(box, side):
     assert np.array_equal(whole(*paste(mask, box, SIZE, "legacy")), expected >= 0.5)
 
 
+@pytest.mark.parametrize("rule", ["exact", "legacy"])
+def test_many_at_once_are_what_each_is(rule):
+    boxes = torch.tensor(BOXES * 4)[torch.randperm(40, generator=torch.Generator().manual_seed(0))]
+    masks = torch.stack([random_mask(seed) for seed in range(40)])
+    assert len(boxes) > 2 * pasting.AT_ONCE
+    for k, (crop, top, left) in enumerate(pasting.paste_all(masks, boxes, SIZE, rule)):
+        alone = paste(masks[k], boxes[k], SIZE, rule)
+        assert (top, left) == alone[1:]
+        assert np.array_equal(crop, alone[0])
+    assert list(pasting.paste_all(masks[:0], boxes[:0], SIZE, rule)) == []
+
+
 LENGTHS = st.one_of(st.floats(0.0625, 3, width=32), st.floats(1, 300, width=32))
 
 

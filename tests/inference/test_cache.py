@@ -36,8 +36,8 @@ def test_the_second_start_needs_no_layers(trained: Path, cache: Path, precision:
         expected, found = (predictor.predict(photo, scores=True) for predictor in (first, second))
         assert (expected.scores == found.scores).all()
 
-    part = next(entry.glob("*.blob"))
-    part.write_bytes(part.read_bytes()[:-1] + b"?")  # damaged: compiled again
+    weights = next(entry.glob("*/*.bin"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")  # damaged: made again
     third = upscore.load(trained, engine="openvino", precision=precision)
     assert (third.predict(PHOTO).class_map == first.predict(PHOTO).class_map).all()
     assert isinstance(upscore.load(trained, engine="openvino", precision=precision).net.trunk, TrunkFacts)
@@ -77,11 +77,31 @@ def test_a_cache_that_cannot_be_written_is_none(trained: Path, tmp_path: Path, m
 def test_the_oldest_go_first(cache: Path) -> None:
     entries = [compiled_for(number) for number in range(3)]
     for age, entry in zip((300, 200, 100), entries, strict=True):
-        entry.write("part", bytes(1000))
+        entry.write("part", lambda folder: (folder / "weights").write_bytes(bytes(100_000)))
         os.utime(entry.folder, (time.time() - age,) * 2)
-    prune(cache, 2500, keep=entries[2].folder)
+    prune(cache, 250_000, keep=entries[2].folder)
     assert [entry.folder.exists() for entry in entries] == [False, True, True]
-    assert Compiled(entries[1].folder).read("part") == bytes(1000)
+    kept = Compiled(entries[1].folder)
+    found = kept.find("part")
+    assert found is not None
+    assert (found / "weights").read_bytes() == bytes(100_000)
+    assert kept.find("other") is None
+
+
+def test_what_is_half_there_is_not_there(cache: Path) -> None:
+    entry = compiled_for(1)
+
+    def save(folder: Path) -> None:
+        (folder / "weights").write_bytes(b"half")
+        raise RuntimeError("disk full")
+
+    entry.write("part", save)
+    assert entry.find("part") is None
+    assert not list(cache.rglob("weights"))
+    entry.write("part", lambda folder: (folder / "weights").write_bytes(b"all of it"))
+    for damage in ("{", '{"weights": "0"}', '{"gone": "0"}', "[]"):
+        (entry.folder / "part/sha256.json").write_text(damage)
+        assert entry.find("part") is None
 
 
 @pytest.mark.slow

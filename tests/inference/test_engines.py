@@ -7,11 +7,16 @@ import pytest
 import torch
 from torch import nn
 
+from tests.models.test_mask_rcnn import SMALL
 from upscore.errors import UserError
 from upscore.inference import Predictor
 from upscore.inference.engines.graphs import MOST, REPEATS, Graphs
+from upscore.inference.engines.openvino import OpenVINOPart
+from upscore.inference.finder import MASKS_AT_ONCE, ObjectFinder
 from upscore.models import build
+from upscore.models.detector_parts import as_outputs
 from upscore.models.fcn import FCN
+from upscore.models.mask_rcnn import MaskRCNN
 
 BACKBONE = "efficientnet_lite0"
 VARIANTS = {
@@ -58,6 +63,50 @@ def test_engines_agree_at_any_size(variant: str, engine: str) -> None:
         assert (found.class_map == expected.class_map).mean() > 0.99
         if expected.geometric_map is not None:
             assert (found.geometric_map == expected.geometric_map).mean() > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["8s", "two heads", "caffe"])
+def test_expected_sizes_change_nothing(variant: str) -> None:
+    """In float32; a part is compiled when its first image comes."""
+    plain, ready = (Predictor(network(**VARIANTS[variant]), "openvino", "float32") for _ in range(2))
+    ready.expect((64, 96), (97, 131))
+    part = ready._run.coarse_scores
+    assert isinstance(part, OpenVINOPart)
+    assert not part.requests
+    for size, compiled in (((97, 131), 1), ((64, 96), 2), ((97, 131), 2), ((50, 200), 3), ((64, 96), 3)):
+        expected, found = (p.predict(photo(*size), scores=True) for p in (plain, ready))
+        assert found.scores == pytest.approx(expected.scores, abs=2e-3)
+        assert len(part.requests) == compiled
+    ready.expect((50, 200))  # what is no longer expected goes
+    assert len(part.requests) == 1
+
+
+@pytest.mark.slow
+def test_objects_of_an_expected_size() -> None:
+    """More of them than go through the mask branch at once, and not a multiple of it."""
+    torch.manual_seed(0)
+    net = build("mask_rcnn", **SMALL)
+    assert isinstance(net, MaskRCNN)
+    net.settings = type(net.settings)(score_threshold=0.0, detections=2 * MASKS_AT_ONCE + 3)
+    image = photo(90, 131)
+    reference = Predictor(net.eval(), "torch", "float32").predict(image, min_score=0).instances
+    predictor = Predictor(net, "openvino", "float32")
+    for _ in range(2):  # any size, then this one
+        found = predictor.predict(image, min_score=0).instances
+        assert reference is not None
+        assert found is not None
+        assert len(found) == len(reference) == 2 * MASKS_AT_ONCE + 3
+        assert found.scores == pytest.approx(reference.scores, abs=1e-3)
+        assert found.masks == pytest.approx(reference.masks, abs=1e-2)
+        predictor.expect((90, 131))
+    assert isinstance(predictor._run, ObjectFinder)
+    dense = predictor._run.dense
+    assert isinstance(dense, OpenVINOPart)
+    (outputs,) = (outputs for shape, (_, outputs) in dense.requests.items() if shape)
+    with torch.inference_mode():
+        maps = as_outputs(outputs, len(net.box_pooler.strides)).maps
+    assert maps[0].untyped_storage().data_ptr() == outputs[0].untyped_storage().data_ptr()  # pooled where they are
 
 
 def test_what_cannot_be_chosen() -> None:

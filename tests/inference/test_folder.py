@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 import upscore
+from upscore.data.images import read_image
 from upscore.errors import UserError
 from upscore.inference import Predictor
-from upscore.inference.folder import predict_folder
+from upscore.inference.folder import common_sizes, predict_folder
 from upscore.inference.outputs import find_photos, write_prediction
 from upscore.instances import Instances
 from upscore.structures import Prediction
@@ -44,6 +45,28 @@ def test_files_are_those_of_one_photo_after_the_other(
     assert len(files(tmp_path / "out")) == 3 * len(images)
 
 
+def test_sizes_that_many_photos_have(tmp_path: Path) -> None:
+    def photos(*sizes: tuple[int, int]) -> list[Path]:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        for number, size in enumerate(sizes):
+            Image.new("RGB", size[::-1]).save(folder / f"{number}.png")
+        return sorted(folder.iterdir())
+
+    assert common_sizes([]) == []
+    assert common_sizes(photos((8, 9))) == [(8, 9)]
+    assert common_sizes(photos((8, 9), (9, 8), (9, 8))) == [(9, 8), (8, 9)]
+    assert common_sizes(photos(*((8, 8 + n) for n in range(5)))) == []
+    assert common_sizes(photos((8, 9), (8, 9), (1, 1), (1, 2), (1, 3), (1, 4))) == [(8, 9)]
+    turned, broken = tmp_path / "turned.jpg", tmp_path / "broken.png"
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (20, 10)).save(turned, exif=exif)
+    broken.write_bytes(b"no photo")
+    assert common_sizes([turned, broken]) == [(20, 10)]
+    assert tuple(read_image(turned).shape[1:]) == (20, 10)
+
+
 def test_masks_alone(predictor: Predictor, images: dict[str, Path], tmp_path: Path) -> None:
     list(predict_folder(predictor, images, tmp_path, overlays=False))
     assert set(files(tmp_path)) == {f"{name}.png" for name in images}
@@ -56,6 +79,9 @@ class Stub:
 
     def __init__(self) -> None:
         self.seen: list[int] = []
+
+    def expect(self, *sizes):
+        pass
 
     def predict(self, photo, *, depth, scores, min_score):
         assert threading.current_thread() is threading.main_thread()

@@ -93,6 +93,18 @@ def is_deep(path: str | Path) -> bool:
         return image.mode.startswith("I")
 
 
+def photo_size(path: str | Path) -> tuple[int, int]:
+    """(H, W) of what `read_image` returns, by the file's header alone.
+
+    Raises:
+        UserError: the file is missing or no image that Pillow knows.
+    """
+    path = Path(path)
+    with reading(path), open_image(path) as image:
+        turned = orientation(image) >= 5  # by 90 degrees
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
 def _read_with_pillow(path: Path) -> np.ndarray:
     with open_image(path) as image:
         load(image)

@@ -5,13 +5,14 @@ The network runs in the caller's thread. Pillow and zlib work without the interp
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from upscore.data.images import read_image
+from upscore.data.images import photo_size, read_image
 from upscore.errors import UserError
 from upscore.inference.depths import as_depth, find_depth
 from upscore.inference.outputs import is_written, write_prediction
@@ -19,6 +20,9 @@ from upscore.inference.predictor import Predictor
 from upscore.inference.results import ResultsFile, coco_results
 from upscore.inference.threads import in_threads
 from upscore.structures import Prediction, Sample
+
+SAMPLE, SHARE = 64, 4
+"""Photos whose size is asked for, and the part of them that must share one, as 1 / SHARE, for it to be a common one."""
 
 
 class Outcome(NamedTuple):
@@ -89,6 +93,7 @@ def predict_folder(
             yield Outcome(entry.name, 0 if results is None else results.kept[entry.file_name], before=True)
         done = {entry.image_id for entry in before}
         rest = [entry for entry in entries if entry.image_id not in done]
+        predictor.expect(*common_sizes(list(photos.values())))
         predictions = stack.enter_context(closing(job.predictions(rest)))
         for (entry, _), found in stack.enter_context(closing(in_threads(predictions, job.write))):
             if isinstance(found, UserError):
@@ -97,6 +102,16 @@ def predict_folder(
             if results is not None:
                 results.add(found)
             yield Outcome(entry.name, len(found))
+
+
+def common_sizes(photos: Sequence[Path]) -> list[tuple[int, int]]:
+    """The sizes (H, W), two at most, that many photos of a sample of these have, for `Predictor.expect`."""
+    sizes = Counter[tuple[int, int]]()
+    asked = photos[:: max(1, len(photos) // SAMPLE)]
+    for photo in asked:
+        with suppress(UserError):  # whoever reads the photo says so
+            sizes[photo_size(photo)] += 1
+    return [size for size, count in sizes.most_common(2) if SHARE * count >= len(asked)]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from upscore.errors import UserError
 from upscore.inference.depths import find_depth
 from upscore.inference.engines import EngineName, Precision
 from upscore.inference.engines.choice import resolve_engine
+from upscore.inference.folder import common_sizes
 from upscore.inference.load import load
 from upscore.inference.outputs import write_prediction
 from upscore.inference.predictor import Predictor
@@ -52,6 +53,8 @@ class Options:
     scores: bool
     overlays: bool
     min_score: float | None
+    sizes: tuple[tuple[int, int], ...]
+    """Of most photos, where that is known before they are read."""
 
 
 def predict_on_ray(
@@ -101,6 +104,7 @@ def predict_on_ray(
         scores=scores,
         overlays=overlays,
         min_score=min_score,
+        sizes=tuple(common_sizes([photo.local for photo in photos.values() if photo.local is not None])),
     )
     found, objects = Spool(len(photos)), 0
     failures: dict[int, str] = {}
@@ -160,6 +164,7 @@ class PhotoWorker:
         self.options, self.fault, self.predictor = options, "", None
         try:
             self.predictor = load_files(ray.get(files), options.engine, options.precision)
+            self.predictor.expect(*options.sizes)
         except UserError as error:
             self.fault = str(error)
 
