@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         val = first(val, asked.photos)
         found = measure(source, train, val, asked.calibration, console)
         sections.append(section(f"{title}: {len(val)} photos", metric, found))
-    text = page(sections, describe(asked.threads), warning)
+    text = page(command(asked), sections, describe(asked.threads), warning)
     print(text)
     if asked.docs:
         write_text(asked.docs / "quality.md", text)
@@ -129,7 +129,18 @@ def section(title: str, metric: str, found: list[Quality]) -> str:
     return f"## {title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def page(sections: Sequence[str], environment: str, warning: str | None) -> str:
+def command(asked: argparse.Namespace) -> str:
+    """What made the page."""
+    parts = [
+        "python benchmarks/quality.py",
+        "--camvid CAMVID --camvid-model RUN" if asked.camvid else "",
+        "--nuclei NUCLEI" if asked.nuclei else "",
+        f"--photos {asked.photos}" if asked.photos else "",
+    ]
+    return "    " + " ".join(part for part in parts if part)
+
+
+def page(made_by: str, sections: Sequence[str], environment: str, warning: str | None) -> str:
     """The page."""
     about = (
         "Change is in points, against torch in float32, as are agreement (the share of equal pixels; of objects, "
@@ -138,7 +149,8 @@ def page(sections: Sequence[str], environment: str, warning: str | None) -> str:
         "photo."
     )
     return (
-        "\n\n".join(["# Quality beside speed", *sections, about, environment, *([warning] if warning else [])]) + "\n"
+        "\n\n".join(["# Quality beside speed", made_by, *sections, about, environment, *([warning] if warning else [])])
+        + "\n"
     )
 
 

@@ -13,7 +13,7 @@ import upscore
 from upscore.data.images import read_image
 from upscore.errors import UserError
 from upscore.inference import Predictor
-from upscore.inference.folder import common_sizes, predict_folder
+from upscore.inference.folder import predict_folder, sizes_to_expect
 from upscore.inference.outputs import find_photos, write_prediction
 from upscore.instances import Instances
 from upscore.structures import Prediction
@@ -53,17 +53,17 @@ def test_sizes_that_many_photos_have(tmp_path: Path) -> None:
             Image.new("RGB", size[::-1]).save(folder / f"{number}.png")
         return sorted(folder.iterdir())
 
-    assert common_sizes([]) == []
-    assert common_sizes(photos((8, 9))) == [(8, 9)]
-    assert common_sizes(photos((8, 9), (9, 8), (9, 8))) == [(9, 8), (8, 9)]
-    assert common_sizes(photos(*((8, 8 + n) for n in range(5)))) == []
-    assert common_sizes(photos((8, 9), (8, 9), (1, 1), (1, 2), (1, 3), (1, 4))) == [(8, 9)]
+    assert sizes_to_expect([]) == []
+    assert sizes_to_expect(photos((8, 9))) == [(8, 9)]
+    assert sizes_to_expect(photos((8, 9), (9, 8), (9, 8))) == [(9, 8), (8, 9)]
+    assert sizes_to_expect(photos(*((8, 8 + n) for n in range(5)))) == []
+    assert sizes_to_expect(photos((8, 9), (8, 9), (1, 1), (1, 2), (1, 3), (1, 4))) == [(8, 9)]
     turned, broken = tmp_path / "turned.jpg", tmp_path / "broken.png"
     exif = Image.Exif()
     exif[274] = 6
     Image.new("RGB", (20, 10)).save(turned, exif=exif)
     broken.write_bytes(b"no photo")
-    assert common_sizes([turned, broken]) == [(20, 10)]
+    assert sizes_to_expect([turned, broken]) == [(20, 10)]
     assert tuple(read_image(turned).shape[1:]) == (20, 10)
 
 

@@ -16,6 +16,7 @@ from upscore.evaluation.metrics import ConfusionMatrix, semantic_scores
 from upscore.inference import Predictor
 from upscore.inference.agreement import agreement
 from upscore.inference.engines import EngineName, Precision
+from upscore.inference.folder import SAMPLE, common_sizes
 from upscore.structures import Prediction, Sample
 
 Advance = Callable[[int, int], None]
@@ -66,6 +67,9 @@ def measure_quality(
     meters = {way: _Objects(model) if model.task == "instances" else _Pixels(model) for way, model in models.items()}
     agreements: dict[Way, list[float]] = {way: [] for way in models}
     seconds: dict[Way, list[float]] = {way: [] for way in models}
+    expected = common_sizes([_size(dataset[index]) for index in range(0, len(dataset), max(1, len(dataset) // SAMPLE))])
+    for model in models.values():
+        model.expect(*expected)
     for index in range(len(dataset)):
         sample, shown = dataset[index], {}
         for way in _rotated(list(models), index):
@@ -81,6 +85,10 @@ def measure_quality(
         Quality(way=way, score=meters[way].score(), agreement=mean(agreements[way]), seconds=median(seconds[way]))
         for way in models
     ]
+
+
+def _size(sample: Sample) -> tuple[int, int]:
+    return sample.image.shape[-2], sample.image.shape[-1]
 
 
 class _Pixels:

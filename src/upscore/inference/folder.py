@@ -93,7 +93,7 @@ def predict_folder(
             yield Outcome(entry.name, 0 if results is None else results.kept[entry.file_name], before=True)
         done = {entry.image_id for entry in before}
         rest = [entry for entry in entries if entry.image_id not in done]
-        predictor.expect(*common_sizes(list(photos.values())))
+        predictor.expect(*sizes_to_expect(list(photos.values())))
         predictions = stack.enter_context(closing(job.predictions(rest)))
         for (entry, _), found in stack.enter_context(closing(in_threads(predictions, job.write))):
             if isinstance(found, UserError):
@@ -104,14 +104,18 @@ def predict_folder(
             yield Outcome(entry.name, len(found))
 
 
-def common_sizes(photos: Sequence[Path]) -> list[tuple[int, int]]:
-    """The sizes (H, W), two at most, that many photos of a sample of these have, for `Predictor.expect`."""
-    sizes = Counter[tuple[int, int]]()
-    asked = photos[:: max(1, len(photos) // SAMPLE)]
-    for photo in asked:
+def sizes_to_expect(photos: Sequence[Path]) -> list[tuple[int, int]]:
+    """The common sizes of photos, by the headers of a sample of them."""
+    sizes = []
+    for photo in photos[:: max(1, len(photos) // SAMPLE)]:
         with suppress(UserError):  # whoever reads the photo says so
-            sizes[photo_size(photo)] += 1
-    return [size for size, count in sizes.most_common(2) if SHARE * count >= len(asked)]
+            sizes.append(photo_size(photo))
+    return common_sizes(sizes)
+
+
+def common_sizes(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The sizes (H, W) that many photos have, two at most, for `Predictor.expect`."""
+    return [size for size, count in Counter(sizes).most_common(2) if SHARE * count >= len(sizes)]
 
 
 @dataclass(frozen=True)

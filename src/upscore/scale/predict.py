@@ -13,7 +13,7 @@ from upscore.errors import UserError
 from upscore.inference.depths import find_depth
 from upscore.inference.engines import EngineName, Precision
 from upscore.inference.engines.choice import resolve_engine
-from upscore.inference.folder import common_sizes
+from upscore.inference.folder import sizes_to_expect
 from upscore.inference.load import load
 from upscore.inference.outputs import write_prediction
 from upscore.inference.predictor import Predictor
@@ -104,7 +104,7 @@ def predict_on_ray(
         scores=scores,
         overlays=overlays,
         min_score=min_score,
-        sizes=tuple(common_sizes([photo.local for photo in photos.values() if photo.local is not None])),
+        sizes=tuple(sizes_to_expect([photo.local for photo in photos.values() if photo.local is not None])),
     )
     found, objects = Spool(len(photos)), 0
     failures: dict[int, str] = {}

@@ -175,18 +175,11 @@ def _to_torch(tensor: Any) -> Tensor:
 
 
 def convert(part: nn.Module, example: Tensor) -> ov.Model:
-    """A part as OpenVINO's model, by its reader of torch's graphs; all sizes but the channels are left open."""
+    """A part as OpenVINO's model, normalisations folded into convolutions; all sizes but the channels are left open."""
     ov = import_openvino()
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
-
+    # the channels are the second of four axes, the last of two
+    free = [-1, example.shape[1], -1, -1] if example.ndim == 4 else [-1, example.shape[1]]
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of sizes taken for constants, which tests at other sizes show they are not
         traced = torch.jit.trace(part.eval(), (example,), check_trace=False)
-        frontend = FrontEndManager().load_by_framework("pytorch")
-        decoder = TorchScriptPythonDecoder(traced, example_input=(example,), trace_kwargs={})
-        model = frontend.convert(frontend.load(decoder))
-    # the channels are the second of four axes, the last of two
-    free = [-1, example.shape[1], -1, -1] if example.ndim == 4 else [-1, example.shape[1]]
-    model.reshape(ov.PartialShape(free))
-    return model
+        return ov.convert_model(traced, example_input=(example,), input=ov.PartialShape(free))
