@@ -113,7 +113,7 @@ def _quantized(model: ov.Model, inputs: list[np.ndarray]) -> ov.Model:
         model,
         nncf.Dataset(inputs),
         subset_size=len(inputs),
-        # ranges symmetric about 0: of others, OpenVINO's convolutions are slower, and one of 1 x 1 crashes at some sizes
+        # symmetric ranges: of others, convolutions are slower, and OpenVINO has one of 1 x 1 that crashes at some sizes
         preset=nncf.QuantizationPreset.PERFORMANCE,
         fast_bias_correction=True,
     )
