@@ -67,6 +67,20 @@ def test_sizes_that_many_photos_have(tmp_path: Path) -> None:
     assert tuple(read_image(turned).shape[1:]) == (20, 10)
 
 
+def test_torch_has_its_threads_back(trained: Path, images: dict[str, Path], tmp_path: Path) -> None:
+    predictor = upscore.load(trained, engine="openvino", precision="float32")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        outcomes = predict_folder(predictor, images, tmp_path)
+        next(outcomes)
+        assert torch.get_num_threads() == 1
+        outcomes.close()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_masks_alone(predictor: Predictor, images: dict[str, Path], tmp_path: Path) -> None:
     list(predict_folder(predictor, images, tmp_path, overlays=False))
     assert set(files(tmp_path)) == {f"{name}.png" for name in images}

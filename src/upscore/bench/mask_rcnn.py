@@ -25,7 +25,7 @@ def row() -> Row:
     """Both with the same weights and torchvision's numbers: seen at 800x1066, 1000 proposals, 100 objects at most."""
     return Row(
         name="mask-rcnn",
-        work=f"Mask R-CNN R-50-FPN, {HEIGHT}x{WIDTH}, {OBJECTS} objects, photo to pasted masks",
+        work=f"Mask R-CNN R-50-FPN, {HEIGHT}x{WIDTH}, {OBJECTS} objects, to masks",
         peer_name="torchvision maskrcnn_resnet50_fpn",
         target={"int8": 12, "bfloat16": 8},
         prepare=prepare,

@@ -6,11 +6,13 @@ The network runs in the caller's thread. Pillow and zlib work without the interp
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
 
 from upscore.data.images import photo_size, read_image
 from upscore.errors import UserError
@@ -84,6 +86,7 @@ def predict_folder(
     entries = [Entry(name, path, number) for number, (name, path) in enumerate(photos.items(), start=1)]
     before = [entry for entry in entries if job.is_written(entry)] if resume else []
     with ExitStack() as stack:
+        stack.enter_context(_few_threads(predictor))
         results = None
         if job.finds_objects:
             keep = {entry.file_name: entry.image_id for entry in before} if resume else None
@@ -102,6 +105,19 @@ def predict_folder(
             if results is not None:
                 results.add(found)
             yield Outcome(entry.name, len(found))
+
+
+@contextmanager
+def _few_threads(predictor: Predictor) -> Iterator[None]:
+    """Torch on one thread, where it does but little beside the engine's own threads: its others would wait for one
+    another, with all their might, while photos are read and written."""
+    threads = torch.get_num_threads()
+    few = predictor.task == "semantic" and predictor.engine.name == "openvino"
+    torch.set_num_threads(1 if few else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def sizes_to_expect(photos: Sequence[Path]) -> list[tuple[int, int]]:
