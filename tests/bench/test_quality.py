@@ -16,6 +16,9 @@ class Wrong:
     def __init__(self, model):
         self.classes, self.task = model.classes, model.task
 
+    def expect(self, *sizes):
+        pass
+
     def predict(self, image):
         height, width = image.shape[-2:]
         return Prediction(class_map=np.full((height, width), len(self.classes) - 1, np.uint8), classes=self.classes)
