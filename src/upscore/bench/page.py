@@ -77,7 +77,12 @@ def in_words(seconds: float) -> str:
 
 def markdown(rows: Sequence[Result], picture: str) -> str:
     """The page, which shows the picture of that address."""
-    parts = ["# Speed, against peers", f"![ratios, with their targets]({picture})", _table(HEADER, rows, cells)]
+    parts = [
+        "# Speed, against peers",
+        "    upscore bench",
+        f"![ratios, with their targets]({picture})",
+        _table(HEADER, rows, cells),
+    ]
     if any(list(memory_cells(row)) for row in rows):
         parts += [_table(MEMORY_HEADER, rows, memory_cells), ABOUT_MEMORY]
     parts += [ABOUT, "\n".join(f"- {line}" for line in remarks(rows))]
