@@ -88,7 +88,8 @@ class Predictor:
         """Be ready for photos of these sizes (height, width), instead of those expected before; others may come too.
 
         OpenVINO compiles a network for each of them when its first photo comes, which is then predicted faster, in int8
-        by up to 40%, and differs from what the network for all sizes says by rounding. One or two sizes are enough.
+        by up to 40%, and differs from what the network for all sizes says by rounding. Each takes the network's memory
+        again: one or two sizes are enough. Other engines gain nothing from it.
         """
         if isinstance(self._run, PixelClassifier):
             sizes = tuple(longest_size(*size, self.max_side) for size in sizes)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 SOURCE, REPORT = "weights.sha256", "report.json"
 
+FORMS = "2"
+"""Of the parts and what goes in and out of them; another one's int8 must be made again."""
+
 
 def find_quantized(model: Path) -> Path:
     """The folder with a model's networks in int8.
@@ -30,8 +33,10 @@ def find_quantized(model: Path) -> Path:
         raise UserError(
             f"{model} has no int8 network: make it with `upscore calibrate {model} PHOTOS`, or choose another precision"
         )
-    if (folder / SOURCE).read_text(encoding="utf-8").strip() != digest_of(model / WEIGHTS):
-        raise UserError(f"{folder} was made of other weights: run `upscore calibrate {model} PHOTOS` again")
+    if (folder / SOURCE).read_text(encoding="utf-8").split() != [digest_of(model / WEIGHTS), FORMS]:
+        raise UserError(
+            f"{folder} was made of other weights, or by another version: run `upscore calibrate {model} PHOTOS` again"
+        )
     return folder
 
 
@@ -53,5 +58,5 @@ def save_quantized(model: Path, parts: Mapping[str, ov.Model], report: Mapping[s
     with atomic_folder(model / QUANTIZED) as temporary:
         for name, part in parts.items():
             ov.save_model(part, temporary / f"{name}.xml", compress_to_fp16=False)
-        (temporary / SOURCE).write_text(digest_of(model / WEIGHTS) + "\n", encoding="utf-8")
+        (temporary / SOURCE).write_text(f"{digest_of(model / WEIGHTS)} {FORMS}\n", encoding="utf-8")
         (temporary / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
