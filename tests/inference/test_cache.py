@@ -11,7 +11,7 @@ import pytest
 
 import upscore
 from tests.tiny import scenes
-from upscore.inference.engines.cache import Compiled, compiled_for, prune
+from upscore.inference.engines.cache import Store, prune, store_for
 from upscore.models.trunks import TrunkFacts
 
 PHOTO = scenes(1, seed=9)[0].image
@@ -75,13 +75,13 @@ def test_a_cache_that_cannot_be_written_is_none(trained: Path, tmp_path: Path, m
 
 
 def test_the_oldest_go_first(cache: Path) -> None:
-    entries = [compiled_for(number) for number in range(3)]
+    entries = [store_for(number) for number in range(3)]
     for age, entry in zip((300, 200, 100), entries, strict=True):
         entry.write("part", lambda folder: (folder / "weights").write_bytes(bytes(100_000)))
         os.utime(entry.folder, (time.time() - age,) * 2)
     prune(cache, 250_000, keep=entries[2].folder)
     assert [entry.folder.exists() for entry in entries] == [False, True, True]
-    kept = Compiled(entries[1].folder)
+    kept = Store(entries[1].folder)
     found = kept.find("part")
     assert found is not None
     assert (found / "weights").read_bytes() == bytes(100_000)
@@ -89,7 +89,7 @@ def test_the_oldest_go_first(cache: Path) -> None:
 
 
 def test_what_is_half_there_is_not_there(cache: Path) -> None:
-    entry = compiled_for(1)
+    entry = store_for(1)
 
     def save(folder: Path) -> None:
         (folder / "weights").write_bytes(b"half")

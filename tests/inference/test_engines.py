@@ -12,7 +12,7 @@ from upscore.errors import UserError
 from upscore.inference import Predictor
 from upscore.inference.engines.graphs import MOST, REPEATS, Graphs
 from upscore.inference.engines.openvino import OpenVINOPart
-from upscore.inference.finder import MASKS_AT_ONCE, ObjectFinder
+from upscore.inference.finder import MASK_BLOCK, ObjectFinder
 from upscore.models import build
 from upscore.models.detector_parts import as_outputs
 from upscore.models.fcn import FCN
@@ -88,7 +88,7 @@ def test_objects_of_an_expected_size() -> None:
     torch.manual_seed(0)
     net = build("mask_rcnn", **SMALL)
     assert isinstance(net, MaskRCNN)
-    net.settings = type(net.settings)(score_threshold=0.0, detections=2 * MASKS_AT_ONCE + 3)
+    net.settings = type(net.settings)(score_threshold=0.0, detections=2 * MASK_BLOCK + 3)
     image = photo(90, 131)
     reference = Predictor(net.eval(), "torch", "float32").predict(image, min_score=0).instances
     predictor = Predictor(net, "openvino", "float32")
@@ -96,7 +96,7 @@ def test_objects_of_an_expected_size() -> None:
         found = predictor.predict(image, min_score=0).instances
         assert reference is not None
         assert found is not None
-        assert len(found) == len(reference) == 2 * MASKS_AT_ONCE + 3
+        assert len(found) == len(reference) == 2 * MASK_BLOCK + 3
         assert found.scores == pytest.approx(reference.scores, abs=1e-3)
         assert found.masks == pytest.approx(reference.masks, abs=1e-2)
         predictor.expect((90, 131))

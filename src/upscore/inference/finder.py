@@ -16,7 +16,7 @@ from upscore.models.mask_rcnn import MaskRCNN
 DENSE, BOX, MASK = "dense", "box", "mask"
 """The parts' names."""
 
-MASKS_AT_ONCE = 20
+MASK_BLOCK = 20
 """Regions whose masks an engine that gains from a fixed number computes together."""
 
 
@@ -36,8 +36,8 @@ class ObjectFinder:
         self.dense = engine.compile(DensePart(net, dtype), torch.zeros(1, 3, 64, 96), name=DENSE)
         run_box = engine.compile(box, torch.zeros(2, box.inputs, dtype=dtype), name=BOX)
         run_mask = engine.compile(mask, torch.zeros(2, mask.inputs, dtype=dtype), name=MASK)
-        run_mask.expect((MASKS_AT_ONCE, mask.inputs))
-        block = MASKS_AT_ONCE if engine.name == "openvino" else None
+        run_mask.expect((MASK_BLOCK, mask.inputs))
+        block = MASK_BLOCK if engine.name == "openvino" else None
         self.branches = branches(run_box, run_mask, mask, block)
 
     def expect(self, *sizes: tuple[int, int]) -> None:

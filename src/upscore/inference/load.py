@@ -12,7 +12,7 @@ import upscore
 from upscore.checkpoints.folder import CARD, WEIGHTS, find_model, load_model, read_card
 from upscore.errors import UserError
 from upscore.inference.engines import EngineName, Precision
-from upscore.inference.engines.cache import Compiled, compiled_for, digest_of
+from upscore.inference.engines.cache import Store, digest_of, store_for
 from upscore.inference.engines.choice import resolve_engine
 from upscore.inference.predictor import Predictor
 from upscore.inference.quantized import find_quantized, read_quantized
@@ -64,7 +64,7 @@ def _predictor(
     engine: EngineName,
     precision: Precision,
     quantized: Path | None,
-    store: Compiled | None,
+    store: Store | None,
     trunk: TrunkFacts | None = None,
 ) -> Predictor:
     net, card = load_model(folder, trunk)
@@ -75,12 +75,12 @@ def _predictor(
     return predictor
 
 
-def _store(folder: Path, precision: str, quantized: Path | None) -> Compiled:
+def _store(folder: Path, precision: str, quantized: Path | None) -> Store:
     """Where this network's compiled parts are kept: by all that they depend on."""
     files = [folder / WEIGHTS, *([] if quantized is None else sorted(quantized.iterdir()))]
     architecture = read_card(folder).architecture.model_dump_json()
     versions = [upscore.__version__, *(version(package) for package in ("torch", "openvino"))]
-    return compiled_for(*versions, architecture, precision, torch.get_num_threads(), *map(digest_of, files))
+    return store_for(*versions, architecture, precision, torch.get_num_threads(), *map(digest_of, files))
 
 
 def _download(repository: str) -> Path:

@@ -15,7 +15,7 @@ from upscore.data.resizing import longest_size, resize_longest
 from upscore.errors import UserError
 from upscore.inference.depths import Depth, as_depth
 from upscore.inference.engines import Engine, EngineName, Precision, choose_engine
-from upscore.inference.engines.cache import Compiled
+from upscore.inference.engines.cache import Store
 from upscore.inference.finder import ObjectFinder
 from upscore.inference.photos import Photo, as_photo
 from upscore.inference.pixels import PixelClassifier
@@ -52,7 +52,7 @@ class Predictor:
         *,
         max_side: int = 0,
         quantized: Mapping[str, ov.Model] | None = None,
-        store: Compiled | None = None,
+        store: Store | None = None,
     ) -> None:
         self.net = net.eval()
         self.training: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Compiled networks on disk, so that the second start is quick."""
+"""Networks on disk as an engine reads them, so that the second start is quick."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def cache_root() -> Path:
     return Path(base) / "upscore"
 
 
-class Compiled:
+class Store:
     """The parts of one network as an engine reads them, for its precision, the processor and the version of everything.
 
     It is a cache: where it can't be written, nothing is kept, and where it is damaged, parts are made again.
@@ -76,10 +76,10 @@ class Compiled:
         prune(self.folder.parent, MOST_BYTES, keep=self.folder)
 
 
-def compiled_for(*parts: object) -> Compiled:
-    """The place for what was compiled out of these: anything whose text differs where the result would."""
+def store_for(*parts: object) -> Store:
+    """The place for what is made of these: anything whose text differs where the result would."""
     text = json.dumps([*map(str, parts), _processor()])
-    return Compiled(cache_root() / "compiled" / hashlib.sha256(text.encode()).hexdigest()[:32])
+    return Store(cache_root() / "compiled" / hashlib.sha256(text.encode()).hexdigest()[:32])
 
 
 def digest_of(path: Path) -> str:

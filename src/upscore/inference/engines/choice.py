@@ -10,7 +10,7 @@ from torch import nn
 
 from upscore.errors import UserError
 from upscore.inference.engines import onnxruntime, openvino
-from upscore.inference.engines.cache import Compiled
+from upscore.inference.engines.cache import Store
 from upscore.inference.engines.eager import TorchEngine
 from upscore.inference.engines.engine import Engine
 from upscore.models.precision import resolve_precision
@@ -64,7 +64,7 @@ def choose_engine(
     precision: Precision = "auto",
     *,
     quantized: Mapping[str, ov.Model] | None = None,
-    store: Compiled | None = None,
+    store: Store | None = None,
 ) -> Engine:
     """An engine for a network.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from upscore.errors import UserError
-from upscore.inference.engines.cache import Compiled
+from upscore.inference.engines.cache import Store
 from upscore.inference.engines.engine import Run
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class OpenVINOEngine:
     device = torch.device("cpu")
 
     def __init__(
-        self, precision: str, *, quantized: Mapping[str, ov.Model] | None = None, store: Compiled | None = None
+        self, precision: str, *, quantized: Mapping[str, ov.Model] | None = None, store: Store | None = None
     ) -> None:
         self.precision, self.quantized, self.store = precision, quantized or {}, store
         self.config = {
