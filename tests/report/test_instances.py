@@ -128,6 +128,11 @@ def test_the_chapter_has_its_parts(tmp_path, monkeypatch):
     assert not (tmp_path / "mask_rcnn/state.pt").exists()
     assert upscore.load(tmp_path / "mask_rcnn").predict(np.zeros((50, 70, 3), np.uint8)).instances.size == (50, 70)
 
+    upscore.load(tmp_path / "mask_rcnn/last")  # into the cache, from which a network starts without its trunk
+    again = detector.train(splits, TINY, tmp_path / "again", 1, lambda done, total: None)
+    image = splits.test[0].image
+    assert torch.equal(again.proposals(image), finder.proposals(image))
+
     truth = [splits.test[index].class_map.numpy() for index in range(TINY.test)]
     counts = ConfusionMatrix(len(splits.test.classes))
     counts.update(truth[0], truth[0])

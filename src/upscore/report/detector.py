@@ -144,7 +144,7 @@ def train(
         )
     finally:
         (folder.path / "state.pt").unlink(missing_ok=True)  # nobody resumes a demo
-    predictor = load(folder.last)
+    predictor = load(folder.last, cache=False)  # whose layers say what is proposed
     assert isinstance(predictor.net, MaskRCNN)
     predictor.net.rpn.inference_limits = PROPOSALS
     found, scores = _find(predictor, predictor.net, SceneObjects(splits.test))
