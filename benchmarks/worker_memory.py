@@ -13,12 +13,14 @@ read, for to read an object is to change its count.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import multiprocessing
 import os
 import resource
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -97,7 +99,7 @@ def worker_memory(dataset: InstanceDataset, workers: int, samples: int, every: i
     """The most that any of the workers has, at the first batch and whenever `every` (whole batches) more were fed."""
     view = TrainingView(dataset, INSTANCE_RECIPES["modern"], resize=_unchanged, seed=0, epoch=0)
     measured = []
-    with closing(batches(view, BATCH, workers)) as feed:
+    with _left_alone(), closing(batches(view, BATCH, workers)) as feed:
         for number, _ in enumerate(islice(feed, samples // BATCH + 1)):
             if number * BATCH % every == 0:
                 found = [memory_of(process.pid or "self") for process in multiprocessing.active_children()]
@@ -107,6 +109,17 @@ def worker_memory(dataset: InstanceDataset, workers: int, samples: int, every: i
                     f"share {measured[-1]['share'] / MIB:7.1f} MiB"
                 )
     return measured
+
+
+@contextmanager
+def _left_alone() -> Iterator[None]:
+    """A collection writes into all objects: pages that this process has in common with its workers would part."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _unchanged(sample):
