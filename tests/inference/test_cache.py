@@ -31,6 +31,8 @@ def test_the_second_start_needs_no_layers(trained: Path, cache: Path, precision:
     second = upscore.load(trained, engine="openvino", precision=precision)
     assert not isinstance(first.net.trunk, TrunkFacts)
     assert isinstance(second.net.trunk, TrunkFacts)
+    with pytest.raises(NotImplementedError, match="cache=False"):
+        second.net(PHOTO[None].float())
     for size in ((64, 64), (33, 50)):
         photo = PHOTO[:, : size[0], : size[1]]
         expected, found = (predictor.predict(photo, scores=True) for predictor in (first, second))
@@ -47,6 +49,8 @@ def test_the_second_start_needs_no_layers(trained: Path, cache: Path, precision:
 def test_objects_are_found_without_layers_too(cache: Path) -> None:
     first, second = (upscore.load("nuclei", engine="openvino", precision="float32") for _ in range(2))
     assert isinstance(second.net.trunk, TrunkFacts)
+    with pytest.raises(NotImplementedError, match="cache=False"):
+        second.net(PHOTO[None].float())
     expected, found = (predictor.predict(PHOTO, min_score=0).instances for predictor in (first, second))
     assert expected is not None
     assert found is not None

@@ -42,7 +42,7 @@ def test_an_epoch_goes_through_all_photos_in_another_order_each_time() -> None:
     orders = [epoch_order(50, replacement=False, seed=seed, epoch=epoch) for seed in (0, 1) for epoch in (0, 1)]
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert len({tuple(order) for order in orders}) == 4
-    assert orders[0] == epoch_order(50, replacement=False, seed=0, epoch=0)
+    assert (orders[0] == epoch_order(50, replacement=False, seed=0, epoch=0)).all()
 
 
 def test_drawing_with_replacement() -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-import upscore
 from upscore.checkpoints.folder import CARD, WEIGHTS, find_model, load_model, read_card
 from upscore.errors import UserError
 from upscore.inference.engines import EngineName, Precision
@@ -79,7 +78,7 @@ def _store(folder: Path, precision: str, quantized: Path | None) -> Store:
     """Where this network's compiled parts are kept: by all that they depend on."""
     files = [folder / WEIGHTS, *([] if quantized is None else sorted(quantized.iterdir()))]
     architecture = read_card(folder).architecture.model_dump_json()
-    versions = [upscore.__version__, *(version(package) for package in ("torch", "openvino"))]
+    versions = [version(package) for package in ("upscore", "torch", "openvino")]
     return store_for(*versions, architecture, precision, torch.get_num_threads(), *map(digest_of, files))
 
 

@@ -85,6 +85,9 @@ class TrunkFacts(Trunk):
         }
         self.multiple, self.border = facts["multiple"], facts["border"]
 
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        raise NotImplementedError("this network's layers are in its engine alone: load it with cache=False to run it")
+
 
 def facts_of(trunk: Trunk) -> dict[str, Any]:
     """Channels, coordinates, multiple and border, as JSON takes them; preprocessing is in the model's own card."""

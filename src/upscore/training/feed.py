@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from types import FrameType, TracebackType
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
@@ -39,12 +40,12 @@ def seed_of(*parts: int) -> int:
     return state >> 1
 
 
-def epoch_order(length: int, *, replacement: bool, seed: int, epoch: int) -> list[int]:
-    """The order in which an epoch goes through `length` images."""
+def epoch_order(length: int, *, replacement: bool, seed: int, epoch: int) -> np.ndarray:
+    """(N,) int64: the order in which an epoch goes through `length` images."""
     generator = torch.Generator().manual_seed(seed_of(seed, epoch))
     if replacement:
-        return torch.randint(length, (length,), generator=generator).tolist()
-    return torch.randperm(length, generator=generator).tolist()
+        return torch.randint(length, (length,), generator=generator).numpy()
+    return torch.randperm(length, generator=generator).numpy()
 
 
 class TrainingView:
@@ -62,7 +63,7 @@ class TrainingView:
 
     def __getitem__(self, position: int) -> Sample:
         position += self.start
-        sample = self.resize(self.dataset[self.order[position]])
+        sample = self.resize(self.dataset[int(self.order[position])])
         crop = self.recipe.crop
         augmentation = Augmentation(
             scale=self.recipe.scale,
