@@ -103,12 +103,22 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
 
 def test_a_journal_is_of_one_run(tmp_path: Path) -> None:
     Journal(tmp_path, SETTINGS)
-    with pytest.raises(UserError, match=r"made with factor=1\.0, not 2\.0: remove it"):
+    with pytest.raises(UserError, match=r"of a run with factor 1\.0, but now it is 2\.0: .* delete the folder"):
         Journal(tmp_path, {**SETTINGS, "factor": 2.0})
-    with pytest.raises(UserError, match="made with model=None, not nuclei"):
+    with pytest.raises(UserError, match="of a run with model None, but now it is nuclei"):
         Journal(tmp_path, {**SETTINGS, "model": "nuclei"})
-    with pytest.raises(UserError, match=r"made with image=a\.tif, not None"):
+    with pytest.raises(UserError, match=r"of a run with image a\.tif, but now it is None"):
         Journal(tmp_path, {"factor": 1.0})
+
+
+def test_a_tile_that_was_cut_short_is_done_again(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, SETTINGS)
+    expected = find_objects(Numbered(IDS), find, TILING, journal=journal)
+    kept = tmp_path / "000003.npz"
+    kept.write_bytes(kept.read_bytes()[:100])
+    raster = Numbered(IDS)
+    assert same(find_objects(raster, find, TILING, journal=journal), expected)
+    assert raster.reads == TILING.windows(IDS.shape)[3:4]
 
 
 def test_a_tile_without_objects_is_done(tmp_path: Path) -> None:

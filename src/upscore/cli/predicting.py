@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from upscore.inference import Predictor
     from upscore.inference.engines import EngineName, Precision
+    from upscore.inference.roi_objects import RoIObjects
 
 FAILED = 1
 
@@ -141,64 +141,38 @@ def tiled(
     precision: Precision,
 ) -> int:
     """Images of any size, here or over a cluster."""
+    from functools import partial
+
     from upscore.errors import UserError
     from upscore.inference import load
     from upscore.inference.huge import predict_raster
+    from upscore.inference.huge_objects import predict_objects
+    from upscore.scale.object_tiles import predict_objects_on_ray
+    from upscore.scale.tiles import predict_raster_on_ray
 
-    sources = [Path(path) for path in paths]
-    targets = _targets(sources, Path(output))
+    targets = _targets([Path(path) for path in paths], Path(output))
     predictor = load(model, engine=engine, precision=precision, cache=False)  # whose layers tell its geometry
+    over: dict[str, Any] = {"engine": engine, "precision": precision} | (asdict(cluster) if cluster else {})
     if predictor.task == "instances":
-        if cluster is not None:
-            raise UserError("--ray spreads the tiles of models that classify pixels: leave it out")
-        return _objects(predictor, targets, Path(output), tiles, min_score)
+        find = partial(predict_objects_on_ray, model, **over) if cluster else partial(predict_objects, predictor)
+        find = partial(find, level=tiles.level, tile=tiles.core, min_score=min_score)
+        return _objects(find, targets, Path(output), predictor.classes)
     if min_score is not None:
         raise UserError("--min-score is for models that find objects, but this one classifies pixels: leave it out")
+    classify = partial(predict_raster_on_ray, model, **over) if cluster else partial(predict_raster, predictor)
     failures: list[str] = []
     for source, target in targets.items():
         try:
             with _progress(source.name) as advance:
-                if cluster is None:
-                    predict_raster(predictor, source, target, level=tiles.level, core=tiles.core, progress=advance)
-                else:
-                    _tiles_on_ray(model, source, target, tiles, cluster, engine, precision, advance)
+                classify(source, target, level=tiles.level, core=tiles.core, progress=advance)
             print(f"{target}: {len(predictor.classes)} classes")
         except UserError as error:
             failures.append(str(error))
     return _report(failures)
 
 
-def _tiles_on_ray(
-    model: str,
-    source: Path,
-    target: Path,
-    tiles: Tiles,
-    cluster: Cluster,
-    engine: EngineName,
-    precision: Precision,
-    advance: Callable[[int, int], None],
-) -> None:
-    from upscore.scale.tiles import predict_raster_on_ray
-
-    predict_raster_on_ray(
-        model,
-        source,
-        target,
-        address=cluster.address,
-        workers=cluster.workers,
-        level=tiles.level,
-        core=tiles.core,
-        engine=engine,
-        precision=precision,
-        progress=advance,
-    )
-
-
-def _objects(
-    predictor: Predictor, targets: dict[Path, Path], output: Path, tiles: Tiles, min_score: float | None
-) -> int:
+def _objects(find: Callable[..., RoIObjects], targets: dict[Path, Path], output: Path, classes: list[str]) -> int:
     from upscore.errors import UserError
-    from upscore.inference.huge_objects import predict_objects
     from upscore.inference.results import ResultsFile
     from upscore.inference.roi_objects import coco_entries
 
@@ -207,17 +181,9 @@ def _objects(
         for number, (source, target) in enumerate(targets.items(), start=1):
             try:
                 with _progress(source.name) as advance:
-                    objects = predict_objects(
-                        predictor,
-                        source,
-                        target,
-                        level=tiles.level,
-                        tile=tiles.core,
-                        min_score=min_score,
-                        progress=advance,
-                    )
-                print(f"{target}: {len(objects)} objects, {len(predictor.classes)} classes")
-                for entry in coco_entries(objects, predictor.classes, number, source.name):
+                    objects = find(source, target, progress=advance)
+                print(f"{target}: {len(objects)} objects, {len(classes)} classes")
+                for entry in coco_entries(objects, classes, number, source.name):
                     results.add([entry])
             except UserError as error:
                 failures.append(str(error))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +22,42 @@ from upscore.errors import UserError
 from upscore.files import atomic_path
 from upscore.inference.huge import raster_facts
 from upscore.inference.object_journal import Journal
-from upscore.inference.object_tiles import Tiling, find_objects, finder
-from upscore.inference.pieces import reduction
+from upscore.inference.object_tiles import Find, Tiling, find_objects, finder, require_objects
+from upscore.inference.pieces import Setting, reduction
 from upscore.inference.predictor import Predictor
 from upscore.inference.raster_output import check_output
 from upscore.inference.roi_objects import RoIObjects, write_ids
-from upscore.models.mask_rcnn import MaskRCNN
 from upscore.rendering import class_colors
 
 BLOCK = 512
 """Side of the squares that the id map is written in."""
 
 COLORS, OPACITY = 12, 0.55
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """How the objects of an image are found, and where those of its finished tiles are kept."""
+
+    tiling: Tiling
+    factor: float
+    min_score: float
+    folder: Path
+    facts: dict[str, Setting]
+    """The image and the network."""
+
+    def finder(self, predictor: Predictor) -> Find:
+        """What finds the objects of a tile."""
+        return finder(predictor, factor=self.factor, min_score=self.min_score)
+
+    def journal(self) -> Journal:
+        """The folder, made where it is not there.
+
+        Raises:
+            UserError: it was begun with other settings, or can't be written.
+        """
+        settings = self.facts | asdict(self.tiling) | {"factor": self.factor, "min_score": self.min_score}
+        return Journal(self.folder, settings)
 
 
 def predict_objects(
@@ -69,25 +93,47 @@ def predict_objects(
             with other settings are there.
     """
     source, output = Path(source), Path(output)
-    find = finder(predictor, factor=factor, min_score=min_score)
-    assert isinstance(predictor.net, MaskRCNN)
-    check_output(output, source)
     raster = open_raster(source, level=level)
-    tiling = Tiling.of(predictor, factor)
-    if tile is not None:
-        tiling = Tiling(tile=tile, overlap=min(tiling.overlap, tile // 2))
-    folder = output.with_name(f".{output.name}.partial")
-    least = predictor.net.min_score if min_score is None else min_score
-    settings = raster_facts(predictor, source, level) | asdict(tiling) | {"factor": factor, "min_score": least}
-    objects = find_objects(raster, find, tiling, journal=Journal(folder, settings), progress=progress)
+    search = plan_search(predictor, source, output, level=level, tile=tile, factor=factor, min_score=min_score)
+    find, journal = search.finder(predictor), search.journal()
+    objects = find_objects(raster, find, search.tiling, journal=journal, progress=progress)
     try:
         _write(objects, output, read_georeference(source, level=level))
         with atomic_path(output.with_name(f"{output.stem}_overlay.png")) as temporary:
             Image.fromarray(_overview(raster, objects)).save(temporary)
     except OSError as error:
         raise UserError(f"{output}: can't be written ({error.strerror or error})") from error
-    shutil.rmtree(folder)
+    shutil.rmtree(search.folder)
     return objects
+
+
+def plan_search(
+    predictor: Predictor,
+    source: Path,
+    output: Path,
+    *,
+    level: int,
+    tile: int | None,
+    factor: float,
+    min_score: float | None,
+) -> Search:
+    """What `predict_objects` does by these arguments, of an image that can be read.
+
+    Raises:
+        UserError: the output can't be written, the network finds no objects, or there is no such tile or factor.
+    """
+    net = require_objects(predictor, factor)
+    check_output(output, source)
+    tiling = Tiling.of(predictor, factor)
+    if tile is not None:
+        tiling = Tiling(tile=tile, overlap=min(tiling.overlap, tile // 2))
+    return Search(
+        tiling=tiling,
+        factor=factor,
+        min_score=net.min_score if min_score is None else min_score,
+        folder=output.with_name(f".{output.name}.partial"),
+        facts=raster_facts(predictor, source, level),
+    )
 
 
 def _write(objects: RoIObjects, path: Path, georeference: Georeference | None) -> None:

@@ -70,9 +70,12 @@ class Tiling:
 
     @classmethod
     def of(cls, model: Predictor, factor: float = 1.0) -> Tiling:
-        """Tiles that a model sees, at a factor, in the size of its ordinary photos, an eighth of which they share."""
-        assert isinstance(model.net, MaskRCNN)
-        eighth = max(1, round(model.net.resizing.min_side / 8 / ALIGN) * ALIGN)
+        """Tiles that a model sees, at a factor, in the size of its ordinary photos, an eighth of which they share.
+
+        Raises:
+            UserError: as `require_objects`.
+        """
+        eighth = max(1, round(require_objects(model, factor).resizing.min_side / 8 / ALIGN) * ALIGN)
         return cls(tile=max(2, round(8 * eighth / factor)), overlap=max(1, round(eighth / factor)))
 
     @property
@@ -109,6 +112,19 @@ def _borders(window: Window, size: tuple[int, int]) -> tuple[np.ndarray, np.ndar
     return np.array([window.left, window.top, right, bottom]), np.array(inner)
 
 
+def require_objects(model: Predictor, factor: float) -> MaskRCNN:
+    """The network that sees tiles at a factor.
+
+    Raises:
+        UserError: it finds no objects, or the factor is not above 0.
+    """
+    if not isinstance(model.net, MaskRCNN):
+        raise UserError("this model classifies pixels: objects are found by Mask R-CNN")
+    if not factor > 0:
+        raise UserError(f"factor={factor}: tiles are seen at a factor above 0")
+    return model.net
+
+
 def finder(model: Predictor, *, factor: float = 1.0, min_score: float | None = None) -> Find:
     """What finds the objects of a tile, seen at a factor whatever its size.
 
@@ -117,13 +133,9 @@ def finder(model: Predictor, *, factor: float = 1.0, min_score: float | None = N
         min_score: as in `Predictor.predict`.
 
     Raises:
-        UserError: the model finds no objects, or the factor is not above 0.
+        UserError: as `require_objects`.
     """
-    if not isinstance(model.net, MaskRCNN):
-        raise UserError("this model classifies pixels: objects are found by Mask R-CNN")
-    if not factor > 0:
-        raise UserError(f"factor={factor}: tiles are seen at a factor above 0")
-    net = model.net
+    net = require_objects(model, factor)
 
     def find(tile: Tensor) -> Instances:
         shorter, longer = sorted(tile.shape[-2:])

@@ -50,15 +50,7 @@ class Pieces:
         assert plan.core % BLOCK == 0, f"a core of {plan.core} is not made of blocks"
         self.folder, self.plan, self.maps = folder, plan, maps
         self.factor = reduction(plan.height, plan.width)
-        begun = folder / SETTINGS
-        if begun.is_file():
-            _require_same(begun, settings)
-            return
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(begun, json.dumps(dict(settings), indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"{folder}: can't be written ({error.strerror or error})") from error
+        begin(folder, settings)
 
     def done(self) -> set[tuple[int, int]]:
         """(row, column) of the tiles that are finished; a file that was cut short by a failing machine is not."""
@@ -131,6 +123,22 @@ class Pieces:
         return self.folder / f"{row}_{column}.npz"
 
 
+def begin(folder: Path, settings: Mapping[str, Setting]) -> None:
+    """Make the folder of a run's finished tiles, or go on with it; safe in several processes at once.
+
+    Raises:
+        UserError: it was begun with other settings, or can't be written.
+    """
+    begun = folder / SETTINGS
+    if begun.is_file():
+        _require_same(begun, settings)
+        return
+    try:
+        write_text(begun, json.dumps(dict(settings), indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"{folder}: can't be written ({error.strerror or error})") from error
+
+
 def reduction(height: int, width: int) -> int:
     """Pixels of an image along a side of one of its overview: a power of 2 that divides `BLOCK`."""
     factor = 1
@@ -165,9 +173,9 @@ def _require_same(begun: Path, settings: Mapping[str, Setting]) -> None:
         before = json.loads(begun.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{begun}: can't be read ({error}); delete {begun.parent} to begin anew") from error
-    for name in settings:
-        if before.get(name) != settings[name]:
+    for name in {**settings, **before}:
+        if before.get(name) != settings.get(name):
             raise UserError(
-                f"{begun.parent} is of a run with {name} {before.get(name)}, but now it is {settings[name]}: "
+                f"{begun.parent} is of a run with {name} {before.get(name)}, but now it is {settings.get(name)}: "
                 "give the same again to go on with it, or delete the folder to begin anew"
             )

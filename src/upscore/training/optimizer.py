@@ -56,29 +56,31 @@ def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 class SGD(torch.optim.SGD):
     """torch's, of the same numbers and the same state, going through weights in the order in which they lie in memory.
 
-    Of weights whose channels come last, torch's fused step makes copies: they take time, and as much memory again.
+    Of weights whose channels come last, torch's fused step makes copies: they take time, and as much memory again. A
+    gradient is let go as soon as its weights have moved, so that in the first step the next one's sum takes its place.
     """
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Move against the gradients."""
         for group in self.param_groups:
-            learned = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if not learned:
-                continue
-            speeds = [self._speed(parameter) if group["momentum"] else None for parameter in learned]
-            sgd(
-                [_in_order(parameter, parameter) for parameter in learned],
-                [_in_order(parameter.grad, parameter) for parameter in learned],
-                [speed if speed is None else _in_order(speed, of) for speed, of in zip(speeds, learned, strict=True)],
-                fused=True,
-                weight_decay=group["weight_decay"],
-                momentum=group["momentum"],
-                lr=group["lr"],
-                dampening=0,
-                nesterov=False,
-                maximize=False,
-            )
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                speed = self._speed(parameter) if group["momentum"] else None
+                sgd(
+                    [_in_order(parameter, parameter)],
+                    [_in_order(parameter.grad, parameter)],
+                    [None if speed is None else _in_order(speed, parameter)],
+                    fused=True,
+                    weight_decay=group["weight_decay"],
+                    momentum=group["momentum"],
+                    lr=group["lr"],
+                    dampening=0,
+                    nesterov=False,
+                    maximize=False,
+                )
+                parameter.grad = None
 
     def _speed(self, parameter: nn.Parameter) -> Tensor:
         """The running sum of gradients, in the layout of the parameter's memory; zero at first."""
