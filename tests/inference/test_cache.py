@@ -8,10 +8,15 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import upscore
 from tests.tiny import scenes
+from upscore.errors import UserError
 from upscore.inference.engines.cache import Store, prune, store_for
+from upscore.inference.huge import model_digest, predict_raster
+from upscore.models.fcn import FCN
+from upscore.models.receptive import receptive_field
 from upscore.models.trunks import TrunkFacts
 
 PHOTO = scenes(1, seed=9)[0].image
@@ -122,3 +127,42 @@ def test_a_start_from_the_cache_imports_little(trained: Path, cache: Path) -> No
     ]
     assert "timm" in outputs[0]
     assert outputs[1].strip().splitlines()[-1] == "[]"
+
+
+@pytest.mark.slow
+def test_tiles_of_a_network_from_the_cache(trained: Path, cache: Path, tmp_path: Path) -> None:
+    Image.fromarray(PHOTO.permute(1, 2, 0).numpy()).save(tmp_path / "photo.png")
+    digests, geometries = set(), []
+    for run in range(2):
+        predictor = upscore.load(trained, engine="openvino", precision="float32")
+        assert isinstance(predictor.net.trunk, TrunkFacts) == bool(run)
+        predict_raster(predictor, tmp_path / "photo.png", tmp_path / f"{run}.tif")
+        assert isinstance(predictor.net, FCN)
+        geometries.append(receptive_field(predictor.net))
+        digests.add(model_digest(predictor))
+    assert len(digests) == 1
+    assert geometries[0] == geometries[1]
+    assert (tmp_path / "0.tif").read_bytes() == (tmp_path / "1.tif").read_bytes()
+
+
+@pytest.mark.parametrize("damaged", ["[1]", '{"channels": 3}', "?"])
+def test_damaged_facts_are_made_anew(trained: Path, cache: Path, damaged: str) -> None:
+    upscore.load(trained, engine="openvino", precision="float32")
+    (entry,) = cache.iterdir()
+    (entry / "facts.json").write_text(damaged)
+    assert not isinstance(upscore.load(trained, engine="openvino", precision="float32").net.trunk, TrunkFacts)
+    assert isinstance(upscore.load(trained, engine="openvino", precision="float32").net.trunk, TrunkFacts)
+
+
+def test_no_home_and_no_weights(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError
+
+    for name in ("UPSCORE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert upscore.load(trained, engine="openvino").predict(PHOTO).class_map is not None
+    other = Path(shutil.copytree(trained, tmp_path / "other"))
+    (other / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        upscore.load(other, engine="openvino")

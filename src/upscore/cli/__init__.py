@@ -26,6 +26,7 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 app = App(
     name="upscore",
     version=upscore.__version__,
+    suppress_keyboard_interrupt=False,
     help="""Which class is each pixel? From a folder of labelled photos to a model.
 
 ```

@@ -12,16 +12,18 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from upscore.checkpoints.folder import WEIGHTS
 from upscore.data.georeference import read_georeference
 from upscore.data.rasters import open_raster
 from upscore.data.zarr_rasters import MARKS
 from upscore.errors import UserError
+from upscore.inference.engines.cache import digest_of
 from upscore.inference.pieces import BLOCK, Pieces, Setting
 from upscore.inference.predictor import Predictor
 from upscore.inference.raster_output import check_output, write_class_map, write_overview
 from upscore.inference.tiles import TilePlan, class_map_tiles, core_size, tile_plan
 from upscore.models.fcn import FCN
-from upscore.models.receptive import receptive_field
+from upscore.models.receptive import receptive_field, with_layers
 
 MEMORY = 768 * 2**20
 """Bytes that a tile may need in the network, by default."""
@@ -97,6 +99,7 @@ def exact_plan(
     Raises:
         UserError: the network sees the whole image, or the core is not a multiple of 256.
     """
+    net = with_layers(net)
     geometry = receptive_field(net)
     halo = geometry.halo if halo is None else halo
     unit = int(np.lcm(BLOCK, geometry.grid))
@@ -155,8 +158,9 @@ def model_digest(predictor: Predictor) -> str:
     net = predictor.net
     facts = [net.architecture, predictor.training, predictor.classes, str(net.preprocessing)]
     digest = hashlib.sha256(json.dumps(facts, default=str, sort_keys=True).encode())
+    if predictor.folder is not None:  # what is loaded may be without its layers, whose weights are in the file
+        return digest_of(predictor.folder / WEIGHTS) + digest.hexdigest()
     for name, value in net.state_dict().items():
         digest.update(name.encode())
-        if not value.is_meta:  # of a network that is compiled already, what it was trained on tells it apart
-            digest.update(value.detach().cpu().contiguous().view(-1).numpy().tobytes())
+        digest.update(value.detach().cpu().contiguous().view(-1).numpy().tobytes())
     return digest.hexdigest()

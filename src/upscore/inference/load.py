@@ -46,10 +46,10 @@ def load(
     folder = find_model(source)
     quantized = find_quantized(folder) if precision == "int8" else None
     store = _store(folder, precision, quantized) if name == "openvino" and cache else None
-    facts = store.read_facts() if store else None
-    if facts:
+    trunk = _known_trunk(store) if store else None
+    if trunk:
         try:
-            return _predictor(folder, engine, precision, quantized, store, TrunkFacts(facts))
+            return _predictor(folder, engine, precision, quantized, store, trunk)
         except NotImplementedError:  # a part is no longer there, and the facts have no layers to make it of
             pass
     predictor = _predictor(folder, engine, precision, quantized, store)
@@ -70,16 +70,27 @@ def _predictor(
     # beside facts too: a part that is no longer in the store must not be made again in another format
     parts: dict[str, ov.Model] = read_quantized(quantized) if quantized else {}
     predictor = Predictor(net, engine, precision, max_side=card.max_side, quantized=parts, store=store)
-    predictor.training = card.training
+    predictor.training, predictor.folder = card.training, folder
     return predictor
 
 
-def _store(folder: Path, precision: str, quantized: Path | None) -> Store:
+def _store(folder: Path, precision: str, quantized: Path | None) -> Store | None:
     """Where this network's compiled parts are kept: by all that they depend on."""
     files = [folder / WEIGHTS, *([] if quantized is None else sorted(quantized.iterdir()))]
     architecture = read_card(folder).architecture.model_dump_json()
     versions = [version(package) for package in ("upscore", "torch", "openvino")]
-    return store_for(*versions, architecture, precision, torch.get_num_threads(), *map(digest_of, files))
+    try:
+        return store_for(*versions, architecture, precision, torch.get_num_threads(), *map(digest_of, files))
+    except (OSError, RuntimeError):  # weights that can't be read, of which their reader says so; a user without a home
+        return None
+
+
+def _known_trunk(store: Store) -> TrunkFacts | None:
+    """What the store knows of the trunk; None where it is nothing, or damaged."""
+    try:
+        return TrunkFacts(store.read_facts() or {})
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _download(repository: str) -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -57,6 +58,8 @@ class Predictor:
         self.net = net.eval()
         self.training: dict[str, Any] = {}
         """Where the weights come from, as the model folder has it; empty for a bare network."""
+        self.folder: Path | None = None
+        """The model folder that it was loaded from; None for a bare network."""
         if isinstance(engine, str):
             engine = choose_engine(net, engine, precision, quantized=quantized, store=store)
         self.engine: Engine = engine

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,10 @@ from upscore.models.fcn import FCN, Skips
 from upscore.models.fcn_parts import heads
 from upscore.models.geometry import layer_window
 from upscore.models.mask_rcnn import MaskRCNN
-from upscore.models.trunks import ChainTrunk
+from upscore.models.trunks import ChainTrunk, TrunkFacts
 from upscore.models.upsampling import Upsample
+
+Network = TypeVar("Network", bound=FCN | MaskRCNN)
 
 Maps = Callable[[Tensor], Mapping[int, Tensor]]
 """Images -> {stride: map}."""
@@ -98,10 +101,9 @@ def receptive_field(net: FCN | MaskRCNN) -> Geometry:
         UserError: cells see the whole image, whatever its size (squeeze-and-excitation, attention), or depend on where
             in it they are.
     """
+    net = with_layers(net)
     if isinstance(net, FCN) and isinstance(net.trunk, ChainTrunk):
         return _of_pixels(net, {stride: (field, field) for stride, field in chain_fields(net.trunk).items()})
-    if any(parameter.is_meta for parameter in net.parameters()):  # what it sees does not depend on its weights
-        net = build(**net.architecture)  # pyright: ignore[reportCallIssue, reportArgumentType]
     depth = net.trunk.depth_preprocessing
     channels = 3 + (0 if depth is None else len(depth.mean))
     with evaluation(net):
@@ -109,6 +111,13 @@ def receptive_field(net: FCN | MaskRCNN) -> Geometry:
     if isinstance(net, FCN):
         return _of_pixels(net, maps)
     return Geometry(math.lcm(net.trunk.multiple, *maps), maps, None, None)
+
+
+def with_layers(net: Network) -> Network:
+    """The network, or where its layers are in an engine alone, one like it: geometry does not depend on weights."""
+    if not isinstance(net.trunk, TrunkFacts):
+        return net
+    return cast(Network, build(**net.architecture))  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 def _of_pixels(net: FCN, maps: dict[int, tuple[Field, Field]]) -> Geometry:

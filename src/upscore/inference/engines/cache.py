@@ -97,10 +97,10 @@ def prune(root: Path, most: int, keep: Path) -> None:
         except OSError:  # another process is at it
             continue
     total = sum(size for _, size, _ in entries)
-    for _, size, folder in sorted(entries, key=lambda entry: entry[0]):
+    for used, size, folder in sorted(entries, key=lambda entry: entry[0]):
         if total <= most:
             return
-        if folder != keep and time.time() - folder.stat().st_mtime > 60:
+        if folder != keep and time.time() - used > 60:
             shutil.rmtree(folder, ignore_errors=True)
             total -= size
 
