@@ -190,8 +190,11 @@ def test_what_cant_be_done_is_said_before_the_work(predictor: Predictor, source:
         with pytest.raises(UserError, match=message):
             predict_raster(predictor, source, output)
     (tmp_path / "mine.zarr").mkdir()
-    with pytest.raises(UserError, match="something else"):
-        predict_raster(predictor, source, tmp_path / "mine.zarr")
+    tifffile.imwrite(tmp_path / "mine.tif", np.zeros((4, 4), np.uint8))
+    (tmp_path / "words.tif").write_text("words")
+    for name in ("mine.zarr", "mine.tif", "words.tif"):
+        with pytest.raises(UserError, match="was not written by upscore"):
+            predict_raster(predictor, source, tmp_path / name)
     with pytest.raises(UserError, match="multiple of 256"):
         predict_raster(predictor, source, tmp_path / "out.tif", core=200)
     objects = Predictor(build("mask_rcnn", backbone=BACKBONE, num_classes=2), engine="torch")
@@ -200,7 +203,18 @@ def test_what_cant_be_done_is_said_before_the_work(predictor: Predictor, source:
     late = Predictor(build("fcn8s", backbone=BACKBONE, num_classes=2, depth="late", depth_channels=1), engine="torch")
     with pytest.raises(UserError, match="sees depth"):
         predict_raster(late, source, tmp_path / "out.tif")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.zarr", "town.tif"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "mine.tif",
+        "mine.zarr",
+        "town.tif",
+        "words.tif",
+    ]
+
+
+@pytest.mark.parametrize("name", ["out.tif", "out.zarr"])
+def test_an_earlier_output_is_replaced(predictor: Predictor, source: Path, tmp_path: Path, name: str) -> None:
+    for _ in range(2):
+        assert tmp_path / name in predict_raster(predictor, source, tmp_path / name)
 
 
 def test_the_overview_of_any_image_is_small() -> None:

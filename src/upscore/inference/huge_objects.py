@@ -25,7 +25,7 @@ from upscore.inference.object_journal import Journal
 from upscore.inference.object_tiles import Find, Tiling, find_objects, finder, require_objects
 from upscore.inference.pieces import Setting, reduction
 from upscore.inference.predictor import Predictor
-from upscore.inference.raster_output import check_output
+from upscore.inference.raster_output import SOFTWARE, check_output
 from upscore.inference.roi_objects import RoIObjects, write_ids
 from upscore.rendering import class_colors
 
@@ -144,7 +144,10 @@ def _write(objects: RoIObjects, path: Path, georeference: Georeference | None) -
     if path.suffix.lower() == ".zarr":
         temporary = path.with_name(f".{path.name}.partial") / "joined.zarr"
         shutil.rmtree(temporary, ignore_errors=True)
-        array = import_zarr().create_array(str(temporary), shape=objects.size, chunks=(BLOCK, BLOCK), dtype=kind)
+        marks = {"software": SOFTWARE}
+        array = import_zarr().create_array(
+            str(temporary), shape=objects.size, chunks=(BLOCK, BLOCK), dtype=kind, attributes=marks
+        )
         for window, ids in _squares(objects):
             array[window.top : window.bottom, window.left : window.right] = ids
         shutil.rmtree(path, ignore_errors=True)
@@ -164,7 +167,7 @@ def _write(objects: RoIObjects, path: Path, georeference: Georeference | None) -
             compression="zlib",
             photometric="minisblack",
             metadata=None,
-            software="upscore",
+            software=SOFTWARE,
             extratags=[] if georeference is None else georeference.extratags(),
         )
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tifffile import TiffWriter
+from tifffile import TiffFile, TiffWriter
 
 from upscore.data.georeference import Georeference
 from upscore.data.zarr_rasters import import_zarr
@@ -21,6 +21,9 @@ from upscore.files import atomic_path
 from upscore.inference.pieces import BLOCK, Pieces
 from upscore.labels import VOID
 from upscore.rendering import overlay, palette
+
+SOFTWARE = "upscore"
+"""The mark of what may be overwritten."""
 
 SUFFIXES = (".tif", ".tiff", ".zarr")
 
@@ -32,7 +35,8 @@ def check_output(path: Path, source: Path) -> None:
     """Make sure, before an hour of work, that a class map can be written there.
 
     Raises:
-        UserError: the suffix names no format, Zarr is not installed, or the source would be overwritten.
+        UserError: the suffix names no format, Zarr is not installed, or something would be overwritten that is no
+            earlier output.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path}: the class map of a huge image is a TIFF or Zarr: end it in {', '.join(SUFFIXES)}")
@@ -40,8 +44,20 @@ def check_output(path: Path, source: Path) -> None:
         import_zarr()
     if path.resolve() == source.resolve():
         raise UserError(f"{path} is the image and would be overwritten: choose another output")
-    if path.suffix.lower() == ".zarr" and path.exists() and not (path / "zarr.json").is_file():
-        raise UserError(f"{path} holds something else than an array of Zarr's: choose another output")
+    if path.exists() and not _is_output(path):
+        raise UserError(f"{path} is there, was not written by upscore and would be overwritten: choose another output")
+
+
+def _is_output(path: Path) -> bool:
+    """Whether a file or folder is what upscore wrote."""
+    try:
+        if path.suffix.lower() == ".zarr":
+            facts = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
+            return facts["node_type"] == "array" and facts["attributes"].get("software") == SOFTWARE
+        with TiffFile(path) as file:
+            return file.pages.first.software == SOFTWARE
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def write_class_map(
@@ -84,15 +100,16 @@ def _write_tiff(
             colormap=colors,
             description=json.dumps({"classes": list(classes)}),
             metadata=None,
-            software="upscore",
+            software=SOFTWARE,
             extratags=[] if georeference is None else georeference.extratags(),
         )
 
 
 def _write_zarr(pieces: Pieces, index: int, path: Path, classes: Sequence[str]) -> None:
     height, width = pieces.plan.height, pieces.plan.width
+    marks = {"software": SOFTWARE, "classes": list(classes)}
     array = import_zarr().create_array(
-        str(path), shape=(height, width), chunks=(BLOCK, BLOCK), dtype="uint8", attributes={"classes": list(classes)}
+        str(path), shape=(height, width), chunks=(BLOCK, BLOCK), dtype="uint8", attributes=marks
     )
     across = -(-width // BLOCK)
     for number, block in enumerate(pieces.blocks(index)):
