@@ -182,6 +182,22 @@ def test_tiles_of_another_run_are_not_mixed_in(
         predict_raster(predictor, source, output, core=256)
 
 
+def test_a_changed_zarr_is_another_image(predictor: Predictor, tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr", reason="the extra [zarr] is not installed")
+
+    def interrupted(done: int, of: int) -> None:
+        raise KeyboardInterrupt
+
+    image = zarr.create_array(str(tmp_path / "a.zarr"), shape=(300, 300, 3), chunks=(150, 150, 3), dtype="u1")
+    image[:] = 1
+    with pytest.raises(KeyboardInterrupt):
+        predict_raster(predictor, tmp_path / "a.zarr", tmp_path / "out.tif", core=256, progress=interrupted)
+    time.sleep(0.02)
+    image[200:, 200:] = 2
+    with pytest.raises(UserError, match="of a run with"):
+        predict_raster(predictor, tmp_path / "a.zarr", tmp_path / "out.tif", core=256)
+
+
 def test_what_cant_be_done_is_said_before_the_work(predictor: Predictor, source: Path, tmp_path: Path) -> None:
     for output, message in (
         (tmp_path / "out.png", "is a TIFF or Zarr"),

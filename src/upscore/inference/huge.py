@@ -15,7 +15,6 @@ from torch import Tensor
 from upscore.checkpoints.folder import WEIGHTS
 from upscore.data.georeference import read_georeference
 from upscore.data.rasters import open_raster
-from upscore.data.zarr_rasters import MARKS
 from upscore.errors import UserError
 from upscore.inference.engines.cache import digest_of
 from upscore.inference.pieces import BLOCK, Pieces, Setting
@@ -140,12 +139,12 @@ def tile_settings(predictor: Predictor, source: Path, level: int, plan: TilePlan
 
 def raster_facts(predictor: Predictor, source: Path, level: int) -> dict[str, Setting]:
     """The image and the network, such that a change of either shows."""
-    changed = next(source / mark for mark in MARKS if (source / mark).is_file()) if source.is_dir() else source
-    stat = changed.stat()
+    files = [path for path in source.rglob("*") if path.is_file()] if source.is_dir() else [source]  # Zarr's chunks
+    stats = [path.stat() for path in files]
     return {
         "source": str(source.resolve()),
-        "bytes": stat.st_size,
-        "modified": stat.st_mtime_ns,
+        "bytes": sum(stat.st_size for stat in stats),
+        "modified": max(stat.st_mtime_ns for stat in stats),
         "level": level,
         "model": model_digest(predictor),
         "engine": predictor.engine.name,
