@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -40,21 +42,37 @@ class WithPythonObjects:
         return self.dataset[index]
 
 
-def test_own_memory_of_workers_stays_level(tmp_path: Path) -> None:
+def worker_memory_benchmark() -> ModuleType:
     spec = spec_from_file_location("worker_memory", BENCHMARK)
     assert spec is not None
     assert spec.loader is not None
     benchmark = module_from_spec(spec)
     sys.modules[spec.name] = benchmark  # by which workers know its functions
     spec.loader.exec_module(benchmark)
-    benchmark.write_coco(tmp_path / "coco", ANNOTATIONS, PHOTOS)
+    return benchmark
 
-    def growth(dataset: InstanceDataset) -> int:
-        measured = benchmark.worker_memory(dataset, workers=1, samples=PHOTOS, every=PHOTOS // 8)
-        assert len(measured) == 8
-        return measured[-1]["own"] - measured[1]["own"]
 
-    dataset = open_instances(tmp_path / "coco", "train")
-    assert growth(dataset) < MOST
-    entries = WithPythonObjects(dataset, tmp_path / "coco" / "instances_train.json")
-    assert growth(entries) > 2 * MOST
+def growth(folder: str, *, python_objects: bool) -> int:
+    """Bytes that a worker gains between an eighth of the samples and all of them."""
+    benchmark = worker_memory_benchmark()
+    dataset = open_instances(Path(folder), "train")
+    if python_objects:
+        dataset = WithPythonObjects(dataset, Path(folder) / "instances_train.json")
+    measured = benchmark.worker_memory(dataset, workers=1, samples=PHOTOS, every=PHOTOS // 8)
+    assert len(measured) == 8
+    return measured[-1]["own"] - measured[1]["own"]
+
+
+def in_a_new_process(call: str) -> int:
+    """What a function of this file says: a worker inherits all that its parent ever held, and parts with it."""
+    script = f"from {__name__} import growth\nprint({call})"
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", script]
+    return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=root, timeout=200).stdout.split()[-1])
+
+
+def test_own_memory_of_workers_stays_level(tmp_path: Path) -> None:
+    folder = tmp_path / "coco"
+    worker_memory_benchmark().write_coco(folder, ANNOTATIONS, PHOTOS)
+    assert in_a_new_process(f"growth({str(folder)!r}, python_objects=False)") < MOST
+    assert in_a_new_process(f"growth({str(folder)!r}, python_objects=True)") > 2 * MOST
