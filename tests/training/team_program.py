@@ -19,6 +19,9 @@ import torch
 
 from tests.tiny import RECIPES, scenes, tiny_net
 from tests.training.test_instances import SMALL, Shapes, tiny_rcnn
+from upscore.data.datasets import Dataset
+from upscore.data.scenes import SceneDataset
+from upscore.structures import Sample
 from upscore.training.loop import fit
 from upscore.training.recipes import Recipe
 from upscore.training.run_folder import RunFolder
@@ -43,9 +46,28 @@ RUNS: dict[str, tuple[Callable[[], Network], Recipe]] = {
     "accumulated": (tiny_net, changed(RECIPES["accum"], batch_size=1, accumulate=2)),
     "summed": (tiny_net, changed(RECIPES["heavy"], batch_size=3)),
     "weighed": (weighed, changed(RECIPES["modern"], batch_size=2)),
+    "normalised": (tiny_net, changed(RECIPES["modern"], batch_size=3, frozen_norm=False)),
+    "sizes": (tiny_net, changed(RECIPES["accum"], batch_size=2, accumulate=1, frozen_norm=False)),
     "objects": (tiny_rcnn, changed(SMALL, batch_size=2, clip_norm=5.0)),
 }
 """Networks and recipes, which are those of each of two processes."""
+
+
+class Sizes(SceneDataset):
+    """Scenes of which every second one is smaller."""
+
+    def __init__(self, count: int, *, seed: int = 0) -> None:
+        super().__init__(count, seed=seed, size=(64, 64))
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        assert sample.class_map is not None
+        if index % 2:
+            sample.image, sample.class_map = sample.image[:, :40, :56], sample.class_map[:40, :56]
+        return sample
+
+
+PHOTOS_OF: dict[str, Callable[..., Dataset]] = {"objects": Shapes, "sizes": Sizes}
 
 
 class Notes:
@@ -68,7 +90,7 @@ def trained(name: str, folder: Path, *, times: int = 1, resume: bool = False, st
     """Train one of `RUNS` with `times` its batch, up to a step; of several processes, the first one is interrupted."""
     make, recipe = RUNS[name]
     recipe = recipe.model_copy(update={"batch_size": recipe.batch_size * times})
-    photos = Shapes if name == "objects" else scenes
+    photos = PHOTOS_OF.get(name, scenes)
     folder.mkdir(parents=True, exist_ok=True)
     notes = Notes(folder / "losses.jsonl", stop)
     options: dict[str, Any] = {"max_side": 0, "resume": resume, "watchers": [notes]}

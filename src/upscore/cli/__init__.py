@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from cyclopts import App
@@ -85,6 +86,7 @@ analyze.command(cues, name="cues")
 def main() -> None:
     """Run the verb; a user's mistake becomes one sentence on standard error."""
     try:
+        _refuse_torchrun()
         status = app()
     except UserError as error:
         print(f"upscore: {error}", file=sys.stderr)
@@ -93,3 +95,16 @@ def main() -> None:
         print("upscore: interrupted", file=sys.stderr)
         status = EXIT_INTERRUPTED
     sys.exit(status)
+
+
+def _refuse_torchrun() -> None:
+    """Processes that torchrun starts share the work of `train` alone; of other verbs each would do all of it."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if "LOCAL_RANK" not in os.environ or processes == "1" or sys.argv[1:2] in ([], ["train"]):
+        return
+    if os.environ.get("RANK", "0") != "0":
+        sys.exit(EXIT_USAGE)
+    raise UserError(
+        f"torchrun started {processes} processes, and each would do all of `{sys.argv[1]}`: run it without torchrun "
+        "(`predict` and `evaluate` share their work with --ray)"
+    )

@@ -6,7 +6,7 @@ appears that was not there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -123,6 +123,19 @@ def collate(samples: list[Sample]) -> Batch:
         objects=objects if any(sample.objects is not None for sample in samples) else None,
         names=[sample.name for sample in samples],
         sizes=sizes,
+    )
+
+
+def extend(batch: Batch, size: tuple[int, int]) -> Batch:
+    """The batch padded to a size (H, W) that is no smaller, as `collate` pads."""
+    if tuple(batch.images.shape[-2:]) == size:
+        return batch
+    maps = {name: getattr(batch, name) for name in ("class_maps", "geometric_maps")}
+    return replace(
+        batch,
+        images=_padded(batch.images, size),
+        depth=None if batch.depth is None else extended(batch.depth, size, torch.nan),
+        **{name: None if values is None else extended(values, size, VOID) for name, values in maps.items()},
     )
 
 

@@ -1,15 +1,13 @@
-"""Averages over time and over processes: of weights, and of the statistics of normalisation."""
+"""The running average of weights, and of the statistics of normalisation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from upscore.training.tasks import Network
-from upscore.training.team import Team
 
 
 def averaged(net: Network, decay: float) -> AveragedModel:
@@ -24,20 +22,3 @@ def averaged(net: Network, decay: float) -> AveragedModel:
                 average.copy_(value)
 
     return AveragedModel(net, multi_avg_fn=update, use_buffers=True)  # pyright: ignore[reportArgumentType]
-
-
-@torch.no_grad()
-def average_statistics(net: Network, team: Team) -> None:
-    """Give all processes the mean of what normalisation remembers, for each has seen images of its own."""
-    running = [
-        statistic
-        for layer in net.modules()
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training
-        for statistic in (layer.running_mean, layer.running_var)
-        if statistic is not None
-    ]
-    if team.size == 1 or not running:
-        return
-    means = team.sum(torch.cat(running)) / team.size
-    for statistic, mean in zip(running, means.split([len(statistic) for statistic in running]), strict=True):
-        statistic.copy_(mean)

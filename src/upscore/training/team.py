@@ -89,6 +89,14 @@ class Team:
         dist.all_reduce(values)
         return values
 
+    def largest(self, height: int, width: int) -> tuple[int, int]:
+        """The largest height and the largest width of all processes' images."""
+        sides = torch.tensor([height, width], device=self.device)
+        if self.size > 1:
+            dist.all_reduce(sides, dist.ReduceOp.MAX)
+        height, width = sides.tolist()
+        return height, width
+
     def any(self, here: bool) -> bool:
         """Whether it is so in any process."""
         return bool(self.sum(torch.tensor(float(here))) > 0)

@@ -12,16 +12,17 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from upscore.data.transforms import Batch
+from upscore.data.transforms import Batch, extend
 from upscore.errors import UserError
 from upscore.models.terms import LEAST, Term
-from upscore.training.averaging import average_statistics, averaged
+from upscore.training.averaging import averaged
 from upscore.training.feed import seed_of
 from upscore.training.measurements import Measurement, Scores
 from upscore.training.optimizer import make_optimizer, set_rates
 from upscore.training.recipes import Recipe
 from upscore.training.tasks import Network, Task, task_of
 from upscore.training.team import Team
+from upscore.training.team_norm import TeamNorm
 
 
 class DivergedError(UserError):
@@ -128,7 +129,6 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        average_statistics(self.net, self.team)
         if self.average:
             self.average.update_parameters(self.net)
         self.progress.step += 1
@@ -150,10 +150,12 @@ class Trainer:
         at, team = self.progress, self.team
         first = at.position + before * team.size + team.index
         places = [first + number * team.size for number in range(len(batch.sizes))]
-        with self._autocast():
+        counted = float(bool(batch.names))
+        if team.size > 1:
+            batch = extend(batch, team.largest(batch.images.shape[-2], batch.images.shape[-1]))
+        with self._autocast(), TeamNorm(counts=bool(counted)) if team.size > 1 else nullcontext():
             images, targets = self._images(batch), self.task.targets(batch, self.accelerator.device)
             terms = self.model(images, targets, [seed_of(self.seed, at.epoch, place, 2) for place in places])
-        counted = float(bool(batch.names))
         own = counted * torch.stack([term.sum.float() for term in terms.values()])
         counts = counted * torch.stack([term.count.float() for term in terms.values()])
         sums, counts = team.sum(torch.stack([own.detach(), counts]))
