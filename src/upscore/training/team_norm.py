@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -43,6 +43,28 @@ class TeamNorm(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; each one's loss depends on all the summands, and the gradients add up likewise."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+def _sum(values: Tensor) -> Tensor:
+    summed = _Sum.apply(values)
+    assert isinstance(summed, Tensor)
+    return summed
+
+
 def _normalised(
     input: Tensor,
     running_mean: Tensor | None,
@@ -60,10 +82,10 @@ def _normalised(
     shape = [1, -1] + [1] * (input.ndim - 2)
     share = float(counts)
     number = values.new_tensor([share * values.numel() / values.shape[1]])
-    count, total = all_reduce(torch.cat([number, share * values.sum(over)])).split([1, values.shape[1]])
+    count, total = _sum(torch.cat([number, share * values.sum(over)])).split([1, values.shape[1]])
     mean = total / count
     centred = values - mean.view(shape)
-    squares = all_reduce(share * centred.square().sum(over))  # of differences: those of values themselves would cancel
+    squares = _sum(share * centred.square().sum(over))  # of differences: those of values themselves would cancel
     variance = squares / count
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
