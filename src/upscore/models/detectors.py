@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from upscore.errors import UserError
 from upscore.labels import MAX_CLASSES
 from upscore.models.anchors import Anchors
+from upscore.models.fast_rcnn import RoISettings
 from upscore.models.fpn import FPN
-from upscore.models.mask_rcnn import MaskRCNN, RoISettings
+from upscore.models.mask_rcnn import MaskRCNN
 from upscore.models.mask_targets import MaskLoss
 from upscore.models.profiles import PROFILES, Limits
 from upscore.models.resizing import Resizing

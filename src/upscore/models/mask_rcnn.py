@@ -7,17 +7,14 @@ N images, K classes, R regions, P proposals, D detections; H W pixels of the net
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from upscore.instances import Instances
-from upscore.models import boxes as box_ops
+from upscore.models.fast_rcnn import RoISettings, box_terms, detect, sample_regions, trainable
 from upscore.models.mask_targets import MaskLoss, mask_probabilities, mask_targets, mask_term
-from upscore.models.matching import match_boxes, sample
 from upscore.models.precision import has_depthwise, in_float32
 from upscore.models.preprocessing import Preprocessing
 from upscore.models.profiles import Profile
@@ -29,9 +26,6 @@ from upscore.models.terms import Term
 from upscore.models.trunks import Trunk
 from upscore.objects import Objects
 from upscore.structures import Prediction
-
-BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
-"""What box deltas are multiplied by, so that they are about as large as class logits (Fast R-CNN's code)."""
 
 MASKS_AT_ONCE = 256
 """Regions that go through the mask head together at inference, which bounds its memory."""
@@ -52,20 +46,6 @@ class Branches(NamedTuple):
     """Class logits (R, K + 1) and deltas (R, K, 4)."""
     mask: Callable[[Tensor, Tensor], Tensor]
     """With labels (R,): the probabilities of each region's class, (R, m, m)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoISettings:
-    """Section 3.1: which regions are trained on, and what becomes of them at inference."""
-
-    batch_size: int = 512
-    """Regions trained on in each image (64 in the paper's C4 networks)."""
-    positive_fraction: float = 0.25
-    positive_iou: float = 0.5
-    score_threshold: float = 0.05
-    nms_iou: float = 0.5
-    detections: int = 100
-    """The most objects that are found in an image."""
 
 
 class MaskRCNN(nn.Module):
@@ -157,24 +137,26 @@ class MaskRCNN(nn.Module):
             seeds: each image's for what is sampled of it; None: torch's own random numbers.
         """
         device = outputs.maps[0].device
-        targets = [_trainable(objects, device) for objects in targets]
+        targets = [trainable(objects, device) for objects in targets]
         generators = [torch.Generator(device).manual_seed(seed) for seed in seeds] if seeds else [None] * len(targets)
         sizes = [objects.size for objects in targets]
         losses = self.rpn.terms(outputs.proposals, [objects.boxes for objects in targets], generators)
         proposed, _ = self.rpn.proposals(outputs.proposals, sizes, self.rpn.training_limits)
-        regions = [self._sample(*of_image) for of_image in zip(proposed, targets, generators, strict=True)]
+        regions = [
+            sample_regions(*of_image, self.num_classes, self.settings)
+            for of_image in zip(proposed, targets, generators, strict=True)
+        ]
 
         features = self._shared(self.box_pooler(outputs.maps, [region.boxes for region in regions]))
         logits, deltas = self.box_predictor(self.box_head(features))
-        losses |= self._box_losses(logits, deltas, regions)
+        losses |= box_terms(logits, deltas, regions, self.profile.box_beta)
 
         positive = [region.boxes[: region.positives] for region in regions]
         labels = torch.cat([region.labels[: region.positives] for region in regions])
         if self.shared_head is None:
             features = self.mask_pooler(outputs.maps, positive)
         else:  # the same pooling and the same head, so the same features
-            first = torch.cat([torch.arange(len(r.boxes), device=labels.device) < r.positives for r in regions])
-            features = features[first]
+            features = features[torch.cat([region.is_positive for region in regions])]
         mask_logits = self.mask_head(features)
         side = mask_logits.shape[-1]
         wanted = [
@@ -183,30 +165,6 @@ class MaskRCNN(nn.Module):
         ]
         losses["mask"] = mask_term(mask_logits, labels, torch.cat(wanted).to(labels.device), self.mask_loss)
         return losses
-
-    @torch.no_grad()
-    def _sample(self, proposed: Tensor, objects: Objects, generator: torch.Generator | None) -> _Regions:
-        """The regions of one image to learn from: a share of positives, first, and negatives for the rest."""
-        boxes = torch.cat([proposed, objects.boxes])  # the truth is a proposal too, so that there are good ones early
-        chosen = self.settings
-        matched = match_boxes(objects.boxes, boxes, chosen.positive_iou, chosen.positive_iou, rescue=False)
-        positive, negative = sample(matched, chosen.batch_size, chosen.positive_fraction, generator)
-        index = torch.cat([positive, negative])
-        labels = torch.full((len(index),), self.num_classes, device=boxes.device)
-        labels[: len(positive)] = objects.labels[matched[positive]]
-        return _Regions(boxes[index], labels, matched[positive], objects.boxes[matched[positive]], len(positive))
-
-    def _box_losses(self, logits: Tensor, deltas: Tensor, regions: Sequence[_Regions]) -> dict[str, Term]:
-        """Cross-entropy over K + 1 classes, and smooth L1 of the true class's deltas; both over all sampled regions."""
-        labels = torch.cat([region.labels for region in regions])
-        first = torch.cat([torch.arange(len(r.boxes), device=labels.device) < r.positives for r in regions])
-        wanted = torch.cat([box_ops.encode(r.truth, r.boxes[: r.positives], BOX_WEIGHTS) for r in regions])
-        own = deltas[first, labels[first]]
-        count = torch.tensor(len(labels), device=labels.device)
-        return {
-            "class": Term(F.cross_entropy(logits, labels, reduction="sum"), count),
-            "box": Term(F.smooth_l1_loss(own, wanted, reduction="sum", beta=self.profile.box_beta), count),
-        }
 
     def box_branch(self, regions: Tensor) -> tuple[Tensor, Tensor]:
         """What was pooled for boxes (R, C, P, P) -> class logits (R, K + 1) and deltas (R, K, 4)."""
@@ -231,7 +189,7 @@ class MaskRCNN(nn.Module):
         logits, deltas = branches.box(self.box_pooler(outputs.maps, proposed))
         counts = [len(boxes) for boxes in proposed]
         found = [
-            self._detections(*of_image)
+            detect(*of_image, self.settings)
             for of_image in zip(proposed, logits.split(counts), deltas.split(counts), sizes, strict=True)
         ]
         return [
@@ -249,20 +207,6 @@ class MaskRCNN(nn.Module):
             for i, ((boxes, scores, labels), size) in enumerate(zip(found, sizes, strict=True))
         ]
 
-    def _detections(
-        self, proposed: Tensor, logits: Tensor, deltas: Tensor, size: tuple[int, int]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Proposals (P, 4) and what the box branch says of them -> boxes (D, 4), scores (D,), labels (D,)."""
-        scores = logits.softmax(dim=1)[:, :-1]
-        boxes = box_ops.clip(box_ops.decode(deltas, proposed[:, None], BOX_WEIGHTS), size)
-        # any class of a proposal that is likely enough is a candidate, not only the likeliest
-        which, labels = (scores > self.settings.score_threshold).nonzero().unbind(1)
-        boxes, scores = boxes[which, labels], scores[which, labels]
-        usable = box_ops.nonempty(boxes, MIN_SIDE)
-        boxes, scores, labels = boxes[usable], scores[usable], labels[usable]
-        kept = box_ops.class_nms(boxes, scores, labels, self.settings.nms_iou, self.settings.detections)
-        return boxes[kept], scores[kept], labels[kept]
-
     def _masks(
         self, maps: Sequence[Tensor], boxes: Tensor, labels: Tensor, branch: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
@@ -278,28 +222,3 @@ class MaskRCNN(nn.Module):
             with in_float32(regions.device):
                 return self.shared_head(regions.float())
         return self.shared_head(regions)
-
-
-MIN_SIDE = 1e-2
-"""Detections with a side under this many pixels are dropped."""
-
-
-class _Regions(NamedTuple):
-    boxes: Tensor
-    """(R, 4), positives first."""
-    labels: Tensor
-    """(R,), K for the background."""
-    objects: Tensor
-    """(positives,), the position of each one's object."""
-    truth: Tensor
-    """(positives, 4), its box."""
-    positives: int
-
-
-def _trainable(objects: Objects, device: torch.device) -> Objects:
-    """Without crowds and without boxes that have no area or no finite sides; boxes and labels on `device`."""
-    sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
-    usable = objects.crowd.logical_not() & (sides > 0).all(dim=1) & objects.boxes.isfinite().all(dim=1)
-    kept = objects[usable]
-    kept.boxes, kept.labels = kept.boxes.to(device), kept.labels.to(device)
-    return kept
