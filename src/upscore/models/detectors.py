@@ -5,14 +5,22 @@ K classes; strides and sizes are in pixels of the network's input.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from upscore.errors import UserError
 from upscore.labels import MAX_CLASSES
 from upscore.models.anchors import Anchors
+from upscore.models.c4 import (
+    C4_BATCH_SIZE,
+    C4_INFERENCE,
+    C4_STRIDE,
+    C4_TRAINING,
+    GlobalAverage,
+    SingleMap,
+    split_at_res5,
+)
 from upscore.models.fast_rcnn import RoISettings
 from upscore.models.fpn import FPN
 from upscore.models.mask_rcnn import MaskRCNN
@@ -27,13 +35,6 @@ from upscore.models.trunks import Trunk, out_channels
 
 Neck = Literal["fpn", "c4"]
 ProfileName = Literal["paper", "torchvision", "detectron2"]
-
-C4_STRIDE = 16
-C4_TRAINING = Limits(before_nms=12_000, after_nms=2000)
-C4_INFERENCE = {name: Limits(before_nms=6000, after_nms=300 if name == "paper" else 1000) for name in PROFILES}
-C4_BATCH_SIZE = {name: 64 if name == "paper" else 512 for name in PROFILES}
-"""One map has all the anchors that a pyramid spreads over five. Proposals at test and regions per image are Mask R-CNN
-section 3.1's; code bases have long used as many as over a pyramid."""
 
 PAPER_DETECTIONS = 100
 PROPOSALS_PER_DETECTION = 4
@@ -199,52 +200,21 @@ def build_mask_rcnn(
     return net
 
 
-class SingleMap(nn.Module):
-    """The neck of a C4 network: one of the trunk's maps, as it is."""
-
-    def __init__(self, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-
-    def forward(self, maps: Mapping[int, Tensor]) -> list[Tensor]:
-        """{stride: map} -> that of one stride."""
-        return [maps[self.stride]]
-
-
-class GlobalAverage(nn.Module):
-    """(R, C, P, P) -> (R, C), the box head of a C4 network after res5."""
-
-    def forward(self, regions: Tensor) -> Tensor:
-        """The mean over all bins."""
-        return regions.mean(dim=(2, 3))
-
-
 def _trunk(
     backbone: str, pretrained: bool, neck: Neck, norm: Norm, norm_eps: float, stride_in: StrideIn
 ) -> tuple[Trunk, nn.Module | None]:
     """The trunk, and for a C4 network its last stage, which becomes the head."""
     # torchvision and timm take seconds to import, and a network whose trunk is there does without them
-    from upscore.models.backbones import build_trunk, fetch
-    from upscore.models.lite0 import take_last_stages
-    from upscore.models.resnet import ResNetTrunk, resnet
+    from upscore.models.backbones import build_trunk
+    from upscore.models.resnet import ResNetTrunk
 
     res5 = None
     if neck == "fpn":
         trunk = build_trunk(backbone, pretrained=pretrained, norm=norm, norm_eps=norm_eps, stride_in=stride_in)
         if 4 not in trunk.channels:
             raise UserError(f"{backbone} has no map at stride 4, which the pyramid begins with; try efficientnet_lite0")
-    elif backbone == "efficientnet_lite0":
-        trunk = build_trunk(backbone, pretrained=pretrained)
-        trunk.end_at(C4_STRIDE)
-        res5 = take_last_stages(trunk.get_submodule("body")).requires_grad_(True)
-    elif backbone in RESNETS - {"resnet18", "resnet34"}:
-        whole = fetch(
-            backbone,
-            lambda: resnet(backbone, pretrained=pretrained, norm=norm, norm_eps=norm_eps, stride_in=stride_in),
-        )
-        trunk, res5 = ResNetTrunk(whole, coarsest=C4_STRIDE), whole.layer4
     else:
-        raise UserError(f"the C4 network has a ResNet's res5 as its head; {backbone} has none: use resnet50 or the FPN")
+        trunk, res5 = split_at_res5(backbone, pretrained, norm, norm_eps, stride_in)
     if isinstance(trunk, ResNetTrunk) and pretrained and norm == "frozen":
         trunk.freeze_at(2)
     return trunk, res5
