@@ -6,16 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import upscore
 from tests.cli.command import sentence
 from tests.cli.command import upscore as command
-from tests.tiny import scenes
+from tests.tiny import scenes, tiny_net, write_photos
 from upscore.checkpoints import load_model
 from upscore.errors import UserError
 from upscore.inference import Predictor
 from upscore.inference.agreement import agreement
-from upscore.inference.calibration import quantize
+from upscore.inference.calibration import evenly, quantize
+from upscore.inference.quantized import save_quantized
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +33,15 @@ def test_calibrating_from_the_command_line(
     with pytest.raises(UserError, match="upscore calibrate"):
         upscore.load(model, precision="int8")
     assert command(monkeypatch, "calibrate", model, photos / "images", "--data", "scenes:3") == 0
-    out = capsys.readouterr().out
-    assert "agreement with float32" in out
-    assert "mean IU" in out
+    out, err = capsys.readouterr()
+    first, parts, agreed, scored = out.splitlines()  # and nothing that NNCF says
+    assert err == ""
+    assert first == f"{model}: int8, calibrated on all 8 photos"
+    assert parts == "  in int8: coarse_scores"
+    assert agreed.startswith("  agreement with float32 ")
+    assert "on the photos that it was calibrated on" in agreed
+    assert scored.startswith("  mean IU ")
+    assert scored.endswith("on scenes:3, val")
     report = json.loads((model / "int8/report.json").read_text())
     assert report["calibrated on"] == 8
     assert 0.5 < report["agreement"] <= 1
@@ -53,6 +61,10 @@ def test_calibrating_from_the_command_line(
     copy = tmp_path / "copy"
     assert command(monkeypatch, "calibrate", model, photos / "images", "--output", copy) == 0
     assert {path.name for path in copy.iterdir()} == {"model.json", "model.safetensors", "int8"}
+    assert upscore.load(copy, precision="int8").engine.precision == "int8"
+    (copy / "int8/coarse_scores.bin").unlink()
+    with pytest.raises(UserError, match=r"coarse_scores.bin is missing: run `upscore calibrate"):
+        upscore.load(copy, precision="int8")
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes() + b" ")
     with pytest.raises(UserError, match="made of other weights"):
@@ -71,10 +83,86 @@ def test_objects_in_int8() -> None:
         assert predictor.predict(np.zeros((side, side, 3), np.uint8), min_score=0).instances is not None
 
 
-def test_what_cannot_be_calibrated(
-    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.slow
+def test_damaged_photos_are_left_out_and_reported(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    photos = write_photos(tmp_path / "photos", 30) / "images"
+    damaged = sorted(photos.iterdir())[4]
+    damaged.write_text("no photo")
+    assert command(monkeypatch, "calibrate", trained, photos, "--photos", "25", "--output", tmp_path / "copy") == 1
+    out, err = capsys.readouterr()
+    assert "calibrated on 12 of 30 photos, evenly spread\n" in out
+    assert ", on 12 other photos\n" in out
+    assert err.startswith(f"upscore: {damaged}: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_parts_that_nothing_reached_stay_in_bfloat16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (128, 128)).save(tmp_path / "black.png")
+    copy = tmp_path / "copy"
+    assert command(monkeypatch, "calibrate", "nuclei", tmp_path / "black.png", "--output", copy) == 0
+    assert "in int8: dense, box; in bfloat16: mask" in capsys.readouterr().out
+    photo = scenes(1, side=128)[0].image
+    assert upscore.load(copy, precision="int8").predict(photo, min_score=0).instances is not None
+
+
+def test_photos_are_spread_evenly() -> None:
+    assert evenly(range(10), 4) == [0, 2, 5, 7]
+    assert evenly(range(150), 100)[-1] >= 148
+    assert len(evenly(range(150), 100)) == 100
+    assert evenly([3, 1], 100) == [3, 1]
+
+
+def test_what_cannot_be_calibrated_is_said_before(
+    trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("upscore.inference.calibration.quantize", never)
     assert command(monkeypatch, "calibrate", "nuclei", photos) == 2
     assert "give --output" in sentence(capsys)
     assert command(monkeypatch, "calibrate", "nowhere", photos) == 2
     assert "nowhere" in sentence(capsys)
+
+    def said(*arguments: str | Path) -> str:
+        assert command(monkeypatch, "calibrate", trained, *arguments) == 2
+        return sentence(capsys)
+
+    file = tmp_path / "file.jpg"
+    file.write_text("no photo")
+    good = photos / "images"
+    assert "file.jpg is there already" in said(good, "--output", file)
+    assert "choose another place with --output" in said(good, "--output", file / "copy")
+    assert "give --data too" in said(good, "--split", "val")
+    assert "no split 'vall'" in said(good, "--data", photos, "--split", "vall")
+    assert "none of the 1 photos can be read" in said(file)
+    (tmp_path / "empty").mkdir()
+    assert "no photos in" in said(tmp_path / "empty")
+    others = Path(shutil.copytree(photos, tmp_path / "others"))
+    (others / "classes.txt").write_text("background\n" + "\n".join("abcdefg") + "\n")
+    assert "classes that the model was not trained on" in said(good, "--data", others)
+
+    def full(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("upscore.inference.quantized.TemporaryDirectory", full)
+    assert "can't be written there (Permission denied): choose another place with --output" in said(good)
+    assert not (trained / "int8").exists()
+
+
+def test_built_in_models_are_copied_for_int8() -> None:
+    with pytest.raises(UserError, match=r"`upscore calibrate nuclei PHOTOS --output FOLDER`"):
+        upscore.load("nuclei", precision="int8")
+
+
+def test_int8_that_cannot_be_written(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file/copy: int8 can't be written there"):
+        save_quantized(trained, {}, {}, output=tmp_path / "file" / "copy")
+    with pytest.raises(UserError, match=r"upscore calibrate MODEL PHOTOS.*upscore\.load"):
+        Predictor(tiny_net(), "openvino", "int8")

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.progress import Progress
 
+    from upscore.data import Dataset
     from upscore.inference import Predictor
 
 
@@ -20,21 +23,23 @@ def calibrate(
     split: str | None = None,
     output: Path | None = None,
     photos: int = 100,
-) -> None:
+) -> int:
     """Make a model's network in int8, and say what that costs.
 
     ```
     upscore calibrate runs/streets photos/
     upscore calibrate runs/streets photos/ --data camvid/ --split val
+    upscore calibrate nuclei slides/ --output models/nuclei8
     upscore predict runs/streets photos/ --output out --precision int8
     ```
 
     The ranges of int8 are learned from the photos, which should look like
     those that the model is for; no labels are needed. The result lies in
-    int8/ in the model's folder and is used by --precision int8 alone. How
-    far it agrees with float32 is measured on photos that it was not
-    calibrated on, where there are enough, and the loss of mean IU or AP on
-    labelled ones.
+    int8/ in the model's folder and is used by --precision int8 alone. From 20
+    photos on, half are kept apart, and how far it agrees with float32 is
+    measured on these; with --data, the loss of mean IU or AP too. A photo
+    that can't be read does not stop the others: it is reported at the end,
+    and the exit code is 1.
 
     Parameters
     ----------
@@ -50,95 +55,151 @@ def calibrate(
     output
         Write a copy of the model with its int8 network here instead.
     photos
-        How many are taken at most, evenly from all.
+        How many are taken at most, spread evenly over all, those to measure
+        on among them.
     """
+    import sys
+
     from rich.console import Console
     from rich.progress import Progress
 
-    from upscore.checkpoints.folder import BUILT_IN, CARD, WEIGHTS, find_model, load_model
+    from upscore.checkpoints.folder import find_model, load_model
+    from upscore.cli.predicting import FAILED
     from upscore.errors import UserError
     from upscore.inference import Predictor
-    from upscore.inference.calibration import quantize
+    from upscore.inference.calibration import evenly, quantize, require_quantizable
     from upscore.inference.outputs import find_photos
-    from upscore.inference.quantized import save_quantized
+    from upscore.inference.quantized import part_names, save_quantized
 
-    folder = find_model(model)
-    if output is None and folder.is_relative_to(BUILT_IN):
-        raise UserError(f"{model} comes with the package and is not to be changed: give --output for a copy")
     if photos < 1:
         raise UserError(f"--photos is {photos}: at least one is needed")
-    found = list(find_photos(paths).values())
-    found = found[:: -(-len(found) // photos)]
-    seen, unseen = (found[::2], found[1::2]) if len(found) >= MANY else (found, found)
+    if split is not None and data is None:
+        raise UserError(f"--split {split} is of labelled photos: give --data too, or leave it out")
+    folder = find_model(model)
+    _require_place(model, folder, output)
+    given = list(find_photos(paths).values())
     net, card = load_model(folder)
+    require_quantizable(net)
+    reference = Predictor(net, "openvino", "float32", max_side=card.max_side)
+    labelled = None if data is None else _labelled(reference, data, split)
     stderr = Console(stderr=True)
     with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
-        task = progress.add_task("Calibrating", total=len(seen))
-        parts = quantize(net, seen, progress=lambda done, _: progress.update(task, completed=done))
-        both = {
-            precision: Predictor(net, "openvino", precision, max_side=card.max_side, quantized=parts)
-            for precision in ("float32", "int8")
+        sound, failures = _readable(evenly(given, photos), progress)
+        others = len(sound) >= MANY
+        seen, unseen = (sound[::2], sound[1::2]) if others else (sound, sound)
+        parts = quantize(net, seen, most=len(seen), progress=_shown(progress))
+        int8 = Predictor(net, "openvino", "int8", max_side=card.max_side, quantized=parts)
+        both = {"float32": reference, "int8": int8}
+        report = {
+            "agreement": _agreement(both, unseen, progress),
+            "photos": len(given),
+            "calibrated on": len(seen),
+            "measured on": len(unseen),
+            "measured on others": others,
+            "int8": list(parts),
+            "bfloat16": [name for name in part_names(net) if name not in parts],
         }
-        report = _compare(both, unseen, progress) | {"calibrated on": len(seen), "measured on": len(unseen)}
-        if data is not None:
-            report |= {"data": data, **_score(both, data, split, progress)}
-    if output is not None:
-        _copy(folder, output, (WEIGHTS, CARD))
-        folder = output
-    save_quantized(folder, parts, report)
-    _print(report, folder)
+        if labelled is not None:
+            report |= {"data": data, "split": labelled[0], "scores": _scores(both, labelled[1], progress)}
+    save_quantized(folder, parts, report, output=output)
+    _print(report, output or folder)
+    for failure in failures:
+        print(f"upscore: {failure}", file=sys.stderr)
+    return FAILED if failures else 0
 
 
 MANY = 20
 """Photos from which on half of them is kept to measure on."""
 
 
-def _compare(both: dict[str, Predictor], photos: list[Path], progress: Progress) -> dict[str, Any]:
+def _require_place(model: str, folder: Path, output: Path | None) -> None:
+    from upscore.checkpoints.folder import BUILT_IN
+    from upscore.errors import UserError
+    from upscore.inference.quantized import require_writable
+
+    if output is None and folder.is_relative_to(BUILT_IN):
+        raise UserError(f"{model} comes with the package and is not to be changed: give --output for a copy")
+    if output is not None and (output.exists() or output.is_symlink()):
+        raise UserError(f"{output} is there already: choose a new --output")
+    require_writable(output or folder)
+
+
+def _labelled(reference: Predictor, data: str, split: str | None) -> tuple[str | None, Dataset]:
+    """What is scored: the split and its photos, the first of which is tried: its labels and classes are the model's."""
+    from upscore.data import open_dataset
+    from upscore.data.datasets import default_split, subset
+    from upscore.data.instance_datasets import open_instances
+    from upscore.inference import evaluate
+
+    split = split or default_split(data)
+    dataset = open_instances(data, split) if reference.task == "instances" else open_dataset(data, split)
+    evaluate(reference, subset(dataset, [0]))
+    return split, dataset
+
+
+def _readable(photos: list[Path], progress: Progress) -> tuple[list[Path], list[str]]:
+    """Those that can be read, and what is wrong with the others."""
+    from upscore.data.images import read_image
+    from upscore.errors import UserError
+
+    sound: list[Path] = []
+    failures: list[str] = []
+    for photo in progress.track(photos, description="Reading"):
+        try:
+            read_image(photo)
+            sound.append(photo)
+        except UserError as error:
+            failures.append(str(error))
+    if not sound:
+        raise UserError(f"none of the {len(photos)} photos can be read, the first because: {failures[0]}")
+    return sound, failures
+
+
+def _shown(progress: Progress) -> Callable[[int, int], None]:
+    task = progress.add_task("Calibrating")
+
+    def advance(done: int, total: int) -> None:
+        progress.update(task, completed=done, total=total)
+        if done == total:  # what follows takes as long and does not say how far it is
+            progress.update(task, description="Choosing the ranges", total=None)
+
+    return advance
+
+
+def _agreement(both: dict[str, Predictor], photos: list[Path], progress: Progress) -> float:
     from statistics import mean
 
     from upscore.inference.agreement import agreement
 
-    shares = [
+    return mean(
         agreement(*(predictor.predict(photo) for predictor in both.values()))
         for photo in progress.track(photos, description="Comparing with float32")
-    ]
-    return {"agreement": mean(shares)}
+    )
 
 
-def _score(both: dict[str, Predictor], data: str, split: str | None, progress: Progress) -> dict[str, Any]:
-    from upscore.data import open_dataset
-    from upscore.data.datasets import default_split
-    from upscore.data.instance_datasets import open_instances
+def _scores(both: dict[str, Predictor], dataset: Dataset, progress: Progress) -> dict[str, dict[str, float]]:
     from upscore.evaluation.instances import InstanceScores
     from upscore.inference import evaluate
 
-    split = split or default_split(data)
     scores: dict[str, Any] = {}
     for precision, predictor in both.items():
-        dataset = open_instances(data, split) if predictor.task == "instances" else open_dataset(data, split)
         task = progress.add_task(f"Scoring {precision}", total=len(dataset))
         found = evaluate(predictor, dataset, progress=lambda done, _, task=task: progress.update(task, completed=done))
         scores[precision] = {"AP": found.AP} if isinstance(found, InstanceScores) else {"mean IU": found.mean_iu}
-    return {"split": split, "scores": scores}
-
-
-def _copy(folder: Path, output: Path, names: tuple[str, ...]) -> None:
-    from shutil import copyfile
-
-    from upscore.errors import UserError
-    from upscore.files import atomic_folder
-
-    if output.exists():
-        raise UserError(f"{output} is there already: choose a new --output")
-    with atomic_folder(output) as temporary:
-        for name in names:
-            copyfile(folder / name, temporary / name)
+    return scores
 
 
 def _print(report: dict[str, Any], folder: Path) -> None:
-    print(f"{folder}: int8, calibrated on {report['calibrated on']} photos")
-    print(f"  agreement with float32 {report['agreement']:.2%}, on {report['measured on']} photos")
+    seen, given = report["calibrated on"], report["photos"]
+    which = f"all {given} photos" if seen == given else f"{seen} of {given} photos, evenly spread"
+    print(f"{folder}: int8, calibrated on {which}")
+    left = f"; in bfloat16: {', '.join(report['bfloat16'])}, which got nothing to do in these photos"
+    print(f"  in int8: {', '.join(report['int8'])}{left if report['bfloat16'] else ''}")
+    same = f"the photos that it was calibrated on (of {MANY} or more, half are kept to measure it on others)"
+    on = f"{report['measured on']} other photos" if report["measured on others"] else same
+    print(f"  agreement with float32 {report['agreement']:.2%}, on {on}")
     if "scores" in report:
         (name, before), *_ = report["scores"]["float32"].items()
         after = report["scores"]["int8"][name]
-        print(f"  {name} {after:.2%}, float32 {before:.2%} ({100 * (after - before):+.2f} points), on {report['data']}")
+        on = ", ".join(filter(None, (report["data"], report["split"])))
+        print(f"  {name} {after:.2%}, float32 {before:.2%} ({100 * (after - before):+.2f} points), on {on}")

@@ -6,10 +6,13 @@ by ranges that were seen while float32 predicted the photos.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from io import StringIO
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +37,14 @@ REGIONS_AT_ONCE = 64
 
 Advance = Callable[[int, int], None]
 """(done, total)."""
+
+T = TypeVar("T")
+
+
+def evenly(items: Sequence[T], most: int) -> list[T]:
+    """At most so many items, in their order and spread evenly over all of them."""
+    count = min(len(items), most)
+    return [items[index * len(items) // count] for index in range(count)]
 
 
 class Recorder(OpenVINOEngine):
@@ -69,30 +80,50 @@ class Recorded:
         self.run.expect(*shapes)
 
 
-def quantize(net: FCN | MaskRCNN, photos: Sequence[Photo], *, progress: Advance | None = None) -> dict[str, ov.Model]:
+def quantize(
+    net: FCN | MaskRCNN, photos: Sequence[Photo], *, most: int = PHOTOS, progress: Advance | None = None
+) -> dict[str, ov.Model]:
     """Each part of a network in int8, for `Predictor(net, "openvino", "int8", quantized=...)`.
+
+    A part that nothing reached in any of the photos is left out, as the masks' is where no objects were found; it then
+    runs in bfloat16 beside the others.
 
     Args:
         net: one that was trained.
         photos: such as it will see; some dozens to a hundred.
+        most: photos are used at most, spread evenly over all; what each part was given of them is kept in memory.
         progress: told of each photo.
 
     Raises:
-        UserError: NNCF is not installed, or a photo can't be read.
+        UserError: NNCF is not installed, there are no photos, one can't be read, or the network sees depth too.
     """
-    if find_spec("nncf") is None:
-        raise UserError('int8 needs NNCF: pip install "upscore[int8]"')
+    require_quantizable(net)
+    if not len(photos):
+        raise UserError("int8 is calibrated on photos, and there are none: give some dozens")
     recorder = Recorder()
     predictor = Predictor(net, recorder)
-    for done, photo in enumerate(photos[:PHOTOS], start=1):
+    chosen = evenly(photos, most)
+    for done, photo in enumerate(chosen, start=1):
         predictor.predict(photo)
         if progress:
-            progress(done, min(len(photos), PHOTOS))
+            progress(done, len(chosen))
     return {
         name: _fed_with(_quantized(convert(part, example.float()), recorder.inputs[name]), example.dtype)
         for name, (part, example) in recorder.parts.items()
         if recorder.inputs[name]
     }
+
+
+def require_quantizable(net: FCN | MaskRCNN) -> None:
+    """Make sure, before photos are predicted, that a network can be had in int8.
+
+    Raises:
+        UserError: NNCF is not installed, or the network sees depth too.
+    """
+    if find_spec("nncf") is None:
+        raise UserError('int8 needs NNCF: pip install "upscore[int8]"')
+    if net.trunk.depth_preprocessing is not None:
+        raise UserError("this model sees depth beside the photo, and int8 is calibrated on photos alone: use bfloat16")
 
 
 def _fed_with(model: ov.Model, dtype: torch.dtype) -> ov.Model:
@@ -109,14 +140,15 @@ def _fed_with(model: ov.Model, dtype: torch.dtype) -> ov.Model:
 
 def _quantized(model: ov.Model, inputs: list[np.ndarray]) -> ov.Model:
     nncf = _import_nncf()
-    return nncf.quantize(
-        model,
-        nncf.Dataset(inputs),
-        subset_size=len(inputs),
-        # symmetric ranges: of others, convolutions are slower, and OpenVINO has one of 1 x 1 that crashes at some sizes
-        preset=nncf.QuantizationPreset.PERFORMANCE,
-        fast_bias_correction=True,
-    )
+    with redirect_stdout(StringIO()):  # its bars go there, which is for results alone
+        return nncf.quantize(
+            model,
+            nncf.Dataset(inputs),
+            subset_size=len(inputs),
+            # symmetric ranges: of others, convolutions are slower, and OpenVINO has a 1 x 1 that crashes at some sizes
+            preset=nncf.QuantizationPreset.PERFORMANCE,
+            fast_bias_correction=True,
+        )
 
 
 def _import_nncf() -> Any:
@@ -125,7 +157,8 @@ def _import_nncf() -> Any:
 
     import_openvino()
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns that there is no GPU
-    import nncf
+    with redirect_stdout(sys.stderr):  # where its log goes is decided when it is imported
+        import nncf
 
     nncf.set_log_level(logging.ERROR)
     return nncf

@@ -85,6 +85,7 @@ def choose_engine(
         return TorchEngine(resolved)
     if resolved == "int8" and not quantized:
         raise UserError(
-            "int8 needs a calibrated network: `upscore calibrate MODEL PHOTOS` makes one, or give quantized="
+            "int8 needs a calibrated model: make one with `upscore calibrate MODEL PHOTOS`, and load its folder by "
+            'upscore.load(MODEL, precision="int8")'
         )
     return openvino.OpenVINOEngine(resolved, quantized=quantized, store=store)
