@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.checkpoints.test_card import edit
 from tests.tiny import same, tiny_net, weights
 from upscore.checkpoints import load_model, save_model
 from upscore.checkpoints.folder import find_model
@@ -96,43 +97,6 @@ def test_a_run_stands_for_its_best_model(run: Path) -> None:
 @pytest.fixture
 def model(run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run / "best", tmp_path / "model"))
-
-
-def edit(model: Path, **fields: object) -> None:
-    card = json.loads((model / "model.json").read_text())
-    for dotted, value in fields.items():
-        *parents, last = dotted.split("__")
-        part = card
-        for parent in parents:
-            part = part[parent]
-        part[last] = value
-    (model / "model.json").write_text(json.dumps(card))
-
-
-@pytest.mark.parametrize(
-    ("fields", "sentence"),
-    [
-        ({"format": "upscore-9"}, "format: Input should be 'upscore-1'"),
-        ({"architecture__num_classes": 5}, "8 class names, but architecture.num_classes is 5"),
-        ({"architecture__num_classes": 0}, "architecture.num_classes"),
-        ({"architecture__geometry": "odd"}, "architecture.geometry"),
-        ({"architecture__pretrained": True}, "architecture.pretrained"),
-        ({"classes": "abc"}, "classes"),
-        ({"preprocessing__mean": [1, 2]}, "preprocessing.mean"),
-        ({"max_side": -1}, "max_side"),
-    ],
-)
-def test_a_card_that_is_not_valid(fields: dict[str, object], sentence: str, model: Path) -> None:
-    edit(model, **fields)
-    with pytest.raises(UserError, match=f"{model / 'model.json'}: {sentence}"):
-        load_model(model)
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"null"])
-def test_a_damaged_card(content: bytes, model: Path) -> None:
-    (model / "model.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"model\.json"):
-        load_model(model)
 
 
 def test_a_card_of_another_network(model: Path) -> None:

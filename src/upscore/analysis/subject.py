@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from upscore.checkpoints.folder import DEFAULT_MAX_SIDE, WEIGHTS, ModelCard, built_in_models, find_model, load_model
+from upscore.checkpoints.card import DEFAULT_MAX_SIDE, ModelCard
+from upscore.checkpoints.folder import WEIGHTS, built_in_models, find_model, load_model
 from upscore.errors import UserError
 from upscore.models.build import FCN_STRIDES, Option, build
 from upscore.models.fcn import FCN

@@ -1,5 +1,6 @@
 """The model folder, and checkpoints of other projects."""
 
-from upscore.checkpoints.folder import ModelCard, load_model, save_model
+from upscore.checkpoints.card import ModelCard
+from upscore.checkpoints.folder import load_model, save_model
 
 __all__ = ["ModelCard", "load_model", "save_model"]

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from upscore.checkpoints.card import (
+    CARD,
+    DEFAULT_MAX_SIDE,
+    DepthPreprocessingCard,
+    ModelCard,
+    PreprocessingCard,
+    read_card,
+)
 from upscore.errors import UserError
 from upscore.files import atomic_folder
-from upscore.labels import MAX_CLASSES
 from upscore.models.build import build
 from upscore.models.fcn import FCN
 from upscore.models.mask_rcnn import MaskRCNN
@@ -23,97 +29,11 @@ from upscore.models.preprocessing import DepthPreprocessing, Preprocessing
 from upscore.models.trunks import Trunk
 from upscore.models.two_heads import TwoHeads
 
-WEIGHTS, CARD = "model.safetensors", "model.json"
+WEIGHTS = "model.safetensors"
 QUANTIZED = "int8"
 """The folder of the same network in int8, where it was calibrated."""
 BUILT_IN = Path(__file__).parents[1] / "builtin"
 """Model folders that come with the package, each known by its name."""
-DEFAULT_MAX_SIDE = 1024
-
-
-class FCNArchitecture(BaseModel):
-    """The arguments of `upscore.models.build` for an FCN."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    backbone: str
-    num_classes: int = Field(ge=1, le=MAX_CLASSES)
-    geometry: Literal["caffe", "same"]
-    upsampling: Literal["fixed", "intermediate", "learned"]
-    grouped: bool
-    pixel_loss: Literal["softmax", "sigmoid"] = "softmax"
-    null_background: bool = False
-    geometric_classes: int = Field(default=0, ge=0, le=MAX_CLASSES)
-    depth: Literal["none", "early", "late", "only"] = "none"
-    depth_channels: Literal[0, 1, 3] = 0
-
-
-class MaskRCNNArchitecture(BaseModel):
-    """The arguments of `upscore.models.build` for a Mask R-CNN; `build` itself says which there are."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    __pydantic_extra__: dict[str, bool | int | float | str]  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    name: Literal["mask_rcnn"]
-    backbone: str
-    num_classes: int = Field(ge=1, le=MAX_CLASSES)
-
-
-KINDS = ("an FCN", "a Mask R-CNN")
-
-
-def _kind(architecture: Any) -> str:
-    name = architecture.get("name") if isinstance(architecture, dict) else getattr(architecture, "name", None)
-    return KINDS[name == "mask_rcnn"]
-
-
-Architecture = Annotated[
-    Annotated[FCNArchitecture, Tag(KINDS[0])] | Annotated[MaskRCNNArchitecture, Tag(KINDS[1])], Discriminator(_kind)
-]
-
-
-class PreprocessingCard(BaseModel):
-    """The fields of `upscore.models.Preprocessing`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    channel_order: Literal["RGB", "BGR"]
-
-
-class DepthPreprocessingCard(BaseModel):
-    """The fields of `upscore.models.preprocessing.DepthPreprocessing`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    mean: tuple[float, ...]
-    std: tuple[Annotated[float, Field(gt=0)], ...]
-
-
-class ModelCard(BaseModel):
-    """`model.json`: what the weights alone don't say."""
-
-    model_config = ConfigDict(frozen=True)
-
-    format: Literal["upscore-1"] = "upscore-1"
-    architecture: Architecture
-    classes: list[str]
-    """A class's index is its position."""
-    geometric_classes: list[str] = []
-    """As `classes`, of the second head; empty without one."""
-    preprocessing: PreprocessingCard
-    depth_preprocessing: DepthPreprocessingCard | None = None
-    """None for a network that sees photos alone."""
-    max_side: int = Field(default=DEFAULT_MAX_SIDE, ge=0)
-    """Photos whose longer side is over this many pixels are reduced to it for the network; 0: never."""
-    min_score: float | None = Field(default=None, ge=0, le=1)
-    """The score from which on objects count as found; None for a network that classifies pixels."""
-    training: dict[str, Any] = {}
-    """Where the weights come from: data, recipe, epochs."""
-    scores: dict[str, Any] = {}
-    """What they reached, and on what."""
 
 
 def save_model(
@@ -246,38 +166,3 @@ class _Undrawn(TorchFunctionMode):
         if getattr(func, "__name__", "") in ("normal_", "uniform_"):
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
-
-
-def read_card(folder: Path) -> ModelCard:
-    """The card of a model folder.
-
-    Raises:
-        UserError: it is missing or not valid.
-    """
-    path = folder / CARD
-    try:
-        card = ModelCard.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} can't be read: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"] if part not in KINDS) or "the file"
-        raise UserError(f"{path}: {field}: {first['msg']}") from error
-    if len(card.classes) != card.architecture.num_classes:
-        raise UserError(
-            f"{path}: {len(card.classes)} class names, but architecture.num_classes is {card.architecture.num_classes}"
-        )
-    if isinstance(card.architecture, FCNArchitecture):
-        _check_modalities(path, card, card.architecture)
-    return card
-
-
-def _check_modalities(path: Path, card: ModelCard, architecture: FCNArchitecture) -> None:
-    """The second head and the depth are told of in two places."""
-    if len(card.geometric_classes) != (count := architecture.geometric_classes):
-        names = len(card.geometric_classes)
-        raise UserError(f"{path}: {names} names of geometric classes, but architecture.geometric_classes is {count}")
-    depth = card.depth_preprocessing
-    given = {0} if depth is None else {len(depth.mean), len(depth.std)}
-    if given != {architecture.depth_channels}:
-        raise UserError(f"{path}: depth_preprocessing is not of {architecture.depth_channels} channels of depth")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from upscore.checkpoints.folder import CARD, WEIGHTS, find_model, load_model, read_card
+from upscore.checkpoints.card import CARD, read_card
+from upscore.checkpoints.folder import WEIGHTS, find_model, load_model
 from upscore.errors import UserError
 from upscore.inference.engines import EngineName, Precision
 from upscore.inference.engines.cache import Store, digest_of, store_for

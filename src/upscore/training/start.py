@@ -8,7 +8,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from upscore.checkpoints.folder import ModelCard, find_model, load_model
+from upscore.checkpoints.card import ModelCard
+from upscore.checkpoints.folder import find_model, load_model
 from upscore.checkpoints.read import read_state_dict
 from upscore.errors import UserError
 from upscore.models.backbones import load_classifier

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from upscore.checkpoints.folder import DEFAULT_MAX_SIDE
+from upscore.checkpoints.card import DEFAULT_MAX_SIDE
 from upscore.data.datasets import Dataset, geometric_classes
 from upscore.data.instance_datasets import task_of
 from upscore.errors import UserError
