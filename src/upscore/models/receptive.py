@@ -1,58 +1,27 @@
-"""What a network sees: the pixels that a cell of a map, or the class of a pixel, depends on.
+"""What a network sees: the pixels that the class of a pixel depends on, by way of the cells of its trunk's maps.
 
-Cell i of a map with stride s sees the pixels from s * i + start on, `size` of them. Everything is for each axis by
-itself. Chains of layers are added up; of any other trunk it is found by running it: a cell that has seen a NaN is one.
+Everything is for each axis by itself.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import TypeVar, cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from upscore.errors import UserError
 from upscore.models.build import build
 from upscore.models.fcn import FCN, Skips
 from upscore.models.fcn_parts import heads
-from upscore.models.geometry import layer_window
+from upscore.models.map_fields import Field, chain_fields, probed_fields
 from upscore.models.mask_rcnn import MaskRCNN
 from upscore.models.trunks import ChainTrunk, TrunkFacts
 from upscore.models.upsampling import Upsample
 
 Network = TypeVar("Network", bound=FCN | MaskRCNN)
-
-Maps = Callable[[Tensor], Mapping[int, Tensor]]
-"""Images -> {stride: map}."""
-
-SHORTEST, LONGEST = 512, 8192
-"""Sides of a probe along the axis; a cell that sees more than the longest one is said to see everything."""
-
-TOLERANCE = 1e-3
-"""How much cells may change, of the largest one, when the image is moved by a step of the grid."""
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """Along one axis, what the cells of a map see."""
-
-    stride: int
-    """Pixels from a cell to the next."""
-    start: int
-    """The first pixel that cell 0 sees; below 0 where that is padding."""
-    size: int
-    """Pixels that a cell sees, the receptive field."""
-
-    @property
-    def stop(self) -> int:
-        """The pixel after the last one that cell 0 sees."""
-        return self.start + self.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,96 +93,6 @@ def _of_pixels(net: FCN, maps: dict[int, tuple[Field, Field]]) -> Geometry:
     grid = math.lcm(net.trunk.multiple, *maps)
     rows, columns = ({stride: fields[axis] for stride, fields in maps.items()} for axis in (0, 1))
     return Geometry(grid, maps, _reach(heads(net), rows, grid), _reach(heads(net), columns, grid))
-
-
-def chain_fields(trunk: ChainTrunk) -> dict[int, Field]:
-    """Of the maps of a plain chain, by adding up its layers' kernels, strides and paddings."""
-    strides = {tap: stride for stride, tap in trunk.taps.items()}
-    fields, jump, start, size = {}, 1, 0, 1
-    for name, layer in trunk.named_children():
-        kernel, stride, padding = layer_window(layer)
-        start -= padding * jump
-        size += (kernel - 1) * jump
-        jump *= stride
-        if name in strides:
-            fields[strides[name]] = Field(jump, start, size)
-    return fields
-
-
-def probed_fields(run: Maps, channels: int, multiple: int) -> dict[int, tuple[Field, Field]]:
-    """Of the maps that `run` makes of images (N, `channels`, H, W), in evaluation mode: along rows and columns.
-
-    Raises:
-        UserError: as `receptive_field`.
-    """
-
-    def turned(images: Tensor) -> dict[int, Tensor]:
-        return {stride: cells.transpose(2, 3) for stride, cells in run(images.transpose(2, 3)).items()}
-
-    rows, columns = (_probed_axis(axis, channels, multiple) for axis in (run, turned))
-    return {stride: (rows[stride], columns[stride]) for stride in rows}
-
-
-@torch.inference_mode()
-def _probed_axis(run: Maps, channels: int, multiple: int) -> dict[int, Field]:
-    """Cells stay numbers where all they see lies in the clean part of an image that is NaN above and below it.
-
-    As the clean part moves down by a stride, the first such cell once gives way to the next, and so does the last.
-    """
-    noise = torch.randn(1, channels, LONGEST, multiple, generator=torch.Generator().manual_seed(0))
-    length = SHORTEST
-    while not (clean := _clean_cells(run, noise[:, :, :length], slice(multiple, length - 2 * multiple))):
-        length *= 2
-        if length > LONGEST:
-            raise UserError(
-                "this network's cells see the whole image (squeeze-and-excitation, attention or a very wide field), so "
-                "that no tile makes what the whole image would: use a backbone of convolutions, as efficientnet_lite0"
-            )
-    image, grid = noise[:, :, :length], math.lcm(multiple, *clean)
-    top, bottom = grid, length - 2 * grid
-    at = cache(lambda phase: _clean_cells(run, image, slice(top + phase, bottom + phase)))
-
-    def next_cell(stride: int, end: int) -> int:
-        """The phase at which the first (`end` 0) or the last (1) clean cell gives way to the next."""
-        return 1 + bisect_left(range(1, stride), True, key=lambda phase: at(phase)[stride][end] > at(0)[stride][end])
-
-    fields = {}
-    for stride, (first, last) in at(0).items():
-        start = top + next_cell(stride, 0) - 1 - stride * first
-        stop = bottom + next_cell(stride, 1) - stride * (last + 1)
-        fields[stride] = Field(stride, start, stop - start)
-    _require_repetition(run, image, fields, grid)
-    return fields
-
-
-def _clean_cells(run: Maps, noise: Tensor, rows: slice) -> dict[int, tuple[int, int]]:
-    """Stride -> the first and the last of the cells around the middle that see these rows alone; {} if one has none."""
-    image = torch.full_like(noise, math.nan)
-    image[:, :, rows] = noise[:, :, rows]
-    clean = {}
-    for stride, cells in run(image).items():
-        dirty = cells.isnan().flatten(0, 1).any(0).any(1).nonzero()[:, 0]
-        middle = cells.shape[2] // 2
-        before, after = dirty[dirty <= middle], dirty[dirty >= middle]
-        if not len(before) or not len(after) or before[-1] == middle:
-            return {}
-        clean[stride] = int(before[-1]) + 1, int(after[0]) - 1
-    return clean
-
-
-def _require_repetition(run: Maps, image: Tensor, fields: Mapping[int, Field], grid: int) -> None:
-    """Windows that attention is cut into, or embeddings of positions, need not move with the image."""
-    whole, moved = run(image), run(image[:, :, grid:])
-    for stride, field in fields.items():
-        first = -(field.start // stride)
-        last = (image.shape[2] - grid - field.stop) // stride
-        one = whole[stride][:, :, first + grid // stride : last + 1 + grid // stride]
-        other = moved[stride][:, :, first : last + 1]
-        if (one - other).abs().max() > TOLERANCE * one.abs().max():
-            raise UserError(
-                f"this network's maps change where the image is moved by {grid} pixels (windows of attention, or "
-                "embeddings of positions), so that no tile makes what the whole image would"
-            )
 
 
 @contextmanager
