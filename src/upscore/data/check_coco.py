@@ -32,7 +32,7 @@ def _reasons(file: Coco, image: int, annotation: int, pixels: int) -> Iterator[t
         yield "zero area", f"has a box of {x2 - x1:g}x{y2 - y1:g} pixels; draw it anew, or remove the annotation."
     elif file.areas[annotation] <= 0 or pixels == 0:
         yield "zero area", "covers no pixel, or has an area of 0; draw it anew, or remove it."
-    pieces = file.outline(annotation).pieces
+    pieces = file.outlines[annotation].pieces
     short = sum(len(piece) < 6 for piece in pieces)
     if short:
         yield "few points", f"has {short} of {len(pieces)} polygons with fewer than three points; remove them."

@@ -1,6 +1,6 @@
 """COCO's JSON of labelled objects, read once into flat arrays.
 
-N images, A annotations, K classes, P pieces of polygons, R runs of pixels; sizes are (height, width).
+N images, A annotations, K classes, R runs of pixels; sizes are (height, width).
 
 Lin et al., "Microsoft COCO: Common Objects in Context" (2014). A million objects of Python would be copied into every
 worker's memory as their counts change; arrays are shared.
@@ -13,28 +13,19 @@ import os
 from array import array
 from collections import Counter
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from upscore.data.coco_entries import Entry, Unusable, read_annotation, read_categories, read_photo
 from upscore.data.coco_masks import layered, polygon_runs
+from upscore.data.coco_outlines import Outlines, OutlinesSoFar
 from upscore.data.decoding import MAX_PIXELS
 from upscore.data.folder import Fault
 from upscore.errors import UserError
 from upscore.objects import Objects
-
-
-class Outline(NamedTuple):
-    """An object's outline, as annotated: polygons, or else run lengths."""
-
-    pieces: list[np.ndarray]
-    """(2 P,) float64 each: x1, y1, x2, y2, ..."""
-    runs: np.ndarray | None
-    """(R,) uint32, as in `coco_masks`."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,15 +55,10 @@ class Coco:
     """(A,) float32, as annotated; NaN where there is none."""
     crowd: np.ndarray
     """(A,) bool."""
+    outlines: Outlines
+    """By annotation."""
     faults: list[Fault]
     """Entries that cannot be used, which are left out."""
-    _rows: np.ndarray
-    """(A,) int64, the annotations' rows in `_pieces_of` and `_runs_of`, which are in the file's order."""
-    _pieces_of: np.ndarray
-    _piece_bounds: np.ndarray
-    _coordinates: np.ndarray
-    _runs_of: np.ndarray
-    _runs: np.ndarray
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -81,17 +67,9 @@ class Coco:
         """The annotations of an image."""
         return range(int(self.bounds[image]), int(self.bounds[image + 1]))
 
-    def outline(self, annotation: int) -> Outline:
-        """The outline of an annotation."""
-        row = self._rows[annotation]
-        runs = self._runs[self._runs_of[row] : self._runs_of[row + 1]]
-        bounds = self._piece_bounds[self._pieces_of[row] : self._pieces_of[row + 1] + 1]
-        pieces = [self._coordinates[start:stop] for start, stop in pairwise(bounds)]
-        return Outline(pieces, runs if len(runs) else None)
-
     def runs(self, image: int, annotation: int) -> np.ndarray:
         """(R,) int64, the run lengths of an annotation's pixels."""
-        outline = self.outline(annotation)
+        outline = self.outlines[annotation]
         if outline.runs is not None:
             return outline.runs.astype(np.int64)
         height, width = self.sizes[image].tolist()
@@ -163,13 +141,8 @@ def read_coco(path: Path) -> Coco:
         boxes=np.array(annotations.boxes, np.float32).reshape(-1, 4)[rows],
         areas=np.array(annotations.areas, np.float32)[rows],
         crowd=np.array(annotations.crowd, bool)[rows],
+        outlines=annotations.outlines.ordered(rows),
         faults=images.faults + annotations.faults,
-        _rows=rows.astype(np.int64),
-        _pieces_of=np.array(annotations.pieces_of),
-        _piece_bounds=np.array(annotations.piece_bounds),
-        _coordinates=np.array(annotations.coordinates),
-        _runs_of=np.array(annotations.runs_of),
-        _runs=np.array(annotations.runs),
     )
 
 
@@ -226,8 +199,7 @@ class _Annotations:
         self.path, self._images, self._classes = path, images, classes
         self.images, self.ids, self.labels, self.crowd = array("q"), array("q"), array("q"), array("b")
         self.boxes, self.areas = array("d"), array("d")
-        self.pieces_of, self.piece_bounds, self.coordinates = array("q", [0]), array("q", [0]), array("d")
-        self.runs_of, self.runs = array("q", [0]), array("I")
+        self.outlines = OutlinesSoFar()
         self.faults: list[Fault] = []
         self._seen: Counter[int] = Counter()
 
@@ -243,12 +215,7 @@ class _Annotations:
         self.boxes.extend(entry.box)
         self.areas.append(entry.area)
         self.crowd.append(entry.crowd)
-        for piece in entry.pieces:
-            self.coordinates.extend(piece)
-            self.piece_bounds.append(len(self.coordinates))
-        self.pieces_of.append(len(self.piece_bounds) - 1)
-        self.runs.extend(entry.runs)
-        self.runs_of.append(len(self.runs))
+        self.outlines.add(entry.pieces, entry.runs)
 
     def _read(self, content: Any) -> tuple[Entry, int, int]:
         def size_of(image_id: int) -> tuple[int, int] | None:
