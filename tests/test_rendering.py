@@ -1,4 +1,4 @@
-"""Palettes, masks, overlays and their legends: what is drawn, not how."""
+"""Masks, overlays and their legends: what is drawn, not how."""
 
 from pathlib import Path
 
@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from upscore import rendering
+from upscore.colormaps import class_colors, palette
 from upscore.errors import UserError
 from upscore.labels import VOID
-from upscore.rendering import class_colors, heat_overlay, index_image, overlay, palette, side_by_side
+from upscore.rendering import heat_overlay, index_image, overlay, side_by_side
 from upscore.structures import Prediction
 
 CAMVID = Path(__file__).parents[1] / "../shared/data/camvid"
@@ -17,29 +18,6 @@ CAMVID = Path(__file__).parents[1] / "../shared/data/camvid"
 
 def photo(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def test_palette_is_the_one_of_voc():
-    assert palette(21)[[0, 1, 2, 3, 8, 15, 20]].tolist() == [
-        [0, 0, 0],
-        [128, 0, 0],
-        [0, 128, 0],
-        [128, 128, 0],
-        [64, 0, 0],
-        [192, 128, 128],
-        [0, 64, 128],
-    ]
-    assert palette(256)[VOID].tolist() == [224, 224, 192]
-    assert len(np.unique(palette(256), axis=0)) == 256
-
-
-def test_colors_of_overlays_differ_and_none_is_dark():
-    colors = class_colors(255)
-    assert colors.shape == (255, 3)
-    assert colors.dtype == np.uint8
-    assert len(np.unique(colors, axis=0)) == 255
-    assert colors.max(1).min() > 100
-    assert (class_colors(5) == colors[:5]).all()
 
 
 def test_index_image_keeps_indices_and_shows_them_in_color(tmp_path):
@@ -192,15 +170,6 @@ def test_heat_is_bare_where_cold_and_brighter_where_hotter():
     light = np.asarray(Image.fromarray(drawn.astype(np.uint8)).convert("L"))[0].astype(int)
     assert (np.diff(light[120:225]) >= 0).all()
     assert light[299] > 180
-
-
-def test_the_gradient_is_even_in_lightness():
-    """CIE lightness rises all the way, by steps that are within a factor of two of their mean."""
-    linear = (rendering._gradient() / 255) ** 2.2 @ [0.2126, 0.7152, 0.0722]
-    lightness = 116 * np.cbrt(linear[::16]) - 16
-    steps = np.diff(lightness)
-    assert steps.min() > steps.mean() / 2
-    assert steps.max() < steps.mean() * 2
 
 
 def test_pictures_in_a_row_have_one_height_and_keep_their_shapes():

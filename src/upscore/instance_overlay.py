@@ -11,19 +11,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from upscore import lettering
+from upscore.colormaps import COLORS, class_colors
 from upscore.errors import UserError
 from upscore.instances import Instances
 from upscore.lettering import INK, PAPER, Chip, font, font_size, stack
-from upscore.rendering import (
-    COLORS,
-    READABLE_WIDTH,
-    blend,
-    borders,
-    class_colors,
-    enlarged,
-    enlargement,
-    line_width,
-)
+from upscore.rendering import READABLE_WIDTH, blend, borders, enlarged, enlargement, line_width
 
 ROWS_AT_ONCE = 256
 """Rows of a photo that are painted at the same time."""

@@ -6,13 +6,13 @@ index, or 255 for void. Pixels are blended by Pillow, in bytes: a 12-megapixel p
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw
+from PIL import Image, ImageDraw
 
 from upscore import lettering
+from upscore.colormaps import class_colors, heat_colors, palette
 from upscore.errors import UserError
 from upscore.labels import MAX_CLASSES, VOID
 from upscore.lettering import INK, PAPER, Chip, fit, font, font_size, percent, scale, stack
@@ -28,40 +28,6 @@ SMALLEST_WITH_LINES = 100
 
 MAX_SIDE = 16_384
 """No picture made of several is wider than this, whatever their shapes."""
-
-# Seven hues that stay apart for colour-blind eyes (after Okabe and Ito), then the farthest from those already chosen,
-# seen with normal, deuteranope and protanope eyes.
-# fmt: off
-COLORS = [
-    "#56b4e9", "#e67e00", "#009e73", "#cc79a7", "#f0dc3c", "#005fb2", "#cd3e2a", "#4bf2d8", "#7a7af5", "#a11d6c",
-    "#f6a88d", "#8fce3c", "#8c5a2b", "#674f8d", "#90c9d3", "#ac1730", "#a672cb", "#e9d1a8", "#4d68dc", "#a8aa5d",
-]
-# fmt: on
-
-# Dark to bright with even steps of lightness, from violet over red to pale yellow.
-HEAT = ["#10062b", "#3b0f63", "#6c1a79", "#9d2b73", "#cb4260", "#ec6545", "#fb9333", "#fcc54f", "#fcf7b5"]
-
-
-def palette(num_classes: int) -> np.ndarray:
-    """The colours of VOC's masks, (C, 3) uint8 for up to 256 labels; 0 is black, 255 (void) is cream.
-
-    The bits of a label, lowest first, go to red, green, blue in turn, highest bit first (the VOC development kit).
-    """
-    label = np.arange(num_classes)[:, None]
-    channel = np.arange(3)
-    color = np.zeros((num_classes, 3), np.int64)
-    for bit in range(8):
-        color |= (label >> (3 * bit + channel) & 1) << (7 - bit)
-    return color.astype(np.uint8)
-
-
-def class_colors(num_classes: int) -> np.ndarray:
-    """The colours of overlays, (C, 3) uint8: none is black, the first are safe for colour-blind eyes."""
-    colors = [_rgb(color) for color in COLORS[:num_classes]]
-    for k in range(len(colors), num_classes):
-        hue, lightness = k * 0.618034 % 1, (0.42, 0.58, 0.74)[k % 3]
-        colors.append(255 * np.array(colorsys.hls_to_rgb(hue, lightness, 0.6)))
-    return np.rint(colors).astype(np.uint8).reshape(-1, 3)
 
 
 def index_image(class_map: np.ndarray, num_classes: int) -> Image.Image:
@@ -129,7 +95,7 @@ def heat_overlay(image: np.ndarray, heat: np.ndarray, title: str) -> Image.Image
     factor = enlargement(image)
     image, heat = enlarged(image, factor), enlarged(heat, factor)
     level = np.rint(np.nan_to_num(heat.astype(np.float32)).clip(0, 1) * 255).astype(np.uint8)
-    colors = _gradient()
+    colors = heat_colors()
     glow = _paint(level, colors)
     # Opacity rises quickly and then stays: what is half hot should not look half hidden too.
     ramp = np.linspace(0, 1, 256)
@@ -228,17 +194,6 @@ def borders(labels: np.ndarray, width: int) -> np.ndarray:
     border[width:] |= down
     border[:-width] |= down
     return border
-
-
-def _gradient() -> np.ndarray:
-    """(256, 3) uint8, linear between the stops of `HEAT`."""
-    stops = np.array([_rgb(color) for color in HEAT])
-    at = np.linspace(0, len(stops) - 1, 256)
-    return np.rint([np.interp(at, range(len(stops)), channel) for channel in stops.T]).T.astype(np.uint8)
-
-
-def _rgb(color: str) -> np.ndarray:
-    return np.array(ImageColor.getrgb(color), np.float64)
 
 
 def enlargement(image: np.ndarray) -> int:

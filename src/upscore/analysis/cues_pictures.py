@@ -14,13 +14,14 @@ import numpy as np
 from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
+from upscore.colormaps import class_colors
 from upscore.data.datasets import Dataset
 from upscore.evaluation.cues import ROWS, Cues
 from upscore.evaluation.plot_style import BLUE, INK, ORANGE, PALE_BLUE, PALE_INK, name_ticks, new_figure, save, style
 from upscore.inference import Predictor
 from upscore.labels import VOID
 from upscore.lettering import Chip, legend, stack
-from upscore.rendering import at_side, class_colors, overlay, side_by_side
+from upscore.rendering import at_side, overlay, side_by_side
 
 PANEL = 480
 """The longer side of a photo in pixels; what is small is enlarged to it."""

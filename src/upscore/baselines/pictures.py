@@ -12,11 +12,12 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 from PIL import Image, ImageDraw
 
 from upscore.baselines.comparison import Comparison, Row
+from upscore.colormaps import class_colors
 from upscore.evaluation import plot_style
 from upscore.evaluation.plot_style import BLUE, GREEN, ORANGE, PALE_INK, new_figure, save, style
 from upscore.labels import VOID
 from upscore.lettering import INK, PAPER, Chip, fit, font, legend, stack
-from upscore.rendering import BACKGROUNDS, at_side, borders, class_colors, enlarged, enlargement, overlay, side_by_side
+from upscore.rendering import BACKGROUNDS, at_side, borders, enlarged, enlargement, overlay, side_by_side
 
 PANEL, GAP, TITLE = 400, 10, 20
 """In the picture of a comparison: the longer side of a photo, the space between two, the size of letters; in pixels."""

@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from upscore.colormaps import class_colors
 from upscore.instances import Instances
 from upscore.lettering import INK, PAPER, font
-from upscore.rendering import class_colors, overlay
+from upscore.rendering import overlay
 from upscore.report.touching import regions
 
 ENLARGED = 4

@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from upscore.colormaps import class_colors
 from upscore.data.datasets import Dataset
 from upscore.evaluation.metrics import semantic_scores
-from upscore.rendering import class_colors, overlay, side_by_side
+from upscore.rendering import overlay, side_by_side
 from upscore.report import words
 from upscore.report.charts import confusion_table, grouped_bars, line_chart, score_table
 from upscore.report.networks import COLORS, STRIDES, TITLES, Settings, Trained

@@ -1,0 +1,56 @@
+"""The colours of classes, in masks and in overlays, and of heat.
+
+C: classes. Colours are RGB, uint8.
+"""
+
+from __future__ import annotations
+
+import colorsys
+
+import numpy as np
+from PIL import ImageColor
+
+# Seven hues that stay apart for colour-blind eyes (after Okabe and Ito), then the farthest from those already chosen,
+# seen with normal, deuteranope and protanope eyes.
+# fmt: off
+COLORS = [
+    "#56b4e9", "#e67e00", "#009e73", "#cc79a7", "#f0dc3c", "#005fb2", "#cd3e2a", "#4bf2d8", "#7a7af5", "#a11d6c",
+    "#f6a88d", "#8fce3c", "#8c5a2b", "#674f8d", "#90c9d3", "#ac1730", "#a672cb", "#e9d1a8", "#4d68dc", "#a8aa5d",
+]
+# fmt: on
+
+# Dark to bright with even steps of lightness, from violet over red to pale yellow.
+HEAT = ["#10062b", "#3b0f63", "#6c1a79", "#9d2b73", "#cb4260", "#ec6545", "#fb9333", "#fcc54f", "#fcf7b5"]
+
+
+def palette(num_classes: int) -> np.ndarray:
+    """The colours of VOC's masks, (C, 3) uint8 for up to 256 labels; 0 is black, 255 (void) is cream.
+
+    The bits of a label, lowest first, go to red, green, blue in turn, highest bit first (the VOC development kit).
+    """
+    label = np.arange(num_classes)[:, None]
+    channel = np.arange(3)
+    color = np.zeros((num_classes, 3), np.int64)
+    for bit in range(8):
+        color |= (label >> (3 * bit + channel) & 1) << (7 - bit)
+    return color.astype(np.uint8)
+
+
+def class_colors(num_classes: int) -> np.ndarray:
+    """The colours of overlays, (C, 3) uint8: none is black, the first are safe for colour-blind eyes."""
+    colors = [_rgb(color) for color in COLORS[:num_classes]]
+    for k in range(len(colors), num_classes):
+        hue, lightness = k * 0.618034 % 1, (0.42, 0.58, 0.74)[k % 3]
+        colors.append(255 * np.array(colorsys.hls_to_rgb(hue, lightness, 0.6)))
+    return np.rint(colors).astype(np.uint8).reshape(-1, 3)
+
+
+def heat_colors() -> np.ndarray:
+    """From 0 to 1, (256, 3) uint8, linear between the stops of `HEAT`."""
+    stops = np.array([_rgb(color) for color in HEAT])
+    at = np.linspace(0, len(stops) - 1, 256)
+    return np.rint([np.interp(at, range(len(stops)), channel) for channel in stops.T]).T.astype(np.uint8)
+
+
+def _rgb(color: str) -> np.ndarray:
+    return np.array(ImageColor.getrgb(color), np.float64)
