@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from upscore.data.datasets import Dataset, geometric_classes, open_splits
-from upscore.data.scenes import SHAPES
+from upscore.data.shapes import SHAPES
 from upscore.evaluation.metrics import SemanticScores, TwoHeadedScores
 from upscore.files import write_text
 from upscore.models import build

@@ -8,7 +8,7 @@ from PIL import Image
 
 from upscore.data.datasets import default_split, image_ids, subset
 from upscore.data.instance_datasets import open_instance_splits, open_instances, task_of
-from upscore.data.scenes import SHAPES
+from upscore.data.shapes import SHAPES
 from upscore.errors import UserError
 
 from .coco_files import CATEGORIES, small, write

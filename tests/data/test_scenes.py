@@ -9,7 +9,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from upscore.data.scenes import MAX_OBJECTS, SHAPES, SceneDataset, _Canvas, _draw, _renumbered
+from upscore.data.scenes import MAX_OBJECTS, SceneDataset, _Canvas, _draw, _renumbered
+from upscore.data.shapes import SHAPES
 from upscore.errors import UserError
 
 
