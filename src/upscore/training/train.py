@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
 from upscore.checkpoints.card import DEFAULT_MAX_SIDE
 from upscore.data.datasets import Dataset, geometric_classes
 from upscore.data.instance_datasets import task_of
 from upscore.errors import UserError
-from upscore.models.build import Option, build
+from upscore.models.build import build
 from upscore.models.detectors import ProfileName
 from upscore.models.fcn import FCN, PixelLoss, Upsampling
 from upscore.models.precision import Precision, resolve_precision
@@ -21,24 +20,19 @@ from upscore.models.rgbd import Fusion
 from upscore.models.two_heads import TwoHeads
 from upscore.models.vgg import Geometry
 from upscore.training.allocator import keep_memory_if_asked
+from upscore.training.arguments import changed, check_ranges, own_options, stages_to
 from upscore.training.class_weights import median_frequency_weights
 from upscore.training.counting import Advance, enough_detections, most_objects
 from upscore.training.depth import fitting_depth
 from upscore.training.feed import default_workers
 from upscore.training.loop import Watcher, fit
 from upscore.training.modalities import with_counts
-from upscore.training.recipes import INSTANCE_RECIPES, STAGE_RATES, Recipe
+from upscore.training.recipes import STAGE_RATES
 from upscore.training.run_folder import RunFolder
 from upscore.training.start import IMAGENET, start_from
 from upscore.training.tasks import INSTANCES, Task, task_named
 from upscore.training.team import Team, accelerator, connected
 from upscore.training.trainer import Progress
-
-OPTIONS_OF_FCN = {"geometry": "geometry", "upsampling": "upsampling", "grouped": "dense"}
-OPTIONS_OF_FCN |= {"pixel_loss": "loss", "null_background": "null-background"}
-OPTIONS_OF_FCN |= {"geometric": "geometric", "depth": "depth", "depth_weights": "depth-weights"}
-OPTIONS_OF_MASK_RCNN = {"detections": "detections", "min_side": "min-side", "profile": "profile"}
-"""What only one kind of network has, and what it is called on the command line."""
 
 
 @connected()
@@ -103,15 +97,15 @@ def train(
     """
     keep_memory_if_asked()
     task = task_named(model)
-    settings = _changed(recipe, changes or {}, task.recipes, model)
-    stages = _stages(recipe, model)
+    settings = changed(recipe, changes or {}, task.recipes, model)
+    stages = stages_to(model, recipe)
     given = {"geometry": geometry, "upsampling": upsampling, "grouped": grouped}
     given |= {"pixel_loss": pixel_loss, "null_background": null_background}
     given |= {"geometric": geometric, "depth": depth, "depth_weights": depth_weights}
     given |= {"detections": detections, "min_side": min_side, "profile": profile}
-    options = _options(given, model)
+    options = own_options(given, model)
     options.pop("depth_weights", None)
-    _check(epochs=epochs, workers=workers, max_side=max_side)
+    check_ranges(epochs=epochs, workers=workers, max_side=max_side)
     folders = {stage: RunFolder(output if stage == model else Path(output) / stage) for stage in stages}
     team = Team(accelerator())
     with team.together():
@@ -211,48 +205,3 @@ def _open(task: Task, data: str | Path, holdout: str | None) -> tuple[Dataset, D
         if task is INSTANCES or not Path(data).exists() or task_of(data) != "instances":
             raise
         raise UserError(f"{error} These are labels of objects one by one, which --model mask_rcnn learns.") from error
-
-
-def _options(given: dict[str, Any], model: str) -> dict[str, Option]:
-    """Of the options that only some networks have, those that were given."""
-    own, foreign = OPTIONS_OF_FCN, OPTIONS_OF_MASK_RCNN
-    if task_named(model) is INSTANCES:
-        own, foreign = foreign, own
-    for name, option in foreign.items():
-        if given[name] is not None:
-            whose = "mask_rcnn" if foreign is OPTIONS_OF_MASK_RCNN else "the FCNs"
-            raise UserError(f"--{option} is an option of {whose}; --model is {model}: leave it out")
-    return {name: given[name] for name in own if given[name] is not None}
-
-
-def _changed(name: str, changes: dict[str, Any], recipes: Mapping[str, Recipe], model: str) -> Recipe:
-    if name not in recipes:
-        raise UserError(f"no recipe is called {name!r}; choose one of {', '.join(recipes)} for {model}")
-    if recipes is INSTANCE_RECIPES and (own := {"class_weights", "patches"} & changes.keys()):
-        raise UserError(f"--{min(own).replace('_', '-')} is an option of the FCNs; --model is {model}: leave it out")
-    try:
-        recipe = Recipe.model_validate({**recipes[name].model_dump(), **changes})
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = "-".join(str(part) for part in first["loc"]).replace("_", "-")
-        raise UserError(f"--{field} {first['input']}: {first['msg'].lower()}") from error
-    grown = {field: round(getattr(recipe, field) / recipe.patches) for field in ("batch_size", "images")}
-    return recipe.model_copy(update=grown)
-
-
-def _check(*, epochs: int | None, workers: int | None, max_side: int | None) -> None:
-    for option, value, least in (("epochs", epochs, 1), ("workers", workers, 0), ("max-side", max_side, 0)):
-        if value is not None and value < least:
-            raise UserError(f"--{option} {value}: give {least} or more")
-
-
-def _stages(recipe: str, model: str) -> list[str]:
-    """The networks to train, each from the one before."""
-    if recipe == "at-once" and model != "fcn8s-atonce":
-        raise UserError(f"recipe at-once scales the skips of fcn8s-atonce; --model is {model}")
-    if recipe != "staged":
-        return [model]
-    order = list(STAGE_RATES)
-    if model not in order[1:]:
-        raise UserError(f"recipe staged leads to fcn16s or fcn8s; --model is {model}")
-    return order[: order.index(model) + 1]
