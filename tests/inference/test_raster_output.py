@@ -18,13 +18,13 @@ from PIL import Image
 from tests.inference.test_tiles import balanced, photo
 from tests.tiny import BACKBONE
 from upscore.checkpoints.folder import save_model
+from upscore.colormaps import palette
 from upscore.data.rasters import open_raster
 from upscore.errors import UserError
 from upscore.inference import Predictor, load
 from upscore.inference.huge import predict_raster
 from upscore.inference.pieces import reduction
 from upscore.models import build
-from upscore.rendering import palette
 
 HEIGHT, WIDTH = 601, 777
 CLASSES = ["sky", "façade", "road", "tree", "car"]

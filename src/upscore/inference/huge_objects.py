@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from tifffile import TiffWriter
 
+from upscore.colormaps import class_colors
 from upscore.data.georeference import Georeference, read_georeference
 from upscore.data.rasters import Raster, Window, open_raster
 from upscore.data.zarr_rasters import import_zarr
@@ -27,7 +28,6 @@ from upscore.inference.pieces import Setting, reduction
 from upscore.inference.predictor import Predictor
 from upscore.inference.raster_output import SOFTWARE, check_output
 from upscore.inference.roi_objects import RoIObjects, write_ids
-from upscore.rendering import class_colors
 
 BLOCK = 512
 """Side of the squares that the id map is written in."""

@@ -9,7 +9,8 @@ from shutil import copyfile
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from upscore.checkpoints.folder import BUILT_IN, CARD, QUANTIZED, WEIGHTS
+from upscore.checkpoints.card import CARD
+from upscore.checkpoints.folder import BUILT_IN, QUANTIZED, WEIGHTS
 from upscore.errors import UserError
 from upscore.files import atomic_folder
 from upscore.inference.engines.cache import digest_of

@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 from tifffile import TiffFile, TiffWriter
 
+from upscore.colormaps import palette
 from upscore.data.georeference import Georeference
 from upscore.data.zarr_rasters import import_zarr
 from upscore.errors import UserError
 from upscore.files import atomic_path
 from upscore.inference.pieces import BLOCK, Pieces
 from upscore.labels import VOID
-from upscore.rendering import overlay, palette
+from upscore.rendering import overlay
 
 SOFTWARE = "upscore"
 """The mark of what may be overwritten."""
