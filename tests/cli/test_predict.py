@@ -50,6 +50,30 @@ def test_one_damaged_photo_leaves_the_others_alone(
             assert stored["scores"].shape == (8, *size[::-1])
 
 
+def test_into_the_photos_folder_and_again(
+    trained: Path, mixed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it wrote is no photo of the next run, and may be written again; what it did not write may not."""
+    (mixed / "a.png").rename(mixed / "a.bmp")
+    (mixed / "b.png").unlink()
+    for flags in ((), ("--resume",), ()):
+        assert upscore(monkeypatch, "predict", trained, mixed, "--output", mixed, *flags) == 0
+        assert "2 of 2 photos" in capsys.readouterr().out
+    (mixed / "a_overlay.png").write_bytes(b"mine")
+    run = ("predict", trained, mixed / "a.bmp", "--output", mixed)
+    assert upscore(monkeypatch, *run) == 2
+    assert "a_overlay.png is there, was not written by upscore" in sentence(capsys)
+
+
+def test_an_output_that_cannot_be_written(
+    trained: Path, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "out"):
+        assert upscore(monkeypatch, "predict", trained, mixed, "--output", output) == 2
+        assert f"{output}: can't be written" in sentence(capsys)
+
+
 def test_photos_are_never_overwritten(
     trained: Path, mixed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

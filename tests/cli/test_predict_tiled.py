@@ -27,12 +27,18 @@ def test_classes_in_tiles(
 ) -> None:
     run = ("predict", trained, image, "--output", tmp_path / "out", "--precision", "float32")
     assert upscore(monkeypatch, *run, "--tiled", "--core", "256") == 0
-    assert f"{tmp_path / 'out/field.tif'}: 8 classes" in capsys.readouterr().out
+    assert f"{tmp_path / 'out/field.tif'}: 8 classes, by openvino in float32" in capsys.readouterr().out
     found = tifffile.imread(tmp_path / "out/field.tif")
     whole = package.load(trained, precision="float32")
     whole.max_side = 0
     assert (found == whole.predict(image).class_map).mean() > 0.9999  # but for sums in another order
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"field.tif", "field_overlay.png"}
+    written = (tmp_path / "out/field.tif").stat().st_mtime_ns
+    assert upscore(monkeypatch, *run, "--tiled", "--core", "256") == 0
+    assert f"{tmp_path / 'out/field.tif'}: was done before" in capsys.readouterr().out
+    assert (tmp_path / "out/field.tif").stat().st_mtime_ns == written
+    assert upscore(monkeypatch, *run, "--tiled", "--core", "512") == 0
+    assert "8 classes" in capsys.readouterr().out
     assert upscore(monkeypatch, *run, "--tiled", "--core", "100") == 1
     assert "multiple of 256" in sentence(capsys)
 
@@ -44,11 +50,21 @@ def test_objects_in_tiles(
     output = tmp_path / "out"
     run = ("predict", "nuclei", image, "--output", output, "--tiled", "--core", "256", "--min-score", "0.05")
     assert upscore(monkeypatch, *run) == 0
-    ids, results = tifffile.imread(output / "field.tif"), json.loads((output / "instances.json").read_text())
+    ids, results = tifffile.imread(output / "field.tif"), json.loads((output / "field_instances.json").read_text())
     assert ids.shape == (320, 480)
     assert ids.max() <= len(results)
+    assert len(results) > 0
     assert {result["file_name"] for result in results} <= {"field.tif"}
-    assert {path.name for path in output.iterdir()} == {"field.tif", "field_overlay.png", "instances.json"}
+    assert {path.name for path in output.iterdir()} == {"field.tif", "field_overlay.png", "field_instances.json"}
+    capsys.readouterr()
+    assert upscore(monkeypatch, *run) == 0
+    assert capsys.readouterr().out == f"{output / 'field.tif'}: was done before\n"
+    assert upscore(monkeypatch, *run[:-1], "0.5") == 0
+    assert "object" in capsys.readouterr().out
+    assert upscore(monkeypatch, *run[:-1], "1.5") == 2
+    assert "scores are from 0 to 1" in sentence(capsys)
+    assert upscore(monkeypatch, "predict", "nuclei", image, "--output", output, "--tiled", "--core", "0") == 1
+    assert "tiles of 0 px" in sentence(capsys)
 
 
 def test_what_does_not_go_together(

@@ -68,7 +68,7 @@ def test_photos_named_as_an_output_are_not_overwritten(tmp_path):
 
 def test_labels_of_the_same_name_are_not_overwritten(tmp_path):
     (tmp_path / "instances.json").write_text('{"images": []}')
-    with pytest.raises(UserError, match="holds labels"):
+    with pytest.raises(UserError, match="holds no results"):
         refuse_overwriting({}, tmp_path, "instances")
     (tmp_path / "instances.json").write_text("[]")
     refuse_overwriting({}, tmp_path, "instances")

@@ -61,5 +61,5 @@ def test_what_cannot_be_tiled(model: Path, finder: Path, photos: Path, tmp_path:
         predict_raster_on_ray(str(model), "s3://scans/1.tif", tmp_path / "map.tif", **TORCH)
     with pytest.raises(UserError, match="this model finds objects"):
         predict_raster_on_ray(str(finder), photo, tmp_path / "map.tif", **TORCH)
-    with pytest.raises(UserError, match=r"map.png: the class map of a huge image is a TIFF or Zarr"):
+    with pytest.raises(UserError, match=r"map.png: what is found in a huge image is a TIFF or Zarr"):
         predict_raster_on_ray(str(model), photo, tmp_path / "map.png", **TORCH)

@@ -77,7 +77,8 @@ def predict(
         For images of any size, TIFF (with pyramids, BigTIFF, OME, GeoTIFF) or
         Zarr: tiles are seen at full resolution, one at a time, and written as
         NAME.tif (NAME.zarr for Zarr), class maps exactly as of the whole image,
-        objects cut by no seam. The same command goes on after a kill.
+        objects cut by no seam, and listed in NAME_instances.json. The same
+        command goes on after a kill, and leaves out images that are done.
     core
         With --tiled: side of a tile without its margin, in pixels.
     level
@@ -105,8 +106,8 @@ def predict(
         raise UserError("--core and --level are for --tiled: add it, or leave them out")
     cluster = predicting.Cluster(address, workers) if ray else None
     if tiled:
-        if depth is not None or scores or resume or not overlays:
-            raise UserError("--tiled has neither --depth, --scores, --resume (it always goes on) nor --no-overlays")
+        if depth is not None or scores or not overlays:
+            raise UserError("--tiled has neither --depth, --scores nor --no-overlays: leave them out")
         tiles = predicting.Tiles(core=core, level=level)
         return predicting.tiled(model, paths, output, tiles, cluster, min_score, engine, precision)
     options = predicting.Options(depth=depth, scores=scores, overlays=overlays, min_score=min_score)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from upscore.inference.engines import EngineName, Precision
-    from upscore.inference.roi_objects import RoIObjects
+    from upscore.inference.predictor import Predictor
 
 FAILED = 1
 
@@ -55,22 +55,15 @@ def folder(
     """Photos, here."""
     from contextlib import closing
 
-    from upscore.errors import UserError
     from upscore.inference import load
-    from upscore.inference.folder import predict_folder
+    from upscore.inference.folder import predict_folder, require_fitting
     from upscore.inference.outputs import find_photos, refuse_overwriting
 
     target = Path(output)
     photos = find_photos([Path(path) for path in paths], output=target)
     predictor = load(model, engine=engine, precision=precision)
     refuse_overwriting(photos, target, predictor.task, geometric=bool(predictor.geometric_classes))
-    if predictor.task == "instances" and options.scores:
-        raise UserError("--scores writes class probabilities of pixels, but this model finds objects: leave it out")
-    if predictor.task != "instances" and options.min_score is not None:
-        raise UserError("--min-score is for models that find objects, but this one classifies pixels: leave it out")
-    if (options.depth is None) != (not predictor.depth_channels):
-        have = "sees depth: give --depth FOLDER" if options.depth is None else "sees photos alone: leave --depth out"
-        raise UserError(f"this model {have}")
+    require_fitting(predictor, depth=options.depth, scores=options.scores, min_score=options.min_score)
     outcomes = predict_folder(
         predictor,
         photos,
@@ -91,9 +84,9 @@ def folder(
             objects += outcome.objects
             before += outcome.before
     earlier = f" ({before} of them before)" if before else ""
-    found = f", {objects} objects" if predictor.task == "instances" else ""
-    ran = f"by {predictor.engine.name} in {predictor.engine.precision}"
-    print(f"{output}: {done} of {len(photos)} photos{earlier}{found}, {len(predictor.classes)} classes, {ran}")
+    found = f", {counted(objects, 'object')}" if predictor.task == "instances" else ""
+    photos_done = f"{done} of {counted(len(photos), 'photo')}{earlier}{found}"
+    print(f"{output}: {photos_done}, {counted(len(predictor.classes), 'class')}, {_how(predictor)}")
     return _report(failures)
 
 
@@ -124,9 +117,10 @@ def on_ray(
             precision=precision,
             progress=advance,
         )
-    found = "" if outcome.objects is None else f", {outcome.objects} objects"
+    found = "" if outcome.objects is None else f", {counted(outcome.objects, 'object')}"
     done = outcome.photos - len(outcome.failures)
-    print(f"{output}: {done} of {outcome.photos} photos{found}, {len(outcome.classes)} classes")
+    photos_done = f"{done} of {counted(outcome.photos, 'photo')}{found}"
+    print(f"{output}: {photos_done}, {counted(len(outcome.classes), 'class')}")
     return _report(outcome.failures)
 
 
@@ -145,49 +139,48 @@ def tiled(
 
     from upscore.errors import UserError
     from upscore.inference import load
-    from upscore.inference.huge import predict_raster
-    from upscore.inference.huge_objects import predict_objects
+    from upscore.inference.folder import require_fitting
+    from upscore.inference.huge import plan_classes, predict_raster
+    from upscore.inference.huge_objects import plan_search, predict_objects
     from upscore.scale.object_tiles import predict_objects_on_ray
     from upscore.scale.tiles import predict_raster_on_ray
 
     targets = _targets([Path(path) for path in paths], Path(output))
     predictor = load(model, engine=engine, precision=precision, cache=False)  # whose layers tell its geometry
+    require_fitting(predictor, depth=None, scores=False, min_score=min_score)
     over: dict[str, Any] = {"engine": engine, "precision": precision} | (asdict(cluster) if cluster else {})
     if predictor.task == "instances":
-        find = partial(predict_objects_on_ray, model, **over) if cluster else partial(predict_objects, predictor)
-        find = partial(find, level=tiles.level, tile=tiles.core, min_score=min_score)
-        return _objects(find, targets, Path(output), predictor.classes)
-    if min_score is not None:
-        raise UserError("--min-score is for models that find objects, but this one classifies pixels: leave it out")
-    classify = partial(predict_raster_on_ray, model, **over) if cluster else partial(predict_raster, predictor)
+        options: dict[str, Any] = {"level": tiles.level, "tile": tiles.core, "min_score": min_score}
+        plan = partial(plan_search, predictor, **options)
+        run = partial(predict_objects_on_ray, model, **over) if cluster else partial(predict_objects, predictor)
+    else:
+        options = {"level": tiles.level, "core": tiles.core}
+        plan = partial(plan_classes, predictor, **options)
+        run = partial(predict_raster_on_ray, model, **over) if cluster else partial(predict_raster, predictor)
+    classes = counted(len(predictor.classes), "class")
     failures: list[str] = []
     for source, target in targets.items():
         try:
+            if plan(source, target).is_done():
+                print(f"{target}: was done before")
+                continue
             with _progress(source.name) as advance:
-                classify(source, target, level=tiles.level, core=tiles.core, progress=advance)
-            print(f"{target}: {len(predictor.classes)} classes")
+                found = run(source, target, progress=advance, **options)
+            objects = f"{counted(len(found), 'object')}, " if predictor.task == "instances" else ""
+            print(f"{target}: {objects}{classes}, {_how(predictor)}")
         except UserError as error:
             failures.append(str(error))
     return _report(failures)
 
 
-def _objects(find: Callable[..., RoIObjects], targets: dict[Path, Path], output: Path, classes: list[str]) -> int:
-    from upscore.errors import UserError
-    from upscore.inference.results import ResultsFile
-    from upscore.inference.roi_objects import coco_entries
+def counted(number: int, noun: str) -> str:
+    """As people say it: 1 photo, 2 photos, 2 classes."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{ending}"
 
-    failures: list[str] = []
-    with ResultsFile(output) as results:
-        for number, (source, target) in enumerate(targets.items(), start=1):
-            try:
-                with _progress(source.name) as advance:
-                    objects = find(source, target, progress=advance)
-                print(f"{target}: {len(objects)} objects, {len(classes)} classes")
-                for entry in coco_entries(objects, classes, number, source.name):
-                    results.add([entry])
-            except UserError as error:
-                failures.append(str(error))
-    return _report(failures)
+
+def _how(predictor: Predictor) -> str:
+    return f"by {predictor.engine.name} in {predictor.engine.precision}"
 
 
 def _targets(sources: Sequence[Path], output: Path) -> dict[Path, Path]:

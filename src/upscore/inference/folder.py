@@ -17,7 +17,7 @@ import torch
 from upscore.data.images import photo_size, read_image
 from upscore.errors import UserError
 from upscore.inference.depths import as_depth, find_depth
-from upscore.inference.outputs import is_written, write_prediction
+from upscore.inference.outputs import is_written, require_writable, write_prediction
 from upscore.inference.predictor import Predictor
 from upscore.inference.results import ResultsFile, coco_results
 from upscore.inference.threads import in_threads
@@ -80,8 +80,9 @@ def predict_folder(
             Those in which it found no objects are looked at again.
 
     Raises:
-        UserError: `instances.json` can't be written.
+        UserError: the output can't be written.
     """
+    require_writable(output)
     job = _Job(predictor, output, depth, scores, overlays, min_score)
     entries = [Entry(name, path, number) for number, (name, path) in enumerate(photos.items(), start=1)]
     before = [entry for entry in entries if job.is_written(entry)] if resume else []
@@ -105,6 +106,26 @@ def predict_folder(
             if results is not None:
                 results.add(found)
             yield Outcome(entry.name, len(found))
+
+
+def require_fitting(predictor: Predictor, *, depth: Path | None, scores: bool, min_score: float | None) -> None:
+    """Make sure, before the first photo, that options of `upscore predict` are for this network.
+
+    Raises:
+        UserError: one is not, or out of range.
+    """
+    objects = predictor.task == "instances"
+    if objects and scores:
+        raise UserError("--scores writes class probabilities of pixels, but this model finds objects: leave it out")
+    if not objects and min_score is not None:
+        raise UserError("--min-score is for models that find objects, but this one classifies pixels: leave it out")
+    if min_score is not None and not 0 <= min_score <= 1:
+        raise UserError(f"--min-score {min_score}: scores are from 0 to 1")
+    if (depth is None) != (not predictor.depth_channels):
+        have = "sees depth: give --depth FOLDER" if depth is None else "sees photos alone: leave --depth out"
+        raise UserError(f"this model {have}")
+    if depth is not None and not depth.is_dir():
+        raise UserError(f"{depth}: there is no such folder of depth")
 
 
 @contextmanager

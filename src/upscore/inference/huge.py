@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,10 @@ from upscore.data.georeference import read_georeference
 from upscore.data.rasters import open_raster
 from upscore.errors import UserError
 from upscore.inference.engines.cache import digest_of
-from upscore.inference.pieces import BLOCK, Pieces, Setting
+from upscore.inference.map_files import check_output, is_of_run, overlay_of
+from upscore.inference.pieces import BLOCK, Pieces, Setting, mark_of
 from upscore.inference.predictor import Predictor
-from upscore.inference.raster_output import check_output, write_class_map, write_overview
+from upscore.inference.raster_output import write_class_map, write_overview
 from upscore.inference.tiles import TilePlan, class_map_tiles, core_size, tile_plan
 from upscore.models.fcn import FCN
 from upscore.models.receptive import receptive_field, with_layers
@@ -63,31 +64,82 @@ def predict_raster(
             objects, or tiles of a run with other settings are there.
     """
     source, output = Path(source), Path(output)
-    net = require_pixels(predictor)
-    check_output(output, source)
-    raster = open_raster(source, level=level)
-    georeference = read_georeference(source, level=level)
-    plan = exact_plan(net, raster.height, raster.width, core=core, memory=memory)
-    settings = tile_settings(predictor, source, level, plan)
-    names = [predictor.classes] + [predictor.geometric_classes] * bool(predictor.geometric_classes)
-    pieces = Pieces(output.with_name(f".{output.name}.partial"), plan, settings, maps=len(names))
+    job = plan_classes(predictor, source, output, level=level, core=core, memory=memory)
+    raster, georeference = open_raster(source, level=level), read_georeference(source, level=level)
+    pieces = job.pieces()
     done = pieces.done()
     with _full_size(predictor):
-        tiles = class_map_tiles(lambda pixels: class_maps_of(predictor, pixels), raster, plan, done)
+        tiles = class_map_tiles(lambda pixels: class_maps_of(predictor, pixels), raster, job.plan, done)
         for number, (tile, class_maps, pixels) in enumerate(tiles, start=len(done) + 1):
             pieces.write(tile, class_maps, pixels)
             if progress is not None:
-                progress(number, len(plan))
-    written = []
+                progress(number, len(job.plan))
     photo, overviews = pieces.overview()
-    for index, classes in enumerate(names):
-        path = output.with_name(output.stem + "_geometric" * index + output.suffix)
-        picture = path.with_name(f"{path.stem}_overlay.png")
-        write_class_map(pieces, index, path, classes, georeference)
-        write_overview(photo, overviews[index], picture, classes)
-        written += [path, picture]
+    names = [predictor.classes, predictor.geometric_classes]
+    for index, path in enumerate(job.outputs):
+        write_class_map(pieces, index, path, names[index], georeference)
+        write_overview(photo, overviews[index], overlay_of(path), names[index])
     pieces.remove()
-    return written
+    return [file for path in job.outputs for file in (path, overlay_of(path))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classification:
+    """How the class map of an image is made, and where its finished tiles are kept."""
+
+    outputs: tuple[Path, ...]
+    """A map for each head of the network."""
+    plan: TilePlan
+    settings: dict[str, Setting]
+    """All that the result depends on."""
+
+    def pieces(self) -> Pieces:
+        """The folder of finished tiles, made where it is not there.
+
+        Raises:
+            UserError: it was begun with other settings, or can't be written.
+        """
+        return Pieces(self._folder, self.plan, self.settings, len(self.outputs))
+
+    def is_done(self) -> bool:
+        """Whether an earlier call has written all of it."""
+        run = mark_of(self.settings)
+        return not self._folder.exists() and all(is_of_run(path, run) for path in self.outputs)
+
+    @property
+    def _folder(self) -> Path:
+        return partial_of(self.outputs[0])
+
+
+def plan_classes(
+    predictor: Predictor,
+    source: Path,
+    output: Path,
+    *,
+    level: int = 0,
+    core: int | None = None,
+    memory: int = MEMORY,
+) -> Classification:
+    """What `predict_raster` does by these arguments.
+
+    Raises:
+        UserError: as `predict_raster`, before the work.
+    """
+    net = require_pixels(predictor)
+    outputs = [output]
+    if predictor.geometric_classes:
+        outputs.append(output.with_name(f"{output.stem}_geometric{output.suffix}"))
+    for path in outputs:
+        check_output(path, source)
+    raster = open_raster(source, level=level)
+    plan = exact_plan(net, raster.height, raster.width, core=core, memory=memory)
+    settings = raster_facts(predictor, source, level) | asdict(plan)
+    return Classification(outputs=tuple(outputs), plan=plan, settings=settings)
+
+
+def partial_of(output: Path) -> Path:
+    """The folder of an output's finished tiles."""
+    return output.with_name(f".{output.name}.partial")
 
 
 def exact_plan(
@@ -109,6 +161,11 @@ def exact_plan(
 
 
 def require_pixels(predictor: Predictor) -> FCN:
+    """The network, where it classifies pixels of photos.
+
+    Raises:
+        UserError: it finds objects, or sees depth.
+    """
     if not isinstance(predictor.net, FCN):
         raise UserError("this model finds objects: their tiles are joined in another way than the classes of pixels")
     if predictor.depth_channels:
@@ -117,6 +174,7 @@ def require_pixels(predictor: Predictor) -> FCN:
 
 
 def class_maps_of(predictor: Predictor, pixels: Tensor) -> Sequence[np.ndarray]:
+    """A tile (3, h, w) uint8, RGB -> its class maps (h, w) uint8, one for each head."""
     prediction = predictor.predict(pixels)
     maps = (prediction.class_map, prediction.geometric_map)
     return [class_map for class_map in maps if class_map is not None]
@@ -130,11 +188,6 @@ def _full_size(predictor: Predictor) -> Iterator[None]:
         yield
     finally:
         predictor.max_side = max_side
-
-
-def tile_settings(predictor: Predictor, source: Path, level: int, plan: TilePlan) -> dict[str, Setting]:
-    """All that the result depends on."""
-    return raster_facts(predictor, source, level) | asdict(plan)
 
 
 def raster_facts(predictor: Predictor, source: Path, level: int) -> dict[str, Setting]:

@@ -5,6 +5,7 @@ N objects, H W pixels of the image, F pixels of it along a side of one of the ov
 
 from __future__ import annotations
 
+import json
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
@@ -13,21 +14,21 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tifffile import TiffWriter
 
 from upscore.colormaps import class_colors
 from upscore.data.georeference import Georeference, read_georeference
 from upscore.data.rasters import Raster, Window, open_raster
-from upscore.data.zarr_rasters import import_zarr
 from upscore.errors import UserError
 from upscore.files import atomic_path
-from upscore.inference.huge import raster_facts
+from upscore.inference.huge import partial_of, raster_facts
+from upscore.inference.map_files import check_output, is_of_run, overlay_of, write_map
 from upscore.inference.object_journal import Journal
 from upscore.inference.object_tiles import Find, Tiling, find_objects, finder, require_objects
-from upscore.inference.pieces import Setting, reduction
+from upscore.inference.pieces import Setting, mark_of, reduction
+from upscore.inference.png import save_marked
 from upscore.inference.predictor import Predictor
-from upscore.inference.raster_output import SOFTWARE, check_output
-from upscore.inference.roi_objects import RoIObjects, write_ids
+from upscore.inference.results import require_results
+from upscore.inference.roi_objects import RUN_LENGTHS, RoIObjects, coco_entries, write_ids
 
 BLOCK = 512
 """Side of the squares that the id map is written in."""
@@ -42,9 +43,28 @@ class Search:
     tiling: Tiling
     factor: float
     min_score: float
-    folder: Path
     facts: dict[str, Setting]
     """The image and the network."""
+    output: Path
+
+    @property
+    def folder(self) -> Path:
+        """Of the finished tiles."""
+        return partial_of(self.output)
+
+    @property
+    def settings(self) -> dict[str, Setting]:
+        """All that the result depends on."""
+        return self.facts | asdict(self.tiling) | {"factor": self.factor, "min_score": self.min_score}
+
+    @property
+    def run(self) -> str:
+        """What tells an output of these settings from others."""
+        return mark_of(self.settings)
+
+    def is_done(self) -> bool:
+        """Whether an earlier call has written all of it."""
+        return not self.folder.exists() and is_of_run(self.output, self.run)
 
     def finder(self, predictor: Predictor) -> Find:
         """What finds the objects of a tile."""
@@ -56,8 +76,7 @@ class Search:
         Raises:
             UserError: it was begun with other settings, or can't be written.
         """
-        settings = self.facts | asdict(self.tiling) | {"factor": self.factor, "min_score": self.min_score}
-        return Journal(self.folder, settings)
+        return Journal(self.folder, self.settings)
 
 
 def predict_objects(
@@ -71,14 +90,15 @@ def predict_objects(
     min_score: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> RoIObjects:
-    """Find the objects of an image of any size, and write their id map and a picture to look at.
+    """Find the objects of an image of any size, and write them, their id map and a picture to look at.
 
     Finished tiles are kept in `.NAME.partial` beside the output until all are there: the same call goes on with them.
 
     Args:
         predictor: of a network that finds objects.
         source: see `upscore.data.rasters.open_raster`.
-        output: a .tif or .zarr with the number of an object per pixel, 0 for none; `NAME_overlay.png` is beside it.
+        output: a .tif or .zarr with the number of an object per pixel, 0 for none; beside it are `NAME_overlay.png`
+            and, of an image of less than 2 ** 32 pixels, `NAME_instances.json` in the form of COCO's results.
         level: of a pyramid; 0 is the finest.
         tile: side of a tile in pixels of the image; by default the size at which the network sees photos.
         factor: pixels of the network's input per pixel of the image, see `upscore.inference.object_tiles`.
@@ -98,13 +118,20 @@ def predict_objects(
     find, journal = search.finder(predictor), search.journal()
     objects = find_objects(raster, find, search.tiling, journal=journal, progress=progress)
     try:
-        _write(objects, output, read_georeference(source, level=level))
-        with atomic_path(output.with_name(f"{output.stem}_overlay.png")) as temporary:
-            Image.fromarray(_overview(raster, objects)).save(temporary)
+        if raster.height * raster.width < RUN_LENGTHS:
+            _write_entries(objects, entries_of(output), predictor.classes, source.name)
+        with atomic_path(overlay_of(output)) as temporary:
+            save_marked(Image.fromarray(_overview(raster, objects)), temporary)
     except OSError as error:
         raise UserError(f"{output}: can't be written ({error.strerror or error})") from error
+    _write_ids(objects, search, read_georeference(source, level=level))
     shutil.rmtree(search.folder)
     return objects
+
+
+def entries_of(output: Path) -> Path:
+    """The file of objects beside their id map."""
+    return output.with_name(f"{output.stem}_instances.json")
 
 
 def plan_search(
@@ -112,10 +139,10 @@ def plan_search(
     source: Path,
     output: Path,
     *,
-    level: int,
-    tile: int | None,
-    factor: float,
-    min_score: float | None,
+    level: int = 0,
+    tile: int | None = None,
+    factor: float = 1.0,
+    min_score: float | None = None,
 ) -> Search:
     """What `predict_objects` does by these arguments, of an image that can be read.
 
@@ -124,6 +151,7 @@ def plan_search(
     """
     net = require_objects(predictor, factor)
     check_output(output, source)
+    require_results(entries_of(output))
     tiling = Tiling.of(predictor, factor)
     if tile is not None:
         tiling = Tiling(tile=tile, overlap=min(tiling.overlap, tile // 2))
@@ -131,45 +159,36 @@ def plan_search(
         tiling=tiling,
         factor=factor,
         min_score=net.min_score if min_score is None else min_score,
-        folder=output.with_name(f".{output.name}.partial"),
+        output=output,
         facts=raster_facts(predictor, source, level),
     )
 
 
-def _write(objects: RoIObjects, path: Path, georeference: Georeference | None) -> None:
-    """The id map in the file format of the suffix, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kind = np.uint16 if len(objects) < 1 << 16 else np.uint32
+def _write_ids(objects: RoIObjects, search: Search, georeference: Georeference | None) -> None:
+    """The id map in the file format of the suffix."""
     height, width = objects.size
-    if path.suffix.lower() == ".zarr":
-        temporary = path.with_name(f".{path.name}.partial") / "joined.zarr"
-        shutil.rmtree(temporary, ignore_errors=True)
-        marks = {"software": SOFTWARE}
-        array = import_zarr().create_array(
-            str(temporary), shape=objects.size, chunks=(BLOCK, BLOCK), dtype=kind, attributes=marks
-        )
-        for window, ids in _squares(objects):
-            array[window.top : window.bottom, window.left : window.right] = ids
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.replace(path)
-        return
+    padded = (np.pad(ids, [(0, BLOCK - side) for side in ids.shape]) for _, ids in _squares(objects))
+    write_map(
+        search.output,
+        (zlib.compress(ids.tobytes()) for ids in padded),
+        size=objects.size,
+        block=BLOCK,
+        dtype=np.uint16 if len(objects) < 1 << 16 else np.uint32,
+        facts={"run": search.run},
+        folder=search.folder,
+        bigtiff=height * width > 1 << 31,
+        georeference=georeference,
+    )
 
-    def blocks() -> Iterator[bytes]:
-        for _, ids in _squares(objects):
-            yield zlib.compress(np.pad(ids, [(0, BLOCK - side) for side in ids.shape]).tobytes())
 
-    with atomic_path(path) as temporary, TiffWriter(temporary, bigtiff=height * width > 1 << 31) as file:
-        file.write(
-            blocks(),
-            shape=objects.size,
-            dtype=kind,
-            tile=(BLOCK, BLOCK),
-            compression="zlib",
-            photometric="minisblack",
-            metadata=None,
-            software=SOFTWARE,
-            extratags=[] if georeference is None else georeference.extratags(),
-        )
+def _write_entries(objects: RoIObjects, path: Path, classes: list[str], file_name: str) -> None:
+    """The objects as COCO's results, an object a line."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        before = "["
+        for entry in coco_entries(objects, classes, 1, file_name):
+            file.write(f"{before}\n{json.dumps(entry)}")
+            before = ","
+        file.write("\n]\n" if len(objects) else "[]\n")
 
 
 def _squares(objects: RoIObjects) -> Iterator[tuple[Window, np.ndarray]]:

@@ -54,7 +54,7 @@ class Tiling:
     of a few times as many proposals), so tiles should not be much larger than the photos that it was trained on.
 
     Raises:
-        UserError: neighbours share no pixels, or over half a tile.
+        UserError: a tile has one pixel or none; neighbours share none, or over half a tile.
     """
 
     tile: int
@@ -63,6 +63,8 @@ class Tiling:
     """Pixels that neighbours share: best twice the size of most objects. Larger ones are put together from parts."""
 
     def __post_init__(self) -> None:
+        if self.tile < 2:
+            raise UserError(f"tiles of {self.tile} px: choose at least 2")
         if not 0 < 2 * self.overlap <= self.tile:
             raise UserError(
                 f"tiles of {self.tile} px that overlap by {self.overlap}: choose an overlap from 1 to half a tile"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 from PIL import Image
@@ -13,8 +15,8 @@ from PIL import Image
 from upscore.data.decoding import SUFFIXES
 from upscore.errors import UserError
 from upscore.files import atomic_path
-from upscore.inference.png import write_png
-from upscore.inference.results import RESULTS
+from upscore.inference.png import is_own_picture, require_own_picture, save_marked, write_png
+from upscore.inference.results import RESULTS, require_results
 from upscore.rendering import index_image
 from upscore.structures import Prediction
 
@@ -33,17 +35,19 @@ def find_photos(paths: Sequence[Path], *, output: Path | None = None) -> dict[st
 
     Where two photos would have the same name (a.jpg and a.png), their suffixes join it. A path that is not there is
     kept, to be reported with those that can't be read. What lies in `output`, should it be inside one of the folders,
-    is left out.
+    is left out; of what lies in a folder that is itself the output, what upscore wrote.
 
     Raises:
-        UserError: there are no photos.
+        UserError: there are no photos, or a folder can't be read.
     """
     found: list[tuple[Path, Path]] = []
     written = None if output is None else output.resolve()
     for path in paths:
         if path.is_dir():
-            below = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES]
-            if written is not None and written != path.resolve():
+            below = _files_below(path)
+            if written == path.resolve():
+                below = [file for file in below if file.suffix != ".png" or not is_own_picture(file)]
+            elif written is not None:
                 below = [file for file in below if not file.resolve().is_relative_to(written)]
             inside = (file.relative_to(path) for file in below)
             found += [(file, path / file) for file in sorted(inside) if not file.name.startswith(".")]
@@ -63,10 +67,35 @@ def find_photos(paths: Sequence[Path], *, output: Path | None = None) -> dict[st
     return photos
 
 
+def _files_below(folder: Path) -> list[Path]:
+    """Photos in a folder and below it."""
+
+    def failed(error: OSError) -> None:
+        raise UserError(f"{error.filename}: can't be read ({error.strerror})") from error
+
+    below = (Path(place) / name for place, _, names in os.walk(folder, onerror=failed) for name in names)
+    return [file for file in below if file.suffix.lower() in SUFFIXES]
+
+
+def require_writable(output: Path) -> None:
+    """Make a folder, and make sure that files can be written there.
+
+    Raises:
+        UserError: they can't.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise UserError(f"{output}: can't be written ({error.strerror or error}); choose another output") from error
+
+
 def refuse_overwriting(
     photos: dict[str, Path], output: Path, task: str = "semantic", *, geometric: bool = False
 ) -> None:
-    """Make sure, before the first is written, that no output takes the place of a photo or of another output.
+    """Make sure, before the first is written, that no output takes the place of a photo, of another output, or of a
+    picture that upscore did not write.
 
     `task` is the network's: "semantic" or "instances"; `geometric` tells that it has a second head.
 
@@ -81,12 +110,12 @@ def refuse_overwriting(
                 raise UserError(f"{path} is a photo and would be overwritten: choose another --output")
             if path in written:
                 raise UserError(f"{photo} and {written[path]} would both be written to {path}: predict them apart")
+            if path.suffix == ".png":
+                require_own_picture(path)
             written[path] = photo
     results = output / RESULTS
-    if task == "instances" and results.is_file():
-        with results.open("rb") as file:
-            if file.read(1) == b"{":  # a data set of COCO's, where results are a list
-                raise UserError(f"{results} holds labels and would be overwritten: choose another --output")
+    if task == "instances":
+        require_results(results)
 
 
 def is_written(base: Path, task: str, *, geometric: bool = False, scores: bool = False, overlays: bool = True) -> bool:
@@ -139,7 +168,7 @@ def write_prediction(prediction: Prediction, base: Path, *, overlays: bool = Tru
 
 def _save_indices(picture: Image.Image, path: Path) -> None:
     with atomic_path(path) as temporary:
-        picture.save(temporary, compress_level=1, compress_type=zlib.Z_RLE)
+        save_marked(picture, temporary, compress_level=1, compress_type=zlib.Z_RLE)
 
 
 def _save_colors(picture: Image.Image, path: Path) -> None:

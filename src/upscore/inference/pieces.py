@@ -6,6 +6,7 @@ its overview.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import zipfile
@@ -50,6 +51,8 @@ class Pieces:
         assert plan.core % BLOCK == 0, f"a core of {plan.core} is not made of blocks"
         self.folder, self.plan, self.maps = folder, plan, maps
         self.factor = reduction(plan.height, plan.width)
+        self.run = mark_of(settings)
+        """What tells an output of these settings from others."""
         begin(folder, settings)
 
     def done(self) -> set[tuple[int, int]]:
@@ -133,10 +136,17 @@ def begin(folder: Path, settings: Mapping[str, Setting]) -> None:
     if begun.is_file():
         _require_same(begun, settings)
         return
+    if any(folder.glob("*.npz")):
+        raise UserError(f"{folder} has tiles of a run that is not known: delete it to begin anew")
     try:
         write_text(begun, json.dumps(dict(settings), indent=2) + "\n")
     except OSError as error:
         raise UserError(f"{folder}: can't be written ({error.strerror or error})") from error
+
+
+def mark_of(settings: Mapping[str, Setting]) -> str:
+    """A mark of a run with these settings, such that any other run has another one."""
+    return hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()
 
 
 def reduction(height: int, width: int) -> int:
@@ -170,8 +180,8 @@ def _blocks(class_map: np.ndarray) -> Iterator[np.ndarray]:
 
 def _require_same(begun: Path, settings: Mapping[str, Setting]) -> None:
     try:
-        before = json.loads(begun.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        before = dict(json.loads(begun.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{begun}: can't be read ({error}); delete {begun.parent} to begin anew") from error
     for name in {**settings, **before}:
         if before.get(name) != settings.get(name):

@@ -41,6 +41,19 @@ def coco_results(prediction: Prediction, image_id: int, file_name: str) -> list[
     ]
 
 
+def require_results(path: Path) -> None:
+    """Make sure that results may be written there.
+
+    Raises:
+        UserError: a data set's labels are there.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        if file.read(1) != b"[":  # a data set of COCO's is no list
+            raise UserError(f"{path} holds no results and would be overwritten: choose another --output")
+
+
 class ResultsFile:
     """`instances.json` of a folder, photo by photo: a context that puts it in its place when it ends, well or not.
 

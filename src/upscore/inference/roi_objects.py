@@ -19,6 +19,9 @@ from upscore.instances import Instances
 from upscore.pasting import Pasting, paste
 from upscore.structures import Prediction
 
+RUN_LENGTHS = 1 << 32
+"""Pixels of the smallest image that COCO's run lengths can't count."""
+
 
 @dataclass(slots=True, kw_only=True)
 class RoIObjects:
@@ -126,7 +129,7 @@ def coco_entries(objects: RoIObjects, classes: list[str], image_id: int, file_na
         UserError: the image has 2 ** 32 pixels or more, which COCO's run lengths can't count.
     """
     height, width = objects.size
-    if height * width >= 1 << 32:
+    if height * width >= RUN_LENGTHS:
         raise UserError(
             f"{file_name} has {width}x{height} pixels, over the 4294967295 that COCO's run lengths can count: "
             "take the id raster instead"

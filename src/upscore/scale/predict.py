@@ -13,7 +13,7 @@ from upscore.errors import UserError
 from upscore.inference.depths import find_depth
 from upscore.inference.engines import EngineName, Precision
 from upscore.inference.engines.choice import resolve_engine
-from upscore.inference.folder import sizes_to_expect
+from upscore.inference.folder import require_fitting, sizes_to_expect
 from upscore.inference.load import load
 from upscore.inference.outputs import write_prediction
 from upscore.inference.predictor import Predictor
@@ -95,7 +95,7 @@ def predict_on_ray(
     resolve_engine(engine, precision)
     predictor = load(model, engine="torch", precision="float32")
     refuse_photos_output(photos, target, predictor.task, geometric=bool(predictor.geometric_classes))
-    _require_fitting(predictor, depth=depth, scores=scores, min_score=min_score)
+    require_fitting(predictor, depth=depth, scores=scores, min_score=min_score)
     options = Options(
         output=target,
         engine=engine,
@@ -132,17 +132,6 @@ def predict_on_ray(
         classes=predictor.classes,
         failures=[failures[number] for number in sorted(failures)],
     )
-
-
-def _require_fitting(predictor: Predictor, *, depth: Path | None, scores: bool, min_score: float | None) -> None:
-    objects = predictor.task == "instances"
-    if objects and scores:
-        raise UserError("--scores writes class probabilities of pixels, but this model finds objects: leave it out")
-    if not objects and min_score is not None:
-        raise UserError("--min-score is for models that find objects, but this one classifies pixels: leave it out")
-    if (depth is None) != (not predictor.depth_channels):
-        have = "sees depth: give --depth FOLDER" if depth is None else "sees photos alone: leave --depth out"
-        raise UserError(f"this model {have}")
 
 
 def _items(photos: Mapping[str, Place]) -> list[Row]:

@@ -9,22 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from upscore.data.rasters import Raster, open_raster
+from upscore.data.rasters import Raster
 from upscore.inference.engines import EngineName, Precision
-from upscore.inference.huge import (
-    MEMORY,
-    Progress,
-    class_maps_of,
-    exact_plan,
-    predict_raster,
-    require_pixels,
-    tile_settings,
-)
+from upscore.inference.huge import MEMORY, Classification, Progress, class_maps_of, plan_classes, predict_raster
 from upscore.inference.load import load
-from upscore.inference.pieces import Pieces, Setting
 from upscore.inference.predictor import Predictor
-from upscore.inference.raster_output import check_output
-from upscore.inference.tiles import TilePlan
 from upscore.scale.spread import Keep, shared, spread
 
 
@@ -34,22 +23,15 @@ class ClassJob:
 
     source: Path
     level: int
-    folder: Path
-    plan: TilePlan
-    settings: dict[str, Setting]
-    maps: int
-
-    def pieces(self) -> Pieces:
-        """The folder of finished tiles."""
-        return Pieces(self.folder, self.plan, self.settings, self.maps)
+    classification: Classification
 
     def begin(self, predictor: Predictor, raster: Raster) -> Keep:
         """What predicts the tile of a number."""
         predictor.max_side = 0
-        pieces = self.pieces()
+        plan, pieces = self.classification.plan, self.classification.pieces()
 
         def keep(number: int) -> None:
-            tile = self.plan.tile(*divmod(number, self.plan.columns))
+            tile = plan.tile(*divmod(number, plan.columns))
             pixels = raster.read(*tile.seen)
             maps = [class_map[tile.inside] for class_map in class_maps_of(predictor, pixels)]
             pieces.write(tile, maps, pixels[:, *tile.inside])
@@ -91,19 +73,9 @@ def predict_raster_on_ray(
     """
     image, target = shared(source), shared(output)
     predictor = load(model, engine=engine, precision=precision, cache=False)  # whose layers tell its geometry
-    net = require_pixels(predictor)
-    check_output(target, image)
-    raster = open_raster(image, level=level)
-    plan = exact_plan(net, raster.height, raster.width, core=core, memory=memory)
-    job = ClassJob(
-        source=image,
-        level=level,
-        folder=target.with_name(f".{target.name}.partial"),
-        plan=plan,
-        settings=tile_settings(predictor, image, level, plan),
-        maps=1 + bool(predictor.geometric_classes),
-    )
-    done = job.pieces().done()
+    classification = plan_classes(predictor, image, target, level=level, core=core, memory=memory)
+    plan, done = classification.plan, classification.pieces().done()
+    job = ClassJob(source=image, level=level, classification=classification)
     todo = {number: tile.core for number, tile in enumerate(plan) if (tile.row, tile.column) not in done}
     spread(model, predictor, job, todo, len(plan), address=address, workers=workers, cpus=cpus, progress=progress)
     return predict_raster(predictor, image, target, level=level, core=plan.core)

@@ -1,0 +1,133 @@
+"""A map of a huge image as a file: a tiled, compressed TIFF or a Zarr array, written a square at a time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+from tifffile import TiffFile, TiffWriter
+
+from upscore.data.georeference import Georeference
+from upscore.data.zarr_rasters import import_zarr
+from upscore.errors import UserError
+from upscore.inference.png import SOFTWARE, require_own_picture
+
+SUFFIXES = (".tif", ".tiff", ".zarr")
+
+
+def overlay_of(path: Path) -> Path:
+    """The picture to look at, beside a map."""
+    return path.with_name(f"{path.stem}_overlay.png")
+
+
+def check_output(path: Path, source: Path) -> None:
+    """Make sure, before an hour of work, that a map can be written there.
+
+    Raises:
+        UserError: the suffix names no format, Zarr is not installed, or something would be overwritten that is no
+            earlier output.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{path}: what is found in a huge image is a TIFF or Zarr: end it in {', '.join(SUFFIXES)}")
+    if path.suffix.lower() == ".zarr":
+        import_zarr()
+    if path.resolve() == source.resolve():
+        raise UserError(f"{path} is the image and would be overwritten: choose another output")
+    if path.exists() and _facts(path) is None:
+        raise UserError(f"{path} is there, was not written by upscore and would be overwritten: choose another output")
+    require_own_picture(overlay_of(path))
+
+
+def is_of_run(path: Path, run: str) -> bool:
+    """Whether a map is there whole, with its picture, as the run with this mark writes it."""
+    return overlay_of(path).is_file() and (_facts(path) or {}).get("run") == run
+
+
+def _facts(path: Path) -> dict[str, Any] | None:
+    """What upscore wrote beside the map, or None where it did not write it."""
+    try:
+        if path.suffix.lower() == ".zarr":
+            about = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
+            facts = about["attributes"] if about["node_type"] == "array" else {}
+            return facts if facts.get("software") == SOFTWARE else None
+        with TiffFile(path) as file:
+            page = file.pages.first
+            return dict(json.loads(page.description)) if page.software == SOFTWARE else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def write_map(
+    path: Path,
+    squares: Iterable[bytes],
+    *,
+    size: tuple[int, int],
+    block: int,
+    dtype: DTypeLike,
+    facts: Mapping[str, Any],
+    folder: Path,
+    bigtiff: bool = False,
+    colormap: np.ndarray | None = None,
+    georeference: Georeference | None = None,
+) -> None:
+    """Write a map in the file format of the suffix, whole or not at all.
+
+    Args:
+        path: where to.
+        squares: of (block, block) pixels, row after row, compressed by zlib; those at the border are filled up.
+        size: of the map (H, W).
+        block: side of a square.
+        dtype: of a pixel.
+        facts: written beside the map as JSON, with upscore's mark.
+        folder: for what is not whole yet, on the same disk.
+        bigtiff: squares may be more than 4 GiB together.
+        colormap: (3, 256) uint16, the colours in which a TIFF shows its values.
+        georeference: of the image; TIFFs keep it.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    temporary = folder / f"joined{path.suffix}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix.lower() == ".zarr":
+            shutil.rmtree(temporary, ignore_errors=True)
+            _write_zarr(temporary, squares, size, block, np.dtype(dtype), facts)
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with TiffWriter(temporary, bigtiff=bigtiff) as file:
+                file.write(
+                    iter(squares),
+                    shape=size,
+                    dtype=dtype,
+                    tile=(block, block),
+                    compression="zlib",
+                    photometric="minisblack" if colormap is None else "palette",
+                    colormap=colormap,
+                    description=json.dumps(dict(facts)),
+                    metadata=None,
+                    software=SOFTWARE,
+                    extratags=[] if georeference is None else georeference.extratags(),
+                )
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: can't be written ({error.strerror or error})") from error
+
+
+def _write_zarr(
+    path: Path, squares: Iterable[bytes], size: tuple[int, int], block: int, dtype: np.dtype, facts: Mapping[str, Any]
+) -> None:
+    marks = {"software": SOFTWARE, **facts}
+    array = import_zarr().create_array(str(path), shape=size, chunks=(block, block), dtype=dtype.name, attributes=marks)
+    height, width = size
+    across = -(-width // block)
+    for number, square in enumerate(squares):
+        top, left = number // across * block, number % across * block
+        values = np.frombuffer(zlib.decompress(square), dtype).reshape(block, block)
+        array[top : top + block, left : left + block] = values[: height - top, : width - left]
