@@ -86,11 +86,18 @@ def test_cmyk_jpeg(tmp_path):
     assert blue < 15
 
 
+def test_stacks_of_one_page_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 9, 9), np.uint8), imagej=True)
+    for read in (read_image, read_label):
+        with pytest.raises(UserError, match="several pages"):
+            read(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_sixteen_bits_scale_over_their_full_range(tmp_path, suffix):
+def test_of_sixteen_bits_the_upper_eight_are_kept(tmp_path, suffix):
     values = np.array([[0, 128, 129, 257, 32896, 65535]], np.uint16)
     path = save(tmp_path / f"a.{suffix}", values)
-    assert read_image(path)[1].tolist() == [[0, 0, 1, 1, 128, 255]]
+    assert read_image(path)[1].tolist() == [[0, 0, 0, 1, 128, 255]]
     assert is_deep(path)
     assert not is_deep(save(tmp_path / f"b.{suffix}", GREY))
 
@@ -205,6 +212,9 @@ def test_labels_that_hold_no_index(tmp_path):
     tifffile.imwrite(tmp_path / "e.tif", np.ones((3, 3), np.float32))
     with pytest.raises(LabelError, match=r"e\.tif: .*whole numbers"):
         read_label(tmp_path / "e.tif")
+    tifffile.imwrite(tmp_path / "g.tif", RGB.astype(np.int32), photometric="rgb")
+    with pytest.raises(LabelError, match=r"g\.tif: .*in colour"):  # whose red alone could pass for an index
+        read_label(tmp_path / "g.tif")
     tifffile.imwrite(tmp_path / "f.tif", np.full((3, 3), -1, np.int16))
     with pytest.raises(LabelError, match=r"f\.tif: holds the value -1"):
         read_label(tmp_path / "f.tif")

@@ -215,6 +215,28 @@ def test_levels_of_an_ome_zarr(tmp_path: Path, version: int) -> None:
         open_raster(tmp_path / "a.zarr", level=2)
 
 
+def test_colours_of_an_ome_zarr(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr", reason="the extra [zarr] is not installed")
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=3)
+    bands = np.stack([GREY, *PLANES[::-1]])
+    group.create_array("0", shape=bands.shape, chunks=(1, 64, 64), dtype="u1")[:] = bands
+    for path in (tmp_path / "a.zarr", tmp_path / "a.zarr" / "0"):
+        group.attrs.update({"ome": {"multiscales": [{"datasets": [{"path": "0"}]}]}})
+        with pytest.raises(UserError, match="has 4 channels and does not say which are red"):
+            open_raster(path)
+    channels = [{"color": colour} for colour in ("FFFFFF", "0000ff", "00FF00", "FF0000")]
+    for unsaid in ([], {}, [{}] * 4, channels[:3]):
+        group.attrs["ome"] = {**group.attrs["ome"], "omero": {"channels": unsaid}}
+        with pytest.raises(UserError, match="has 4 channels and does not say which are red"):
+            open_raster(tmp_path / "a.zarr")
+    for damaged in (5, [5], {"a": 1}):
+        group.attrs["ome"] = {**group.attrs["ome"], "omero": {"channels": damaged}}
+        with pytest.raises(UserError, match=r"a\.zarr: can't be read as Zarr"):
+            open_raster(tmp_path / "a.zarr")
+    group.attrs["ome"] = {**group.attrs["ome"], "omero": {"channels": channels}}
+    assert torch.equal(open_raster(tmp_path / "a.zarr").read(5, 7, 90, 80), torch.from_numpy(PLANES)[:, 5:95, 7:87])
+
+
 @pytest.mark.parametrize("shape", [(5, 40, 40), (2, 3, 40, 40), (40,)])
 def test_zarr_arrays_that_are_no_photo(tmp_path: Path, shape: tuple[int, ...]) -> None:
     zarr = pytest.importorskip("zarr", reason="the extra [zarr] is not installed")

@@ -5,6 +5,7 @@ H W pixels. Everything a broken or hostile file can do ends in one sentence with
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from collections.abc import Iterator
@@ -26,32 +27,59 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp",
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 # TIFF's numbers of the tags that are looked at.
 NEW_SUBFILE_TYPE, BITS, COMPRESSION, ORIENTATION, PLANAR = 254, 258, 259, 274, 284
+SAME_IMAGE = 1 | 4
+"""Bits of NEW_SUBFILE_TYPE: the image made smaller, or its mask."""
 PAGES = "holds several pages; save each one that you want to use as a file of its own."
 
 _pillow_limit = threading.Lock()
 
 
-def read_tiff(path: Path, channels: int) -> np.ndarray:
-    """(H, W) or (H, W, `channels`) of what Pillow has no mode for: deep colour, many channels, unusual numbers."""
+@contextmanager
+def open_tiff(path: Path) -> Iterator[list[tifffile.TiffPage]]:
+    """The page of a TIFF that holds one image, or the pages of its colours; `stored_pixels` decodes them."""
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
         _require_size(page.imagewidth, page.imagelength, path)
-        if page.samplesperpixel > 1 and page.samplesperpixel < channels:
-            raise UserError(f"{path}: has {page.samplesperpixel} channels; save the photo as grey or as RGB.")
-        if page.samplesperpixel > channels and page.photometric != tifffile.PHOTOMETRIC.RGB:
-            raise UserError(
-                f"{path}: has {page.samplesperpixel} channels and does not say which are red, green and blue; "
-                "save the three as RGB."
-            )
+        pages = pages_of(file.series[0], path)
         if page.samplesperpixel * page.imagewidth * page.imagelength > 4 * MAX_PIXELS:
             raise UserError(f"{path}: has {page.samplesperpixel} channels, too many to read; save the three as RGB.")
-        if len(file.pages) > 1 and not file.pages[1].aspage().is_reduced:
+        if len(file.pages) > len(pages) and not file.pages[len(pages)].aspage().subfiletype & SAME_IMAGE:
             raise UserError(f"{path}: {PAGES}")
-        pixels = page.asarray()
-        if page.axes.startswith("S"):
-            pixels = np.moveaxis(pixels, 0, -1)
-        turn = page.tags.valueof(ORIENTATION, 1)
-    return upright(pixels[..., :channels] if pixels.ndim == 3 else pixels, turn)
+        yield pages
+
+
+def pages_of(series: tifffile.TiffPageSeries, path: Path) -> list[tifffile.TiffPage]:
+    """The one page of an image, or one for each of its colours, as OME-TIFF has them."""
+    pages = [page.aspage() for page in series.pages[:5] if page is not None]
+    first = pages[0]
+    apart = len(series.pages) in (3, 4) and first.samplesperpixel == 1 and "C" in series.axes
+    held = math.prod(series.shape) // (first.imagelength * first.imagewidth)  # ImageJ's stacks have one page
+    if held != first.samplesperpixel * (len(series.pages) if apart else 1) or first.imagedepth > 1:
+        raise UserError(f"{path}: {PAGES}")
+    return pages if apart else pages[:1]
+
+
+def stored_pixels(pages: list[tifffile.TiffPage]) -> np.ndarray:
+    """(H, W, S) of S samples a pixel, as they lie in the file."""
+    page = pages[0]
+    pixels = np.stack([page.asarray() for page in pages], axis=-1) if len(pages) > 1 else page.asarray()
+    if len(pages) == 1 and page.axes.startswith("S"):
+        pixels = np.moveaxis(pixels, 0, -1)
+    return pixels.reshape(page.imagelength, page.imagewidth, -1)
+
+
+def read_tiff(path: Path, channels: int) -> np.ndarray:
+    """(H, W) or (H, W, `channels`) numbers of what Pillow has no mode for: deep, of many channels, or of rare types."""
+    with open_tiff(path) as pages:
+        page, samples = pages[0], len(pages) * pages[0].samplesperpixel
+        if 1 < samples < channels:
+            raise UserError(f"{path}: has {samples} channels; save the photo as grey or as RGB.")
+        if samples > channels and page.photometric != tifffile.PHOTOMETRIC.RGB:
+            raise UserError(
+                f"{path}: has {samples} channels and does not say which are red, green and blue; save the three as RGB."
+            )
+        pixels = upright(stored_pixels(pages), page.tags.valueof(ORIENTATION, 1))
+    return pixels[..., :channels] if samples > 1 else pixels[..., 0]
 
 
 def is_tiff(path: Path) -> bool:
@@ -85,15 +113,15 @@ def _require_size(width: int, height: int, path: Path) -> None:
 
 
 def _require_tiff_for_pillow(image: ImageFile, path: Path) -> None:
-    """Further pages may be the same photo made smaller, but not other slices of a stack."""
+    """Further pages may be the same photo made smaller or its mask, but not other slices of a stack."""
     tags = image.tag_v2  # type: ignore[attr-defined]
     if max(tags.get(BITS, (1,))) > 8 and tags.get(PLANAR) == 2 and tags.get(COMPRESSION) == 1:
         raise UnidentifiedImageError  # Pillow takes these for planes of bytes
     if getattr(image, "n_frames", 1) > 1:
         image.seek(1)
-        reduced = image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & 1  # type: ignore[attr-defined]
+        same = image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & SAME_IMAGE  # type: ignore[attr-defined]
         image.seek(0)
-        if not reduced:
+        if not same:
             raise UserError(f"{path}: {PAGES}")
 
 
@@ -119,7 +147,7 @@ def reading(path: Path) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
             yield
-    except UserError:
+    except (UserError, UserWarning):
         raise
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file.") from error

@@ -10,9 +10,23 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
-from upscore.data.decoding import is_tiff, load, open_image, orientation, read_tiff, reading, upright
+from upscore.data.bit_depth import to_bytes, warn_if_dark
+from upscore.data.decoding import (
+    ORIENTATION,
+    is_tiff,
+    load,
+    open_image,
+    open_tiff,
+    orientation,
+    read_tiff,
+    reading,
+    stored_pixels,
+    upright,
+)
+from upscore.data.tiff_colours import TiffColours, unreadable
 from upscore.errors import UserError
 from upscore.labels import VOID
 
@@ -27,23 +41,24 @@ class LabelError(UserError):
 def read_image(path: str | Path) -> Tensor:
     """Read a photo as (3, H, W) uint8 RGB.
 
-    16-bit channels are scaled over their full range (65535 becomes 255), floats from 0..1 likewise. Alpha is dropped,
-    not blended: the file does not say what lies behind it, and the colours below are what a label was drawn on.
+    Of 16-bit channels the upper 8 bits are kept, and of a TIFF that states fewer bits the upper 8 of these; floats in
+    0..1 are multiplied by 255 and rounded. Alpha is dropped, not blended: the file does not say what lies behind, and
+    the colours below are what a label was drawn on; those multiplied by alpha are divided again. Of a TIFF's channels
+    those are taken that it names red, green and blue; one, or three, that are not alpha need no names.
+
+    Warns:
+        DarkImageWarning: of more than 8 bits hardly any is used.
 
     Raises:
         UserError: the file is missing, no image, damaged, above `MAX_PIXELS`, or of a kind whose colours are ambiguous.
     """
     path = Path(path)
     with reading(path):
-        try:
-            pixels = _read_with_pillow(path)
-        except UnidentifiedImageError:
-            if not is_tiff(path):
-                raise
-            pixels = _to_bytes(read_tiff(path, channels=3), path)
+        pixels = _read_tiff_photo(path) if is_tiff(path) else _read_with_pillow(path)
         if pixels.ndim == 2:
-            pixels = np.repeat(pixels[..., None], 3, axis=2)
-        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+            pixels = pixels[..., None]
+        pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+        return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
 
 
 def read_label(path: str | Path) -> Tensor:
@@ -105,13 +120,38 @@ def photo_size(path: str | Path) -> tuple[int, int]:
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
+def _read_tiff_photo(path: Path) -> np.ndarray:
+    """(H, W), (H, W, 1) or (H, W, 3) uint8; by Pillow where tifffile lacks the codec or the colours."""
+    with open_tiff(path) as pages:
+        fault = unreadable(pages[0])
+        if fault is None:
+            colours = TiffColours(pages[0].tags.valueof, path, len(pages))
+            pixels = stored_pixels(pages)
+            colours.warn_if_dark(pixels)
+            return upright(colours.rgb(pixels), pages[0].tags.valueof(ORIENTATION, 1))
+    try:
+        return _read_with_pillow(path)
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path}: can't be read: {fault}.") from error
+
+
 def _read_with_pillow(path: Path) -> np.ndarray:
     with open_image(path) as image:
+        deep = bool(image.tile) and ";16" in str(image.tile[0][3])
         load(image)
+        colours = TiffColours(image.tag_v2.get, path) if isinstance(image, TiffImageFile) else None
         if image.mode.startswith(("I", "F")):
-            return upright(_to_bytes(np.array(image), path), orientation(image))
+            pixels = np.array(image)
+            warn_if_dark(pixels, path, colours and colours.bits)
+            pixels = colours.rgb(pixels[..., None]) if colours else to_bytes(pixels, path)
+            return upright(pixels, orientation(image))
+        if colours and not colours.as_pillow_shows():
+            raise UnidentifiedImageError
         image.info.pop("transparency", None)
-        return upright(np.array(image.convert("RGB")), orientation(image))
+        pixels = np.array((image.convert("LA") if image.mode == "La" else image).convert("RGB"))
+        if deep:
+            warn_if_dark(pixels.astype(np.uint16) << 8, path)  # Pillow keeps the upper bytes
+        return upright(pixels, orientation(image))
 
 
 def _read_values(path: Path) -> np.ndarray:
@@ -121,7 +161,7 @@ def _read_values(path: Path) -> np.ndarray:
     except UnidentifiedImageError:
         if not is_tiff(path):
             raise
-        values = read_tiff(path, channels=1)
+        values = read_tiff(path, channels=3)
     return _one_channel(values, path)
 
 
@@ -169,23 +209,3 @@ def _require_bytes(values: np.ndarray, path: Path) -> None:
             f"{path}: holds the value {largest if largest > VOID else smallest}, but a class index is from 0 to "
             f"{VOID - 1} and void is {VOID}; are these numbers of objects, or depths?"
         )
-
-
-def _to_bytes(pixels: np.ndarray, path: Path) -> np.ndarray:
-    """Scale 16-bit values and floats in 0..1 to 0..255, rounding to the nearest."""
-    if pixels.dtype == np.uint8:
-        return pixels
-    if pixels.dtype == np.bool_:
-        return pixels.astype(np.uint8) * np.uint8(255)
-    # The extremes of floats are NaN where any pixel is, and NaN fails every comparison.
-    smallest, largest = pixels.min(), pixels.max()
-    if np.issubdtype(pixels.dtype, np.floating):
-        if not (smallest >= 0 and largest <= 1):
-            raise UserError(f"{path}: floating-point pixels must be from 0 to 1, but are from {smallest} to {largest}.")
-        return np.rint(pixels * 255).astype(np.uint8)
-    if not (np.issubdtype(pixels.dtype, np.integer) and smallest >= 0 and largest <= 65535):
-        raise UserError(
-            f"{path}: pixels must be of 8 or 16 bits, but are from {smallest} to {largest} ({pixels.dtype}); "
-            "save the photo with 8 bits per channel."
-        )
-    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -64,12 +64,16 @@ class Photo:
 def open_raster(path: str | Path, *, level: int = 0) -> Raster:
     """An image by its path; a TIFF or a Zarr array is read as its windows are.
 
-    Grey is shown as RGB and alpha dropped, and deep colour becomes bytes, as `read_image` does it. What can't be read
-    in parts (JPEG, PNG; TIFFs that are turned, or compressed in one piece) is read at once, up to its limits.
+    Grey is shown as RGB and alpha dropped, deep colour becomes bytes, and bands are colours by their names, as
+    `read_image` does it. What can't be read in parts (JPEG, PNG; TIFFs that are turned, or compressed in one piece) is
+    read at once, up to its limits.
 
     Args:
         path: a photo, a TIFF (BigTIFF, OME-TIFF, GeoTIFF, pyramids), a Zarr array or an OME-Zarr group.
         level: of a pyramid; 0 is the finest.
+
+    Warns:
+        DarkImageWarning: of more than 8 bits hardly any is used, in a sample of the image.
 
     Raises:
         UserError: there is no such image or level, or it is of a kind that can't be read.

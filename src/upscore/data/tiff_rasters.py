@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG, TIFF, TiffFile, TiffPage, TiffPageSeries
+from tifffile import PLANARCONFIG, TiffFile, TiffPage
 from torch import Tensor
 
-from upscore.data.decoding import ORIENTATION, PAGES, reading
-from upscore.data.images import _to_bytes as to_bytes
+from upscore.data.bit_depth import SAMPLE, sample_windows
+from upscore.data.decoding import ORIENTATION, pages_of, reading
+from upscore.data.tiff_colours import TiffColours, unreadable
 from upscore.errors import UserError
 
 MOST_SEGMENT = 2**28
@@ -27,10 +28,6 @@ KEPT = 160 * 2**20
 
 PART = 2**24
 """Bytes of the strips that an uncompressed image is read in, however its own are."""
-
-COLOURS = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE, PHOTOMETRIC.YCBCR)
-JPEGS = (COMPRESSION.JPEG, COMPRESSION.OJPEG)
-"""Their decoder turns YCbCr into RGB."""
 
 
 class UnstreamableError(UserError):
@@ -46,7 +43,7 @@ class TiffRaster:
 
     Raises:
         UnstreamableError: its pixels are turned, its segments too large, or its colours or compression not known here.
-        UserError: it has no such level, is no TIFF, or holds a stack.
+        UserError: it has no such level, is no TIFF, holds a stack, or does not say which channels are the colours.
     """
 
     def __init__(self, path: Path, level: int = 0) -> None:
@@ -56,20 +53,32 @@ class TiffRaster:
             series = self._file.series[0]
             if not 0 <= level < len(series.levels):
                 raise UserError(f"{path}: level={level}, but its levels are 0 to {len(series.levels) - 1}.")
-            self._pages = _pages(series.levels[level], path)
+            self._pages = pages_of(series.levels[level], path)
             self._page = page = self._pages[0]
+            finest = pages_of(series.levels[0], path)[0]  # whose tags the other levels need not repeat
+            self._colours = TiffColours(finest.tags.valueof, path, len(self._pages))
             self.height, self.width = page.imagelength, page.imagewidth
             self._contiguous = page.is_final and page.bitspersample % 8 == 0
             self._segment = _segment_size(page, self._contiguous)
             self._require_readable()
-        self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
-        self._lock = threading.Lock()
+            self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+            self._lock = threading.Lock()
+            if self._colours.bits > 8:
+                parts = [self._stored(*window) for window in sample_windows(self.height, self.width)]
+                self._colours.warn_if_dark(np.stack(parts), SAMPLE)
 
     def read(self, top: int, left: int, height: int, width: int) -> Tensor:
         """See `Raster`."""
         with reading(self.path), self._lock:
-            pixels = np.stack([self._plane(plane, top, left, height, width) for plane in range(self._planes)], axis=-1)
-            return torch.from_numpy(self._rgb(pixels.reshape(height, width, -1)))
+            pixels = self._colours.rgb(self._stored(top, left, height, width)).transpose(2, 0, 1)
+            return torch.from_numpy(np.array(np.broadcast_to(pixels, (3, height, width)), order="C"))
+
+    def _stored(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """(h, w, S) as they lie in the file."""
+        if self._planes == 1:
+            return self._plane(0, top, left, height, width)
+        planes = [self._plane(plane, top, left, height, width)[..., 0] for plane in range(self._planes)]
+        return np.stack(planes, axis=-1)
 
     @property
     def _planes(self) -> int:
@@ -79,18 +88,12 @@ class TiffRaster:
         return self._page.samplesperpixel if self._page.planarconfig == PLANARCONFIG.SEPARATE else 1
 
     def _require_readable(self) -> None:
-        page, fault = self._page, None
-        samples, size = page.samplesperpixel, math.prod(self._segment) * page.bitspersample // 8
-        if page.photometric not in COLOURS or (page.photometric == PHOTOMETRIC.YCBCR) > (page.compression in JPEGS):
-            fault = f"its colours are {_name(page.photometric)}; save it as RGB or grey"
-        elif samples > 1 + len(page.extrasamples) and page.photometric not in (PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR):
-            fault = f"it has {samples} channels and does not say which are red, green and blue; save the three as RGB"
-        elif page.tags.valueof(ORIENTATION, 1) != 1:
+        page, fault = self._page, unreadable(self._page)
+        size = math.prod(self._segment) * page.bitspersample // 8
+        if fault is None and page.tags.valueof(ORIENTATION, 1) != 1:
             fault = "its rows don't run from the top to the bottom; save it upright"
-        elif size * (samples if self._planes == 1 else 1) > MOST_SEGMENT:
+        elif fault is None and size * (page.samplesperpixel if self._planes == 1 else 1) > MOST_SEGMENT:
             fault = f"it is stored in pieces of {self._segment[1]}x{self._segment[0]} pixels; save it in tiles"
-        elif page.compression not in TIFF.DECOMPRESSORS:
-            fault = f"it is compressed by {_name(page.compression)}, for which `pip install imagecodecs` is needed"
         if fault:
             raise UnstreamableError(f"{self.path}: can't be read in parts: {fault}.", self.height * self.width)
 
@@ -137,32 +140,6 @@ class TiffRaster:
         data = file.read(count * dtype.itemsize)
         return np.frombuffer(data, dtype, count).reshape(-1, self.width, samples)
 
-    def _rgb(self, pixels: np.ndarray) -> np.ndarray:
-        """(h, w, S) as stored -> (3, h, w) bytes."""
-        page, bits = self._page, self._page.bitspersample
-        if page.photometric == PHOTOMETRIC.PALETTE:
-            assert page.colormap is not None
-            return (page.colormap[:, pixels[..., 0]] >> 8).astype(np.uint8, order="C")
-        if page.photometric == PHOTOMETRIC.MINISWHITE and pixels.dtype != np.bool_:
-            pixels = 2**bits - 1 - pixels
-        pixels = to_bytes(pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1], self.path)
-        if page.photometric == PHOTOMETRIC.MINISWHITE and page.dtype == np.bool_:
-            pixels = 255 - pixels
-        if 1 < bits < 8:
-            pixels = pixels * np.uint8(255 // (2**bits - 1))
-        return np.array(np.broadcast_to(pixels.transpose(2, 0, 1), (3, *pixels.shape[:2])), order="C")
-
-
-def _pages(series: TiffPageSeries, path: Path) -> list[TiffPage]:
-    """The one page of an image, or one for each of its colours, as OME-TIFF has them."""
-    pages = [page.aspage() for page in series.pages[:5] if page is not None]
-    first = pages[0]
-    apart = len(series.pages) in (3, 4) and first.samplesperpixel == 1 and "C" in series.axes
-    held = math.prod(series.shape) // (first.imagelength * first.imagewidth)  # ImageJ's stacks have one page
-    if held != first.samplesperpixel * (len(series.pages) if apart else 1) or first.imagedepth > 1:
-        raise UserError(f"{path}: {PAGES}")
-    return pages if apart else pages[:1]
-
 
 def _segment_size(page: TiffPage, contiguous: bool) -> tuple[int, int]:
     """Rows and columns of a strip or a tile; where pixels lie in the file as they are, a strip is any rows."""
@@ -183,8 +160,3 @@ def _decode(page: TiffPage, index: int) -> np.ndarray:
         data = file.read(count)
     segment, _, shape = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
     return np.full(shape[1:], page.nodata, page.dtype) if segment is None else segment[0]
-
-
-def _name(number: int) -> str:
-    """Of a compression or of a kind of colours."""
-    return getattr(number, "name", str(number))
