@@ -48,8 +48,10 @@ def test_objects_in_tiles(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
+    gone = image.with_name("gone.tif")
     run = ("predict", "nuclei", image, "--output", output, "--tiled", "--core", "256", "--min-score", "0.05")
-    assert upscore(monkeypatch, *run) == 0
+    assert upscore(monkeypatch, *run[:2], gone, *run[2:]) == 1
+    assert "gone.tif" in sentence(capsys)
     ids, results = tifffile.imread(output / "field.tif"), json.loads((output / "field_instances.json").read_text())
     assert ids.shape == (320, 480)
     assert ids.max() <= len(results)

@@ -144,11 +144,12 @@ def plan_search(
     factor: float = 1.0,
     min_score: float | None = None,
 ) -> Search:
-    """What `predict_objects` does by these arguments, of an image that can be read.
+    """What `predict_objects` does by these arguments.
 
     Raises:
-        UserError: the output can't be written, the network finds no objects, or there is no such tile or factor.
+        UserError: as `predict_objects`, before the work.
     """
+    open_raster(source, level=level)  # which tells what is wrong with it
     net = require_objects(predictor, factor)
     check_output(output, source)
     require_results(entries_of(output))
