@@ -74,6 +74,13 @@ def test_labels_of_the_same_name_are_not_overwritten(tmp_path):
     refuse_overwriting({}, tmp_path, "instances")
 
 
+def test_labels_beside_images_are_no_photos(tmp_path):
+    for name in ("val/images/a.jpg", "val/labels/a.png", "labels/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert set(find_photos([tmp_path])) == {"val/images/a", "labels/b"}
+
+
 def test_the_output_folder_is_no_source_of_photos(tmp_path):
     for name in ("a.jpg", "out/a_ids.png", "out/a_overlay.png", "output/b.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

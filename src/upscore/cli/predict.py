@@ -55,7 +55,8 @@ def predict(
     model
         A model folder, a run, a built-in name (nuclei), or hf://owner/name.
     paths
-        Photos, and folders of photos.
+        Photos, and folders of photos. Of a folder with images/ in it, labels/
+        are left out.
     output
         The folder to write to.
     depth

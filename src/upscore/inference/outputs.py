@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from upscore.data.decoding import SUFFIXES
+from upscore.data.folder import IMAGES, LABELS
 from upscore.errors import UserError
 from upscore.files import atomic_path
 from upscore.inference.png import is_own_picture, require_own_picture, save_marked, write_png
@@ -35,7 +36,7 @@ def find_photos(paths: Sequence[Path], *, output: Path | None = None) -> dict[st
 
     Where two photos would have the same name (a.jpg and a.png), their suffixes join it. A path that is not there is
     kept, to be reported with those that can't be read. What lies in `output`, should it be inside one of the folders,
-    is left out; of what lies in a folder that is itself the output, what upscore wrote.
+    is left out; of what lies in a folder that is itself the output, what upscore wrote; and the labels beside `images/`.
 
     Raises:
         UserError: there are no photos, or a folder can't be read.
@@ -68,13 +69,17 @@ def find_photos(paths: Sequence[Path], *, output: Path | None = None) -> dict[st
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """Photos in a folder and below it."""
+    """Photos in a folder and below it, but for the labels beside those of a data set."""
 
     def failed(error: OSError) -> None:
         raise UserError(f"{error.filename}: can't be read ({error.strerror})") from error
 
-    below = (Path(place) / name for place, _, names in os.walk(folder, onerror=failed) for name in names)
-    return [file for file in below if file.suffix.lower() in SUFFIXES]
+    below: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=failed):
+        if not {*IMAGES}.isdisjoint(folders):
+            folders[:] = [name for name in folders if name not in LABELS]
+        below += [Path(place) / name for name in names if Path(name).suffix.lower() in SUFFIXES]
+    return below
 
 
 def require_writable(output: Path) -> None:
