@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from upscore.labels import VOID
 from upscore.models.geometry import CoordinateMap
-from upscore.models.pixel_losses import PendingScores, pixel_sum, softmax_sum
+from upscore.models.pixel_losses import PendingScores, pixel_sum, pixel_weights, sigmoid_sum, softmax_sum
 from upscore.models.precision import in_float32
 from upscore.models.preprocessing import Preprocessing
 from upscore.models.terms import LEAST
@@ -211,25 +210,15 @@ class FCN(Skips):
 
     def counts(self, targets: Tensor) -> dict[str, Tensor]:
         """What each of `losses` as a sum is divided by to be a mean: how many pixels count, or their weights' sum."""
-        valid = targets != VOID
-        if self.class_weights is None:
-            return {"cross_entropy": valid.sum()}
-        return {"cross_entropy": _weights(targets, valid, self.class_weights.to(targets.device)).sum()}
+        weights = None if self.class_weights is None else self.class_weights.to(targets.device)
+        return {"cross_entropy": pixel_weights(targets, weights).sum()}
 
     def _sum(self, scores: Tensor, targets: Tensor) -> Tensor:
         """The loss over pixels as a sum; a background without a score of its own may be left out of the scores."""
         class_weights = None if self.class_weights is None else self.class_weights.to(scores.device)
         if self.pixel_loss == "softmax":
             return softmax_sum(scores, targets, class_weights)
-        return self._binary(scores.float(), targets, class_weights)
-
-    def _binary(self, scores: Tensor, targets: Tensor, class_weights: Tensor | None) -> Tensor:
-        """A yes or no for each class with a score of its own, summed over classes and pixels."""
-        first, valid = int(self.null_background), targets != VOID
-        truth = targets[:, None] == torch.arange(first, self.num_classes, device=targets.device).view(1, -1, 1, 1)
-        scores = scores[:, -truth.shape[1] :]
-        pixels = F.binary_cross_entropy_with_logits(scores, truth.float(), reduction="none").sum(1)
-        return (pixels * (valid if class_weights is None else _weights(targets, valid, class_weights))).sum()
+        return sigmoid_sum(scores, targets, range(self.null_background, self.num_classes), class_weights)
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """Class scores (C, ...) -> probabilities: of one class out of all, or with the sigmoid loss of each by itself.
@@ -246,8 +235,3 @@ class FCN(Skips):
             Prediction(class_map=class_map[:height, :width], classes=self.classes)
             for class_map, (height, width) in zip(class_maps, sizes, strict=True)
         ]
-
-
-def _weights(targets: Tensor, valid: Tensor, class_weights: Tensor) -> Tensor:
-    """(N, H, W) the weight of each pixel's class, 0 of void."""
-    return class_weights[targets.long().masked_fill(~valid, 0)] * valid

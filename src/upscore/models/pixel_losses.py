@@ -63,6 +63,24 @@ def softmax_sum(scores: Tensor, targets: Tensor, class_weights: Tensor | None = 
     return F.cross_entropy(scores.float(), targets.long(), class_weights, ignore_index=VOID, reduction="sum")
 
 
+def sigmoid_sum(scores: Tensor, targets: Tensor, classes: range, class_weights: Tensor | None = None) -> Tensor:
+    """A yes or no for each of the classes, summed over them and over the pixels of (N, H, W) that are not void.
+
+    The classes' scores are the last of (N, C, H, W): a background without a score of its own is not among the classes,
+    and may be left out of the scores.
+    """
+    truth = targets[:, None] == torch.arange(classes.start, classes.stop, device=targets.device).view(1, -1, 1, 1)
+    own = scores.float()[:, -len(classes) :]
+    pixels = F.binary_cross_entropy_with_logits(own, truth.float(), reduction="none").sum(1)
+    return (pixels * pixel_weights(targets, class_weights)).sum()
+
+
+def pixel_weights(targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """What each pixel of (N, H, W) counts: its class's weight of (C,), or without weights True; 0 of void."""
+    valid = targets != VOID
+    return valid if class_weights is None else class_weights[targets.long().masked_fill(~valid, 0)] * valid
+
+
 class _InBlocks(torch.autograd.Function):
     """A block's gradient is computed with its loss, and nothing else is kept of it."""
 
