@@ -49,7 +49,7 @@ def test_tiles_that_end_with_the_image_are_not_cut_once_more() -> None:
 
 @pytest.mark.parametrize(("tile", "overlap"), [(128, 0), (128, 65), (0, 0), (-4, -2)])
 def test_overlaps_that_are_none(tile: int, overlap: int) -> None:
-    with pytest.raises(UserError, match="choose an overlap from 1 to half a tile|px: choose at least 2"):
+    with pytest.raises(UserError, match=r"choose an overlap from 1 to half a tile|px: choose at least 2"):
         Tiling(tile=tile, overlap=overlap)
 
 

@@ -36,7 +36,7 @@ def find_photos(paths: Sequence[Path], *, output: Path | None = None) -> dict[st
 
     Where two photos would have the same name (a.jpg and a.png), their suffixes join it. A path that is not there is
     kept, to be reported with those that can't be read. What lies in `output`, should it be inside one of the folders,
-    is left out; of what lies in a folder that is itself the output, what upscore wrote; and the labels beside `images/`.
+    is left out; of what lies in a folder that is itself the output, what upscore wrote; and labels beside `images/`.
 
     Raises:
         UserError: there are no photos, or a folder can't be read.
