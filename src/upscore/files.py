@@ -7,6 +7,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
+
+from upscore.errors import UserError
 
 
 @contextmanager
@@ -50,3 +53,16 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def require_writable(folder: Path, remedy: str) -> None:
+    """Make sure, before minutes of work, that files can be written into a folder, which need not be there yet.
+
+    Raises:
+        UserError: they can't; it ends in the remedy.
+    """
+    try:
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise UserError(f"{folder}: can't be written ({error.strerror or error}); {remedy}") from error

@@ -137,7 +137,7 @@ def test_what_cannot_be_calibrated_is_said_before(
     file.write_text("no photo")
     good = photos / "images"
     assert "file.jpg is there already" in said(good, "--output", file)
-    assert "choose another place with --output" in said(good, "--output", file / "copy")
+    assert "choose another place for int8 with --output" in said(good, "--output", file / "copy")
     assert "give --data too" in said(good, "--split", "val")
     assert "no split 'vall'" in said(good, "--data", photos, "--split", "vall")
     assert "none of the 1 photos can be read" in said(file)
@@ -150,8 +150,8 @@ def test_what_cannot_be_calibrated_is_said_before(
     def full(**_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("upscore.inference.quantized.TemporaryDirectory", full)
-    assert "can't be written there (Permission denied): choose another place with --output" in said(good)
+    monkeypatch.setattr("upscore.files.TemporaryFile", full)
+    assert "can't be written (Permission denied); choose another place for int8 with --output" in said(good)
     assert not (trained / "int8").exists()
 
 
@@ -162,7 +162,7 @@ def test_built_in_models_are_copied_for_int8() -> None:
 
 def test_int8_that_cannot_be_written(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file/copy: int8 can't be written there"):
+    with pytest.raises(UserError, match="file/copy: can't be written"):
         save_quantized(trained, {}, {}, output=tmp_path / "file" / "copy")
     with pytest.raises(UserError, match=r"upscore calibrate MODEL PHOTOS.*upscore\.load"):
         Predictor(tiny_net(), "openvino", "int8")

@@ -115,13 +115,14 @@ MANY = 20
 def _require_place(model: str, folder: Path, output: Path | None) -> None:
     from upscore.checkpoints.folder import BUILT_IN
     from upscore.errors import UserError
-    from upscore.inference.quantized import require_writable
+    from upscore.files import require_writable
+    from upscore.inference.quantized import ELSEWHERE
 
     if output is None and folder.is_relative_to(BUILT_IN):
         raise UserError(f"{model} comes with the package and is not to be changed: give --output for a copy")
     if output is not None and (output.exists() or output.is_symlink()):
         raise UserError(f"{output} is there already: choose a new --output")
-    require_writable(output or folder)
+    require_writable(output or folder, ELSEWHERE)
 
 
 def _labelled(reference: Predictor, data: str, split: str | None) -> tuple[str | None, Dataset]:

@@ -16,8 +16,9 @@ import torch
 
 from upscore.data.images import photo_size, read_image
 from upscore.errors import UserError
+from upscore.files import require_writable
 from upscore.inference.depths import as_depth, find_depth
-from upscore.inference.outputs import is_written, require_writable, write_prediction
+from upscore.inference.outputs import is_written, write_prediction
 from upscore.inference.predictor import Predictor
 from upscore.inference.results import ResultsFile, coco_results
 from upscore.inference.threads import in_threads
@@ -82,7 +83,7 @@ def predict_folder(
     Raises:
         UserError: the output can't be written.
     """
-    require_writable(output)
+    require_writable(output, "choose another output")
     job = _Job(predictor, output, depth, scores, overlays, min_score)
     entries = [Entry(name, path, number) for number, (name, path) in enumerate(photos.items(), start=1)]
     before = [entry for entry in entries if job.is_written(entry)] if resume else []

@@ -7,7 +7,6 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
 
 import numpy as np
 from PIL import Image
@@ -80,20 +79,6 @@ def _files_below(folder: Path) -> list[Path]:
             folders[:] = [name for name in folders if name not in LABELS]
         below += [Path(place) / name for name in names if Path(name).suffix.lower() in SUFFIXES]
     return below
-
-
-def require_writable(output: Path) -> None:
-    """Make a folder, and make sure that files can be written there.
-
-    Raises:
-        UserError: they can't.
-    """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=output):
-            pass
-    except OSError as error:
-        raise UserError(f"{output}: can't be written ({error.strerror or error}); choose another output") from error
 
 
 def refuse_overwriting(

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from shutil import copyfile
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from upscore.checkpoints.card import CARD
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 
 SOURCE, REPORT = "weights.sha256", "report.json"
 """SOURCE: the digest of the weights, `FORMS`, and the names of the parts that were written."""
+
+ELSEWHERE = "choose another place for int8 with --output FOLDER"
 
 FORMS = "2"
 """Of the parts and what goes in and out of them; another one's int8 must be made again."""
@@ -83,19 +84,6 @@ def read_quantized(folder: Path) -> dict[str, ov.Model]:
         raise UserError(f"{folder} can't be read: make it again with `upscore calibrate`") from error
 
 
-def require_writable(model: Path) -> None:
-    """Make sure, before minutes of work, that something can be written into a folder, which need not be there yet.
-
-    Raises:
-        UserError: it can't.
-    """
-    try:
-        there = next(path for path in (model.absolute(), *model.absolute().parents) if path.exists())
-        TemporaryDirectory(dir=there).cleanup()
-    except OSError as error:
-        raise _cannot_write(model, error) from error
-
-
 def save_quantized(
     model: Path, parts: Mapping[str, ov.Model], report: Mapping[str, Any], *, output: Path | None = None
 ) -> None:
@@ -129,4 +117,4 @@ def _fill(folder: Path, model: Path, parts: Mapping[str, ov.Model], report: Mapp
 
 def _cannot_write(model: Path, error: Exception) -> UserError:
     reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
-    return UserError(f"{model}: int8 can't be written there ({reason}): choose another place with --output FOLDER")
+    return UserError(f"{model}: can't be written ({reason}); {ELSEWHERE}")
