@@ -252,6 +252,20 @@ def test_pillow_alone_obeys_the_tags_too(tmp_path: Path) -> None:
         read_image(tmp_path / "b.tif")
 
 
+def test_damaged_tags_mislead_neither_reader_alone(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", WORDS[..., :3])
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages.first.tags[284].overwrite(1025)  # how the samples lie
+    assert torch.equal(read_image(path), open_raster(path).read(0, 0, HEIGHT, WIDTH))
+    path = write(tmp_path / "b.tif", RGB, rowsperstrip=16, compression="zlib")
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages.first.tags["ImageLength"].overwrite(HEIGHT + 16)
+    with pytest.raises(UserError, match=r"b\.tif: .* holds 5 of 6 strips"):
+        read_image(path)
+    with pytest.raises(UserError, match=r"b\.tif: cannot be decoded"):
+        open_raster(path).read(HEIGHT, 0, 16, WIDTH)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_bytes_raise_nothing_else(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)

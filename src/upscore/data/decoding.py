@@ -62,6 +62,10 @@ def pages_of(series: tifffile.TiffPageSeries, path: Path) -> list[tifffile.TiffP
 def stored_pixels(pages: list[tifffile.TiffPage]) -> np.ndarray:
     """(H, W, S) of S samples a pixel, as they lie in the file."""
     page = pages[0]
+    for each in pages:  # of which tifffile takes the missing ones for blank
+        held = min(len(each.dataoffsets), len(each.databytecounts))
+        if held < (1 if each.is_contiguous else math.prod(each.chunked)):
+            raise ValueError(f"it holds {held} of {math.prod(each.chunked)} strips or tiles")
     pixels = np.stack([page.asarray() for page in pages], axis=-1) if len(pages) > 1 else page.asarray()
     if len(pages) == 1 and page.axes.startswith("S"):
         pixels = np.moveaxis(pixels, 0, -1)

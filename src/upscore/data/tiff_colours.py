@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tifffile import COMPRESSION, PHOTOMETRIC, TIFF, TiffPage
+from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG, TIFF, TiffPage
 
 from upscore.data.bit_depth import to_bytes, warn_if_dark
 from upscore.errors import UserError
@@ -113,6 +113,8 @@ def unreadable(page: TiffPage) -> str | None:
     """Why tifffile and `TiffColours` can't make RGB of a page, as the end of a sentence."""
     if page.photometric not in KINDS or (page.photometric == PHOTOMETRIC.YCBCR) > (page.compression in JPEGS):
         return f"its colours are {_name(page.photometric)}; save it as RGB or grey"
+    if page.samplesperpixel > 1 and page.planarconfig not in tuple(PLANARCONFIG):
+        return f"its tag PlanarConfiguration is damaged ({page.planarconfig})"
     if page.compression not in TIFF.DECOMPRESSORS:
         return f"it is compressed by {_name(page.compression)}, for which `pip install imagecodecs` is needed"
     if page.predictor not in TIFF.UNPREDICTORS:

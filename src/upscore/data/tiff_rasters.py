@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
+import weakref
 from collections import OrderedDict
 from pathlib import Path
 
@@ -50,6 +51,7 @@ class TiffRaster:
         self.path = path
         with reading(path):
             self._file = TiffFile(path)
+            weakref.finalize(self, self._file.close)
             series = self._file.series[0]
             if not 0 <= level < len(series.levels):
                 raise UserError(f"{path}: level={level}, but its levels are 0 to {len(series.levels) - 1}.")
