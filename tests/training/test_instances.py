@@ -195,9 +195,9 @@ def test_a_gradient_is_cut_to_its_length() -> None:
         recipe = recipe.model_copy(update={"score_rate": 1, "weight_decay": 0})
         trainer = Trainer(tiny_rcnn(), recipe, Accelerator())
         trainer.train_mode()
-        before = {name: value.clone() for name, value in trainer.net.named_parameters()}
+        before = {name: value.detach().clone() for name, value in trainer.net.named_parameters()}
         trainer.step([collate([Shapes()[0], Shapes()[1]])], 1.0)
-        moved = [(value - before[name]).square().sum() for name, value in trainer.net.named_parameters()]
+        moved = [(value.detach() - before[name]).square().sum() for name, value in trainer.net.named_parameters()]
         return math.sqrt(sum(moved))
 
     whole = first_step(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 
 from cyclopts import App
 
@@ -23,6 +24,8 @@ from upscore.cli.train import train
 from upscore.errors import UserError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+_formatwarning = warnings.formatwarning
 
 app = App(
     name="upscore",
@@ -85,9 +88,10 @@ analyze.command(cues, name="cues")
 
 def main() -> None:
     """Run the verb; a user's mistake becomes one sentence on standard error."""
+    warnings.formatwarning = _plainly
     try:
         _refuse_torchrun()
-        status = app()
+        status = app(sys.argv[1:])
     except UserError as error:
         print(f"upscore: {error}", file=sys.stderr)
         status = EXIT_USAGE
@@ -95,6 +99,15 @@ def main() -> None:
         print("upscore: interrupted", file=sys.stderr)
         status = EXIT_INTERRUPTED
     sys.exit(status)
+
+
+def _plainly(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Warnings of upscore as its errors are told, others as Python does."""
+    if category.__module__.startswith("upscore"):
+        return f"upscore: {message}\n"
+    return _formatwarning(message, category, filename, lineno, line)
 
 
 def _refuse_torchrun() -> None:
