@@ -139,7 +139,7 @@ def tiled(
 
     from upscore.errors import UserError
     from upscore.inference import load
-    from upscore.inference.folder import require_fitting
+    from upscore.inference.folder import require_min_score
     from upscore.inference.huge import plan_classes, predict_raster
     from upscore.inference.huge_objects import plan_search, predict_objects
     from upscore.scale.object_tiles import predict_objects_on_ray
@@ -147,7 +147,7 @@ def tiled(
 
     targets = _targets([Path(path) for path in paths], Path(output))
     predictor = load(model, engine=engine, precision=precision, cache=False)  # whose layers tell its geometry
-    require_fitting(predictor, depth=None, scores=False, min_score=min_score)
+    require_min_score(predictor, min_score)
     over: dict[str, Any] = {"engine": engine, "precision": precision} | (asdict(cluster) if cluster else {})
     if predictor.task == "instances":
         options: dict[str, Any] = {"level": tiles.level, "tile": tiles.core, "min_score": min_score}

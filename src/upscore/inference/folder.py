@@ -115,18 +115,26 @@ def require_fitting(predictor: Predictor, *, depth: Path | None, scores: bool, m
     Raises:
         UserError: one is not, or out of range.
     """
-    objects = predictor.task == "instances"
-    if objects and scores:
+    if predictor.task == "instances" and scores:
         raise UserError("--scores writes class probabilities of pixels, but this model finds objects: leave it out")
-    if not objects and min_score is not None:
-        raise UserError("--min-score is for models that find objects, but this one classifies pixels: leave it out")
-    if min_score is not None and not 0 <= min_score <= 1:
-        raise UserError(f"--min-score {min_score}: scores are from 0 to 1")
+    require_min_score(predictor, min_score)
     if (depth is None) != (not predictor.depth_channels):
         have = "sees depth: give --depth FOLDER" if depth is None else "sees photos alone: leave --depth out"
         raise UserError(f"this model {have}")
     if depth is not None and not depth.is_dir():
         raise UserError(f"{depth}: there is no such folder of depth")
+
+
+def require_min_score(predictor: Predictor, min_score: float | None) -> None:
+    """Make sure that --min-score is for this network.
+
+    Raises:
+        UserError: it is not, or is out of range.
+    """
+    if min_score is not None and predictor.task != "instances":
+        raise UserError("--min-score is for models that find objects, but this one classifies pixels: leave it out")
+    if min_score is not None and not 0 <= min_score <= 1:
+        raise UserError(f"--min-score {min_score}: scores are from 0 to 1")
 
 
 @contextmanager
