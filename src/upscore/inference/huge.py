@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch import Tensor
@@ -23,7 +24,7 @@ from upscore.inference.predictor import Predictor
 from upscore.inference.raster_output import write_class_map, write_overview
 from upscore.inference.tiles import TilePlan, class_map_tiles, core_size, tile_plan
 from upscore.models.fcn import FCN
-from upscore.models.receptive import receptive_field, with_layers
+from upscore.models.receptive import Geometry, receptive_field, with_layers
 
 MEMORY = 768 * 2**20
 """Bytes that a tile may need in the network, by default."""
@@ -150,14 +151,23 @@ def exact_plan(
     Raises:
         UserError: the network sees the whole image, or the core is not a multiple of 256.
     """
-    net = with_layers(net)
-    geometry = receptive_field(net)
+    geometry = _geometry(net)
     halo = geometry.halo if halo is None else halo
     unit = int(np.lcm(BLOCK, geometry.grid))
     if core is not None and (core < unit or core % unit):
         raise UserError(f"core={core}: the side of a tile's core is a multiple of {unit} pixels")
-    chosen = core_size(net, halo, unit, memory) if core is None else core
+    chosen = core_size(with_layers(net), halo, unit, memory) if core is None else core
     return tile_plan(height, width, core=chosen, halo=halo, grid=geometry.grid)
+
+
+_geometries: WeakKeyDictionary[FCN, Geometry] = WeakKeyDictionary()
+
+
+def _geometry(net: FCN) -> Geometry:
+    """Found by running the network, which takes a second; not for each of many images again."""
+    if net not in _geometries:
+        _geometries[net] = receptive_field(net)
+    return _geometries[net]
 
 
 def require_pixels(predictor: Predictor) -> FCN:
