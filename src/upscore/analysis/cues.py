@@ -24,6 +24,7 @@ from upscore.files import write_text
 from upscore.inference import Predictor, evaluate, load
 from upscore.models.precision import resolve_precision
 from upscore.models.preprocessing import Preprocessing
+from upscore.progress import ProgressCallback, ignore_progress
 from upscore.training.class_weights import median_frequency_weights
 from upscore.training.loop import Watcher, fit
 from upscore.training.run_folder import RunFolder
@@ -106,7 +107,7 @@ def foreground_of(classes: Sequence[str], names: Sequence[str] | None) -> list[s
     return chosen
 
 
-def count_classes(dataset: Dataset, advance: Callable[[int, int], None] = lambda done, total: None) -> np.ndarray:
+def count_classes(dataset: Dataset, advance: ProgressCallback = ignore_progress) -> np.ndarray:
     """(N, C) labelled pixels of each photo and class.
 
     Raises:

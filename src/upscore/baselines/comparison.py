@@ -5,7 +5,7 @@ C classes; S segments of all photos; H W pixels of a photo, h w of what it is cl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,9 +20,7 @@ from upscore.errors import UserError
 from upscore.evaluation.metrics import SemanticScores, semantic_scores
 from upscore.inference import Predictor
 from upscore.labels import VOID
-
-Advance = Callable[[int, int], None]
-"""(done, total): how many photos are behind us."""
+from upscore.progress import ProgressCallback
 
 SWEEP = (0.1, 10**-0.5, 1.0, 10**0.5)
 """The numbers of segments that the oracle is asked at, as multiples of the one asked for."""
@@ -91,7 +89,7 @@ def compare(
     max_side: int = MAX_SIDE,
     seed: int = 0,
     pictures: int = 3,
-    progress: Advance | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Comparison:
     """Cluster every photo and score the segments over the whole set, at each photo's own size.
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter
 
+from upscore.progress import ProgressCallback
+
 THREADS = 2
 REPEATS = 5
 """The least number of rounds whose medians are worth reporting."""
@@ -19,8 +21,6 @@ Side = Callable[[], object]
 """One whole run of the work: what it reads is made before, what it returns is dropped."""
 Sides = tuple[Mapping[str, Side], Side]
 """Ours by their names, fastest first, and the peer's."""
-Advance = Callable[[int, int], None]
-"""(done, total): how many calls are behind us."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ def compare(
     repeats: int = REPEATS,
     *,
     threads: int = THREADS,
-    progress: Advance | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Comparison:
     """Time all sides in turns, after one call of each that does not count.
 

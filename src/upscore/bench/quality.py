@@ -5,7 +5,7 @@ C classes, N objects; photos are predicted one by one, at their own size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import mean, median
 from time import perf_counter
@@ -17,10 +17,8 @@ from upscore.inference import Predictor
 from upscore.inference.agreement import agreement
 from upscore.inference.engines import EngineName, Precision
 from upscore.inference.folder import SAMPLE, common_sizes
+from upscore.progress import ProgressCallback
 from upscore.structures import Prediction, Sample
-
-Advance = Callable[[int, int], None]
-"""(done, total): how many photos are behind us."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class Quality:
 
 
 def measure_quality(
-    models: dict[Way, Predictor], dataset: Dataset, *, progress: Advance | None = None
+    models: dict[Way, Predictor], dataset: Dataset, *, progress: ProgressCallback | None = None
 ) -> list[Quality]:
     """Predict each photo in every way, one after the other, and score all of them.
 

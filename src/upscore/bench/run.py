@@ -5,12 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 
 from upscore.bench.environment import busy, describe
-from upscore.bench.measure import REPEATS, THREADS, Advance, Row, compare, fix_threads
+from upscore.bench.measure import REPEATS, THREADS, Row, compare, fix_threads
 from upscore.bench.memory import peak_memory
 from upscore.bench.results import Result, SideResult
+from upscore.progress import ProgressCallback
 
 
-def run(row: Row, repeats: int = REPEATS, *, threads: int = THREADS, progress: Advance | None = None) -> Result:
+def run(
+    row: Row, repeats: int = REPEATS, *, threads: int = THREADS, progress: ProgressCallback | None = None
+) -> Result:
     """Memory first, each side in a process of its own, then the times of all in one.
 
     Raises:

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from rich.progress import Progress
 
     from upscore.data import Dataset
     from upscore.inference import Predictor
+    from upscore.progress import ProgressCallback
 
 
 def calibrate(
@@ -156,7 +155,7 @@ def _readable(photos: list[Path], progress: Progress) -> tuple[list[Path], list[
     return sound, failures
 
 
-def _shown(progress: Progress) -> Callable[[int, int], None]:
+def _shown(progress: Progress) -> ProgressCallback:
     task = progress.add_task("Calibrating")
 
     def advance(done: int, total: int) -> None:

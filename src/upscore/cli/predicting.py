@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from upscore.inference.engines import EngineName, Precision
     from upscore.inference.predictor import Predictor
+    from upscore.progress import ProgressCallback
 
 FAILED = 1
 
@@ -200,7 +199,7 @@ def _targets(sources: Sequence[Path], output: Path) -> dict[Path, Path]:
 
 
 @contextmanager
-def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
+def _progress(title: str) -> Iterator[ProgressCallback]:
     """What is told how many of how many are done."""
     from rich.console import Console
     from rich.progress import Progress

@@ -7,7 +7,7 @@ by ranges that were seen while float32 predicted the photos.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -25,6 +25,7 @@ from upscore.inference.photos import Photo
 from upscore.inference.predictor import Predictor
 from upscore.models.fcn import FCN
 from upscore.models.mask_rcnn import MaskRCNN
+from upscore.progress import ProgressCallback
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -34,9 +35,6 @@ PHOTOS = 100
 
 REGIONS_AT_ONCE = 64
 """Of the regions of one photo, how many are kept to calibrate the branches with: thousands look alike."""
-
-Advance = Callable[[int, int], None]
-"""(done, total)."""
 
 T = TypeVar("T")
 
@@ -81,7 +79,7 @@ class Recorded:
 
 
 def quantize(
-    net: FCN | MaskRCNN, photos: Sequence[Photo], *, most: int = PHOTOS, progress: Advance | None = None
+    net: FCN | MaskRCNN, photos: Sequence[Photo], *, most: int = PHOTOS, progress: ProgressCallback | None = None
 ) -> dict[str, ov.Model]:
     """Each part of a network in int8, for `Predictor(net, "openvino", "int8", quantized=...)`.
 

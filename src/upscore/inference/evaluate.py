@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 
@@ -17,13 +17,13 @@ from upscore.inference.predictor import Predictor
 from upscore.inference.threads import in_threads
 from upscore.labels import VOID
 from upscore.models.mask_rcnn import MaskRCNN
+from upscore.progress import ProgressCallback
 from upscore.structures import Sample
 
-Advance = Callable[[int, int], None]
-"""(done, total): how many photos are behind us."""
 
-
-def evaluate(model: Predictor, dataset: Dataset, *, progress: Advance | None = None) -> SemanticScores | InstanceScores:
+def evaluate(
+    model: Predictor, dataset: Dataset, *, progress: ProgressCallback | None = None
+) -> SemanticScores | InstanceScores:
     """Predict every photo at its own size and compare with its labels, over the whole set.
 
     The classes of the data are matched with the model's by name; if none of the names agree but their number does
@@ -72,7 +72,7 @@ def _table(order: list[int] | None) -> Tensor:
 
 
 def compare_objects(
-    model: Predictor, net: MaskRCNN, dataset: Dataset, *, progress: Advance | None = None
+    model: Predictor, net: MaskRCNN, dataset: Dataset, *, progress: ProgressCallback | None = None
 ) -> InstanceEvaluator:
     """The photos of a set of objects, predicted and compared with their labels; see `evaluate`."""
     order = _match(dataset.classes, model.classes)
@@ -89,7 +89,7 @@ def compare_objects(
     return evaluator
 
 
-def _counted(dataset: Dataset, progress: Advance | None) -> Generator[Sample, None, None]:
+def _counted(dataset: Dataset, progress: ProgressCallback | None) -> Generator[Sample, None, None]:
     """The samples, read ahead; one counts as done when the next is asked for."""
     with closing(in_threads(range(len(dataset)), dataset.__getitem__)) as samples:
         for index, sample in samples:

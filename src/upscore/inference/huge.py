@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,11 +25,11 @@ from upscore.inference.raster_output import write_class_map, write_overview
 from upscore.inference.tiles import TilePlan, class_map_tiles, core_size, tile_plan
 from upscore.models.fcn import FCN
 from upscore.models.receptive import Geometry, receptive_field, with_layers
+from upscore.progress import ProgressCallback
 
 MEMORY = 768 * 2**20
 """Bytes that a tile may need in the network, by default."""
 
-Progress = Callable[[int, int], None]
 """Tiles done, of how many."""
 
 
@@ -41,7 +41,7 @@ def predict_raster(
     level: int = 0,
     core: int | None = None,
     memory: int = MEMORY,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[Path]:
     """Write the class of each pixel of an image of any size, and a picture to look at.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from upscore.inference.png import save_marked
 from upscore.inference.predictor import Predictor
 from upscore.inference.results import require_results
 from upscore.inference.roi_objects import RUN_LENGTHS, RoIObjects, coco_entries, write_ids
+from upscore.progress import ProgressCallback
 
 BLOCK = 512
 """Side of the squares that the id map is written in."""
@@ -88,7 +89,7 @@ def predict_objects(
     tile: int | None = None,
     factor: float = 1.0,
     min_score: float | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> RoIObjects:
     """Find the objects of an image of any size, and write them, their id map and a picture to look at.
 

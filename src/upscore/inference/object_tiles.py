@@ -37,6 +37,7 @@ from upscore.inference.roi_objects import RoIObjects
 from upscore.instances import Instances
 from upscore.models.mask_rcnn import MaskRCNN
 from upscore.models.resizing import Resizing
+from upscore.progress import ProgressCallback
 
 Find = Callable[[Tensor], Instances]
 """A tile (3, h, w) uint8, RGB -> its objects, in its own pixels."""
@@ -194,7 +195,7 @@ def find_objects(
     tiling: Tiling,
     *,
     journal: Journal | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> RoIObjects:
     """The objects of an image, the best first; of its pixels, a tile is in memory at a time.
 

@@ -23,8 +23,8 @@ from upscore.models.build import build
 from upscore.models.mask_rcnn import MaskRCNN
 from upscore.models.precision import resolve_precision
 from upscore.models.profiles import Limits
+from upscore.progress import ProgressCallback
 from upscore.report.networks import BACKBONE, Settings, Splits
-from upscore.report.progress import Advance
 from upscore.structures import Sample
 from upscore.training.loop import fit
 from upscore.training.recipes import MODERN_INSTANCES, Recipe
@@ -81,7 +81,7 @@ class Rounds:
 
 @dataclass(slots=True)
 class _Follower:
-    advance: Advance
+    advance: ProgressCallback
     rounds: Rounds
 
     def step(self, done: int, total: int, loss: float) -> None:
@@ -106,7 +106,7 @@ def recipe(settings: Settings) -> Recipe:
 
 
 def train(
-    splits: Splits, settings: Settings, output: Path, seed: int, advance: Advance, *, start: Path | None = None
+    splits: Splits, settings: Settings, output: Path, seed: int, advance: ProgressCallback, *, start: Path | None = None
 ) -> Detector:
     """Train into `output`/mask_rcnn, and look for the objects of the test scenes.
 

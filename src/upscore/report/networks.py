@@ -19,7 +19,7 @@ from upscore.data.scenes import SceneDataset
 from upscore.evaluation.metrics import ConfusionMatrix, SemanticScores, semantic_scores
 from upscore.inference import load
 from upscore.models.build import build
-from upscore.report.progress import Advance
+from upscore.progress import ProgressCallback, ignore_progress
 from upscore.structures import Sample
 from upscore.training.loop import fit
 from upscore.training.recipes import MODERN, Recipe
@@ -67,7 +67,7 @@ class Settings:
 class Scenes:
     """Generated scenes that are kept, so that each network sees the same without drawing them again."""
 
-    def __init__(self, count: int, seed: int, side: int, advance: Advance = lambda done, total: None) -> None:
+    def __init__(self, count: int, seed: int, side: int, advance: ProgressCallback = ignore_progress) -> None:
         drawn = SceneDataset(count, seed=seed, size=(side, side))
         self.classes = drawn.classes
         self.samples: list[Sample] = []
@@ -91,7 +91,7 @@ class Splits:
     test: Dataset
 
 
-def draw_scenes(settings: Settings, seed: int, advance: Advance) -> Splits:
+def draw_scenes(settings: Settings, seed: int, advance: ProgressCallback) -> Splits:
     """Draw all scenes; those for the scores have seeds that no training has."""
     unseen = VALIDATION_SEEDS + 2 * seed
     return Splits(
@@ -123,7 +123,7 @@ class Trained:
 
 @dataclass(slots=True)
 class _Follower:
-    advance: Advance
+    advance: ProgressCallback
     losses: list[float] = field(default_factory=list)
 
     def step(self, done: int, total: int, loss: float) -> None:
@@ -134,7 +134,7 @@ class _Follower:
         pass
 
 
-def train(name: str, splits: Splits, settings: Settings, output: Path, seed: int, advance: Advance) -> Trained:
+def train(name: str, splits: Splits, settings: Settings, output: Path, seed: int, advance: ProgressCallback) -> Trained:
     """Train one network from the classifier's weights into `output`/`name`, and try its best state on the test scenes.
 
     Raises:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-Advance = Callable[[int, int], None]
-"""(done, total): how far the step at hand is."""
+from upscore.progress import ProgressCallback
 
 
 class StepProgress:
@@ -42,7 +41,7 @@ class StepProgress:
         self.progress.stop()
 
     @contextmanager
-    def step(self, title: str, share: float) -> Iterator[Advance]:
+    def step(self, title: str, share: float) -> Iterator[ProgressCallback]:
         """Show what is being done, and leave a line about it once it is."""
         started = time.monotonic()
         self.progress.update(self.task, description=title)

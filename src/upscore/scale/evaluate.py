@@ -21,10 +21,11 @@ from upscore.evaluation.instances import InstanceEvaluator, InstanceScores
 from upscore.evaluation.metrics import SemanticScores, TwoHeadedScores, semantic_scores, two_headed_scores
 from upscore.inference.engines import EngineName, Precision
 from upscore.inference.engines.choice import resolve_engine
-from upscore.inference.evaluate import Advance, compare_objects, evaluate
+from upscore.inference.evaluate import compare_objects, evaluate
 from upscore.inference.load import load
 from upscore.inference.predictor import Predictor
 from upscore.models.mask_rcnn import MaskRCNN
+from upscore.progress import ProgressCallback
 from upscore.scale.cluster import connected, plan_workers
 from upscore.scale.model_files import load_files, read_model
 from upscore.scale.work import Row, run
@@ -50,7 +51,7 @@ def evaluate_on_ray(
     cpus: int | None = None,
     engine: EngineName = "auto",
     precision: Precision = "auto",
-    progress: Advance | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Evaluated:
     """The scores that `upscore.inference.evaluate` gives, by the workers of a cluster.
 

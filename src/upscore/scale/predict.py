@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,15 +18,13 @@ from upscore.inference.load import load
 from upscore.inference.outputs import write_prediction
 from upscore.inference.predictor import Predictor
 from upscore.inference.results import ResultsFile, coco_results
+from upscore.progress import ProgressCallback
 from upscore.scale.cluster import connected, plan_workers
 from upscore.scale.model_files import load_files, read_model
 from upscore.scale.photos import list_photos, refuse_photos_output
 from upscore.scale.spool import Spool
 from upscore.scale.storage import Place, clean, delivered, fetched, place
 from upscore.scale.work import Row, run
-
-Advance = Callable[[int, int], None]
-"""(done, total): how many photos are behind us."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +69,7 @@ def predict_on_ray(
     min_score: float | None = None,
     engine: EngineName = "auto",
     precision: Precision = "auto",
-    progress: Advance | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Outcome:
     """Write the same files as `upscore predict`, by the workers of a cluster, whichever of them die on the way.
 

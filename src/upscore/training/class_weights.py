@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 
@@ -10,13 +9,12 @@ import numpy as np
 from torch import Tensor
 
 from upscore.data.datasets import Dataset
+from upscore.progress import ProgressCallback, ignore_progress
 
 READERS = 4
 
 
-def median_frequency_weights(
-    dataset: Dataset, advance: Callable[[int, int], None] = lambda done, total: None
-) -> list[float]:
+def median_frequency_weights(dataset: Dataset, advance: ProgressCallback = ignore_progress) -> list[float]:
     """Weight of each class: the median of all classes' frequencies over its own (Eigen and Fergus, 2015).
 
     A class's frequency is its share of the valid pixels of those photos that it occurs in; one that never occurs counts

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
 
 from upscore.data.datasets import Dataset
 from upscore.errors import UserError
-
-Advance = Callable[[int, int], None]
-"""(done, total): how many photos have been looked at."""
+from upscore.progress import ProgressCallback, ignore_progress
 
 READERS = 4
 LEAST, ROUNDED_TO, HEADROOM = 100, 50, 1.5
@@ -24,7 +22,7 @@ class Counted(Protocol):
     def object_counts(self) -> Sequence[int]: ...
 
 
-def most_objects(dataset: Dataset, advance: Advance = lambda done, total: None) -> int:
+def most_objects(dataset: Dataset, advance: ProgressCallback = ignore_progress) -> int:
     """The largest number of objects in a photo, crowds left out.
 
     Raises:

@@ -19,10 +19,11 @@ from upscore.models.precision import Precision, resolve_precision
 from upscore.models.rgbd import Fusion
 from upscore.models.two_heads import TwoHeads
 from upscore.models.vgg import Geometry
+from upscore.progress import ProgressCallback, ignore_progress
 from upscore.training.allocator import keep_memory_if_asked
 from upscore.training.arguments import changed, check_ranges, own_options, stages_to
 from upscore.training.class_weights import median_frequency_weights
-from upscore.training.counting import Advance, enough_detections, most_objects
+from upscore.training.counting import enough_detections, most_objects
 from upscore.training.depth import fitting_depth
 from upscore.training.feed import default_workers
 from upscore.training.loop import Watcher, fit
@@ -66,7 +67,7 @@ def train(
     resume: bool = False,
     watch: Callable[[RunFolder], Sequence[Watcher]] = lambda folder: [],
     tell: Callable[[str], None] = lambda sentence: None,
-    counting: Advance = lambda done, total: None,
+    counting: ProgressCallback = ignore_progress,
 ) -> Progress:
     """Train a network on labelled photos into a run folder, which then stands for its best model.
 
