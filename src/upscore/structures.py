@@ -84,5 +84,5 @@ class Prediction:
 
     def _photo(self) -> np.ndarray:
         if self.image is None:
-            raise ValueError("this prediction has no photo to draw on: predict with keep_image=True")
+            raise ValueError("this prediction has no image to draw on: set `prediction.image`")
         return self.image

@@ -4,12 +4,15 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import upscore as package
 from tests.cli.command import sentence, upscore
 from upscore.checkpoints import load_model, save_model
 from upscore.data import open_dataset
+from upscore.evaluation.class_matching import ClassMatchWarning
 from upscore.inference import evaluate
 
 KEYS = {"pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu", "per_class", "images"}
@@ -61,3 +64,20 @@ def test_photos_that_were_trained_on_are_warned_about(
     assert "was trained on" in " ".join(capsys.readouterr().err.split())
     assert upscore(monkeypatch, "evaluate", trained, photos) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_data_without_names_and_without_the_last_class(
+    trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in ("images", "labels"):
+        (tmp_path / "data" / part).mkdir(parents=True)
+        for path in sorted((photos / part).iterdir())[:3]:
+            pixels = np.array(Image.open(path))
+            if part == "labels":
+                pixels[pixels == 7] = 0
+                pixels[0, 0] = 6
+            Image.fromarray(pixels).save(tmp_path / "data" / part / path.name)
+    with pytest.warns(ClassMatchWarning, match="background, disk"):
+        assert upscore(monkeypatch, "evaluate", trained, tmp_path / "data", "--json", tmp_path / "scores.json") == 0
+    report = json.loads((tmp_path / "scores.json").read_text())
+    assert list(report["per_class"]) == package.load(trained).classes

@@ -10,6 +10,7 @@ import torch
 import upscore
 from tests.tiny import scenes
 from upscore.errors import UserError
+from upscore.evaluation.class_matching import ClassMatchWarning
 from upscore.inference import Predictor, evaluate
 from upscore.labels import VOID
 from upscore.structures import Sample
@@ -79,14 +80,25 @@ def test_some_of_the_classes(predictor: Predictor) -> None:
     assert set(pixels) == {"background", "ring"}
 
 
-def test_classes_without_names_are_matched_by_number(predictor: Predictor) -> None:
-    unnamed = [f"class_{index}" for index in range(8)]
-    assert evaluate(predictor, Labelled(unnamed)) == evaluate(predictor, Labelled(predictor.classes))
+@pytest.mark.parametrize("count", [8, 7])
+def test_unnamed_classes_are_matched_by_position(count: int, predictor: Predictor) -> None:
+    """Also where the last class is absent."""
+    table = [index if index < count else 0 for index in range(8)]
+    expected = evaluate(predictor, Labelled(predictor.classes, table))
+    with pytest.warns(ClassMatchWarning, match=r"position .*background, disk"):
+        assert evaluate(predictor, Labelled([f"class_{index}" for index in range(count)], table)) == expected
 
 
-@pytest.mark.parametrize("classes", [["background", "dragon"], ["dragon"], ["a", "b", "c"]])
+def test_case_is_ignored(predictor: Predictor) -> None:
+    names = [name.capitalize() for name in predictor.classes[::-1]]
+    table = [names.index(name.capitalize()) for name in predictor.classes]
+    with pytest.warns(ClassMatchWarning, match="Ring = ring"):
+        assert evaluate(predictor, Labelled(names, table)) == evaluate(predictor, Labelled(predictor.classes))
+
+
+@pytest.mark.parametrize("classes", [["background", "dragon"], ["dragon"], [*"abcdefgh"]])
 def test_classes_that_the_model_does_not_know(classes: list[str], predictor: Predictor) -> None:
-    with pytest.raises(UserError, match=rf"not trained on: .*{classes[-1]} \(the model knows background, disk"):
+    with pytest.raises(UserError, match=rf"Classes of the data: {', '.join(classes)}\. .* disk"):
         evaluate(predictor, Labelled(classes))
 
 

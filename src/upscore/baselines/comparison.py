@@ -17,6 +17,7 @@ from upscore.baselines.methods import MAX_SIDE, Method, reduced, restored, segme
 from upscore.baselines.scoring import class_counts, confusion_of, oracle_classes, unsupervised_classes
 from upscore.data.datasets import Dataset
 from upscore.errors import UserError
+from upscore.evaluation.class_matching import match_classes
 from upscore.evaluation.metrics import SemanticScores, semantic_scores
 from upscore.inference import Predictor
 from upscore.labels import VOID
@@ -147,13 +148,9 @@ def evenly(total: int, count: int) -> list[int]:
 
 def predict_rows(comparison: Comparison, dataset: Dataset, model: Predictor) -> None:
     """Add to each row what the network says of it, in the data's classes; others of its classes become void."""
-    names = comparison.classes
     table = np.full(256, VOID, np.uint8)
-    if set(names) & set(model.classes):
-        for index, name in enumerate(model.classes):
-            table[index] = names.index(name) if name in names else VOID
-    else:
-        table[: len(names)] = np.arange(len(names))
+    for index, of_model in enumerate(match_classes(comparison.classes, model.classes).indices):
+        table[of_model] = index
     for row in comparison.rows:
         class_map = model.predict(dataset[row.index].image).class_map
         assert class_map is not None

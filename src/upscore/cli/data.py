@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from upscore.errors import UserError
+from upscore.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -121,24 +122,24 @@ def _print(report: Report | InstanceReport, console: Console) -> None:
     from upscore.data.instance_report import InstanceReport
 
     splits = ", ".join(f"{name} {count:,}" for name, count in report.splits.items())
-    console.print(_printable(report.source), style="bold")
+    console.print(printable(report.source), style="bold")
     console.print(f"{report.layout}: {_count(report.images, 'photo')}{f' ({splits})' if splits else ''}\n")
     if report.classes:
         console.print(_objects_table(report) if isinstance(report, InstanceReport) else _classes_table(report))
-        console.print(f"Classes: {_printable(report.classes_from)}.\n")
+        console.print(f"Classes: {printable(report.classes_from)}.\n")
     if isinstance(report, InstanceReport):
         _print_objects(report, console)
     if report.sizes:
         _print_sizes(report, console)
     for note in report.notes:
-        console.print(f"Note: {_printable(note)}", style="yellow")
+        console.print(f"Note: {printable(note)}", style="yellow")
     groups: dict[str, list[Fault]] = defaultdict(list)
     for fault in report.faults:
         groups[fault.kind].append(fault)
     for kind, faults in groups.items():
         console.print(f"\n{len(faults):,} {FAULTS[kind]}", style="bold red")
         for fault in faults[:SHOWN_FAULTS]:
-            console.print(f"  {_printable(fault.message)}", soft_wrap=True)
+            console.print(f"  {printable(fault.message)}", soft_wrap=True)
         if len(faults) > SHOWN_FAULTS:
             console.print(f"  and {len(faults) - SHOWN_FAULTS:,} more (--json FILE lists them all)")
     if report.faults:
@@ -159,7 +160,7 @@ def _classes_table(report: Report) -> Table:
     largest = max(entry.share for entry in report.classes) or 1
     for index, entry in enumerate(report.classes[:SHOWN_CLASSES]):
         bar = Bar(size=largest, begin=0, end=entry.share, width=24, color="cyan")
-        name = Text(_printable(entry.name))
+        name = Text(printable(entry.name))
         style = None if entry.pixels else "dim"
         table.add_row(
             str(index), name, f"{entry.pixels:,}", f"{entry.share:.2%}", bar, f"{entry.images:,}", style=style
@@ -186,7 +187,7 @@ def _objects_table(report: InstanceReport) -> Table:
     most = max(entry.objects for entry in report.classes) or 1
     for index, entry in enumerate(report.classes[:SHOWN_CLASSES]):
         bar = Bar(size=most, begin=0, end=entry.objects, width=24, color="cyan")
-        name = Text(_printable(entry.name))
+        name = Text(printable(entry.name))
         style = None if entry.objects else "dim"
         table.add_row(str(index), name, f"{entry.objects:,}", bar, f"{entry.images:,}", style=style)
     if len(report.classes) > SHOWN_CLASSES:
@@ -216,9 +217,3 @@ def _print_sizes(report: Report | InstanceReport, console: Console) -> None:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _printable(text: str) -> str:
-    """Names of files may hold bytes that are no text, or control characters."""
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)

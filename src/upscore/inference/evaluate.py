@@ -1,16 +1,19 @@
-"""Scores of a model on labelled photos."""
+"""Scores a model on labelled images."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+import warnings
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from upscore.data.datasets import Dataset, geometric_classes
 from upscore.errors import UserError
+from upscore.evaluation.class_matching import ClassMatchWarning, match_classes
 from upscore.evaluation.instances import InstanceEvaluator, InstanceScores
 from upscore.evaluation.metrics import ConfusionMatrix, SemanticScores, semantic_scores, two_headed_scores
 from upscore.inference.predictor import Predictor
@@ -21,25 +24,52 @@ from upscore.progress import ProgressCallback
 from upscore.structures import Sample
 
 
-def evaluate(
-    model: Predictor, dataset: Dataset, *, progress: ProgressCallback | None = None
-) -> SemanticScores | InstanceScores:
-    """Predict every photo at its own size and compare with its labels, over the whole set.
+class ClassOrders(NamedTuple):
+    """The model's class index for each class of the data."""
 
-    The classes of the data are matched with the model's by name; if none of the names agree but their number does
-    (an unnamed set), by their order. Of objects, all candidates are ranked for average precision; for matched F, those
-    count that the model's operating point lets through. Of two heads, both are scored where the data has both labels.
+    classes: Sequence[int]
+    geometric: Sequence[int] | None = None
+    """The same for the second head; None where it is not scored."""
+
+
+def class_orders(model: Predictor, dataset: Dataset) -> ClassOrders:
+    """Match the classes of the data with the model's, see `match_classes`; warns where names are not equal.
 
     Raises:
-        UserError: the data has a class that the model doesn't know, or a photo has no labels.
+        UserError: the data has a class that the model doesn't know.
     """
+    pairs = [(dataset.classes, model.classes)]
+    if model.geometric_classes and (names := geometric_classes(dataset)):
+        pairs.append((names, model.geometric_classes))
+    matches = [match_classes(*pair) for pair in pairs]
+    for note in {match.note: None for match in matches if match.note}:
+        warnings.warn(note, ClassMatchWarning, stacklevel=3)
+    return ClassOrders(*(match.indices for match in matches))
+
+
+def evaluate(
+    model: Predictor, dataset: Dataset, *, progress: ProgressCallback | None = None, orders: ClassOrders | None = None
+) -> SemanticScores | InstanceScores:
+    """Predict every image at its own size and compare it with its labels, over the whole set.
+
+    Average precision ranks all objects that the network detects; `ap_dsb` and F1 count those from the model's score
+    threshold on. A model with two heads is scored on both where the data has both labels.
+
+    Args:
+        model: what predicts.
+        dataset: labelled images.
+        progress: called after each image.
+        orders: how classes are matched; by default as `class_orders` does.
+
+    Raises:
+        UserError: the data has a class that the model doesn't know, or an image has no labels.
+    """
+    orders = orders or class_orders(model, dataset)
     if isinstance(model.net, MaskRCNN):
-        return compare_objects(model, model.net, dataset, progress=progress).scores(model.net.min_score)
-    samples = _counted(dataset, progress)
-    order = _match(dataset.classes, model.classes)
-    names = geometric_classes(dataset) if model.geometric_classes else []
-    surfaces = _table(_match(names, model.geometric_classes)) if names else None
-    return _score_pixels(model, samples, _table(order), surfaces)
+        compared = compare_objects(model, model.net, dataset, progress=progress, orders=orders)
+        return compared.scores(model.net.min_score)
+    geometric = None if orders.geometric is None else _table(orders.geometric)
+    return _score_pixels(model, _counted(dataset, progress), _table(orders.classes), geometric)
 
 
 def _score_pixels(
@@ -63,26 +93,29 @@ def _score_pixels(
     return two_headed_scores(scores, semantic_scores(geometric.counts, model.geometric_classes))
 
 
-def _table(order: list[int] | None) -> Tensor:
+def _table(order: Sequence[int]) -> Tensor:
     """(256,) uint8, the model's class index for each value of a label map."""
     table = torch.full((256,), VOID, dtype=torch.uint8)
-    known = range(VOID) if order is None else order
-    table[: len(known)] = torch.tensor(known, dtype=torch.uint8)
+    table[: len(order)] = torch.tensor(order, dtype=torch.uint8)
     return table
 
 
 def compare_objects(
-    model: Predictor, net: MaskRCNN, dataset: Dataset, *, progress: ProgressCallback | None = None
+    model: Predictor,
+    net: MaskRCNN,
+    dataset: Dataset,
+    *,
+    progress: ProgressCallback | None = None,
+    orders: ClassOrders | None = None,
 ) -> InstanceEvaluator:
-    """The photos of a set of objects, predicted and compared with their labels; see `evaluate`."""
-    order = _match(dataset.classes, model.classes)
+    """Predict the images of a data set of objects and compare them with their labels; see `evaluate`."""
+    order = torch.tensor((orders or class_orders(model, dataset)).classes)
     evaluator = InstanceEvaluator(model.classes, max_detections=net.detections)
     for sample in _counted(dataset, progress):
         objects = sample.objects
         if objects is None:
             raise UserError(f"{sample.name} has no labelled objects to compare with")
-        if order is not None:
-            objects = replace(objects, labels=torch.tensor(order)[objects.labels])
+        objects = replace(objects, labels=order[objects.labels])
         found = model.predict(sample.image, min_score=0.0).instances
         assert found is not None
         evaluator.update(found, objects)
@@ -96,15 +129,3 @@ def _counted(dataset: Dataset, progress: ProgressCallback | None) -> Generator[S
             yield sample
             if progress:
                 progress(index + 1, len(dataset))
-
-
-def _match(data: list[str], model: list[str]) -> list[int] | None:
-    """The model's class index for each of the data's, or None where they are the same."""
-    if data == model or (len(data) == len(model) and not set(data) & set(model)):
-        return None
-    if unknown := [name for name in data if name not in model]:
-        raise UserError(
-            f"the data has classes that the model was not trained on: {', '.join(unknown[:5])} "
-            f"(the model knows {', '.join(model[:12])}{', …' if len(model) > 12 else ''})"
-        )
-    return [model.index(name) for name in data]

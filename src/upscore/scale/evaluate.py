@@ -21,7 +21,7 @@ from upscore.evaluation.instances import InstanceEvaluator, InstanceScores
 from upscore.evaluation.metrics import SemanticScores, TwoHeadedScores, semantic_scores, two_headed_scores
 from upscore.inference.engines import EngineName, Precision
 from upscore.inference.engines.choice import resolve_engine
-from upscore.inference.evaluate import compare_objects, evaluate
+from upscore.inference.evaluate import ClassOrders, class_orders, compare_objects, evaluate
 from upscore.inference.load import load
 from upscore.inference.predictor import Predictor
 from upscore.models.mask_rcnn import MaskRCNN
@@ -70,10 +70,11 @@ def evaluate_on_ray(
     resolve_engine(engine, precision)
     predictor = load(model, engine="torch", precision="float32")
     dataset = _open(data, split, predictor.task)
+    orders = class_orders(predictor, dataset)
     total = _Total(predictor)
     items: list[Row] = [{} for _ in range(len(dataset))]
     with connected(address) as ray:
-        arguments = {"files": ray.put(read_model(model)), "dataset": ray.put(dataset)}
+        arguments = {"files": ray.put(read_model(model)), "dataset": ray.put(dataset), "orders": orders}
         arguments |= {"engine": engine, "precision": precision}
         plan = plan_workers(ray, workers, cpus)
         with closing(run(ray, items, Scorer, arguments, plan)) as rows:
@@ -126,9 +127,10 @@ class _Total:
 class Scorer:
     """Holds the network and the list of the labelled photos."""
 
-    def __init__(self, files: Any, dataset: Any, engine: EngineName, precision: Precision) -> None:
+    def __init__(self, files: Any, dataset: Any, orders: ClassOrders, engine: EngineName, precision: Precision) -> None:
         import ray
 
+        self.orders = orders
         self.dataset: Dataset = ray.get(dataset)
         self.fault, self.predictor = "", None
         try:
@@ -141,7 +143,7 @@ class Scorer:
         if self.predictor is None:
             return _row(fault=self.fault)
         try:
-            return _compare(self.predictor, subset(self.dataset, [item["number"]]))
+            return _compare(self.predictor, subset(self.dataset, [item["number"]]), self.orders)
         except UserError as error:
             return _row(fault=str(error))
 
@@ -152,10 +154,10 @@ class Scorer:
         return _row(fault=f"{name}: each process that had it died; is it too large for the memory of a machine?")
 
 
-def _compare(predictor: Predictor, photo: Dataset) -> Row:
+def _compare(predictor: Predictor, photo: Dataset, orders: ClassOrders) -> Row:
     if isinstance(predictor.net, MaskRCNN):
-        return _row(compared=compare_objects(predictor, predictor.net, photo))
-    scores = evaluate(predictor, photo)
+        return _row(compared=compare_objects(predictor, predictor.net, photo, orders=orders))
+    scores = evaluate(predictor, photo, orders=orders)
     if isinstance(scores, TwoHeadedScores):
         return _row(counts=scores.confusion, geometric=scores.geometric.confusion)
     assert isinstance(scores, SemanticScores)

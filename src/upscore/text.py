@@ -1,0 +1,29 @@
+"""Text from files, made safe to print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+LONGEST_NAME = 60
+"""Characters of a name that are printed."""
+
+
+def printable(text: str) -> str:
+    """The text with control characters, terminal escapes and bytes that are no text replaced by their escapes.
+
+    Line breaks stay.
+    """
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+
+
+def short_name(name: str, longest: int = LONGEST_NAME) -> str:
+    """A name on one line, without control characters, and cut to `longest` characters."""
+    name = printable(" ".join(name[: 4 * longest].split()))
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+
+
+def short_names(names: Sequence[str], most: int = 12) -> str:
+    """The first `most` names with commas between them, each by `short_name`, and how many more there are."""
+    more = f", … ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(map(short_name, names[:most])) + more
