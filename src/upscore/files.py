@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from platformdirs import user_cache_path
+
 from upscore.errors import UserError
 
 
@@ -66,3 +68,15 @@ def require_writable(folder: Path, remedy: str) -> None:
         TemporaryFile(dir=there).close()
     except OSError as error:
         raise UserError(f"{folder}: can't be written ({error.strerror or error}); {remedy}") from error
+
+
+def cache_root() -> Path:
+    """The folder for caches: `UPSCORE_CACHE`, or `upscore` in the user's cache folder.
+
+    Raises:
+        RuntimeError: the user has no home folder.
+    """
+    folder = Path(os.environ.get("UPSCORE_CACHE") or user_cache_path("upscore", appauthor=False))
+    if not os.environ.get("UPSCORE_CACHE") and not folder.is_absolute():
+        raise RuntimeError(f"no folder for caches: {folder}")
+    return folder

@@ -44,6 +44,12 @@ def has_depthwise(network: nn.Module) -> bool:
     return any(layer.groups == layer.in_channels > 1 for layer in network.modules() if isinstance(layer, nn.Conv2d))
 
 
+def has_bfloat16_instructions() -> bool:
+    """Whether this processor multiplies bfloat16 numbers (AMX, AVX-512 BF16); elsewhere bfloat16 is emulated."""
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return _has_amx() or bool(supported and supported())
+
+
 def _has_amx() -> bool:
     # torch has no public question for it; where the private one is gone, float32 is the safe answer
     supported = getattr(torch.cpu, "_is_amx_tile_supported", None)

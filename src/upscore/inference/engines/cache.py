@@ -5,28 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from upscore.files import atomic_folder, write_text
+from upscore.autotune import processor
+from upscore.files import atomic_folder, cache_root, write_text
 
 MOST_BYTES = 4 * 2**30
 """Of the whole cache; what was not used for the longest time goes first."""
 
 DIGESTS = "sha256.json"
 """Of a part's files."""
-
-
-def cache_root() -> Path:
-    """`UPSCORE_CACHE`, or `upscore` in the user's folder for caches."""
-    if folder := os.environ.get("UPSCORE_CACHE"):
-        return Path(folder)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "upscore"
 
 
 class Store:
@@ -78,7 +70,7 @@ class Store:
 
 def store_for(*parts: object) -> Store:
     """The place for what is made of these: anything whose text differs where the result would."""
-    text = json.dumps([*map(str, parts), _processor()])
+    text = json.dumps([*map(str, parts), processor()])
     return Store(cache_root() / "compiled" / hashlib.sha256(text.encode()).hexdigest()[:32])
 
 
@@ -103,12 +95,3 @@ def prune(root: Path, most: int, keep: Path) -> None:
         if folder != keep and time.time() - used > 60:
             shutil.rmtree(folder, ignore_errors=True)
             total -= size
-
-
-def _processor() -> str:
-    """What code was compiled for."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() + platform.machine()
-    return "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
