@@ -246,6 +246,8 @@ def test_tasks(root, tmp_path):
     assert task_of(root) == "instances"  # numbers above 255
     for path in (root / "labels").iterdir():
         id_map(path, (0, 1))
+    assert task_of(root) == "instances"  # 1 is no class index
+    (root / "classes.txt").write_text("background\ncell\n")
     assert task_of(root) == "semantic"
     (root / "classes.txt").unlink()
     assert task_of(root) == "instances"

@@ -14,7 +14,7 @@ from upscore.cli.calibrate import calibrate
 from upscore.cli.ceiling import ceiling
 from upscore.cli.cluster import cluster
 from upscore.cli.cues import cues
-from upscore.cli.data import check
+from upscore.cli.data import check, example
 from upscore.cli.demo import demo
 from upscore.cli.evaluate import evaluate
 from upscore.cli.heatmap import heatmap
@@ -47,10 +47,11 @@ upscore analyze ceiling DATA          # which stride do your labels need?
 )
 data = App(
     name="data",
-    help="""Look at labelled data before training on it.
+    help="""Check labelled data before training on it.
 
 ```
 upscore data check photos/
+upscore data example nuclei/          # an example data set
 ```
 """,
     help_format="markdown",
@@ -82,6 +83,7 @@ for name, verb in {
 }.items():
     app.command(verb, name=name)
 data.command(check, name="check")
+data.command(example, name="example")
 analyze.command(ceiling, name="ceiling")
 analyze.command(cues, name="cues")
 

@@ -2,6 +2,7 @@
 
 from upscore.data import check
 from upscore.data.datasets import Dataset, open_dataset, open_splits, subset
+from upscore.data.example import example_path
 from upscore.data.folder import Fault
 from upscore.data.images import LabelError, read_image, read_label
 from upscore.data.instance_datasets import InstanceDataset, open_instance_splits, open_instances
@@ -16,6 +17,7 @@ __all__ = [
     "LabelError",
     "SceneDataset",
     "check",
+    "example_path",
     "open_dataset",
     "open_instance_splits",
     "open_instances",

@@ -125,8 +125,8 @@ def list_objects(source: str | Path, split: str | None = None) -> tuple[Listing,
 def task_of(source: str | Path) -> Task:
     """What a source's labels are for, by its layout and a few of its files.
 
-    They number objects if they are COCO's, if class maps lie beside them, or if most of some have more than 8 bits, and
-    where a `classes.txt` names classes, hold values above 255 as well.
+    Labels number objects if they are COCO's, if class maps lie beside them, or if most of a sample have more than 8 bits
+    and, where `classes.txt` names classes, hold values that are neither a class index nor void.
     """
     if parse_scenes(source) is not None:
         return "semantic"
@@ -137,12 +137,14 @@ def task_of(source: str | Path) -> Task:
         return "semantic"
     labels = [pair.label for pairs in listing.splits.values() for pair in pairs if pair.label is not None]
     some = labels[:: max(1, len(labels) // LOOKED_AT)]
-    numbered = [_numbers_objects(path, has_classes=listing.classes is not None) for path in some]
+    numbered = [_numbers_objects(path, listing.classes) for path in some]
     return "instances" if 2 * sum(numbered) > len(numbered) else "semantic"
 
 
-def _numbers_objects(label: Path, *, has_classes: bool) -> bool:
+def _numbers_objects(label: Path, classes: list[str] | None) -> bool:
     try:
-        return is_deep(label) and (not has_classes or int(read_ids(label).max()) > VOID)
+        if not is_deep(label):
+            return False
+        return classes is None or bool(((ids := read_ids(label)) >= len(classes)).logical_and(ids != VOID).any())
     except UserError:
         return False
