@@ -37,7 +37,7 @@ def test_one_damaged_photo_leaves_the_others_alone(
     assert [line.split(": ")[1] for line in err.splitlines()] == [str(mixed / "b.png"), str(tmp_path / "gone.jpg")]
     assert all(line.startswith("upscore: ") for line in err.splitlines())
     assert sorted(path.relative_to(output).as_posix() for path in output.rglob("*.*")) == [
-        *("a.png", "a_overlay.png", "a_scores.npz", "sub/c.png", "sub/c_overlay.png", "sub/c_scores.npz")
+        *("a.png", "a_overlay.jpg", "a_scores.npz", "sub/c.png", "sub/c_overlay.jpg", "sub/c_scores.npz")
     ]
     assert {path: path.read_bytes() for path in mixed.rglob("*.*")} == before
     model.expect((64, 37), (50, 90))  # as the command does, for half of the photos have either
@@ -59,10 +59,10 @@ def test_into_the_photos_folder_and_again(
     for flags in ((), ("--resume",), ()):
         assert upscore(monkeypatch, "predict", trained, mixed, "--output", mixed, *flags) == 0
         assert "2 of 2 photos" in capsys.readouterr().out
-    (mixed / "a_overlay.png").write_bytes(b"mine")
+    (mixed / "a_overlay.jpg").write_bytes(b"mine")
     run = ("predict", trained, mixed / "a.bmp", "--output", mixed)
     assert upscore(monkeypatch, *run) == 2
-    assert "a_overlay.png is there, was not written by upscore" in sentence(capsys)
+    assert "a_overlay.jpg is there, was not written by upscore" in sentence(capsys)
 
 
 def test_an_output_that_cannot_be_written(

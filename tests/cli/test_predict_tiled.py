@@ -32,7 +32,7 @@ def test_classes_in_tiles(
     whole = package.load(trained, precision="float32")
     whole.max_side = 0
     assert (found == whole.predict(image).class_map).mean() > 0.9999  # but for sums in another order
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"field.tif", "field_overlay.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"field.tif", "field_overlay.jpg"}
     written = (tmp_path / "out/field.tif").stat().st_mtime_ns
     assert upscore(monkeypatch, *run, "--tiled", "--core", "256") == 0
     assert f"{tmp_path / 'out/field.tif'}: was done before" in capsys.readouterr().out
@@ -57,7 +57,7 @@ def test_objects_in_tiles(
     assert ids.max() <= len(results)
     assert len(results) > 0
     assert {result["file_name"] for result in results} <= {"field.tif"}
-    assert {path.name for path in output.iterdir()} == {"field.tif", "field_overlay.png", "field_instances.json"}
+    assert {path.name for path in output.iterdir()} == {"field.tif", "field_overlay.jpg", "field_instances.json"}
     capsys.readouterr()
     assert upscore(monkeypatch, *run) == 0
     assert capsys.readouterr().out == f"{output / 'field.tif'}: was done before\n"

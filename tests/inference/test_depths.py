@@ -121,7 +121,7 @@ def test_the_verb_takes_depth_from_a_folder_and_writes_both_maps(tmp_path: Path)
     arguments = (str(tmp_path / "model"), [tmp_path / "rgb"])
     assert predict_verb(*arguments, output=tmp_path / "out", depth=tmp_path / "depth") == 1  # the second has none
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    endings = (".png", "_overlay.png", "_geometric.png", "_geometric_overlay.png")
+    endings = (".png", "_overlay.jpg", "_geometric.png", "_geometric_overlay.jpg")
     assert written == {f"scene_00000{ending}" for ending in endings}
     with Image.open(tmp_path / "out" / "scene_00000_geometric.png") as picture:
         assert set(np.unique(np.array(picture))) <= {0, 1, 2}

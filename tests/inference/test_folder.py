@@ -134,9 +134,9 @@ def test_one_photo_at_fault_leaves_the_others_alone(tmp_path: Path) -> None:
     assert ["too many" in str(outcomes[1].error), "c.png" in str(outcomes[2].error)] == [True, True]
     assert set(files(tmp_path / "out")) == {
         "a_ids.png",
-        "a_overlay.png",
+        "a_overlay.jpg",
         "d_ids.png",
-        "d_overlay.png",
+        "d_overlay.jpg",
         "instances.json",
     }
 
@@ -191,7 +191,7 @@ def test_resuming_masks(
     list(predict_folder(predictor, images, tmp_path))
     expected, (first, second, *_) = files(tmp_path), images
     (tmp_path / f"{first}.png").unlink()
-    (tmp_path / f"{second}_overlay.png").unlink()
+    (tmp_path / f"{second}_overlay.jpg").unlink()
     outcomes = list(predict_folder(predictor, images, tmp_path, resume=True))
     assert {outcome.name for outcome in outcomes if not outcome.before} == {first, second}
     assert len(outcomes) == len(images)

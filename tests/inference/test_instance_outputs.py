@@ -32,7 +32,7 @@ def prediction():
 
 def test_ids_and_overlay_are_written(prediction, tmp_path):
     write_prediction(prediction, tmp_path / "sub" / "a")
-    assert sorted(path.name for path in (tmp_path / "sub").iterdir()) == ["a_ids.png", "a_overlay.png"]
+    assert sorted(path.name for path in (tmp_path / "sub").iterdir()) == ["a_ids.png", "a_overlay.jpg"]
     with Image.open(tmp_path / "sub" / "a_ids.png") as ids:
         assert ids.mode == "I;16"
         assert np.array_equal(np.array(ids), prediction.instances.id_map())
@@ -82,7 +82,7 @@ def test_labels_beside_images_are_no_photos(tmp_path):
 
 
 def test_the_output_folder_is_no_source_of_photos(tmp_path):
-    for name in ("a.jpg", "out/a_ids.png", "out/a_overlay.png", "output/b.jpg"):
+    for name in ("a.jpg", "out/a_ids.png", "out/a_overlay.jpg", "output/b.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert set(find_photos([tmp_path], output=tmp_path / "out")) == {"a", "output/b"}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -57,19 +58,79 @@ def test_no_photos(tmp_path: Path) -> None:
 
 
 def test_outputs_never_take_the_place_of_photos(tmp_path: Path) -> None:
-    touch(tmp_path, "a.png", "b.jpg", "b_overlay.png", "c/a.jpg", "c/a_overlay.jpg")
+    touch(tmp_path, "a.png", "b.jpg", "b_overlay.jpg", "c/a.jpg", "c/a_geometric.jpg")
     refuse_overwriting({"a": tmp_path / "a.png"}, tmp_path / "out")
     with pytest.raises(UserError, match=r"a\.png is a photo and would be overwritten: choose another --output"):
         refuse_overwriting({"a": tmp_path / "a.png"}, tmp_path / "c" / "..")
-    with pytest.raises(UserError, match=r"b_overlay\.png is a photo"):
-        refuse_overwriting(find_photos([tmp_path / "b.jpg", tmp_path / "b_overlay.png"]), tmp_path)
-    with pytest.raises(UserError, match=r"would both be written to .*a_overlay\.png"):
-        refuse_overwriting(find_photos([tmp_path / "c"]), tmp_path / "out")
+    with pytest.raises(UserError, match=r"b_overlay\.jpg is a photo"):
+        refuse_overwriting(find_photos([tmp_path / "b.jpg", tmp_path / "b_overlay.jpg"]), tmp_path)
+    with pytest.raises(UserError, match=r"would both be written to .*a_geometric\.png"):
+        refuse_overwriting(find_photos([tmp_path / "c"]), tmp_path / "out", geometric=True)
+    refuse_overwriting(find_photos([tmp_path / "c"]), tmp_path / "out")
+
+
+def test_files_of_other_programs_are_not_overwritten(tmp_path: Path) -> None:
+    photos = {"a": tmp_path / "a.bmp"}
+    write_prediction(prediction(scores=True), tmp_path / "a")
+    refuse_overwriting(photos, tmp_path)
+    for name in ("a.png", "a_overlay.jpg", "a_scores.npz"):
+        kept = (tmp_path / name).read_bytes()
+        if name.endswith(".npz"):
+            np.savez(tmp_path / name, mine=np.ones(3))
+        else:
+            Image.new("L", (3, 2)).save(tmp_path / name)
+        with pytest.raises(UserError, match=re.escape(name)):
+            refuse_overwriting(photos, tmp_path)
+        (tmp_path / name).write_bytes(kept)
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    photos = touch(tmp_path / "photos", "own.png")
+    elsewhere = touch(tmp_path / "elsewhere", "a.png", "sub/b.png")
+    (photos / "more").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(photos)
+    (photos / "loop.png").symlink_to(photos / "loop.png")
+    (photos / "self").symlink_to(photos / "self")
+    found = find_photos([photos], output=tmp_path / "out")
+    assert set(found) == {"loop", "more/a", "more/sub/b", "own"}
+    refuse_overwriting(found, tmp_path / "out")
+    assert set(find_photos([photos], output=elsewhere)) == {"loop", "own"}
+    data = touch(tmp_path / "data", "classes.txt")
+    for name in ("images", "labels"):
+        (data / name).symlink_to(elsewhere)
+    assert set(find_photos([data])) == {"images/a", "images/sub/b", "images/back/own", "images/back/loop"}
+
+
+def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", ".ipynb_checkpoints/a-checkpoint.png", ".b.png", "sub/.thumbnails/c.png")
+    assert set(find_photos([tmp_path])) == {"a"}
+    assert set(find_photos([tmp_path / ".ipynb_checkpoints"])) == {"a-checkpoint"}
+
+
+def test_names_agree_in_any_form_of_unicode(tmp_path: Path) -> None:
+    touch(tmp_path, "Mu\u0308ller.jpg", "Caf\u00e9.jpg")
+    assert set(find_photos([tmp_path])) == {"M\u00fcller", "Caf\u00e9"}
+    touch(tmp_path, "Cafe\u0301.jpg")
+    with pytest.raises(UserError, match="predict them apart"):
+        find_photos([tmp_path])
+
+
+def test_a_photo_given_twice_is_predicted_once(tmp_path: Path) -> None:
+    photo = touch(tmp_path, "a.b.png") / "a.b.png"
+    assert find_photos([photo, photo]) == {"a.b": photo}
+
+
+def test_names_as_long_as_the_file_system_takes(tmp_path: Path) -> None:
+    name = "n" * (255 - len("_overlay.jpg"))
+    write_prediction(prediction(), tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.png", f"{name}_overlay.jpg"}
+    with pytest.raises(UserError, match="can't be written"):
+        write_prediction(prediction(), tmp_path / ("n" * 250))
 
 
 def test_files_of_a_prediction(tmp_path: Path) -> None:
     write_prediction(prediction(scores=True), tmp_path / "sub" / "v1.0")
-    assert sorted(path.name for path in tmp_path.rglob("v*")) == ["v1.0.png", "v1.0_overlay.png", "v1.0_scores.npz"]
+    assert sorted(path.name for path in tmp_path.rglob("v*")) == ["v1.0.png", "v1.0_overlay.jpg", "v1.0_scores.npz"]
     with Image.open(tmp_path / "sub/v1.0.png") as mask:
         assert mask.mode == "P"
         assert np.array_equal(np.array(mask), prediction().class_map)
@@ -83,10 +144,10 @@ def test_files_of_a_prediction(tmp_path: Path) -> None:
 
 def test_no_scores_unless_asked_for(tmp_path: Path) -> None:
     write_prediction(prediction(), tmp_path / "a")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a_overlay.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a_overlay.jpg"]
 
 
 def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
     touch(tmp_path, "file")
-    with pytest.raises(UserError, match=r"file/a: can't be written"):
+    with pytest.raises(UserError, match=r"file/a\.png: can't be written"):
         write_prediction(prediction(), tmp_path / "file" / "a")

@@ -69,7 +69,7 @@ def test_a_tiff_of_classes_like_that_of_the_whole_image(
     seen: list[tuple[int, int]] = []
     output = tmp_path / "out" / "town_classes.tif"
     written = predict_raster(predictor, source, output, core=256, progress=lambda done, all_: seen.append((done, all_)))
-    assert written == [output, tmp_path / "out" / "town_classes_overlay.png"]
+    assert written == [output, tmp_path / "out" / "town_classes_overlay.jpg"]
     assert sorted(path.name for path in output.parent.iterdir()) == sorted(path.name for path in written)
     assert seen == [(number, 12) for number in range(1, 13)]
     assert predictor.max_side == 200
@@ -116,7 +116,7 @@ def test_two_heads_write_two_maps(tmp_path: Path) -> None:
     image = photo(300, 400)
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
     written = predict_raster(predictor, tmp_path / "a.png", tmp_path / "b.tif", core=256)
-    names = ["b.tif", "b_overlay.png", "b_geometric.tif", "b_geometric_overlay.png"]
+    names = ["b.tif", "b_overlay.jpg", "b_geometric.tif", "b_geometric_overlay.jpg"]
     assert [path.name for path in written] == names
     at_once = predictor.predict(image)
     assert np.array_equal(tifffile.imread(written[0]), at_once.class_map)
@@ -157,7 +157,7 @@ def test_a_killed_run_goes_on_to_the_same_file(
     assert not partial.exists()
     predict_raster(predictor, source, straight, core=256)
     assert output.read_bytes() == straight.read_bytes()
-    overlays = [path.with_name(f"{path.stem}_overlay.png").read_bytes() for path in (output, straight)]
+    overlays = [path.with_name(f"{path.stem}_overlay.jpg").read_bytes() for path in (output, straight)]
     assert overlays[0] == overlays[1]
 
 

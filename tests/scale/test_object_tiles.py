@@ -68,7 +68,7 @@ def test_two_workers_of_which_one_is_killed_go_on(cluster: Any, finder: Path, so
         assert np.array_equal(getattr(found, name), getattr(alone, name))
     assert all(np.array_equal(one, other) for one, other in zip(found.masks, alone.masks, strict=True))
     assert files(tmp_path / "ray") == files(tmp_path / "alone")
-    assert sorted(files(tmp_path / "ray")) == ["field.tif", "field_instances.json", "field_overlay.png"]
+    assert sorted(files(tmp_path / "ray")) == ["field.tif", "field_instances.json", "field_overlay.jpg"]
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def test_the_command(cluster: Any, finder: Path, source: Path, tmp_path: Path, m
     assert upscore(monkeypatch, *run, "--output", tmp_path / "ray", "--ray", "--workers", "1") == 0
     assert upscore(monkeypatch, *run, "--output", tmp_path / "alone") == 0
     assert files(tmp_path / "ray") == files(tmp_path / "alone")
-    assert sorted(files(tmp_path / "ray")) == ["field.tif", "field_instances.json", "field_overlay.png"]
+    assert sorted(files(tmp_path / "ray")) == ["field.tif", "field_instances.json", "field_overlay.jpg"]
 
 
 def test_what_cannot_be_found(trained: Path, finder: Path, source: Path, tmp_path: Path) -> None:

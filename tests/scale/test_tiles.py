@@ -50,9 +50,9 @@ def test_tiles_of_two_workers_of_which_one_is_killed(cluster: Any, model: Path, 
     alone = predict_raster(load(model, **TORCH), source, tmp_path / "alone" / "map.tif", core=256)
     assert killed
     assert told == [(number, 12) for number in range(1, 13)]
-    assert [path.name for path in written] == [path.name for path in alone] == ["map.tif", "map_overlay.png"]
+    assert [path.name for path in written] == [path.name for path in alone] == ["map.tif", "map_overlay.jpg"]
     assert [path.read_bytes() for path in written] == [path.read_bytes() for path in alone]
-    assert sorted(path.name for path in (tmp_path / "ray").iterdir()) == ["map.tif", "map_overlay.png"]
+    assert sorted(path.name for path in (tmp_path / "ray").iterdir()) == ["map.tif", "map_overlay.jpg"]
 
 
 def test_what_cannot_be_tiled(model: Path, finder: Path, photos: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from upscore.checkpoints.card import (
     read_card,
 )
 from upscore.errors import UserError
-from upscore.files import atomic_folder
+from upscore.files import WriteError, atomic_folder
 from upscore.models.build import build
 from upscore.models.fcn import FCN
 from upscore.models.mask_rcnn import MaskRCNN
@@ -53,6 +53,7 @@ def save_model(
     Raises:
         ValueError: the network was not made by `build`, or the number of classes is not its own.
         UserError: the folder holds something else than a model.
+        WriteError: it can't be written.
     """
     if not net.architecture:
         raise ValueError(
@@ -72,12 +73,15 @@ def save_model(
         training=training or {},
         scores=scores or {},
     )
-    _refuse_others(Path(folder))
+    refuse_others(Path(folder))
     with atomic_folder(folder) as temporary:
         state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
         if half:
             state = {name: _halved(name, tensor) for name, tensor in state.items()}
-        save_file(state, temporary / WEIGHTS, metadata={"format": card.format})
+        try:
+            save_file(state, temporary / WEIGHTS, metadata={"format": card.format})
+        except SafetensorError as error:
+            raise WriteError(Path(folder) / WEIGHTS, str(error)) from error
         (temporary / CARD).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
@@ -90,8 +94,12 @@ def _halved(name: str, tensor: Tensor) -> Tensor:
     return halved
 
 
-def _refuse_others(folder: Path) -> None:
-    """What is in a folder goes when a model takes its place, so let it be a model."""
+def refuse_others(folder: Path) -> None:
+    """Check that a model folder can be written: `save_model` replaces a model, but nothing else.
+
+    Raises:
+        UserError: the path is a file, or a folder that holds something else than a model.
+    """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; a model is a folder: choose another place")
     present = {file.name for file in folder.iterdir()} if folder.exists() else set()

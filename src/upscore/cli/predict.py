@@ -43,7 +43,7 @@ def predict(
     ```
 
     For each photo, NAME.png holds a class index per pixel (with a palette)
-    at the photo's own size, and NAME_overlay.png shows it over the photo; a
+    at the photo's own size, and NAME_overlay.jpg shows it over the photo; a
     model with two heads writes NAME_geometric.png and its overlay too.
     A model that finds objects writes NAME_ids.png instead, the number of an
     object per pixel (16 bits, 0 = none), and one instances.json for all

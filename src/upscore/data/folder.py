@@ -13,6 +13,7 @@ A file's key is its path below the folder without the suffix: `berlin/0001` for 
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -177,7 +178,7 @@ def list_images(folder: Path, faults: list[Fault]) -> dict[str, Path]:
     """
     found: dict[str, str] = {}
     others: Counter[str] = Counter()
-    for path, key, suffix in _walk(folder):
+    for path, key, suffix in walk_files(folder):
         if suffix not in SUFFIXES:
             others[suffix or "no suffix"] += 1
         elif key in found:
@@ -192,21 +193,36 @@ def list_images(folder: Path, faults: list[Fault]) -> dict[str, Path]:
     return {key: Path(found[key]) for key in sorted(found)}
 
 
-def _walk(folder: Path) -> list[tuple[str, str, str]]:
-    """(path, key, lower-case suffix) of every file that is not hidden, through links but never round in a circle."""
-    files, visited = [], set()
+def walk_files(folder: Path, *, labels: bool = True, exclude: Path | None = None) -> list[tuple[str, str, str]]:
+    """(path, key, lower-case suffix) of every file in and below a folder.
+
+    Links to folders are followed, each folder once; hidden files and folders are left out. Keys are in Unicode's
+    composed form (NFC), so that names written by different systems agree.
+
+    Args:
+        labels: whether to go into labels/, masks/ and annotations/ beside images/.
+        exclude: a folder to leave out.
+
+    Raises:
+        UserError: a folder can't be read.
+    """
+    files: list[tuple[str, str, str]] = []
+    visited = set() if exclude is None else {os.path.realpath(exclude)}
     for parent, children, names in os.walk(folder, onerror=_cannot_read, followlinks=True):
         real = os.path.realpath(parent)
-        children[:] = [] if real in visited else [child for child in children if not child.startswith(".")]
         if real in visited:
+            children.clear()
             continue
         visited.add(real)
+        beside = LABELS if not labels and not {*IMAGES}.isdisjoint(children) else ()
+        children[:] = [child for child in children if not child.startswith(".") and child not in beside]
         below = os.path.relpath(parent, folder).replace(os.sep, "/")
         prefix = "" if below == "." else below + "/"
         for name in names:
             if not name.startswith(".") and name.lower() not in ("thumbs.db", "desktop.ini"):
                 stem, suffix = os.path.splitext(name)  # noqa: PTH122 - a Path each takes seconds for 100,000 files
-                files.append((f"{parent}{os.sep}{name}", prefix + stem, suffix.lower()))
+                key = unicodedata.normalize("NFC", prefix + stem)
+                files.append((f"{parent}{os.sep}{name}", key, suffix.lower()))
     return files
 
 

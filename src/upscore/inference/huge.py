@@ -51,7 +51,7 @@ def predict_raster(
     Args:
         predictor: of a network that classifies pixels of photos.
         source: see `upscore.data.rasters.open_raster`.
-        output: a .tif or .zarr; `NAME_overlay.png` is written beside it, and with a second head `NAME_geometric` too.
+        output: a .tif or .zarr; `NAME_overlay.jpg` is written beside it, and with a second head `NAME_geometric` too.
         level: of a pyramid; 0 is the finest.
         core: side of a tile without its halo, in pixels, a multiple of 256; by default what `memory` has room for.
         memory: bytes that a tile may need in the network.

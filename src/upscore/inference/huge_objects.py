@@ -18,14 +18,13 @@ from PIL import Image
 from upscore.colormaps import class_colors
 from upscore.data.georeference import Georeference, read_georeference
 from upscore.data.rasters import Raster, Window, open_raster
-from upscore.errors import UserError
 from upscore.files import atomic_path
 from upscore.inference.huge import partial_of, raster_facts
 from upscore.inference.map_files import check_output, is_of_run, overlay_of, write_map
 from upscore.inference.object_journal import Journal
 from upscore.inference.object_tiles import Find, Tiling, find_objects, finder, require_objects
+from upscore.inference.pictures import save_overlay
 from upscore.inference.pieces import Setting, mark_of, reduction
-from upscore.inference.png import save_marked
 from upscore.inference.predictor import Predictor
 from upscore.inference.results import require_results
 from upscore.inference.roi_objects import RUN_LENGTHS, RoIObjects, coco_entries, write_ids
@@ -98,7 +97,7 @@ def predict_objects(
     Args:
         predictor: of a network that finds objects.
         source: see `upscore.data.rasters.open_raster`.
-        output: a .tif or .zarr with the number of an object per pixel, 0 for none; beside it are `NAME_overlay.png`
+        output: a .tif or .zarr with the number of an object per pixel, 0 for none; beside it are `NAME_overlay.jpg`
             and, of an image of less than 2 ** 32 pixels, `NAME_instances.json` in the form of COCO's results.
         level: of a pyramid; 0 is the finest.
         tile: side of a tile in pixels of the image; by default the size at which the network sees photos.
@@ -118,13 +117,9 @@ def predict_objects(
     search = plan_search(predictor, source, output, level=level, tile=tile, factor=factor, min_score=min_score)
     find, journal = search.finder(predictor), search.journal()
     objects = find_objects(raster, find, search.tiling, journal=journal, progress=progress)
-    try:
-        if raster.height * raster.width < RUN_LENGTHS:
-            _write_entries(objects, entries_of(output), predictor.classes, source.name)
-        with atomic_path(overlay_of(output)) as temporary:
-            save_marked(Image.fromarray(_overview(raster, objects)), temporary)
-    except OSError as error:
-        raise UserError(f"{output}: can't be written ({error.strerror or error})") from error
+    if raster.height * raster.width < RUN_LENGTHS:
+        _write_entries(objects, entries_of(output), predictor.classes, source.name)
+    save_overlay(Image.fromarray(_overview(raster, objects)), overlay_of(output))
     _write_ids(objects, search, read_georeference(source, level=level))
     shutil.rmtree(search.folder)
     return objects

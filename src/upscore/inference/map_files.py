@@ -16,14 +16,14 @@ from tifffile import TiffFile, TiffWriter
 from upscore.data.georeference import Georeference
 from upscore.data.zarr_rasters import import_zarr
 from upscore.errors import UserError
-from upscore.inference.png import SOFTWARE, require_own_picture
+from upscore.inference.pictures import SOFTWARE, not_own, require_own_picture
 
 SUFFIXES = (".tif", ".tiff", ".zarr")
 
 
 def overlay_of(path: Path) -> Path:
     """The picture to look at, beside a map."""
-    return path.with_name(f"{path.stem}_overlay.png")
+    return path.with_name(f"{path.stem}_overlay.jpg")
 
 
 def check_output(path: Path, source: Path) -> None:
@@ -40,7 +40,7 @@ def check_output(path: Path, source: Path) -> None:
     if path.resolve() == source.resolve():
         raise UserError(f"{path} is the image and would be overwritten: choose another output")
     if path.exists() and _facts(path) is None:
-        raise UserError(f"{path} is there, was not written by upscore and would be overwritten: choose another output")
+        raise not_own(path)
     require_own_picture(overlay_of(path))
 
 

@@ -1,116 +1,135 @@
-"""Predictions as files."""
+"""Names of the files of predictions, and writing them."""
 
 from __future__ import annotations
 
 import os
-import zlib
+import unicodedata
+import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from upscore.data.decoding import SUFFIXES
-from upscore.data.folder import IMAGES, LABELS
+from upscore.data.folder import walk_files
 from upscore.errors import UserError
 from upscore.files import atomic_path
-from upscore.inference.png import is_own_picture, require_own_picture, save_marked, write_png
+from upscore.inference.pictures import is_own_picture, not_own, require_own_picture, save_labels, save_overlay
 from upscore.inference.results import RESULTS, require_results
 from upscore.rendering import index_image
 from upscore.structures import Prediction
 
 ENDINGS = {
-    "semantic": (".png", "_overlay.png", "_scores.npz"),
-    "instances": ("_ids.png", "_overlay.png"),
+    "semantic": (".png", "_overlay.jpg", "_scores.npz"),
+    "instances": ("_ids.png", "_overlay.jpg"),
 }
-"""What is added to a photo's name, by what the network was trained for."""
+"""What is added to an image's name, by the model's task."""
 
-GEOMETRIC = ("_geometric.png", "_geometric_overlay.png")
+GEOMETRIC = ("_geometric.png", "_geometric_overlay.jpg")
 """What a second head adds."""
+
+SCORES = {"scores.npy", "classes.npy"}
+"""The arrays in `NAME_scores.npz`."""
 
 
 def find_photos(paths: Sequence[Path], *, output: Path | None = None) -> dict[str, Path]:
-    """Photos, and those in and below folders, by the name of their output: the path in its folder without the suffix.
+    """Find images, and those in and below folders, by the name of their output: the path in its folder without suffix.
 
-    Where two photos would have the same name (a.jpg and a.png), their suffixes join it. A path that is not there is
-    kept, to be reported with those that can't be read. What lies in `output`, should it be inside one of the folders,
-    is left out; of what lies in a folder that is itself the output, what upscore wrote; and labels beside `images/`.
+    Where two images would have the same name (a.jpg and a.png), their suffixes join it. A path that does not exist is
+    kept, to be reported with the images that can't be read. Links to folders are followed; hidden files and folders
+    are left out, and so are labels beside `images/`, the folder `output`, and, in `output` itself, upscore's own files.
 
     Raises:
-        UserError: there are no photos, or a folder can't be read.
+        UserError: there are no images, or a folder can't be read.
     """
-    found: list[tuple[Path, Path]] = []
-    written = None if output is None else output.resolve()
-    for path in paths:
-        if path.is_dir():
-            below = _files_below(path)
-            if written == path.resolve():
-                below = [file for file in below if file.suffix != ".png" or not is_own_picture(file)]
-            elif written is not None:
-                below = [file for file in below if not file.resolve().is_relative_to(written)]
-            inside = (file.relative_to(path) for file in below)
-            found += [(file, path / file) for file in sorted(inside) if not file.name.startswith(".")]
-        else:
-            found.append((Path(path.name), path))
+    found: list[tuple[str, str, Path]] = []
+    for path in dict.fromkeys(paths):
+        if not path.is_dir():
+            found.append((unicodedata.normalize("NFC", path.stem), path.suffix, path))
+            continue
+        into_itself = output is not None and _real(output) == _real(path)
+        files = walk_files(path, labels=False, exclude=None if into_itself else output)
+        below = [(key, Path(file).suffix, Path(file)) for file, key, suffix in files if suffix in SUFFIXES]
+        if into_itself:
+            below = [entry for entry in below if not is_own_picture(entry[2])]
+        found += sorted(below, key=lambda entry: (entry[0].split("/"), entry[1]))
     if not found:
         raise UserError(f"no photos in {', '.join(map(str, paths))}: they end in {', '.join(sorted(SUFFIXES))}")
-    counts = Counter(name.with_suffix("") for name, _ in found)
+    return by_name(found)
+
+
+def by_name(found: Iterable[tuple[str, str, Path]]) -> dict[str, Path]:
+    """Images by the names of their outputs.
+
+    Args:
+        found: (name, suffix, path) of each image; where names are the same, the suffix joins them.
+
+    Raises:
+        UserError: two images would be written to the same files.
+    """
+    found = list(found)
+    counts = Counter(name for name, _, _ in found)
     photos: dict[str, Path] = {}
-    for name, path in found:
-        key = name.with_suffix("")
-        if counts[key] > 1:
-            key = key.with_name(f"{key.name}_{name.suffix.lstrip('.')}")
-        if str(key) in photos and photos[str(key)] != path:
-            raise UserError(f"{path} and {photos[str(key)]} would be written to the same files: predict them apart")
-        photos[str(key)] = path
+    for name, suffix, path in found:
+        key = name if counts[name] == 1 else f"{name}_{suffix.lstrip('.')}"
+        if photos.setdefault(key, path) != path:
+            raise UserError(f"{path} and {photos[key]} would be written to the same files: predict them apart")
     return photos
-
-
-def _files_below(folder: Path) -> list[Path]:
-    """Photos in a folder and below it, but for the labels beside those of a data set."""
-
-    def failed(error: OSError) -> None:
-        raise UserError(f"{error.filename}: can't be read ({error.strerror})") from error
-
-    below: list[Path] = []
-    for place, folders, names in os.walk(folder, onerror=failed):
-        if not {*IMAGES}.isdisjoint(folders):
-            folders[:] = [name for name in folders if name not in LABELS]
-        below += [Path(place) / name for name in names if Path(name).suffix.lower() in SUFFIXES]
-    return below
 
 
 def refuse_overwriting(
     photos: dict[str, Path], output: Path, task: str = "semantic", *, geometric: bool = False
 ) -> None:
-    """Make sure, before the first is written, that no output takes the place of a photo, of another output, or of a
-    picture that upscore did not write.
+    """Check, before the first is written, that no output replaces an image, another output, or a foreign file.
 
-    `task` is the network's: "semantic" or "instances"; `geometric` tells that it has a second head.
+    Args:
+        photos: images by the names of their outputs.
+        output: the folder.
+        task: of the model, "semantic" or "instances".
+        geometric: whether the model has a second head.
 
     Raises:
         UserError: one would.
     """
-    sources = {photo.resolve() for photo in photos.values()}
+    sources = {_real(photo) for photo in photos.values()}
     written: dict[Path, Path] = {}
     for name, photo in photos.items():
         for path in _outputs(output / name, ENDINGS[task] + GEOMETRIC * geometric):
-            if path.resolve() in sources:
+            if _real(path) in sources:
                 raise UserError(f"{path} is a photo and would be overwritten: choose another --output")
+            if path.suffix == ".npz":
+                _require_own_scores(path)
+            else:
+                require_own_picture(path)
             if path in written:
                 raise UserError(f"{photo} and {written[path]} would both be written to {path}: predict them apart")
-            if path.suffix == ".png":
-                require_own_picture(path)
             written[path] = photo
-    results = output / RESULTS
     if task == "instances":
-        require_results(results)
+        require_results(output / RESULTS)
+
+
+def _real(path: Path) -> str:
+    """The path without links; unlike `Path.resolve` it takes links in a circle."""
+    return os.path.realpath(path)
+
+
+def _require_own_scores(path: Path) -> None:
+    if not path.exists():
+        return
+    try:
+        with zipfile.ZipFile(path) as file:
+            own = {*file.namelist()} == SCORES
+    except (OSError, zipfile.BadZipFile):
+        own = False
+    if not own:
+        raise not_own(path)
 
 
 def is_written(base: Path, task: str, *, geometric: bool = False, scores: bool = False, overlays: bool = True) -> bool:
-    """Whether all pictures of a photo are there; each is written whole or not at all."""
-    left_out = {*(() if scores else ("_scores.npz",)), *(() if overlays else ("_overlay.png", GEOMETRIC[1]))}
+    """Whether all files of an image are there; each is written atomically."""
+    left_out = {*(() if scores else ("_scores.npz",)), *(() if overlays else ("_overlay.jpg", GEOMETRIC[1]))}
     endings = [ending for ending in ENDINGS[task] + GEOMETRIC * geometric if ending not in left_out]
     return all(path.is_file() for path in _outputs(base, endings))
 
@@ -120,47 +139,32 @@ def _outputs(base: Path, endings: Sequence[str]) -> list[Path]:
 
 
 def write_prediction(prediction: Prediction, base: Path, *, overlays: bool = True) -> None:
-    """Write what was predicted of a photo, at the photo's own size.
+    """Write what was predicted of an image, at the image's own size.
 
-    Classes of pixels: `base.png` (class indices with a palette), `base_overlay.png` and, where there are scores,
-    `base_scores.npz`; from two heads `base_geometric.png` and `base_geometric_overlay.png` too.
+    Classes of pixels: `base.png` (class indices with a palette), `base_overlay.jpg` and, where there are scores,
+    `base_scores.npz`; from two heads `base_geometric.png` and `base_geometric_overlay.jpg` too.
 
-    Objects: `base_ids.png` (16-bit numbers of objects from 1, 0 for none) and `base_overlay.png`.
-
-    Files are compressed with little effort: overlays are about a seventh larger than they could be.
+    Objects: `base_ids.png` (16-bit numbers of objects from 1, 0 for none) and `base_overlay.jpg`.
 
     Raises:
-        UserError: a file can't be written.
+        WriteError: a file can't be written.
     """
-    try:
-        if prediction.instances is not None:
-            ids, overlay = _outputs(base, ENDINGS["instances"])
-            _save_indices(Image.fromarray(prediction.instances.id_map()), ids)
-            if overlays:
-                _save_colors(prediction.overlay(), overlay)
-            return
-        assert prediction.class_map is not None
-        mask, overlay, scores = _outputs(base, ENDINGS["semantic"])
-        _save_indices(index_image(prediction.class_map, len(prediction.classes)), mask)
+    if prediction.instances is not None:
+        ids, overlay = _outputs(base, ENDINGS["instances"])
+        save_labels(Image.fromarray(prediction.instances.id_map()), ids)
         if overlays:
-            _save_colors(prediction.overlay(), overlay)
-        if prediction.geometric_map is not None:
-            surfaces, surfaces_overlay = _outputs(base, GEOMETRIC)
-            _save_indices(index_image(prediction.geometric_map, len(prediction.geometric_classes)), surfaces)
-            if overlays:
-                _save_colors(prediction.geometric_overlay(), surfaces_overlay)
-        if prediction.scores is not None:
-            with atomic_path(scores) as temporary:
-                np.savez_compressed(temporary, scores=prediction.scores, classes=np.array(prediction.classes))
-    except OSError as error:
-        raise UserError(f"{base}: can't be written ({error.strerror or error})") from error
-
-
-def _save_indices(picture: Image.Image, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        save_marked(picture, temporary, compress_level=1, compress_type=zlib.Z_RLE)
-
-
-def _save_colors(picture: Image.Image, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        write_png(np.asarray(picture), temporary)
+            save_overlay(prediction.overlay(), overlay)
+        return
+    assert prediction.class_map is not None
+    mask, overlay, scores = _outputs(base, ENDINGS["semantic"])
+    save_labels(index_image(prediction.class_map, len(prediction.classes)), mask)
+    if overlays:
+        save_overlay(prediction.overlay(), overlay)
+    if prediction.geometric_map is not None:
+        surfaces, surfaces_overlay = _outputs(base, GEOMETRIC)
+        save_labels(index_image(prediction.geometric_map, len(prediction.geometric_classes)), surfaces)
+        if overlays:
+            save_overlay(prediction.geometric_overlay(), surfaces_overlay)
+    if prediction.scores is not None:
+        with atomic_path(scores) as temporary:
+            np.savez_compressed(temporary, scores=prediction.scores, classes=np.array(prediction.classes))

@@ -12,11 +12,9 @@ import numpy as np
 
 from upscore.colormaps import palette
 from upscore.data.georeference import Georeference
-from upscore.errors import UserError
-from upscore.files import atomic_path
 from upscore.inference.map_files import write_map
+from upscore.inference.pictures import save_overlay
 from upscore.inference.pieces import BLOCK, Pieces
-from upscore.inference.png import save_marked
 from upscore.labels import VOID
 from upscore.rendering import overlay
 
@@ -51,13 +49,9 @@ def write_class_map(
 
 
 def write_overview(photo: np.ndarray, class_map: np.ndarray, path: Path, classes: Sequence[str]) -> None:
-    """A picture of the reduced photo (h, w, 3) under its class map (h, w).
+    """Write an overlay of the reduced image (h, w, 3) and its class map (h, w).
 
     Raises:
-        UserError: it can't be written.
+        WriteError: it can't be written.
     """
-    try:
-        with atomic_path(path) as temporary:
-            save_marked(overlay(photo, class_map, classes), temporary)
-    except OSError as error:
-        raise UserError(f"{path}: can't be written ({error.strerror or error})") from error
+    save_overlay(overlay(photo, class_map, classes), path)
