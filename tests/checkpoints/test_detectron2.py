@@ -47,6 +47,11 @@ def pixels(**values: list[float]) -> dict[str, Tensor]:
     ],
     ids=["R-50-FPN", "R-101-FPN", "R-50-C4"],
 )
+def test_predictions_return_what_detectron2_returns() -> None:
+    net = import_detectron2(marked(detectron2_shapes()))
+    assert (net.min_score, net.mask_nms, net.detections, net.display_threshold) == (0.05, False, 100, 0.5)
+
+
 def test_every_tensor_finds_its_place(shapes, count: int, backbone: str, neck: str) -> None:  # type: ignore[no-untyped-def]
     state = marked(shapes())
     assert len(state) == count

@@ -7,6 +7,7 @@ decides which of them stays, so a hundredth may differ.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,9 @@ from torch import Tensor
 from torchvision.models.detection import MaskRCNN as Peer
 
 from tests.parity.torchvision_peers import MAX_SIDE, MIN_SIDE, PROPOSALS, photo, torchvision_peer
+from upscore.checkpoints import save_model
 from upscore.checkpoints.torchvision_mask_rcnn import import_torchvision_mask_rcnn
+from upscore.inference import load
 from upscore.inference.predictor import Predictor
 from upscore.instances import Instances
 from upscore.models import MaskRCNN
@@ -67,6 +70,34 @@ def test_the_same_objects_are_found(peer: Peer, net: MaskRCNN, height: int, widt
     decided = (expected["masks"][:, 0] - 0.5).abs() > 1e-4
     assert torch.equal((binary[at] & decided)[same], ((expected["masks"][:, 0] >= 0.5) & decided)[same])
     assert 0.2 < expected["masks"].amax(dim=(1, 2, 3)).mean() <= 1
+
+
+@torch.inference_mode()
+def test_an_imported_model_returns_what_torchvision_returns(peer: Peer, tmp_path: Path) -> None:
+    """By default, through a model folder: also low scores, and objects that overlap."""
+    net = import_torchvision_mask_rcnn(peer.state_dict())
+    net.resizing = Resizing(min_side=MIN_SIDE, max_side=MAX_SIDE, rule="floats")
+    net.architecture |= {"min_side": MIN_SIDE, "max_side": MAX_SIDE}
+    save_model(tmp_path / "model", net, classes=net.classes)
+    model = load(tmp_path / "model", engine="torch", precision="float32")
+    assert isinstance(model.net, MaskRCNN)
+    model.net.rpn.training_limits = model.net.rpn.inference_limits = PROPOSALS
+    image = photo(333, 500)
+    (expected,) = peer([image / 255])
+    found = model.predict(image.byte()).instances
+    assert found is not None
+    assert len(found) == len(expected["boxes"]) == len(found.boxes)
+    assert expected["scores"].min() < 0.5
+    assert len(found.distinct()) < len(found)
+    ours = torch.cat([found.boxes, found.scores[:, None], found.labels[:, None] + 1], dim=1)
+    theirs = torch.cat([expected["boxes"], expected["scores"][:, None], expected["labels"][:, None]], dim=1)
+    nearest, at = nearest_rows(ours, theirs)
+    same = nearest < 1e-3
+    assert same.float().mean() >= 1 - EDGE
+    decided = (expected["masks"][:, 0] - 0.5).abs() > 1e-4
+    masks = found.bitmasks()[at]
+    assert torch.equal((masks & decided)[same], ((expected["masks"][:, 0] >= 0.5) & decided)[same])
+    assert model.display_threshold == 0.5
 
 
 def nearest_rows(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:

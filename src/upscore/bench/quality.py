@@ -113,7 +113,7 @@ class _Objects:
         from upscore.models.mask_rcnn import MaskRCNN
 
         assert isinstance(model.net, MaskRCNN)
-        self.model, self.min_score = model, model.net.min_score
+        self.model, self.min_score = model, model.net.final_threshold
         self.evaluator = InstanceEvaluator(model.classes, max_detections=model.net.detections)
 
     def predict(self, sample: Sample) -> Prediction:

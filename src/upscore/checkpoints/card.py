@@ -92,7 +92,11 @@ class ModelCard(BaseModel):
     max_side: int = Field(default=DEFAULT_MAX_SIDE, ge=0)
     """Photos whose longer side is over this many pixels are reduced to it for the network; 0: never."""
     min_score: float | None = Field(default=None, ge=0, le=1)
-    """The score from which on objects count as found; None for a network that classifies pixels."""
+    """Score threshold of the objects that a prediction returns; None for a network that classifies pixels."""
+    mask_nms: bool = True
+    """Whether a prediction leaves out objects of which better ones of the same class hide more than half."""
+    display_threshold: float | None = Field(default=None, ge=0, le=1)
+    """Score threshold of the objects that are drawn and counted; None: `min_score`."""
     training: dict[str, Any] = {}
     """Where the weights come from: data, recipe, epochs."""
     scores: dict[str, Any] = {}

@@ -21,6 +21,7 @@ from upscore.checkpoints.tensors import (
     length,
     rename,
     resnet_name,
+    return_all,
     stored_names,
     without_counters,
 )
@@ -114,6 +115,7 @@ def import_detectron2(state: Mapping[str, Tensor]) -> MaskRCNN:
     check_tensors(state, {theirs[ours]: net.state_dict()[ours].shape for ours in theirs})
     fill(net, {ours: state[name] for ours, name in theirs.items()})
     net.trunk.preprocessing = preprocessing
+    return_all(net)
     net.classes = coco_or_numbered(num_classes, coco())
     return net
 

@@ -69,7 +69,7 @@ def save_model(
         preprocessing=PreprocessingCard(**asdict(net.preprocessing)),
         depth_preprocessing=None if depth is None else DepthPreprocessingCard(**asdict(depth)),
         max_side=max_side,
-        min_score=net.min_score if isinstance(net, MaskRCNN) else None,
+        **_object_fields(net),
         training=training or {},
         scores=scores or {},
     )
@@ -83,6 +83,12 @@ def save_model(
         except SafetensorError as error:
             raise WriteError(Path(folder) / WEIGHTS, str(error)) from error
         (temporary / CARD).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def _object_fields(net: FCN | MaskRCNN) -> dict[str, Any]:
+    if not isinstance(net, MaskRCNN):
+        return {}
+    return {"min_score": net.min_score, "mask_nms": net.mask_nms, "display_threshold": net.display_threshold}
 
 
 def _halved(name: str, tensor: Tensor) -> Tensor:
@@ -161,8 +167,9 @@ def load_model(path: str | Path, trunk: Trunk | None = None) -> tuple[FCN | Mask
     net.classes = list(card.classes)
     if isinstance(net, TwoHeads):
         net.geometric_classes = list(card.geometric_classes)
-    if isinstance(net, MaskRCNN) and card.min_score is not None:
-        net.min_score = card.min_score
+    if isinstance(net, MaskRCNN):
+        net.min_score = net.min_score if card.min_score is None else card.min_score
+        net.mask_nms, net.display_threshold = card.mask_nms, card.display_threshold
     return net.eval(), card
 
 

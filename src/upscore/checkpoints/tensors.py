@@ -35,6 +35,15 @@ def empty_mask_rcnn(**options: Option) -> MaskRCNN:
         return build("mask_rcnn", **options).eval()
 
 
+def return_all(net: MaskRCNN) -> None:
+    """Make predictions return every object that the network detects, as torchvision and detectron2 do.
+
+    Both keep scores above 0.05 (`RoISettings.score_threshold`) and 100 objects an image, and suppress boxes only. Their
+    demos draw scores from 0.5 on.
+    """
+    net.min_score, net.mask_nms, net.display_threshold = net.settings.score_threshold, False, 0.5
+
+
 def rename(name: str, rules: Rules) -> str:
     """The name after all rules."""
     for pattern, replacement in rules:

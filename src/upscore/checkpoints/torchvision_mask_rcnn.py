@@ -20,6 +20,7 @@ from upscore.checkpoints.tensors import (
     length,
     rename,
     resnet_name,
+    return_all,
     stored_names,
     without_counters,
 )
@@ -106,6 +107,7 @@ def import_torchvision_mask_rcnn(state: Mapping[str, Any]) -> MaskRCNN:
         state, {theirs[ours]: (shapes[ours][:1].numel() + _background(ours), *shapes[ours][1:]) for ours in theirs}
     )
     fill(net, {ours: _without_background(ours, state[name]) for ours, name in theirs.items()})
+    return_all(net)
     net.classes = coco_or_numbered(num_classes, coco_by_id())
     return net
 

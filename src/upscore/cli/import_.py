@@ -39,7 +39,9 @@ def import_(
         --model fcn32s --classes classes.txt --output start
     ```
 
-    Nothing in the file is run: tensors alone are read.
+    Only tensors are read from the file; no code in it is run. A detector keeps
+    the rules of its code base: it returns up to 100 objects with scores above
+    0.05, which may overlap. Overlays show those with scores from 0.5 on.
 
     Parameters
     ----------

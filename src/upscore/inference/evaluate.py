@@ -52,8 +52,8 @@ def evaluate(
 ) -> SemanticScores | InstanceScores:
     """Predict every image at its own size and compare it with its labels, over the whole set.
 
-    Average precision ranks all objects that the network detects; `ap_dsb` and F1 count those from the model's score
-    threshold on. A model with two heads is scored on both where the data has both labels.
+    Average precision ranks all objects that the network detects; `ap_dsb` and F1 count those that the model's
+    overlays show (`MaskRCNN.final_threshold`). A model with two heads is scored on both where the data has both labels.
 
     Args:
         model: what predicts.
@@ -67,7 +67,7 @@ def evaluate(
     orders = orders or class_orders(model, dataset)
     if isinstance(model.net, MaskRCNN):
         compared = compare_objects(model, model.net, dataset, progress=progress, orders=orders)
-        return compared.scores(model.net.min_score)
+        return compared.scores(model.net.final_threshold)
     geometric = None if orders.geometric is None else _table(orders.geometric)
     return _score_pixels(model, _counted(dataset, progress), _table(orders.classes), geometric)
 

@@ -78,6 +78,11 @@ class Predictor:
         return self.net.task
 
     @property
+    def display_threshold(self) -> float:
+        """Score threshold of the objects that overlays show; 0 for a model that classifies pixels."""
+        return self.net.final_threshold if isinstance(self.net, MaskRCNN) else 0.0
+
+    @property
     def geometric_classes(self) -> list[str]:
         """The names of the second set of classes; empty without a second head."""
         return self.net.geometric_classes if isinstance(self.net, TwoHeads) else []
@@ -108,8 +113,8 @@ class Predictor:
             depth: for a network that sees depth too, in the unit that it was trained on: the path of a 16-bit PNG, a
                 TIFF or a .npy file, or an (H, W) or (D, H, W) array.
             scores: keep the class probabilities of pixels too, (C, H, W) float16.
-            min_score: objects of at least this score, each once; by default the model's own operating point. With 0 all
-                candidates are returned, as average precision ranks them, an object's worse ones too.
+            min_score: objects of at least this score; by default the model's own threshold. With 0 every object that
+                the network detects is returned, as average precision ranks them, without suppression by masks.
 
         Raises:
             UserError: a file can't be read, an array is of another shape or type, an option is for the other task, or
@@ -154,7 +159,7 @@ class Predictor:
             found = self._run(seen[None])
         found = found.at_least(min_score).resized((image.shape[-2], image.shape[-1]))
         return Prediction(
-            instances=found.distinct() if min_score > 0 else found,
+            instances=found.distinct() if net.mask_nms and min_score > 0 else found,
             classes=self.classes,
             image=image.permute(1, 2, 0).numpy(),
         )

@@ -91,7 +91,11 @@ class MaskRCNN(nn.Module):
         self.mask_loss: MaskLoss = mask_loss
         self.classes = [f"class_{index}" for index in range(num_classes)]
         self.min_score = 0.5
-        """The operating point: what scores less is no detection for whoever wants objects rather than a ranking."""
+        """Score threshold of the objects that a prediction returns."""
+        self.mask_nms = True
+        """Whether a prediction leaves out objects of which better ones of the same class hide more than half."""
+        self.display_threshold: float | None = None
+        """Score threshold of the objects that are drawn and counted; None: `min_score`."""
         self.architecture: dict[str, str | int | float | bool] = {}
         """The arguments of `build` that make this network again; empty for one put together by hand."""
         # depthwise convolutions move memory, which bfloat16 makes slower on a CPU; what follows them gains
@@ -101,6 +105,11 @@ class MaskRCNN(nn.Module):
     def preprocessing(self) -> Preprocessing:
         """What turns pixels into the input of `forward`."""
         return self.trunk.preprocessing
+
+    @property
+    def final_threshold(self) -> float:
+        """Score threshold of overlays, `ap_dsb` and F1."""
+        return self.min_score if self.display_threshold is None else self.display_threshold
 
     @property
     def detections(self) -> int:

@@ -116,7 +116,7 @@ class _Total:
             together = InstanceEvaluator(classes, max_detections=net.detections)
             for number in sorted(self.compared):  # of equal scores, the first photo's rank first
                 together.extend(self.compared[number])
-            return together.scores(net.min_score)
+            return together.scores(net.final_threshold)
         own = semantic_scores(torch.as_tensor(self.counts), classes)
         if not np.size(self.geometric):
             return own
