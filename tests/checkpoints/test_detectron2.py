@@ -47,11 +47,6 @@ def pixels(**values: list[float]) -> dict[str, Tensor]:
     ],
     ids=["R-50-FPN", "R-101-FPN", "R-50-C4"],
 )
-def test_predictions_return_what_detectron2_returns() -> None:
-    net = import_detectron2(marked(detectron2_shapes()))
-    assert (net.min_score, net.mask_nms, net.detections, net.display_threshold) == (0.05, False, 100, 0.5)
-
-
 def test_every_tensor_finds_its_place(shapes, count: int, backbone: str, neck: str) -> None:  # type: ignore[no-untyped-def]
     state = marked(shapes())
     assert len(state) == count
@@ -232,3 +227,7 @@ def test_a_trainers_checkpoint_is_read(tmp_path: Path) -> None:
     read = read_detectron2(tmp_path / "model_final.pth")
     assert read.keys() == state.keys()
     assert torch.equal(read["backbone.fpn_lateral2.weight"], state["backbone.fpn_lateral2.weight"])
+
+
+def test_predictions_return_what_detectron2_returns(fpn: MaskRCNN) -> None:
+    assert (fpn.min_score, fpn.mask_nms, fpn.detections, fpn.display_threshold) == (0.05, False, 100, 0.5)
