@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from upscore.data.datasets import Dataset
 from upscore.data.scenes import SceneDataset
 from upscore.data.transforms import Batch, collate
+from upscore.inference.run_manifest import FOLDER
 from upscore.models.build import build
 from upscore.models.fcn import FCN, Upsampling
 from upscore.training.recipes import ACCUM, HEAVY, MODERN, Recipe
@@ -35,6 +37,25 @@ def tiny_net(name: str = "fcn8s", *, classes: int = 8, upsampling: Upsampling = 
 def scenes(count: int = 6, *, seed: int = 0, side: int = 64) -> SceneDataset:
     """Scenes of 8 classes."""
     return SceneDataset(count, seed=seed, size=(side, side))
+
+
+class StubModel:
+    """What `predict_folder` asks of a model of objects, without a network."""
+
+    task, classes, geometric_classes, depth_channels, max_side = "instances", ["cell"], (), 0, 0
+    engine = SimpleNamespace(name="torch", precision="float32")
+    net = SimpleNamespace(architecture={}, preprocessing=None, state_dict=dict)
+    training: ClassVar[dict[str, Any]] = {}
+    folder = None
+
+    def expect(self, *sizes: tuple[int, int]) -> None:
+        pass
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    """The files in and below an output folder, without the run manifest."""
+    files = (path for path in folder.rglob("*") if path.is_file() and FOLDER not in path.parts)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def batch_of(dataset: Dataset, *indices: int) -> Batch:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 import upscore
+from tests.tiny import StubModel, outputs
 from upscore.data.images import read_image
 from upscore.errors import UserError
 from upscore.inference import Predictor
@@ -29,10 +31,6 @@ def images(photos: Path) -> dict[str, Path]:
     return find_photos([photos / "images"])
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_files_are_those_of_one_photo_after_the_other(
     predictor: Predictor, images: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -41,8 +39,8 @@ def test_files_are_those_of_one_photo_after_the_other(
     assert not any(outcome.error or outcome.before for outcome in outcomes)
     for name, path in images.items():
         write_prediction(predictor.predict(path, scores=True), tmp_path / "one" / name)
-    assert files(tmp_path / "out") == files(tmp_path / "one")
-    assert len(files(tmp_path / "out")) == 3 * len(images)
+    assert outputs(tmp_path / "out") == outputs(tmp_path / "one")
+    assert len(outputs(tmp_path / "out")) == 3 * len(images)
 
 
 def test_sizes_that_many_photos_have(tmp_path: Path) -> None:
@@ -83,19 +81,14 @@ def test_torch_has_its_threads_back(trained: Path, images: dict[str, Path], tmp_
 
 def test_masks_alone(predictor: Predictor, images: dict[str, Path], tmp_path: Path) -> None:
     list(predict_folder(predictor, images, tmp_path, overlays=False))
-    assert set(files(tmp_path)) == {f"{name}.png" for name in images}
+    assert set(outputs(tmp_path)) == {f"{name}.png" for name in images}
 
 
-class Stub:
+class Stub(StubModel):
     """Finds as many objects as the grey of a photo says; 255 is an interruption."""
-
-    task, classes, geometric_classes, depth_channels = "instances", ["cell"], (), 0
 
     def __init__(self) -> None:
         self.seen: list[int] = []
-
-    def expect(self, *sizes):
-        pass
 
     def predict(self, photo, *, depth, scores, min_score):
         assert threading.current_thread() is threading.main_thread()
@@ -132,7 +125,7 @@ def test_one_photo_at_fault_leaves_the_others_alone(tmp_path: Path) -> None:
     outcomes = list(predict_folder(Stub(), photos, tmp_path / "out"))  # type: ignore[arg-type]
     assert [(outcome.name, outcome.objects) for outcome in outcomes] == [("a", 2), ("b", 0), ("c", 0), ("d", 0)]
     assert ["too many" in str(outcomes[1].error), "c.png" in str(outcomes[2].error)] == [True, True]
-    assert set(files(tmp_path / "out")) == {
+    assert set(outputs(tmp_path / "out")) == {
         "a_ids.png",
         "a_overlay.jpg",
         "d_ids.png",
@@ -150,7 +143,7 @@ def test_an_interruption_keeps_what_was_done(tmp_path: Path) -> None:
         next(outcomes)
     assert objects(tmp_path / "out") == [("a.png", 1), ("b.png", 2), ("b.png", 2)]
     assert threading.active_count() == before
-    assert not [name for name in files(tmp_path / "out") if name.startswith(".")]
+    assert [path.suffix for path in (tmp_path / "out" / ".upscore").iterdir()] == [".jsonl"]
 
 
 def test_whoever_stops_taking_keeps_what_was_taken(tmp_path: Path) -> None:
@@ -165,36 +158,97 @@ def test_resuming_leaves_out_what_is_there(tmp_path: Path) -> None:
     photos = grey(tmp_path / "in", b=2, c=255, d=1, e=0)
     with pytest.raises(KeyboardInterrupt):
         list(predict_folder(Stub(), photos, tmp_path / "out"))  # type: ignore[arg-type]
-    photos = grey(tmp_path / "in", a=4, b=2, c=3)  # which moves all others on by one
+    photos = grey(tmp_path / "in", a=4, c=3)  # which moves all others on by one
     stub = Stub()
     outcomes = list(predict_folder(stub, photos, tmp_path / "out", resume=True))  # type: ignore[arg-type]
     assert stub.seen == [4, 3, 1, 0]
     assert {outcome.name: (outcome.objects, outcome.before) for outcome in outcomes} == {
         **{"b": (2, True), "a": (4, False), "c": (3, False), "d": (1, False), "e": (0, False)}
     }
-    assert sorted(objects(tmp_path / "out")) == [
-        *(("a.png", 1),) * 4,
-        *(("b.png", 2),) * 2,
-        *(("c.png", 3),) * 3,
-        *(("d.png", 4),) * 1,
-    ]
+    expected = [*(("a.png", 1),) * 4, *(("b.png", 2),) * 2, *(("c.png", 3),) * 3, ("d.png", 4)]
+    assert objects(tmp_path / "out") == expected
     (tmp_path / "out" / "c_ids.png").unlink()
+    (tmp_path / "out" / "d_ids.png").write_bytes(b"cut")
     stub = Stub()
     list(predict_folder(stub, photos, tmp_path / "out", resume=True))  # type: ignore[arg-type]
-    assert stub.seen == [3, 0]
-    assert len(objects(tmp_path / "out")) == 10
+    assert stub.seen == [3, 1]
+    assert objects(tmp_path / "out") == expected
+    assert len(list((tmp_path / "out" / ".upscore").iterdir())) == 1
+
+
+def test_exchanged_and_renamed_photos_are_predicted_again(tmp_path: Path) -> None:
+    photos = grey(tmp_path / "in", a=1, b=2, c=3, d=4)
+    for path in photos.values():
+        os.utime(path, ns=(0, 0))
+        path.write_bytes(path.read_bytes().ljust(4096))  # the same size for all
+        os.utime(path, ns=(0, 0))
+    list(predict_folder(Stub(), photos, tmp_path / "out"))  # type: ignore[arg-type]
+    first, second = photos["a"], photos["b"]
+    first.rename(tmp_path / "aside")
+    second.rename(first)
+    (tmp_path / "aside").rename(second)
+    photos["d"].rename(tmp_path / "in" / "e.png")
+    os.utime(photos["c"])  # nothing but the time
+    photos = find_photos([tmp_path / "in"])
+    stub = Stub()
+    outcomes = list(predict_folder(stub, photos, tmp_path / "out", resume=True))  # type: ignore[arg-type]
+    assert [outcome.name for outcome in outcomes if outcome.before] == ["c"]
+    assert stub.seen == [2, 1, 4]
+
+
+def test_resuming_with_another_model_or_other_options_is_refused(tmp_path: Path) -> None:
+    photos, output = grey(tmp_path / "in", a=1, b=2), tmp_path / "out"
+    list(predict_folder(Stub(), photos, output))  # type: ignore[arg-type]
+    other = Stub()
+    other.training = {"data": "others"}  # type: ignore[misc]
+    other.folder = None
+    with pytest.raises(UserError, match="model"):
+        next(predict_folder(other, photos, output, resume=True))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"min_score None, but now it is 0\.3"):
+        next(predict_folder(Stub(), photos, output, min_score=0.3, resume=True))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="overlays True, but now it is False"):
+        next(predict_folder(Stub(), photos, output, overlays=False, resume=True))  # type: ignore[arg-type]
+    list(predict_folder(other, {"a": photos["a"]}, output))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="model"):
+        next(predict_folder(Stub(), photos, output, resume=True))  # type: ignore[arg-type]
+    outcomes = list(predict_folder(other, photos, output, resume=True))  # type: ignore[arg-type]
+    assert [(outcome.name, outcome.before) for outcome in outcomes] == [("a", True), ("b", False)]
+
+
+def test_two_runs_of_objects_into_one_output_are_refused(tmp_path: Path) -> None:
+    photos, output = grey(tmp_path / "in", a=1, b=2), tmp_path / "out"
+    first = predict_folder(Stub(), photos, output)  # type: ignore[arg-type]
+    next(first)
+    with pytest.raises(UserError, match=f"process {os.getpid()} "):
+        next(predict_folder(Stub(), photos, output))  # type: ignore[arg-type]
+    list(first)
+    assert objects(output) == [("a.png", 1), ("b.png", 2), ("b.png", 2)]
+    assert len(list(predict_folder(Stub(), photos, output))) == 2  # type: ignore[arg-type]
+
+
+def test_two_runs_of_masks_into_one_output(predictor: Predictor, images: dict[str, Path], tmp_path: Path) -> None:
+    (one, path), *others = images.items()
+    first = predict_folder(predictor, images, tmp_path / "out")
+    next(first)
+    list(predict_folder(predictor, {"other": path}, tmp_path / "out"))
+    with pytest.raises(UserError, match="use separate --output folders"):
+        next(predict_folder(predictor, images, tmp_path / "out", overlays=False))
+    list(first)
+    assert len(outputs(tmp_path / "out")) == 2 * (len(images) + 1)
+    outcomes = predict_folder(predictor, {one: path, "other": path}, tmp_path / "out", resume=True)
+    assert all(outcome.before for outcome in outcomes)
 
 
 def test_resuming_masks(
     predictor: Predictor, images: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     list(predict_folder(predictor, images, tmp_path))
-    expected, (first, second, *_) = files(tmp_path), images
+    expected, (first, second, *_) = outputs(tmp_path), images
     (tmp_path / f"{first}.png").unlink()
     (tmp_path / f"{second}_overlay.jpg").unlink()
     outcomes = list(predict_folder(predictor, images, tmp_path, resume=True))
     assert {outcome.name for outcome in outcomes if not outcome.before} == {first, second}
     assert len(outcomes) == len(images)
-    assert files(tmp_path) == expected
-    outcomes = predict_folder(predictor, images, tmp_path, scores=True, resume=True)
-    assert not any(outcome.before for outcome in outcomes)
+    assert outputs(tmp_path) == expected
+    with pytest.raises(UserError, match="scores False, but now it is True"):
+        next(predict_folder(predictor, images, tmp_path, scores=True, resume=True))

@@ -1,7 +1,6 @@
 """Found objects as files."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from tests.cli.command import upscore
+from tests.tiny import StubModel
 from upscore.errors import UserError
 from upscore.inference import outputs
 from upscore.inference.outputs import find_photos, refuse_overwriting, write_prediction
@@ -93,14 +93,9 @@ def test_the_output_folder_is_no_source_of_photos(tmp_path):
 def model(monkeypatch, prediction):
     """A predictor that finds the same objects in every photo; a white one is an interruption."""
 
-    class Predictor:
-        engine = SimpleNamespace(name="openvino", precision="float32")
-        task, classes = "instances", prediction.classes
-        geometric_classes, depth_channels = (), 0
+    class Predictor(StubModel):
+        classes = prediction.classes
         seen = None
-
-        def expect(self, *sizes):
-            pass
 
         def predict(self, photo, *, depth, scores, min_score):
             if photo.min() == 255:

@@ -68,9 +68,9 @@ def predict(
         Draw on the photos, which takes longer than reading them and writing
         masks together.
     resume
-        Leave out photos that an earlier run has written into the same folder
-        (with the same model and options, which is not checked). Those in
-        which it found no objects are looked at again.
+        Leave out photos that an earlier run has predicted into the same
+        folder. Another model or other options are refused; photos that have
+        changed since are predicted again.
     min_score
         Objects with a lower score are left out, 0 to 1; by default the
         score that was best on the photos the model was validated on.

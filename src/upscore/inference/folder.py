@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -18,10 +19,21 @@ from upscore.data.images import photo_size, read_image
 from upscore.errors import UserError
 from upscore.files import require_writable
 from upscore.inference.depths import as_depth, find_depth
-from upscore.inference.outputs import is_written, write_prediction
+from upscore.inference.outputs import write_prediction
 from upscore.inference.predictor import Predictor
 from upscore.inference.results import ResultsFile, coco_results
+from upscore.inference.run_manifest import (
+    Fingerprint,
+    Record,
+    RunManifest,
+    Setting,
+    fingerprint,
+    run_settings,
+    sizes_below,
+    unchanged,
+)
 from upscore.inference.threads import in_threads
+from upscore.models.mask_rcnn import MaskRCNN
 from upscore.structures import Prediction, Sample
 
 SAMPLE, SHARE = 64, 4
@@ -77,36 +89,76 @@ def predict_folder(
         scores: keep class probabilities too.
         overlays: draw on the photos too, which takes longer than all else but the network.
         min_score: as in `Predictor.predict`.
-        resume: leave out photos that an earlier run into the same folder, with the same model and options, has done.
-            Those in which it found no objects are looked at again.
+        resume: leave out images that an earlier run into the same folder, with the same model and options, has
+            predicted, unless the image or an output has changed since.
 
     Raises:
-        UserError: the output can't be written.
+        UserError: the output can't be written, another run is writing to it, or `resume` and it is of another model or
+            other options.
     """
     require_writable(output, "choose another output")
     job = _Job(predictor, output, depth, scores, overlays, min_score)
     entries = [Entry(name, path, number) for number, (name, path) in enumerate(photos.items(), start=1)]
-    before = [entry for entry in entries if job.is_written(entry)] if resume else []
     with ExitStack() as stack:
-        stack.enter_context(_few_threads(predictor))
-        results = None
+        settings = folder_settings(predictor, depth=depth, scores=scores, overlays=overlays, min_score=min_score)
+        source = str(predictor.folder or "")
+        manifest = RunManifest(output, settings, source=source, resume=resume, exclusive=job.finds_objects)
+        stack.enter_context(manifest)
         if job.finds_objects:
-            keep = {entry.file_name: entry.image_id for entry in before} if resume else None
-            results = stack.enter_context(ResultsFile(output, keep=keep))
-            before = [entry for entry in before if entry.file_name in results.kept]
-        for entry in before:
-            yield Outcome(entry.name, 0 if results is None else results.kept[entry.file_name], before=True)
-        done = {entry.image_id for entry in before}
-        rest = [entry for entry in entries if entry.image_id not in done]
+            stack.callback(write_found, manifest, {entry.name: entry.image_id for entry in entries}, output)
+        stack.enter_context(_few_threads(predictor))
+        rest: list[Entry] = []
+        for entry in entries:
+            record = manifest.find(entry.name, partial(_same_inputs, entry, depth)) if resume else None
+            if record is None:
+                rest.append(entry)
+            else:
+                yield Outcome(entry.name, len(record.results), before=True)
         predictor.expect(*sizes_to_expect(list(photos.values())))
         predictions = stack.enter_context(closing(job.predictions(rest)))
-        for (entry, _), found in stack.enter_context(closing(in_threads(predictions, job.write))):
-            if isinstance(found, UserError):
-                yield Outcome(entry.name, error=found)
+        for (entry, _, _), written in stack.enter_context(closing(in_threads(predictions, job.write))):
+            if isinstance(written, UserError):
+                yield Outcome(entry.name, error=written)
                 continue
-            if results is not None:
-                results.add(found)
-            yield Outcome(entry.name, len(found))
+            manifest.add(written)
+            yield Outcome(entry.name, len(written.results))
+
+
+def folder_settings(
+    predictor: Predictor, *, depth: Path | None, scores: bool, overlays: bool, min_score: float | None
+) -> dict[str, Setting]:
+    """The settings of a run over photos, for its `RunManifest`."""
+    if isinstance(predictor.net, MaskRCNN) and min_score is None:
+        min_score = predictor.net.min_score
+    return run_settings(predictor, depth=depth is not None, scores=scores, overlays=overlays, min_score=min_score)
+
+
+def write_found(manifest: RunManifest, image_ids: Mapping[str, int], output: Path) -> None:
+    """Write `instances.json` with the objects of a run.
+
+    Args:
+        manifest: of the run.
+        image_ids: by the names of the outputs, in the order of the file.
+        output: the folder.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    with ResultsFile(output) as file:
+        for results in manifest.results(image_ids):
+            file.add(results)
+
+
+def _same_inputs(entry: Entry, depth: Path | None, before: Sequence[Fingerprint]) -> bool:
+    try:
+        return unchanged(before, _inputs(entry, depth))
+    except UserError:  # whoever reads the depth says so
+        return False
+
+
+def _inputs(entry: Entry, depth: Path | None) -> list[Path]:
+    """The files that a prediction depends on."""
+    return [entry.path, *([] if depth is None else [find_depth(depth, entry.name)])]
 
 
 def require_fitting(predictor: Predictor, *, depth: Path | None, scores: bool, min_score: float | None) -> None:
@@ -179,29 +231,23 @@ class _Job:
     def finds_objects(self) -> bool:
         return self.predictor.task == "instances"
 
-    def is_written(self, entry: Entry) -> bool:
-        return is_written(
-            self.output / entry.name,
-            self.predictor.task,
-            geometric=bool(self.predictor.geometric_classes),
-            scores=self.scores,
-            overlays=self.overlays,
-        )
-
-    def read(self, entry: Entry) -> Sample | UserError:
+    def read(self, entry: Entry) -> tuple[Sample | UserError, list[Fingerprint]]:
         try:
+            inputs = [fingerprint(path) for path in _inputs(entry, self.depth)]
             sample = Sample(name=entry.name, image=read_image(entry.path), path=entry.path)
             if self.depth is not None:
                 size = sample.image.shape[-2], sample.image.shape[-1]
                 sample.depth = as_depth(find_depth(self.depth, entry.name), self.predictor.depth_channels, size)
         except UserError as error:
-            return error
-        return sample
+            return error, []
+        return sample, inputs
 
-    def predictions(self, entries: Sequence[Entry]) -> Generator[tuple[Entry, Prediction | UserError], None, None]:
+    def predictions(
+        self, entries: Sequence[Entry]
+    ) -> Generator[tuple[Entry, Prediction | UserError, list[Fingerprint]], None, None]:
         with closing(in_threads(entries, self.read)) as samples:
-            for entry, sample in samples:
-                yield entry, sample if isinstance(sample, UserError) else self._predict(sample)
+            for entry, (sample, inputs) in samples:
+                yield entry, sample if isinstance(sample, UserError) else self._predict(sample), inputs
 
     def _predict(self, sample: Sample) -> Prediction | UserError:
         try:
@@ -211,13 +257,14 @@ class _Job:
         except UserError as error:
             return error
 
-    def write(self, predicted: tuple[Entry, Prediction | UserError]) -> list[dict[str, Any]] | UserError:
-        """The objects, as in `instances.json`."""
-        entry, prediction = predicted
+    def write(self, predicted: tuple[Entry, Prediction | UserError, list[Fingerprint]]) -> Record | UserError:
+        """Write the files of an image."""
+        entry, prediction, inputs = predicted
         if isinstance(prediction, UserError):
             return prediction
         try:
-            write_prediction(prediction, self.output / entry.name, overlays=self.overlays)
+            written = write_prediction(prediction, self.output / entry.name, overlays=self.overlays)
         except UserError as error:
             return error
-        return coco_results(prediction, entry.image_id, entry.file_name) if self.finds_objects else []
+        results = coco_results(prediction, entry.image_id, entry.file_name) if self.finds_objects else []
+        return Record(entry.name, inputs, sizes_below(written, self.output), results)

@@ -127,18 +127,11 @@ def _require_own_scores(path: Path) -> None:
         raise not_own(path)
 
 
-def is_written(base: Path, task: str, *, geometric: bool = False, scores: bool = False, overlays: bool = True) -> bool:
-    """Whether all files of an image are there; each is written atomically."""
-    left_out = {*(() if scores else ("_scores.npz",)), *(() if overlays else ("_overlay.jpg", GEOMETRIC[1]))}
-    endings = [ending for ending in ENDINGS[task] + GEOMETRIC * geometric if ending not in left_out]
-    return all(path.is_file() for path in _outputs(base, endings))
-
-
 def _outputs(base: Path, endings: Sequence[str]) -> list[Path]:
     return [base.with_name(base.name + ending) for ending in endings]
 
 
-def write_prediction(prediction: Prediction, base: Path, *, overlays: bool = True) -> None:
+def write_prediction(prediction: Prediction, base: Path, *, overlays: bool = True) -> list[Path]:
     """Write what was predicted of an image, at the image's own size.
 
     Classes of pixels: `base.png` (class indices with a palette), `base_overlay.jpg` and, where there are scores,
@@ -146,25 +139,35 @@ def write_prediction(prediction: Prediction, base: Path, *, overlays: bool = Tru
 
     Objects: `base_ids.png` (16-bit numbers of objects from 1, 0 for none) and `base_overlay.jpg`.
 
+    Returns:
+        The files that were written.
+
     Raises:
         WriteError: a file can't be written.
     """
     if prediction.instances is not None:
         ids, overlay = _outputs(base, ENDINGS["instances"])
         save_labels(Image.fromarray(prediction.instances.id_map()), ids)
-        if overlays:
-            save_overlay(prediction.overlay(), overlay)
-        return
+        if not overlays:
+            return [ids]
+        save_overlay(prediction.overlay(), overlay)
+        return [ids, overlay]
     assert prediction.class_map is not None
     mask, overlay, scores = _outputs(base, ENDINGS["semantic"])
     save_labels(index_image(prediction.class_map, len(prediction.classes)), mask)
+    written = [mask]
     if overlays:
         save_overlay(prediction.overlay(), overlay)
+        written.append(overlay)
     if prediction.geometric_map is not None:
         surfaces, surfaces_overlay = _outputs(base, GEOMETRIC)
         save_labels(index_image(prediction.geometric_map, len(prediction.geometric_classes)), surfaces)
+        written.append(surfaces)
         if overlays:
             save_overlay(prediction.geometric_overlay(), surfaces_overlay)
+            written.append(surfaces_overlay)
     if prediction.scores is not None:
         with atomic_path(scores) as temporary:
             np.savez_compressed(temporary, scores=prediction.scores, classes=np.array(prediction.classes))
+        written.append(scores)
+    return written

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from upscore.errors import UserError
+from upscore.inference.run_manifest import FOLDER, Record, RunManifest, fingerprint, locked, unchanged
+
+SETTINGS = {"model": "a" * 64, "scores": False}
+
+
+def record(output: Path, name: str) -> Record:
+    (output / f"{name}.png").write_text(name)
+    return Record(name, [], {f"{name}.png": len(name)}, [{"image_id": 1, "score": 0.5}])
+
+
+def found(manifest: RunManifest, *names: str) -> list[str]:
+    return [name for name in names if manifest.find(name, lambda before: True)]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 40])
+def test_a_journal_that_was_cut_off_has_all_but_the_last(cut: int, tmp_path: Path) -> None:
+    with RunManifest(tmp_path, SETTINGS) as manifest:
+        for name in "abc":
+            manifest.add(record(tmp_path, name))
+        journal = manifest.path
+    journal.write_bytes(journal.read_bytes()[: -cut or None])
+    with RunManifest(tmp_path, SETTINGS, resume=True) as manifest:
+        assert found(manifest, *"abcd") == (["a", "b", "c"] if cut < 2 else ["a", "b"])
+        assert [r[0]["image_id"] for r in manifest.results({"b": 7, "a": 9, "z": 3})] == [7, 9]
+    assert len(list((tmp_path / FOLDER).iterdir())) == 1
+
+
+def test_nothing_is_left_of_a_run_that_did_nothing(tmp_path: Path) -> None:
+    with RunManifest(tmp_path, SETTINGS):
+        assert (tmp_path / FOLDER).exists()
+    assert not list(tmp_path.iterdir())
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from upscore.inference.run_manifest import RunManifest, locked
+output = Path(sys.argv[1])
+manifest = RunManifest(output, {"model": "a" * 64, "scores": False})
+manifest.staging.mkdir()
+with locked(output / ".partial"):
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_run_that_was_killed_holds_nothing(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", CHILD, tmp_path], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        try:
+            assert child.stdout.readline() == "ready\n"
+            (staging,) = (path for path in (tmp_path / FOLDER).iterdir() if path.is_dir())
+            with pytest.raises(UserError, match=f"process {child.pid} "):
+                RunManifest(tmp_path, SETTINGS, exclusive=True)
+            with RunManifest(tmp_path, SETTINGS):
+                assert staging.is_dir()
+            assert staging.is_dir()
+            with pytest.raises(UserError, match="another process"), locked(tmp_path / ".partial"):
+                pass
+        finally:
+            os.kill(child.pid, signal.SIGKILL)
+    with RunManifest(tmp_path, SETTINGS, exclusive=True), locked(tmp_path / ".partial"):
+        assert not staging.exists()
+
+
+def test_a_lock_is_held_until_the_outermost_block_ends(tmp_path: Path) -> None:
+    with locked(tmp_path), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
+
+
+def test_fingerprints(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"one")
+    before = [fingerprint(path)]
+    assert unchanged(before, [path])
+    os.utime(path, ns=(0, 0))
+    assert unchanged(before, [path])
+    path.write_bytes(b"two")
+    os.utime(path, ns=(0, int(before[0]["modified"])))
+    assert not unchanged(before, [path])
+    assert not unchanged(before, [path, path])
+    assert not unchanged(before, [tmp_path / "gone.png"])
+    zarr = tmp_path / "a.zarr"
+    (zarr / "c").mkdir(parents=True)
+    (zarr / "c" / "0").write_bytes(b"1")
+    before = [fingerprint(zarr)]
+    assert unchanged(before, [zarr])
+    (zarr / "c" / "1").write_bytes(b"")
+    assert not unchanged(before, [zarr])
+    with pytest.raises(UserError, match=r"gone\.png"):
+        fingerprint(tmp_path / "gone.png")
