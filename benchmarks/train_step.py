@@ -2,7 +2,6 @@
 
     python benchmarks/train_step.py                      # both rows; 3 minutes on 2 cores
     python benchmarks/train_step.py train-fcn-vgg16 --profile
-    python benchmarks/train_step.py --keep-memory        # with an allocator that keeps what is freed, on both sides
 
 With `--memory` also how much each side's first step takes, in a process of its own.
 """
@@ -18,7 +17,6 @@ from upscore.bench import train_fcn, train_mask_rcnn
 from upscore.bench.environment import busy, describe
 from upscore.bench.measure import REPEATS, THREADS, Row, Sides, compare, fix_threads
 from upscore.bench.memory import peak_memory
-from upscore.training.allocator import VARIABLE, keep_memory
 
 ROWS = {row.name: row for row in (train_fcn.row(), train_mask_rcnn.row())}
 OPERATIONS = 25
@@ -29,14 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"any of {', '.join(ROWS)}; all of them by default")
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--threads", type=int, default=THREADS)
-    parser.add_argument("--keep-memory", action="store_true", help=f"as training with {VARIABLE}=1")
     parser.add_argument("--memory", action="store_true", help="measure memory instead of time")
     parser.add_argument("--profile", action="store_true", help="list operations instead")
     asked = parser.parse_args(arguments)
     if unknown := [name for name in asked.rows if name not in ROWS]:
         parser.error(f"no row is called {unknown[0]!r}; choose among {', '.join(ROWS)}")
-    if asked.keep_memory and not keep_memory():
-        parser.error("--keep-memory is for glibc, which is not the C library here")
 
     console = Console(highlight=False, markup=False)
     console.print(describe(asked.threads), *filter(None, [busy()]), sep="\n")

@@ -1,4 +1,4 @@
-"""The colours of classes, in masks and in overlays, and of heat.
+"""Colours of classes, in masks and in overlays, and of heat maps.
 
 C: classes. Colours are RGB, uint8.
 """
@@ -18,9 +18,6 @@ COLORS = [
     "#f6a88d", "#8fce3c", "#8c5a2b", "#674f8d", "#90c9d3", "#ac1730", "#a672cb", "#e9d1a8", "#4d68dc", "#a8aa5d",
 ]
 # fmt: on
-
-# Dark to bright with even steps of lightness, from violet over red to pale yellow.
-HEAT = ["#10062b", "#3b0f63", "#6c1a79", "#9d2b73", "#cb4260", "#ec6545", "#fb9333", "#fcc54f", "#fcf7b5"]
 
 
 def palette(num_classes: int) -> np.ndarray:
@@ -46,10 +43,10 @@ def class_colors(num_classes: int) -> np.ndarray:
 
 
 def heat_colors() -> np.ndarray:
-    """From 0 to 1, (256, 3) uint8, linear between the stops of `HEAT`."""
-    stops = np.array([_rgb(color) for color in HEAT])
-    at = np.linspace(0, len(stops) - 1, 256)
-    return np.rint([np.interp(at, range(len(stops)), channel) for channel in stops.T]).T.astype(np.uint8)
+    """matplotlib's "inferno" from 0 to 1, (256, 3) uint8."""
+    from matplotlib import colormaps
+
+    return colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
 
 
 def _rgb(color: str) -> np.ndarray:

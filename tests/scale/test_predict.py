@@ -71,22 +71,24 @@ def test_a_store(cluster: Any, trained: Path, photos: Path, tmp_path: Path) -> N
     from tests.scale.s3 import serving
 
     some = sorted((photos / "images").iterdir())[:3]
-    stored = {f"data/shots/{path.name}": path.read_bytes() for path in some}
-    stored |= {"data/shots/sub dir/ü.jpg": b"broken", "data/notes.txt": b"-", "data/shots/out/old.png": b"earlier"}
-    with serving(stored) as options:
-        source = f"s3://key:secret@data/shots?{options}"
-        outcome = predict_on_ray(str(trained), [source], f"s3://key:secret@data/shots/out?{options}", **TWO)
+    stored = {f"shots/{path.name}": path.read_bytes() for path in some}
+    stored |= {"shots/sub dir/ü.jpg": b"broken", "notes.txt": b"-", "shots/out/old.png": b"earlier"}
+    with serving("data", stored) as server:
+        source = f"s3://key:secret@data/shots?{server.options}"
+        outcome = predict_on_ray(str(trained), [source], f"s3://key:secret@data/shots/out?{server.options}", **TWO)
         with pytest.raises(UserError, match=r"no photos in s3://data/none: they end in"):
-            predict_on_ray(str(trained), [f"s3://key:secret@data/none?{options}"], tmp_path, **TWO)
+            predict_on_ray(str(trained), [f"s3://key:secret@data/none?{server.options}"], tmp_path, **TWO)
         with pytest.raises(UserError, match=r"is a photo and would be overwritten"):
             predict_on_ray(str(trained), [source], source, **TWO)
+        written = {
+            key.removeprefix("shots/out/"): data for key, data in server.files().items() if key.startswith("shots/out/")
+        }
     with pytest.raises(UserError, match=r"s3://data/shots: the store can't be used: .*Unexpected query parameter"):
         predict_on_ray(str(trained), [f"{source}&speed=high"], tmp_path, **TWO)
     assert outcome.photos == 4
     assert len(outcome.failures) == 1
     assert outcome.failures[0].startswith("s3://data/shots/sub dir/ü.jpg: is not an image")
     list(predict_folder(load(trained, **TORCH), find_photos(some), tmp_path / "alone"))
-    written = {key.removeprefix("data/shots/out/"): data for key, data in stored.items() if "/out/" in key}
     assert written.pop("old.png") == b"earlier"
     assert written == files(tmp_path / "alone")
 

@@ -20,7 +20,6 @@ from upscore.models.rgbd import Fusion
 from upscore.models.two_heads import TwoHeads
 from upscore.models.vgg import Geometry
 from upscore.progress import ProgressCallback, ignore_progress
-from upscore.training.allocator import keep_memory_if_asked
 from upscore.training.arguments import changed, check_ranges, own_options, stages_to
 from upscore.training.class_weights import median_frequency_weights
 from upscore.training.counting import enough_detections, most_objects
@@ -96,7 +95,6 @@ def train(
         UserError: something that was asked for can't be done.
         KeyboardInterrupt: the state was saved, and `resume` goes on from it.
     """
-    keep_memory_if_asked()
     task = task_named(model)
     settings = changed(recipe, changes or {}, task.recipes, model)
     stages = stages_to(model, recipe)
