@@ -18,8 +18,7 @@ from rich.console import Console
 
 from upscore.files import write_text
 from upscore.training import train
-from upscore.training.run_folder import RunFolder
-from upscore.training.watchers import FolderWatcher, TerminalWatcher
+from upscore.training.callbacks import TerminalProgress
 
 RUNS: dict[str, dict] = {
     "fcn32s": {"model": "fcn32s", "epochs": 8},
@@ -38,17 +37,8 @@ def main() -> None:
     console = Console(stderr=True)
     folders = {name: arguments.output / name.replace(", ", "-") for name in RUNS}
     for name, settings in RUNS.items():
-        watchers: list[TerminalWatcher | FolderWatcher] = []
-
-        def watch(folder: RunFolder, title: str = name, watchers: list = watchers) -> list:
-            watchers += [TerminalWatcher(console, title), FolderWatcher(folder)]
-            return watchers
-
-        try:
-            train(arguments.data, folders[name], **settings, holdout=HOLDOUT, resume=True, watch=watch)
-        finally:
-            for watcher in watchers:
-                watcher.close()
+        callbacks = [TerminalProgress(console, name)]
+        train(arguments.data, folders[name], **settings, holdout=HOLDOUT, resume=True, callbacks=callbacks)
     text = table(folders)
     write_text(arguments.output / "camvid.md", text)
     print(text)

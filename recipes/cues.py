@@ -30,10 +30,9 @@ from upscore.data.masking import mean_color
 from upscore.evaluation.cues import ROWS, Cues, CueScores, Guess
 from upscore.files import atomic_path, write_text
 from upscore.models.preprocessing import LITE0
+from upscore.training.callbacks import TerminalProgress
 from upscore.training.feed import default_workers
 from upscore.training.recipes import MODERN
-from upscore.training.run_folder import RunFolder
-from upscore.training.watchers import TerminalWatcher
 
 SCENES, CAMVID = "scenes", "camvid"
 OBJECTS = {SCENES: None, CAMVID: ["Pole", "SignSymbol", "Car", "Pedestrian", "Bicyclist"]}
@@ -134,21 +133,9 @@ def run(data: str, camvid: Path | None, seed: int, images: int, folder: Path) ->
         output=folder,
         seed=seed,
     )
-    console, watchers = Console(stderr=True), []
-
-    def watch(title: str, _folder: RunFolder) -> list[TerminalWatcher]:
-        watchers.append(TerminalWatcher(console, f"{data}, seed {seed}, {title}"))
-        return watchers[-1:]
-
-    def advance(_words: str, _done: int, _total: int) -> None:
-        for watcher in watchers:
-            watcher.close()
-
     counts = count_classes(val)
-    try:
-        cues = measure_cues(experiment, counts, workers=default_workers(), watch=watch, advance=advance)
-    finally:
-        advance("", 0, 0)
+    bar = TerminalProgress(Console(stderr=True))
+    cues = measure_cues(experiment, counts, workers=default_workers(), callbacks=[bar])
     if not (folder / MASK_ONLY).exists():
         about = {"data": PLACES[data], "model": "fcn8s"}
         write_cues(experiment, cues, counts, about, advice(cues), definitions(cues, mean_color(LITE0), 0))

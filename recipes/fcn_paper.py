@@ -46,12 +46,12 @@ from upscore.models.fcn import FCN
 from upscore.models.preprocessing import CAFFE, DepthPreprocessing
 from upscore.models.two_heads import TwoHeads
 from upscore.training import fit
+from upscore.training.callbacks import TerminalProgress
 from upscore.training.depth import fitting_depth
 from upscore.training.feed import default_workers
 from upscore.training.recipes import HEAVY
 from upscore.training.run_folder import RunFolder
 from upscore.training.start import IMAGENET, NONE, start_from
-from upscore.training.watchers import TerminalWatcher
 
 Results = dict[str, dict[str, Any]]
 """row -> the scores of its network, as `SemanticScores.to_json` has them."""
@@ -135,23 +135,19 @@ def run(table: Table, name: str, asked: argparse.Namespace) -> None:
     net = network(table, row, train, asked)
     if row.after is not None:
         start_from(net, home / row.after, None if row.depth_after is None else home / row.depth_after)
-    watcher = TerminalWatcher(Console(stderr=True), f"{asked.table} {row.title}")
-    try:
-        fit(
-            net,
-            train,
-            test,
-            recipe,
-            folder,
-            max_side=0,
-            head_only=row.head_only,
-            workers=asked.workers,
-            resume=begun,
-            provenance={**given, "recipe": recipe.model_dump(mode="json"), "train_images": len(train)},
-            watchers=[watcher],
-        )
-    finally:
-        watcher.close()
+    fit(
+        net,
+        train,
+        test,
+        recipe,
+        folder,
+        max_side=0,
+        head_only=row.head_only,
+        workers=asked.workers,
+        resume=begun,
+        provenance={**given, "recipe": recipe.model_dump(mode="json"), "train_images": len(train)},
+        callbacks=[TerminalProgress(Console(stderr=True), f"{asked.table} {row.title}")],
+    )
     card = json.loads((folder.best / "model.json").read_text(encoding="utf-8"))
     write_text(folder.path / "result.json", json.dumps(card["scores"]["validation"]) + "\n")
     (folder.path / "state.pt").unlink(missing_ok=True)  # larger than all else, and of no more use

@@ -31,9 +31,9 @@ from upscore.files import write_text
 from upscore.models import build
 from upscore.models.precision import resolve_precision
 from upscore.training import fit
+from upscore.training.callbacks import TerminalProgress
 from upscore.training.recipes import MODERN_INSTANCES
 from upscore.training.run_folder import RunFolder
-from upscore.training.watchers import TerminalWatcher
 
 
 @dataclass(frozen=True)
@@ -124,23 +124,19 @@ def run(row: str, seed: int, scenes: int, folder: RunFolder, *, resume: bool) ->
     net.settings = replace(net.settings, batch_size=regions)
     changes = {"batch_size": BATCH, "images": scenes, "crop": 0, "scale": None, "flip": 0, "colour": 0}
     recipe = MODERN_INSTANCES.model_copy(update=changes)
-    watcher = TerminalWatcher(Console(stderr=True), folder.path.name)
-    try:
-        result = fit(
-            net,
-            train,
-            val,
-            recipe,
-            folder,
-            max_side=SIDE,
-            dtype=resolve_precision(net, "auto"),
-            seed=seed,
-            workers=1,
-            resume=resume,
-            watchers=[watcher],
-        )
-    finally:
-        watcher.close()
+    result = fit(
+        net,
+        train,
+        val,
+        recipe,
+        folder,
+        max_side=SIDE,
+        dtype=resolve_precision(net, "auto"),
+        seed=seed,
+        workers=1,
+        resume=resume,
+        callbacks=[TerminalProgress(Console(stderr=True))],
+    )
     last = result.records[-1]
     return {**{name: last[name] or 0.0 for name in SCORES}, "seconds": last["seconds"] + last["validation_seconds"]}
 

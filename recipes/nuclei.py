@@ -43,8 +43,7 @@ from upscore.objects import Objects
 from upscore.rendering import blend, borders, line_width, side_by_side
 from upscore.structures import Sample
 from upscore.training import train
-from upscore.training.run_folder import RunFolder
-from upscore.training.watchers import FolderWatcher, TerminalWatcher
+from upscore.training.callbacks import TerminalProgress
 
 ALL, UNKNOWN = "all", "of unknown modality"
 IOUS = ("0.5", "0.6", "0.7", "0.8", "0.9")
@@ -94,17 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def learn(data: Path, output: Path, epochs: int | None, console: Console) -> None:
     """What `upscore train DATA --model mask_rcnn --output OUTPUT --resume` does."""
-    watchers: list[TerminalWatcher | FolderWatcher] = []
-
-    def watch(folder: RunFolder) -> list[TerminalWatcher | FolderWatcher]:
-        watchers.extend([TerminalWatcher(console, "nuclei"), FolderWatcher(folder)])
-        return watchers
-
-    try:
-        train(str(data), output, model="mask_rcnn", epochs=epochs, resume=True, watch=watch, tell=console.print)
-    finally:
-        for watcher in watchers:
-            watcher.close()
+    callbacks = [TerminalProgress(console, "nuclei")]
+    train(str(data), output, model="mask_rcnn", epochs=epochs, resume=True, callbacks=callbacks)
 
 
 def read_modalities(data: Path) -> dict[str, str]:

@@ -26,12 +26,12 @@ from upscore.models.fcn import FCN
 from upscore.models.two_heads import TwoHeads
 from upscore.structures import Sample
 from upscore.training import fit
+from upscore.training.callbacks import Callback, TerminalProgress
 from upscore.training.depth import fitting_depth
 from upscore.training.measurements import Scores
 from upscore.training.recipes import MODERN
 from upscore.training.run_folder import RunFolder
 from upscore.training.start import start_from
-from upscore.training.watchers import TerminalWatcher
 
 SCENES, SIDE, HELD_OUT = 500, 160, 0.2
 """Scenes to train on; their side in pixels; how many are held out, for each that is trained on."""
@@ -127,15 +127,12 @@ class Geometric:
         return replace(sample, class_map=sample.geometric_map)
 
 
-class Last:
-    """A watcher that keeps the scores of the last validation."""
+class Last(Callback):
+    """Keeps the scores of the last validation."""
 
     scores: Scores | None = None
 
-    def step(self, done: int, total: int, loss: float) -> None:
-        pass
-
-    def epoch(self, records: list[dict[str, Any]], scores: Scores | None, is_best: bool) -> None:
+    def on_epoch_end(self, records: list[dict[str, Any]], scores: Scores | None, is_best: bool) -> None:
         self.scores = scores
 
 
@@ -154,22 +151,19 @@ def run(row: Row, folder: RunFolder, starts: Sequence[Path], *, seed: int, scene
     elif net.trunk.depth_preprocessing is not None:
         net.trunk.depth_preprocessing = fitting_depth(train, net.preprocessing)
     recipe = BASE.model_copy(update={"images": scenes})
-    last, watcher = Last(), TerminalWatcher(Console(stderr=True), folder.path.name)
-    try:
-        result = fit(
-            net,
-            train,
-            val,
-            recipe,
-            folder,
-            max_side=SIDE,
-            seed=seed,
-            workers=1,
-            resume=resume,
-            watchers=[watcher, last],
-        )
-    finally:
-        watcher.close()
+    last = Last()
+    result = fit(
+        net,
+        train,
+        val,
+        recipe,
+        folder,
+        max_side=SIDE,
+        seed=seed,
+        workers=1,
+        resume=resume,
+        callbacks=[TerminalProgress(Console(stderr=True)), last],
+    )
     seconds = sum(record["seconds"] for record in result.records)
     return {**measured(last.scores, geometric=row.geometric), "seconds": seconds}
 

@@ -27,11 +27,11 @@ from upscore.models import build
 from upscore.models.fcn import FCN
 from upscore.structures import Sample
 from upscore.training import fit
+from upscore.training.callbacks import Callback, TerminalProgress
 from upscore.training.class_weights import median_frequency_weights
 from upscore.training.recipes import MODERN, Recipe
 from upscore.training.run_folder import RunFolder
 from upscore.training.start import start_from
-from upscore.training.watchers import TerminalWatcher
 
 Runs = dict[str, dict[str, Any]]
 """DATA/ROW-SEED -> what was measured."""
@@ -115,17 +115,14 @@ class Repeated:
         return self.dataset[index % len(self.dataset)]
 
 
-class Losses:
-    """A watcher that keeps the loss of every step."""
+class Losses(Callback):
+    """Keeps the loss of every step."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
 
-    def step(self, done: int, total: int, loss: float) -> None:
+    def on_step_end(self, step: int, total_steps: int, loss: float) -> None:
         self.values.append(loss)
-
-    def epoch(self, records: list[dict[str, Any]], scores: Any, is_best: bool) -> None:
-        pass
 
 
 def make_runs(table: Table, data: str, source: Path | None, output: Path, *, seeds: int, images: int) -> None:
@@ -190,22 +187,20 @@ def run(
     if recipe.patches < 1:
         grown = {name: round(getattr(recipe, name) / recipe.patches) for name in ("batch_size", "images")}
         recipe = recipe.model_copy(update=grown)
-    losses, watcher = Losses(), TerminalWatcher(Console(stderr=True), f"{folder.path.parent.name}/{folder.path.name}")
-    try:
-        result = fit(
-            net,
-            Repeated(train, recipe.images),
-            val,
-            recipe,
-            folder,
-            max_side=SIDE,
-            head_only=row.head_only,
-            seed=seed,
-            resume=resume,
-            watchers=[watcher, losses],
-        )
-    finally:
-        watcher.close()
+    losses = Losses()
+    bar = TerminalProgress(Console(stderr=True), f"{folder.path.parent.name}/{folder.path.name}")
+    result = fit(
+        net,
+        Repeated(train, recipe.images),
+        val,
+        recipe,
+        folder,
+        max_side=SIDE,
+        head_only=row.head_only,
+        seed=seed,
+        resume=resume,
+        callbacks=[bar, losses],
+    )
     last = result.records[-1]
     return {
         **{name: last[name] for name in SCORES},

@@ -21,9 +21,9 @@ from torch import nn
 from upscore.data import open_dataset, subset
 from upscore.models import build
 from upscore.training import fit
+from upscore.training.callbacks import TerminalProgress
 from upscore.training.recipes import Recipe
 from upscore.training.run_folder import RunFolder
-from upscore.training.watchers import TerminalWatcher
 
 PHOTOS, STEPS, WANTED = 2, 220, 0.95
 
@@ -54,20 +54,16 @@ def main() -> None:
     )
     shutil.rmtree(arguments.output, ignore_errors=True)
     arguments.output.mkdir(parents=True)
-    watcher = TerminalWatcher(Console(stderr=True), "overfit")
-    try:
-        result = fit(
-            net,
-            lesson,
-            few,
-            recipe,
-            RunFolder(arguments.output),
-            max_side=0,
-            dtype=torch.bfloat16,
-            watchers=[watcher],
-        )
-    finally:
-        watcher.close()
+    result = fit(
+        net,
+        lesson,
+        few,
+        recipe,
+        RunFolder(arguments.output),
+        max_side=0,
+        dtype=torch.bfloat16,
+        callbacks=[TerminalProgress(Console(stderr=True), "overfit")],
+    )
     accuracy = result.records[-1]["pixel_accuracy"]
     minutes = sum(record["seconds"] for record in result.records) / 60
     print(f"pixel accuracy {accuracy:.1%} on the {PHOTOS} photos it was shown, after {minutes:.1f} minutes")

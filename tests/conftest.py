@@ -27,19 +27,10 @@ def run(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
     """A finished run of two epochs on `photos`, as the command line leaves it; not to be changed."""
     from tests.tiny import BACKBONE, QUICK
     from upscore.training.train import train
-    from upscore.training.watchers import FolderWatcher
 
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    watchers: list[FolderWatcher] = []
-
-    def watch(run_folder):  # type: ignore[no-untyped-def]
-        watchers.append(FolderWatcher(run_folder))
-        return watchers
-
     changes = {**QUICK, "learning_rate": 5e-3}
-    train(photos, folder, backbone=BACKBONE, weights="none", changes=changes, epochs=2, workers=0, watch=watch)
-    for watcher in watchers:
-        watcher.close()
+    train(photos, folder, backbone=BACKBONE, weights="none", changes=changes, epochs=2, workers=0)
     return folder
 
 

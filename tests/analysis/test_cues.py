@@ -21,7 +21,9 @@ from upscore.data.masking import mean_color
 from upscore.errors import UserError
 from upscore.evaluation.cues import ROWS, TRAINED, Cues, CueScores, Guess
 from upscore.inference import evaluate, load
+from upscore.training.callbacks import Callback
 from upscore.training.recipes import MODERN
+from upscore.training.run_folder import RunFolder
 
 CLASSES = scenes(1).classes
 RECIPE = small(MODERN, 4, **QUICK, colour=0.0, learning_rate=5e-3)
@@ -75,7 +77,7 @@ def test_only_what_they_see_tells_the_networks_apart(tmp_path: Path, monkeypatch
     monkeypatch.setattr(analysis, "fit", fit)
     for name in TRAINED:
         with pytest.raises(KeyboardInterrupt):
-            analysis._train(asked, name, 0, lambda title, folder: [])
+            analysis._train(asked, name, 0, ())
     first = started[0]
     for (state, train, val, recipe, settings), name in zip(started, TRAINED, strict=True):
         assert same(state, first[0])
@@ -117,28 +119,27 @@ def test_what_is_finished_is_not_done_again(done: tuple[Experiment, Cues], monke
 def test_a_stopped_analysis_ends_as_one_that_was_not(done: tuple[Experiment, Cues], tmp_path: Path) -> None:
     asked = replace(done[0], output=tmp_path)
 
-    class Stop:
-        def step(self, done: int, total: int, loss: float) -> None:
-            signal.raise_signal(signal.SIGINT)
+    class StopAtShape(Callback):
+        def on_train_start(self, folder: RunFolder) -> None:
+            self.name = folder.path.name
 
-        def epoch(self, *_: object) -> None: ...
-
-    def stop_at_shape(title: str, folder: object) -> list[Stop]:
-        return [Stop()] if title == "Shape" else []
+        def on_step_end(self, step: int, total_steps: int, loss: float) -> None:
+            if self.name == "shape":
+                signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        measure_cues(asked, count_classes(asked.val), workers=0, watch=stop_at_shape)
+        measure_cues(asked, count_classes(asked.val), workers=0, callbacks=[StopAtShape()])
     assert not (tmp_path / "scores/shape.json").exists()
     assert (tmp_path / "shape/state.pt").exists()
     assert (tmp_path / "scores/bg_only.json").exists()
-    titles: list[str] = []
+    started: list[str] = []
 
-    def watch(title: str, folder: object) -> list[Stop]:
-        titles.append(title)
-        return []
+    class Names(Callback):
+        def on_train_start(self, folder: RunFolder) -> None:
+            started.append(folder.path.name)
 
-    assert measure_cues(asked, count_classes(asked.val), workers=0, watch=watch) == done[1]
-    assert titles == ["Shape"]
+    assert measure_cues(asked, count_classes(asked.val), workers=0, callbacks=[Names()]) == done[1]
+    assert started == ["shape"]
     assert same(weights(tmp_path / "shape/best"), weights(done[0].output / "shape/best"))
 
 

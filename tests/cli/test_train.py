@@ -112,15 +112,16 @@ def test_a_fault_of_ours_does_not_leave_the_process_waiting(tmp_path: Path) -> N
     """Readers must not keep a process alive that ends by an exception."""
     script = f"""
 from tests.tiny import RECIPES, scenes, tiny_net
+from upscore.training.callbacks import Callback
 from upscore.training.loop import fit
 from upscore.training.run_folder import RunFolder
 
-class Fault:
-    def step(self, done, total, loss):
+class Fault(Callback):
+    def on_step_end(self, step, total_steps, loss):
         raise RuntimeError("no space left")
 
 fit(tiny_net(), scenes(40), scenes(2), RECIPES["heavy"], RunFolder({str(tmp_path)!r}), max_side=0, workers=1,
-    watchers=[Fault()])
+    callbacks=[Fault()])
 """
     root = Path(__file__).parents[2]
     done = subprocess.run(

@@ -45,7 +45,7 @@ def targets(classes: int = C) -> Tensor:
 def gradients(net: FCN, images: Tensor, wanted: Tensor, reduction: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Losses and the gradient of every parameter that has one."""
     torch.manual_seed(2)  # dropout
-    losses = net.losses(net(images), wanted, reduction)
+    losses = net.losses(net.forward_for_loss(images), wanted, reduction)
     net.zero_grad()
     torch.stack([*losses.values()]).sum().backward()
     return losses, {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
@@ -75,7 +75,9 @@ def test_gradients_are_those_of_all_pixels_at_once(
     net = network(**FORMS[form])
     if weighted:
         net.class_weights = torch.tensor([0.5, 2, 1, 3, 0.1])
-    assert isinstance(net(torch.randn(2, 3, *SIZE)), PendingScores)
+    images = torch.randn(2, 3, *SIZE)
+    assert isinstance(net.forward_for_loss(images), PendingScores)
+    assert net(images).shape == (2, C, *SIZE)  # a tensor in every mode
     compare(net, targets(), monkeypatch, reduction)
 
 
@@ -91,7 +93,9 @@ def test_both_heads_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     randomise_scores(net)
     for layer in net.geometric.score.values():
         torch.nn.init.normal_(layer.get_parameter("weight"))
-    assert isinstance(net(torch.randn(2, 3, *SIZE)), tuple)
+    images = torch.randn(2, 3, *SIZE)
+    assert isinstance(net.forward_for_loss(images), tuple)
+    assert net(images).shape == (2, C + 3, *SIZE)
     compare(net, torch.stack([targets(), targets(3)], 1), monkeypatch)
 
 
@@ -105,21 +109,21 @@ def test_nothing_but_void_is_no_loss() -> None:
 @pytest.mark.usefixtures("few_at_once")
 def test_everyone_else_gets_scores_of_pixels() -> None:
     images = torch.randn(2, 3, *SIZE)
-    assert network(upsampling="learned")(images).shape == (2, C, *SIZE)
+    assert network(upsampling="learned").forward_for_loss(images).shape == (2, C, *SIZE)
     net = network().eval()
     scores = net(images)
     assert scores.shape == (2, C, *SIZE)
     with torch.no_grad():
-        assert network().train()(images).shape == (2, C, *SIZE)
+        assert network().train().forward_for_loss(images).shape == (2, C, *SIZE)
     net.train()
     for layer in net.modules():
         if isinstance(layer, torch.nn.Dropout):
             layer.eval()
-    assert torch.equal(net(images).upsampled(), scores)
+    assert torch.equal(net.forward_for_loss(images).upsampled(), scores)
 
 
 def test_small_problems_are_computed_at_once() -> None:
-    assert network()(torch.randn(2, 3, *SIZE)).shape == (2, C, *SIZE)
+    assert network().forward_for_loss(torch.randn(2, 3, *SIZE)).shape == (2, C, *SIZE)
 
 
 class Largest(TorchDispatchMode):

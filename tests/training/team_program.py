@@ -22,6 +22,7 @@ from tests.training.test_instances import SMALL, Shapes, tiny_rcnn
 from upscore.data.datasets import Dataset
 from upscore.data.scenes import SceneDataset
 from upscore.structures import Sample
+from upscore.training.callbacks import Callback
 from upscore.training.loop import fit
 from upscore.training.recipes import Recipe
 from upscore.training.run_folder import RunFolder
@@ -70,20 +71,17 @@ class Sizes(SceneDataset):
 PHOTOS_OF: dict[str, Callable[..., Dataset]] = {"objects": Shapes, "sizes": Sizes}
 
 
-class Notes:
+class Notes(Callback):
     """Writes the loss of each step down, and interrupts after one of them."""
 
     def __init__(self, path: Path, stop: int) -> None:
         self.path, self.stop = path, stop
 
-    def step(self, done: int, total: int, loss: float) -> None:
+    def on_step_end(self, step: int, total_steps: int, loss: float) -> None:
         with self.path.open("a") as file:
-            file.write(json.dumps({"done": done, "total": total, "loss": loss}) + "\n")
-        if done == self.stop:
+            file.write(json.dumps({"done": step, "total": total_steps, "loss": loss}) + "\n")
+        if step == self.stop:
             os.kill(os.getpid(), signal.SIGINT)
-
-    def epoch(self, *_: object) -> None:
-        """Nothing."""
 
 
 def trained(name: str, folder: Path, *, times: int = 1, resume: bool = False, stop: int = 0) -> None:
@@ -93,7 +91,7 @@ def trained(name: str, folder: Path, *, times: int = 1, resume: bool = False, st
     photos = PHOTOS_OF.get(name, scenes)
     folder.mkdir(parents=True, exist_ok=True)
     notes = Notes(folder / "losses.jsonl", stop)
-    options: dict[str, Any] = {"max_side": 0, "resume": resume, "watchers": [notes]}
+    options: dict[str, Any] = {"max_side": 0, "resume": resume, "callbacks": [notes]}
     with pytest.raises(KeyboardInterrupt) if stop else nullcontext():
         fit(make(), photos(PHOTOS), photos(3, seed=1), recipe, RunFolder(folder), **options)
 

@@ -28,6 +28,7 @@ from upscore.models.build import build
 from upscore.models.mask_rcnn import MaskRCNN
 from upscore.objects import Objects
 from upscore.structures import Sample
+from upscore.training.callbacks import Callback
 from upscore.training.counting import enough_detections, most_objects
 from upscore.training.loop import fit
 from upscore.training.recipes import MASK_RCNN_PAPER, MODERN_INSTANCES
@@ -84,15 +85,15 @@ def run(folder: Path, recipe: Any = SMALL, **options: Any) -> Progress:
     return fit(tiny_rcnn(), Shapes(), Shapes(2, seed=1), recipe, RunFolder(folder), max_side=0, **options)
 
 
-class Stop:
+class Stop(Callback):
     def __init__(self, step: int) -> None:
         self.at = step
 
-    def step(self, done: int, total: int, loss: float) -> None:
-        if done == self.at:
+    def on_step_end(self, step: int, total_steps: int, loss: float) -> None:
+        if step == self.at:
             raise InterruptedError
 
-    def epoch(self, records: list[dict[str, Any]], scores: object, is_best: bool) -> None:
+    def on_epoch_end(self, records: list[dict[str, Any]], scores: object, is_best: bool) -> None:
         assert ("AP" in records[-1]) == (scores is not None)
 
 
@@ -119,7 +120,7 @@ def test_validating_every_other_epoch_and_going_on(tmp_path: Path) -> None:
     assert [record["epoch"] for record in records if "AP" in record] == [2, 3]  # after the last there always is one
     for step in (1, 3, 5):  # in the first, second and third epoch, of two steps each
         with pytest.raises(InterruptedError):
-            run(tmp_path / "broken", recipe, resume=(tmp_path / "broken/state.pt").exists(), watchers=[Stop(step)])
+            run(tmp_path / "broken", recipe, resume=(tmp_path / "broken/state.pt").exists(), callbacks=[Stop(step)])
     run(tmp_path / "broken", recipe, resume=True)
     assert same(outcome(tmp_path / "broken"), outcome(tmp_path / "whole"))
 

@@ -17,6 +17,7 @@ from upscore.checkpoints import load_model
 from upscore.data.transforms import Batch
 from upscore.errors import UserError
 from upscore.evaluation.metrics import SemanticScores
+from upscore.training.callbacks import Callback
 from upscore.training.loop import count_epochs, count_steps, fit
 from upscore.training.recipes import MODERN, Recipe
 from upscore.training.run_folder import RunFolder
@@ -28,17 +29,17 @@ def train(folder: Path, recipe: Recipe, **options: Any) -> Progress:
     return fit(net, scenes(6), scenes(2, seed=1), recipe, RunFolder(folder), max_side=0, **options)
 
 
-class Stop:
+class Stop(Callback):
     """Calls `act` once `step` steps, or `epoch` epochs, are done."""
 
     def __init__(self, act: Any, *, step: int = 0, epoch: int = 0) -> None:
         self.act, self.at_step, self.at_epoch = act, step, epoch
 
-    def step(self, done: int, total: int, loss: float) -> None:
-        if done == self.at_step:
+    def on_step_end(self, step: int, total_steps: int, loss: float) -> None:
+        if step == self.at_step:
             self.act()
 
-    def epoch(self, records: list[dict[str, Any]], scores: SemanticScores, is_best: bool) -> None:
+    def on_epoch_end(self, records: list[dict[str, Any]], scores: SemanticScores | None, is_best: bool) -> None:
         if len(records) == self.at_epoch:
             self.act()
 
@@ -75,12 +76,12 @@ def test_a_run_that_goes_on_ends_as_if_it_had_not_stopped(
     """Ctrl-C in the middle of the first epoch, then a kill in the second, which so begins again."""
     in_epoch = {"modern": (1, 3), "heavy": (4, 9), "accum": (1, 3)}[recipe]
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "run", RECIPES[recipe], watchers=[Stop(interrupt, step=in_epoch[0])])
+        train(tmp_path / "run", RECIPES[recipe], callbacks=[Stop(interrupt, step=in_epoch[0])])
     state = RunFolder(tmp_path / "run").load_state()
     assert (state["progress"]["epoch"], state["progress"]["step"]) == (0, in_epoch[0])
     assert 0 < state["progress"]["position"] < 6
     with pytest.raises(KilledError):
-        train(tmp_path / "run", RECIPES[recipe], resume=True, watchers=[Stop(kill, step=in_epoch[1])])
+        train(tmp_path / "run", RECIPES[recipe], resume=True, callbacks=[Stop(kill, step=in_epoch[1])])
     assert len(metrics(tmp_path / "run")) == 1
     progress = train(tmp_path / "run", RECIPES[recipe], resume=True)
     assert progress.epoch == 2
@@ -89,7 +90,7 @@ def test_a_run_that_goes_on_ends_as_if_it_had_not_stopped(
 
 def test_a_worker_changes_nothing(tmp_path: Path, uninterrupted: dict[str, dict[str, Any]]) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "run", RECIPES["modern"], workers=1, watchers=[Stop(terminate, step=1)])
+        train(tmp_path / "run", RECIPES["modern"], workers=1, callbacks=[Stop(terminate, step=1)])
     train(tmp_path / "run", RECIPES["modern"], workers=1, resume=True)
     assert same(outcome(tmp_path / "run"), uninterrupted["modern"])
 
@@ -125,15 +126,15 @@ def test_killed_once_the_last_epoch_was_told(tmp_path: Path, uninterrupted: dict
     told: list[int] = []
     recipe = RECIPES["modern"]
     with pytest.raises(KilledError):
-        train(tmp_path / "run", recipe, watchers=[Stop(kill, epoch=2)])
-    train(tmp_path / "run", recipe, resume=True, watchers=[Stop(lambda: told.append(2), epoch=2)])
+        train(tmp_path / "run", recipe, callbacks=[Stop(kill, epoch=2)])
+    train(tmp_path / "run", recipe, resume=True, callbacks=[Stop(lambda: told.append(2), epoch=2)])
     assert told == [2]
     assert same(outcome(tmp_path / "run"), uninterrupted["modern"])
 
 
 def test_interrupted_while_an_epoch_is_written(tmp_path: Path, uninterrupted: dict[str, dict[str, Any]]) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "run", RECIPES["modern"], watchers=[Stop(interrupt, epoch=1)])
+        train(tmp_path / "run", RECIPES["modern"], callbacks=[Stop(interrupt, epoch=1)])
     assert RunFolder(tmp_path / "run").load_state()["progress"]["epoch"] == 1
     train(tmp_path / "run", RECIPES["modern"], resume=True)
     assert same(outcome(tmp_path / "run"), uninterrupted["modern"])
@@ -142,7 +143,7 @@ def test_interrupted_while_an_epoch_is_written(tmp_path: Path, uninterrupted: di
 def test_signals_are_what_they_were_after_training(tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "run", RECIPES["modern"], watchers=[Stop(interrupt, step=1)])
+        train(tmp_path / "run", RECIPES["modern"], callbacks=[Stop(interrupt, step=1)])
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
@@ -153,7 +154,7 @@ def test_a_second_interrupt_does_not_wait(tmp_path: Path) -> None:
         pytest.fail("the second interrupt was held")
 
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "run", RECIPES["modern"], watchers=[Stop(twice, step=1)])
+        train(tmp_path / "run", RECIPES["modern"], callbacks=[Stop(twice, step=1)])
     assert not (tmp_path / "run" / "state.pt").exists()
 
 
@@ -230,7 +231,7 @@ def test_divergence_leaves_the_last_good_model(tmp_path: Path) -> None:
             recipe,
             RunFolder(tmp_path / "run"),
             max_side=0,
-            watchers=[Stop(diverge, step=7)],
+            callbacks=[Stop(diverge, step=7)],
         )
     net, card = load_model(tmp_path / "run")
     assert card.training["epoch"] == 1

@@ -15,6 +15,7 @@ from upscore.errors import UserError
 from upscore.labels import VOID
 from upscore.models.backbones import build_trunk, load_classifier
 from upscore.models.build import build
+from upscore.training.callbacks import Callback
 from upscore.training.feed import TrainingView
 from upscore.training.recipes import MODERN
 from upscore.training.train import start_from, train
@@ -273,7 +274,12 @@ def test_the_loss_is_a_part_of_the_model(photos: Path, tmp_path: Path) -> None:
 
 def test_class_weights_are_counted_and_told(photos: Path, tmp_path: Path) -> None:
     told: list[str] = []
-    quick(photos, tmp_path / "weighted", changes={**QUICK, "class_weights": "median"}, tell=told.append)
+
+    class Log(Callback):
+        def on_log(self, message: str) -> None:
+            told.append(message)
+
+    quick(photos, tmp_path / "weighted", changes={**QUICK, "class_weights": "median"}, callbacks=[Log()])
     quick(photos, tmp_path / "plain")
     assert told[0].startswith("class weights: background 0.")
     assert not same(weights(tmp_path / "weighted/last"), weights(tmp_path / "plain/last"))

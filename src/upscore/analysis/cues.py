@@ -6,8 +6,9 @@ N photos, C classes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
 
@@ -25,18 +26,13 @@ from upscore.inference import Predictor, evaluate, load
 from upscore.models.precision import resolve_precision
 from upscore.models.preprocessing import Preprocessing
 from upscore.progress import ProgressCallback, ignore_progress
+from upscore.training.callbacks import Callback, CallbackList
 from upscore.training.class_weights import median_frequency_weights
-from upscore.training.loop import Watcher, fit
+from upscore.training.loop import fit
 from upscore.training.run_folder import RunFolder
 from upscore.training.start import start_from
 
 BACKGROUND_NAMES = ("background", "bg")
-
-Watch = Callable[[str, RunFolder], Sequence[Watcher]]
-"""(row's title, its run) -> who is told how its training goes."""
-
-Advance = Callable[[str, int, int], None]
-"""(what is done, photos behind us, photos in all)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,8 +124,7 @@ def measure_cues(
     counts: np.ndarray,
     *,
     workers: int,
-    watch: Watch = lambda title, folder: [],
-    advance: Advance = lambda words, done, total: None,
+    callbacks: Sequence[Callback] = (),
 ) -> Cues:
     """Train what is not trained yet and score what is not scored yet; `counts` are the held-out photos' (N, C).
 
@@ -148,8 +143,8 @@ def measure_cues(
         path = experiment.output / "scores" / f"{name}.json"
         if not path.exists():
             if name in TRAINED and not (name == "reference" and experiment.subject.reference):
-                _train(experiment, name, workers, watch)
-            write_text(path, json.dumps(_score(experiment, name, advance).to_json()) + "\n")
+                _train(experiment, name, workers, callbacks)
+            write_text(path, json.dumps(_score(experiment, name, CallbackList(tuple(callbacks))).to_json()) + "\n")
             _tidy(RunFolder(experiment.output / name))
         scores[name] = CueScores(**json.loads(path.read_text(encoding="utf-8")))
     return Cues(
@@ -172,9 +167,10 @@ def _settings(experiment: Experiment) -> dict[str, object]:
     }
 
 
-def _train(experiment: Experiment, name: str, workers: int, watch: Watch) -> None:
+def _train(experiment: Experiment, name: str, workers: int, callbacks: Sequence[Callback]) -> None:
     """Train a row's network, or go on with it; every row starts from the same weights and sees the same pieces."""
     subject, folder, row = experiment.subject, RunFolder(experiment.output / name), ROWS[name]
+    CallbackList(tuple(callbacks)).on_log(f"Training {row.title}: {folder.path}")
     torch.manual_seed(experiment.seed)
     net = subject.build()
     net.classes = list(experiment.train.classes)
@@ -194,15 +190,15 @@ def _train(experiment: Experiment, name: str, workers: int, watch: Watch) -> Non
         workers=workers,
         resume=folder.open({"row": name}, resume=True),
         provenance={"row": row.title, **_settings(experiment)},
-        watchers=watch(row.title, folder),
+        callbacks=callbacks,
     )
 
 
-def _score(experiment: Experiment, name: str, advance: Advance) -> CueScores:
+def _score(experiment: Experiment, name: str, callback: Callback) -> CueScores:
     row = ROWS[name]
     predictor = experiment.predictor(name)
     seen = experiment.masked(experiment.val, row.tested, predictor.net.preprocessing)
-    found = evaluate(predictor, seen, progress=lambda done, total: advance(f"Testing {row.title}", done, total))
+    found = evaluate(predictor, seen, progress=partial(callback.on_progress, f"Testing {row.title}"))
     assert isinstance(found, SemanticScores)
     return cue_scores(torch.tensor(found.confusion), experiment.val.classes, experiment.foreground)
 

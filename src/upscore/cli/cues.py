@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from upscore.evaluation.cues import Cues
-    from upscore.training.run_folder import RunFolder
-    from upscore.training.watchers import FolderWatcher, TerminalWatcher
 
 
 def cues(
@@ -94,8 +93,8 @@ def cues(
     from upscore.data import open_splits
     from upscore.data.instance_datasets import task_of
     from upscore.errors import UserError
+    from upscore.training.callbacks import RunFolderWriter, TerminalProgress
     from upscore.training.feed import default_workers
-    from upscore.training.watchers import FolderWatcher, TerminalWatcher
 
     if task_of(data) == "instances":
         raise UserError(f"{data}: its labels number objects, but cues are of the classes of pixels: give it class maps")
@@ -113,37 +112,18 @@ def cues(
     experiment = Experiment(train=train, val=val, foreground=chosen, subject=subject, output=output, seed=seed)
 
     console = Console(stderr=True)
-    watchers: list[TerminalWatcher | FolderWatcher] = []
-
-    def close() -> None:
-        while watchers:
-            watchers.pop().close()
-
-    def watch(title: str, folder: RunFolder) -> Sequence[TerminalWatcher | FolderWatcher]:
-        console.print(f"Training {title}: {folder.path}", highlight=False, soft_wrap=True)
-        watchers.extend([TerminalWatcher(console, title), FolderWatcher(folder)])
-        return list(watchers)
-
-    def advance(words: str, done: int, total: int) -> None:
-        close()
-        if console.is_terminal:
-            console.print(f"{words}: {done} of {total} photos", end="\n" if done == total else "\r")
-
+    terminal = TerminalProgress(console)
     try:
-        counts = count_classes(val, lambda done, total: advance("Counting", done, total))
+        counts = count_classes(val, partial(terminal.on_progress, "Counting"))
         found = measure_cues(
             experiment,
             counts,
             workers=default_workers() if workers is None else workers,
-            watch=watch,
-            advance=advance,
+            callbacks=[terminal, RunFolderWriter()],
         )
     except KeyboardInterrupt:
-        close()
         console.print(f"stopped; the same command goes on from here ({output})", highlight=False)
         return 130
-    finally:
-        close()
     sentences = advice(found)
     defined = definitions(found, experiment.fill, subject.colour)
     about = {"data": data, "holdout": holdout, "model": model}

@@ -165,10 +165,9 @@ def train(
     """
     from rich.console import Console
 
-    from upscore.training.run_folder import RunFolder
+    from upscore.training.callbacks import TerminalProgress
     from upscore.training.tasks import task_named
     from upscore.training.train import train as run
-    from upscore.training.watchers import FolderWatcher, TerminalWatcher
 
     changes = {
         "batch_size": batch_size,
@@ -183,17 +182,6 @@ def train(
     }
     leads = "LOCAL_RANK" not in os.environ or os.environ["RANK"] == "0"  # torchrun sets both for each process
     console = Console(stderr=True, quiet=not leads)
-    watchers: list[TerminalWatcher | FolderWatcher] = []
-
-    def watch(folder: RunFolder) -> list[TerminalWatcher | FolderWatcher]:
-        new = [TerminalWatcher(console, folder.path.name), FolderWatcher(folder)]
-        watchers.extend(new)
-        return new
-
-    def counting(done: int, total: int) -> None:
-        if console.is_terminal:
-            console.print(f"counting: {done} of {total} photos", end="\n" if done == total else "\r")
-
     try:
         progress = run(
             data,
@@ -222,16 +210,11 @@ def train(
             seed=seed,
             workers=workers,
             resume=resume,
-            watch=watch,
-            tell=lambda sentence: console.print(sentence, highlight=False),
-            counting=counting,
+            callbacks=[TerminalProgress(console)],
         )
     except KeyboardInterrupt:
         console.print(f"stopped; the same command with --resume goes on from here ({output})", highlight=False)
         return 130
-    finally:
-        for watcher in watchers:
-            watcher.close()
     if leads:
         score = f"{task_named(model).title} {progress.best:.1%}"
         print(f"{output}: {score} on the validation photos, after epoch {progress.best_epoch}")

@@ -143,10 +143,10 @@ class TimmTrunk(Trunk):
         self.channels, self.coordinates = _count_channels(self), {stride: centred(stride)}
 
     def _freeze_unused(self) -> None:
-        """Parameters that no map depends on, as a norm of the classifier's own, are not to be learned."""
+        """Freeze the parameters that no map depends on, such as those of the classifier's own normalisation."""
         if torch.is_inference_mode_enabled():  # nothing is learned there
             return
-        parameters = list(self.parameters())
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         self.eval()  # running statistics are left alone
         with torch.enable_grad():
             sums = [features.sum() for features in self(torch.zeros(1, 3, 64, 64)).values()]

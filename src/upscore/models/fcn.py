@@ -94,7 +94,7 @@ class Skips(nn.Module):
         return self.upscore["1"](scores, -self.offsets[1], size)
 
     def pending(self, scores: Tensor, size: tuple[int, int]) -> PendingScores | None:
-        """In training, what `upscored` would compute, for a loss in blocks; None where the last layer is learned."""
+        """Inputs of a loss in blocks; None in evaluation mode, without gradients, or if the last layer is learned."""
         upsample = cast(Upsample, self.upscore["1"])
         if not (self.training and torch.is_grad_enabled()) or upsample.deconvolution is not None:
             return None
@@ -170,10 +170,23 @@ class FCN(Skips):
         """What turns pixels into the input of `forward`."""
         return self.trunk.preprocessing
 
-    def forward(self, images: Tensor) -> Tensor | PendingScores:
-        """Preprocessed images (N, 3, H, W) of any size -> class scores (N, C, H, W), the logits of `pixel_loss`.
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute the class scores of every pixel, the logits of `pixel_loss`.
 
-        In training mode, more than `pixel_losses.AT_ONCE` scores are left to `losses`, to be upsampled in blocks.
+        Args:
+            images: preprocessed, (N, 3, H, W) float32 of any size; (N, 3 + D, H, W) with depth.
+
+        Returns:
+            (N, C, H, W).
+        """
+        return self.with_background(self.upscored(self.coarse_scores(images), (images.shape[-2], images.shape[-1])))
+
+    def forward_for_loss(self, images: Tensor) -> Tensor | PendingScores:
+        """Compute what `losses` needs of images (N, 3, H, W), in less memory than `forward` for many pixels.
+
+        Returns:
+            The scores of `forward`; or, if gradients are recorded in training mode, the upsampling is not learned and
+            there are more than `pixel_losses.AT_ONCE` scores, the coarse scores, which `losses` upsamples in blocks.
         """
         scores, size = self.coarse_scores(images), (images.shape[-2], images.shape[-1])
         pending = self.pending(scores, size)
@@ -199,6 +212,8 @@ class FCN(Skips):
         reduction: Literal["mean", "sum"] = "mean",
     ) -> dict[str, Tensor]:
         """Cross-entropy of scores (N, C, H, W) with class maps (N, H, W) over the pixels that are not void.
+
+        `outputs` are those of `forward` or `forward_for_loss`.
 
         With the sigmoid loss, a pixel's is the sum over the classes' own. The paper's loss is the sum over pixels (FCN
         section 4.3); the mean is it divided by the sum of the pixels' weights, and zero where there are none.

@@ -30,7 +30,7 @@ PixelLoss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class PendingScores:
-    """What a network returns in training where scores of pixels would be many: upsampled as they are needed."""
+    """Coarse scores and their upsampling to pixels, which the loss computes block by block."""
 
     scores: Tensor
     """(N, C, h, w)."""

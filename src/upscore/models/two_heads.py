@@ -65,19 +65,28 @@ class TwoHeads(FCN):
         )
         self.geometric_classes = [f"geometric_{index}" for index in range(geometric_classes)]
 
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(self, images: Tensor) -> Tensor:
+        """Preprocessed images (N, 3, H, W) of any size -> the scores (N, C + G, H, W) of both heads."""
+        semantic, geometric = self._fused(images)
+        return self._upscored(semantic, geometric, (images.shape[-2], images.shape[-1]))
+
+    def forward_for_loss(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, images: Tensor
     ) -> Tensor | tuple[PendingScores, PendingScores]:
-        """Preprocessed images (N, 3, H, W) of any size -> the scores (N, C + G, H, W) of both heads.
-
-        In training mode, those of both are left to `losses` where one has too many, as of `FCN`.
-        """
-        maps = self.trunk(self.trunk.padded(images))
+        """Compute what `losses` needs, as `FCN.forward_for_loss`; both heads' coarse scores if one has too many."""
+        semantic, geometric = self._fused(images)
         size = images.shape[-2], images.shape[-1]
-        semantic, geometric = self.fused(maps), self.geometric.fused(maps)
         pending = self.pending(semantic, size), self.geometric.pending(geometric, size)
         if pending[0] is not None and pending[1] is not None and (pending[0].many or pending[1].many):
             return pending[0], pending[1]
+        return self._upscored(semantic, geometric, size)
+
+    def _fused(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Both heads' summed scores at the finest of the strides."""
+        maps = self.trunk(self.trunk.padded(images))
+        return self.fused(maps), self.geometric.fused(maps)
+
+    def _upscored(self, semantic: Tensor, geometric: Tensor, size: tuple[int, int]) -> Tensor:
         return torch.cat(
             [self.with_background(self.upscored(semantic, size)), self.geometric.upscored(geometric, size)], 1
         )

@@ -26,9 +26,10 @@ from upscore.models.profiles import Limits
 from upscore.progress import ProgressCallback
 from upscore.report.networks import BACKBONE, Settings, Splits
 from upscore.structures import Sample
+from upscore.training.callbacks import Callback
 from upscore.training.loop import fit
 from upscore.training.recipes import MODERN_INSTANCES, Recipe
-from upscore.training.run_folder import RunFolder
+from upscore.training.run_folder import Records, RunFolder
 from upscore.training.start import start_from
 
 NAME, TITLE = "mask_rcnn", "Mask R-CNN"
@@ -79,15 +80,16 @@ class Rounds:
         return self.scenes[(self.turn * len(self) + range(len(self))[index]) % len(self.scenes)]
 
 
-@dataclass(slots=True)
-class _Follower:
-    advance: ProgressCallback
-    rounds: Rounds
+class _NextRound(Callback):
+    """Moves on to the next scenes after each epoch."""
 
-    def step(self, done: int, total: int, loss: float) -> None:
-        self.advance(done, total)
+    def __init__(self, progress: ProgressCallback, rounds: Rounds) -> None:
+        self.progress, self.rounds = progress, rounds
 
-    def epoch(self, records: list[dict[str, Any]], scores: object, is_best: bool) -> None:
+    def on_step_end(self, step: int, total_steps: int, loss: float) -> None:
+        self.progress(step, total_steps)
+
+    def on_epoch_end(self, records: Records, scores: object, is_best: bool) -> None:
         self.rounds.turn += 1
 
 
@@ -140,7 +142,7 @@ def train(
             dtype=resolve_precision(net, "auto"),
             seed=seed,
             provenance={**provenance, "seed": seed, "train_images": len(splits.train)},
-            watchers=[_Follower(advance, rounds)],
+            callbacks=[_NextRound(advance, rounds)],
         )
     finally:
         (folder.path / "state.pt").unlink(missing_ok=True)  # nobody resumes a demo

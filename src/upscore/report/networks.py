@@ -6,7 +6,7 @@ N scenes, C classes, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from upscore.inference import load
 from upscore.models.build import build
 from upscore.progress import ProgressCallback, ignore_progress
 from upscore.structures import Sample
+from upscore.training.callbacks import Callback
 from upscore.training.loop import fit
 from upscore.training.recipes import MODERN, Recipe
 from upscore.training.run_folder import RunFolder
@@ -121,17 +122,16 @@ class Trained:
         return TITLES[self.name]
 
 
-@dataclass(slots=True)
-class _Follower:
-    advance: ProgressCallback
-    losses: list[float] = field(default_factory=list)
+class _Losses(Callback):
+    """Keeps the loss of each step."""
 
-    def step(self, done: int, total: int, loss: float) -> None:
+    def __init__(self, progress: ProgressCallback) -> None:
+        self.progress = progress
+        self.losses: list[float] = []
+
+    def on_step_end(self, step: int, total_steps: int, loss: float) -> None:
         self.losses.append(loss)
-        self.advance(done, total)
-
-    def epoch(self, records: list[dict[str, Any]], scores: object, is_best: bool) -> None:
-        pass
+        self.progress(step, total_steps)
 
 
 def train(name: str, splits: Splits, settings: Settings, output: Path, seed: int, advance: ProgressCallback) -> Trained:
@@ -143,7 +143,7 @@ def train(name: str, splits: Splits, settings: Settings, output: Path, seed: int
     """
     net = build(name, backbone=BACKBONE, num_classes=len(splits.train.classes), pretrained=True)
     net.classes = splits.train.classes
-    folder, follower = RunFolder(output / name), _Follower(advance)
+    folder, follower = RunFolder(output / name), _Losses(advance)
     provenance = {"data": "generated scenes", "weights": "imagenet", "recipe": settings.recipe.model_dump(mode="json")}
     try:
         progress = fit(
@@ -155,7 +155,7 @@ def train(name: str, splits: Splits, settings: Settings, output: Path, seed: int
             max_side=0,
             seed=seed,
             provenance={**provenance, "seed": seed, "train_images": len(splits.train)},
-            watchers=[follower],
+            callbacks=[follower],
         )
     finally:
         (folder.path / "state.pt").unlink(missing_ok=True)  # nobody resumes a demo

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from upscore.checkpoints import save_model
 from upscore.data.datasets import Dataset
 from upscore.data.transforms import Batch
+from upscore.training.callbacks import Callback, CallbackList
 from upscore.training.feed import TrainingView, ValidationView, batches
 from upscore.training.measurements import Scores
 from upscore.training.optimizer import rate_factor
@@ -27,18 +28,6 @@ from upscore.training.trainer import Progress, Trainer
 
 SAVE_EVERY = 300.0
 """Seconds between states where no validation comes first: the most that a kill costs."""
-
-
-class Watcher(Protocol):
-    """Who is told how training goes: a progress bar, TensorBoard, a report."""
-
-    def step(self, done: int, total: int, loss: float) -> None:
-        """`done` of `total` optimiser steps are behind us."""
-        ...
-
-    def epoch(self, records: list[dict[str, Any]], scores: Scores | None, is_best: bool) -> None:
-        """An epoch is over; `records` are those of all so far, `scores` its own if it was validated."""
-        ...
 
 
 @connected()
@@ -56,14 +45,14 @@ def fit(
     workers: int = 0,
     resume: bool = False,
     provenance: dict[str, Any] | None = None,
-    watchers: Sequence[Watcher] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> Progress:
     """Train `net` by `recipe` into `folder`; with `resume`, from the state there.
 
     Larger photos are reduced to `max_side`, 0 for never, unless the network has a size of its own for each photo.
 
-    Where torchrun has started several processes, each has a batch of its own in every step; the first one alone writes
-    and tells the watchers.
+    Where torchrun has started several processes, each has a batch of its own in every step; the main process alone
+    writes files and calls the callbacks.
 
     Raises:
         DivergedError: the loss is not finite; the best model so far stays.
@@ -74,52 +63,55 @@ def fit(
     if resume:
         with team.together():
             trainer.restore(folder.load_state())
-    run = _Run(trainer, folder, watchers if team.leads else (), count_epochs(recipe, len(train)), len(train))
+    callback = CallbackList(tuple(callbacks) if team.leads else ())
+    run = _Run(trainer, folder, callback, count_epochs(recipe, len(train)), len(train))
     resize = trainer.task.resize(net, max_side)
 
-    while (at := trainer.progress).epoch < run.epochs and not _out_of_patience(at, recipe):
-        trainer.train_mode()
-        view = TrainingView(train, recipe, resize=resize, seed=seed, epoch=at.epoch, start=at.position)
-        with _interrupts_held() as interrupted:
-            with closing(batches(view, recipe.batch_size, workers, team.share)) as feed:
-                run.epoch(feed, interrupted)
-            rate = rate_factor(recipe, run.steps_done() - 1, run.steps)
-            scores, is_best = None, False
-            if (at.epoch + 1) % recipe.validate_every and at.epoch + 1 < run.epochs:
-                _record(trainer, rate)
-            else:
-                begun = time.monotonic()
-                own = ValidationView(val, resize=resize, within=team.block(len(val)))
-                try:
-                    with closing(batches(own, 1, workers)) as feed:
-                        loss, scores = trainer.validate(_until(interrupted, feed))
-                except KeyboardInterrupt:
-                    run.save()
-                    raise
-                is_best = _record_validated(trainer, rate, loss, scores, time.monotonic() - begun)
-                with team.together():
-                    for model in [folder.last, *([folder.best] if is_best else [])] if team.leads else ():
-                        save_model(
-                            model,
-                            trainer.result,
-                            classes=train.classes,
-                            max_side=max_side,
-                            training={**(provenance or {}), "epoch": at.epoch},
-                            scores={"validation": scores.to_json()},
-                        )
-            run.close_epoch(scores, is_best, interrupted)
-            if team.any(interrupted()):
-                raise KeyboardInterrupt
+    callback.on_train_start(folder)
+    try:
+        while (at := trainer.progress).epoch < run.epochs and not _out_of_patience(at, recipe):
+            trainer.train_mode()
+            view = TrainingView(train, recipe, resize=resize, seed=seed, epoch=at.epoch, start=at.position)
+            with _interrupts_held() as interrupted:
+                with closing(batches(view, recipe.batch_size, workers, team.share)) as feed:
+                    run.epoch(feed, interrupted)
+                rate = rate_factor(recipe, run.steps_done() - 1, run.steps)
+                scores, is_best = None, False
+                if (at.epoch + 1) % recipe.validate_every and at.epoch + 1 < run.epochs:
+                    _record(trainer, rate)
+                else:
+                    begun = time.monotonic()
+                    own = ValidationView(val, resize=resize, within=team.block(len(val)))
+                    try:
+                        with closing(batches(own, 1, workers)) as feed:
+                            loss, scores = trainer.validate(_until(interrupted, feed))
+                    except KeyboardInterrupt:
+                        run.save()
+                        raise
+                    is_best = _record_validated(trainer, rate, loss, scores, time.monotonic() - begun)
+                    with team.together():
+                        for model in [folder.last, *([folder.best] if is_best else [])] if team.leads else ():
+                            save_model(
+                                model,
+                                trainer.result,
+                                classes=train.classes,
+                                max_side=max_side,
+                                training={**(provenance or {}), "epoch": at.epoch},
+                                scores={"validation": scores.to_json()},
+                            )
+                run.close_epoch(scores, is_best, interrupted)
+                if team.any(interrupted()):
+                    raise KeyboardInterrupt
+    finally:
+        callback.on_train_end()
     return trainer.progress
 
 
 class _Run:
-    """How far a run is, and who is told."""
+    """How far a run is, and its callbacks."""
 
-    def __init__(
-        self, trainer: Trainer, folder: RunFolder, watchers: Sequence[Watcher], epochs: int, length: int
-    ) -> None:
-        self.trainer, self.folder, self.watchers = trainer, folder, watchers
+    def __init__(self, trainer: Trainer, folder: RunFolder, callback: Callback, epochs: int, length: int) -> None:
+        self.trainer, self.folder, self.callback = trainer, folder, callback
         self.epochs, self.length = epochs, length
         self.steps = epochs * count_steps(trainer.recipe, length, trainer.team.size)
         self.saved = time.monotonic()
@@ -147,8 +139,7 @@ class _Run:
             loss = self.trainer.step(group, rate_factor(self.trainer.recipe, self.steps_done(), self.steps))
             at.seconds = spent + time.monotonic() - started
             with team.together():
-                for watcher in self.watchers:
-                    watcher.step(self.steps_done(), self.steps, loss)
+                self.callback.on_step_end(self.steps_done(), self.steps, loss)
             stopping = team.any(interrupted())
             with team.together():
                 if stopping or time.monotonic() - self.saved > SAVE_EVERY:
@@ -157,13 +148,12 @@ class _Run:
                 raise KeyboardInterrupt
 
     def close_epoch(self, scores: Scores | None, is_best: bool, interrupted: Callable[[], bool]) -> None:
-        """Write and tell what there is to know of the epoch."""
+        """Write the records and call the callbacks."""
         records = self.trainer.progress.records
         with self.trainer.team.together():
             if self.trainer.team.leads:
                 self.folder.write_metrics(records)
-            for watcher in self.watchers:
-                watcher.epoch(records, scores, is_best)
+            self.callback.on_epoch_end(records, scores, is_best)
             if scores or interrupted() or time.monotonic() - self.saved > SAVE_EVERY:
                 self.save()  # last, so that a resumed run lacks nothing of what comes before
 

@@ -19,6 +19,7 @@ from upscore.errors import UserError
 from upscore.files import atomic_path, write_text
 
 Records = list[dict[str, Any]]
+"""One dictionary per epoch."""
 
 
 class RunFolder:

@@ -72,6 +72,10 @@ class Task(Protocol):
         """What the network sees."""
         ...
 
+    def forward(self, net: Any, images: Tensor) -> Any:
+        """The network's outputs for `terms`."""
+        ...
+
     def targets(self, batch: Batch, device: torch.device) -> Any:
         """What `terms` compares outputs with."""
         ...
@@ -107,6 +111,9 @@ class SemanticTask:
         """(N, 3, H, W), or (N, 3 + D, H, W) with depth."""
         depth = None if batch.depth is None else batch.depth.to(device, non_blocking=True)
         return net.trunk.prepare(batch.images.to(device, non_blocking=True), depth)
+
+    def forward(self, net: FCN, images: Tensor) -> Any:
+        return net.forward_for_loss(images)
 
     def targets(self, batch: Batch, device: torch.device) -> Tensor:
         """(N, H, W) class indices, and void."""
@@ -163,6 +170,9 @@ class InstanceTask:
 
     def inputs(self, net: MaskRCNN, batch: Batch, device: torch.device) -> Tensor:
         return net.preprocessing(batch.images.to(device, non_blocking=True))
+
+    def forward(self, net: MaskRCNN, images: Tensor) -> Outputs:
+        return net(images)
 
     def targets(self, batch: Batch, device: torch.device) -> list[Objects]:
         """Of each image, at its size before padding; the network moves what it needs."""

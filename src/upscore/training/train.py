@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,13 @@ from upscore.models.precision import Precision, resolve_precision
 from upscore.models.rgbd import Fusion
 from upscore.models.two_heads import TwoHeads
 from upscore.models.vgg import Geometry
-from upscore.progress import ProgressCallback, ignore_progress
 from upscore.training.arguments import changed, check_ranges, own_options, stages_to
+from upscore.training.callbacks import Callback, CallbackList, RunFolderWriter
 from upscore.training.class_weights import median_frequency_weights
 from upscore.training.counting import enough_detections, most_objects
 from upscore.training.depth import fitting_depth
 from upscore.training.feed import default_workers
-from upscore.training.loop import Watcher, fit
+from upscore.training.loop import fit
 from upscore.training.modalities import with_counts
 from upscore.training.recipes import STAGE_RATES
 from upscore.training.run_folder import RunFolder
@@ -64,9 +65,7 @@ def train(
     seed: int = 0,
     workers: int | None = None,
     resume: bool = False,
-    watch: Callable[[RunFolder], Sequence[Watcher]] = lambda folder: [],
-    tell: Callable[[str], None] = lambda sentence: None,
-    counting: ProgressCallback = ignore_progress,
+    callbacks: Sequence[Callback] = (),
 ) -> Progress:
     """Train a network on labelled photos into a run folder, which then stands for its best model.
 
@@ -87,9 +86,8 @@ def train(
         head_only: train all but the backbone, which stays as it is.
         max_side: larger photos are reduced to it; by default 1024 pixels, or 1333 for mask_rcnn; 0: never (FCNs alone).
         resume: go on where the run in `output` stands, if one is there.
-        watch: run folder -> who is told how it goes (once for each stage).
-        tell: is told what was decided by the data.
-        counting: is told of how many photos the objects or the pixels have been counted.
+        callbacks: receive progress, losses and scores; see `upscore.training.callbacks`. The plots and TensorBoard's
+            events are written without being asked for.
 
     Raises:
         UserError: something that was asked for can't be done.
@@ -107,6 +105,7 @@ def train(
     check_ranges(epochs=epochs, workers=workers, max_side=max_side)
     folders = {stage: RunFolder(output if stage == model else Path(output) / stage) for stage in stages}
     team = Team(accelerator())
+    callback = CallbackList((RunFolderWriter(), *callbacks) if team.leads else ())
     with team.together():
         if not resume and team.leads:  # of any stage, before the first is trained
             for folder in folders.values():
@@ -117,18 +116,20 @@ def train(
         if max_side is not None:
             options["max_side"] = max_side
         if detections is None:
-            objects = team.from_lead(lambda: max(most_objects(part, counting) for part in (train_set, val_set)))
+            counted = partial(callback.on_progress, "Counting objects")
+            objects = team.from_lead(lambda: max(most_objects(part, counted) for part in (train_set, val_set)))
             options["detections"] = enough_detections(objects)
-            tell(f"detections per photo: {options['detections']} (up to {objects} objects in the data)")
+            callback.on_log(f"detections per image: {options['detections']} (up to {objects} objects in the data)")
     seen_side = DEFAULT_MAX_SIDE if max_side is None else max_side
     if epochs is not None:
         settings = settings.model_copy(update={"images": epochs * len(train_set), "max_epochs": epochs})
 
     class_weights = None
     if settings.class_weights == "median":
-        class_weights = team.from_lead(lambda: median_frequency_weights(train_set, counting))
+        counted = partial(callback.on_progress, "Counting pixels")
+        class_weights = team.from_lead(lambda: median_frequency_weights(train_set, counted))
         weighed = zip(train_set.classes, class_weights, strict=True)
-        tell(f"class weights: {', '.join(f'{name} {weight:.2g}' for name, weight in weighed)}")
+        callback.on_log(f"class weights: {', '.join(f'{name} {weight:.2g}' for name, weight in weighed)}")
 
     progress = Progress()
     for stage, folder in folders.items():
@@ -190,7 +191,7 @@ def train(
             workers=default_workers() if workers is None else workers,
             resume=team.from_lead(lambda folder=folder, asked=asked: folder.open(asked, resume=resume)),
             provenance={**provenance, "processes": team.size},
-            watchers=watch(folder) if team.leads else (),
+            callbacks=callback.callbacks,
         )
         weights = folder.best
     return progress

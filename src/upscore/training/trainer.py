@@ -59,7 +59,7 @@ class Terms(nn.Module):
         self.net, self.task = net, task
 
     def forward(self, images: Tensor, targets: Any, seeds: Sequence[int]) -> dict[str, Term]:
-        return self.task.terms(self.net, self.net(images), targets, seeds)
+        return self.task.terms(self.net, self.task.forward(self.net, images), targets, seeds)
 
 
 class Trainer:
