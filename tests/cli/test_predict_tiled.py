@@ -9,7 +9,8 @@ import tifffile
 
 import upscore as package
 from tests.cli.command import sentence, upscore
-from tests.tiny import scenes
+from tests.tiny import outputs, scenes
+from upscore.cli.predicting import _targets
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +33,30 @@ def test_classes_in_tiles(
     whole = package.load(trained, precision="float32")
     whole.max_side = 0
     assert (found == whole.predict(image).class_map).mean() > 0.9999  # but for sums in another order
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"field.tif", "field_overlay.jpg"}
+    assert set(outputs(tmp_path / "out")) == {"field.tif", "field_overlay.jpg"}
     written = (tmp_path / "out/field.tif").stat().st_mtime_ns
     assert upscore(monkeypatch, *run, "--tiled", "--core", "256") == 0
     assert f"{tmp_path / 'out/field.tif'}: was done before" in capsys.readouterr().out
     assert (tmp_path / "out/field.tif").stat().st_mtime_ns == written
+    assert upscore(monkeypatch, *run, "--tiled", "--core", "512", "--resume") == 2
+    assert "core 256, but now it is 512" in sentence(capsys)
     assert upscore(monkeypatch, *run, "--tiled", "--core", "512") == 0
     assert "8 classes" in capsys.readouterr().out
     assert upscore(monkeypatch, *run, "--tiled", "--core", "100") == 1
     assert "multiple of 256" in sentence(capsys)
+
+
+def test_names_of_tiled_outputs(tmp_path: Path) -> None:
+    names = ("2024.05.01_a.tif", "2024.05.01_b.tif", "c.png", "c.jpg", "slide.ome.tif", "map.ome.zarr")
+    targets = _targets([tmp_path / name for name in (*names, names[0])], tmp_path / "out")
+    assert {source.name: target.name for source, target in targets.values()} == {
+        "2024.05.01_a.tif": "2024.05.01_a.tif",
+        "2024.05.01_b.tif": "2024.05.01_b.tif",
+        "c.png": "c_png.tif",
+        "c.jpg": "c_jpg.tif",
+        "slide.ome.tif": "slide.tif",
+        "map.ome.zarr": "map.zarr",
+    }
 
 
 @pytest.mark.slow
@@ -57,7 +73,7 @@ def test_objects_in_tiles(
     assert ids.max() <= len(results)
     assert len(results) > 0
     assert {result["file_name"] for result in results} <= {"field.tif"}
-    assert {path.name for path in output.iterdir()} == {"field.tif", "field_overlay.jpg", "field_instances.json"}
+    assert set(outputs(output)) == {"field.tif", "field_overlay.jpg", "field_instances.json"}
     capsys.readouterr()
     assert upscore(monkeypatch, *run) == 0
     assert capsys.readouterr().out == f"{output / 'field.tif'}: was done before\n"

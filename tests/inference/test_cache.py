@@ -14,7 +14,8 @@ import upscore
 from tests.tiny import scenes
 from upscore.errors import UserError
 from upscore.inference.engines.cache import Store, prune, store_for
-from upscore.inference.huge import model_digest, predict_raster
+from upscore.inference.huge import predict_raster
+from upscore.inference.run_manifest import model_digest
 from upscore.models.fcn import FCN
 from upscore.models.receptive import receptive_field
 from upscore.models.trunks import TrunkFacts

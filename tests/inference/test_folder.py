@@ -227,7 +227,7 @@ def test_two_runs_of_objects_into_one_output_are_refused(tmp_path: Path) -> None
 
 
 def test_two_runs_of_masks_into_one_output(predictor: Predictor, images: dict[str, Path], tmp_path: Path) -> None:
-    (one, path), *others = images.items()
+    (one, path), *_ = images.items()
     first = predict_folder(predictor, images, tmp_path / "out")
     next(first)
     list(predict_folder(predictor, {"other": path}, tmp_path / "out"))

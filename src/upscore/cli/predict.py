@@ -110,7 +110,7 @@ def predict(
         if depth is not None or scores or not overlays:
             raise UserError("--tiled has neither --depth, --scores nor --no-overlays: leave them out")
         tiles = predicting.Tiles(core=core, level=level)
-        return predicting.tiled(model, paths, output, tiles, cluster, min_score, engine, precision)
+        return predicting.tiled(model, paths, output, tiles, cluster, min_score, resume, engine, precision)
     options = predicting.Options(depth=depth, scores=scores, overlays=overlays, min_score=min_score)
     if cluster is None:
         return predicting.folder(model, paths, output, options, resume, engine, precision)

@@ -130,6 +130,7 @@ def tiled(
     tiles: Tiles,
     cluster: Cluster | None,
     min_score: float | None,
+    resume: bool,
     engine: EngineName,
     precision: Precision,
 ) -> int:
@@ -137,10 +138,13 @@ def tiled(
     from functools import partial
 
     from upscore.errors import UserError
+    from upscore.files import require_writable
     from upscore.inference import load
     from upscore.inference.folder import require_min_score
     from upscore.inference.huge import plan_classes, predict_raster
-    from upscore.inference.huge_objects import plan_search, predict_objects
+    from upscore.inference.huge_objects import entries_of, plan_search, predict_objects
+    from upscore.inference.map_files import overlay_of
+    from upscore.inference.run_manifest import Record, RunManifest, fingerprint, run_settings, sizes_below, unchanged
     from upscore.scale.object_tiles import predict_objects_on_ray
     from upscore.scale.tiles import predict_raster_on_ray
 
@@ -156,19 +160,26 @@ def tiled(
         options = {"level": tiles.level, "core": tiles.core}
         plan = partial(plan_classes, predictor, **options)
         run = partial(predict_raster_on_ray, model, **over) if cluster else partial(predict_raster, predictor)
+    require_writable(Path(output), "choose another output")
     classes = counted(len(predictor.classes), "class")
+    settings = run_settings(predictor, tiled=True, core=tiles.core, level=tiles.level, min_score=min_score)
     failures: list[str] = []
-    for source, target in targets.items():
-        try:
-            if plan(source, target).is_done():
-                print(f"{target}: was done before")
-                continue
-            with _progress(source.name) as advance:
-                found = run(source, target, progress=advance, **options)
-            objects = f"{counted(len(found), 'object')}, " if predictor.task == "instances" else ""
-            print(f"{target}: {objects}{classes}, {_how(predictor)}")
-        except UserError as error:
-            failures.append(str(error))
+    with RunManifest(Path(output), settings, source=str(predictor.folder or ""), resume=resume) as manifest:
+        for name, (source, target) in targets.items():
+            try:
+                maps = plan(source, target).outputs
+                if manifest.find(name, partial(unchanged, paths=[source])):
+                    print(f"{target}: was done before")
+                    continue
+                before = fingerprint(source)
+                with _progress(source.name) as advance:
+                    found = run(source, target, progress=advance, **options)
+                objects = f"{counted(len(found), 'object')}, " if predictor.task == "instances" else ""
+                print(f"{target}: {objects}{classes}, {_how(predictor)}")
+                files = [file for path in maps for file in (path, overlay_of(path), entries_of(path)) if file.exists()]
+                manifest.add(Record(name, [before], sizes_below(files, Path(output))))
+            except UserError as error:
+                failures.append(str(error))
     return _report(failures)
 
 
@@ -182,20 +193,17 @@ def _how(predictor: Predictor) -> str:
     return f"by {predictor.engine.name} in {predictor.engine.precision}"
 
 
-def _targets(sources: Sequence[Path], output: Path) -> dict[Path, Path]:
-    """Source -> the file that is written."""
+def _targets(sources: Sequence[Path], output: Path) -> dict[str, tuple[Path, Path]]:
+    """By the name of its output: an image, and the file that is written."""
     from upscore.errors import UserError
+    from upscore.inference.outputs import by_name
 
-    targets: dict[Path, Path] = {}
     for source in sources:
-        suffix = ".zarr" if source.suffix.lower() == ".zarr" else ".tif"
-        if source.is_dir() and suffix != ".zarr":
+        if source.is_dir() and source.suffix.lower() != ".zarr":
             raise UserError(f"{source} is a folder: with --tiled, give the images themselves")
-        target = output / f"{source.name.split('.')[0]}{suffix}"
-        if target in targets.values():
-            raise UserError(f"{source} and another image would both be written to {target}: predict them apart")
-        targets[source] = target
-    return targets
+    names = by_name((source.stem.removesuffix(".ome"), source.suffix, source) for source in dict.fromkeys(sources))
+    suffixes = {name: ".zarr" if source.suffix.lower() == ".zarr" else ".tif" for name, source in names.items()}
+    return {name: (source, output / f"{name}{suffixes[name]}") for name, source in names.items()}
 
 
 @contextmanager

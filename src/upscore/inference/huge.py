@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -13,19 +12,21 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from torch import Tensor
 
-from upscore.checkpoints.folder import WEIGHTS
 from upscore.data.georeference import read_georeference
 from upscore.data.rasters import open_raster
 from upscore.errors import UserError
-from upscore.inference.engines.cache import digest_of
-from upscore.inference.map_files import check_output, is_of_run, overlay_of
-from upscore.inference.pieces import BLOCK, Pieces, Setting, mark_of
+from upscore.inference.map_files import check_output, overlay_of
+from upscore.inference.pieces import BLOCK, Pieces
 from upscore.inference.predictor import Predictor
 from upscore.inference.raster_output import write_class_map, write_overview
+from upscore.inference.run_manifest import Setting, image_settings, locked, run_settings
 from upscore.inference.tiles import TilePlan, class_map_tiles, core_size, tile_plan
 from upscore.models.fcn import FCN
 from upscore.models.receptive import Geometry, receptive_field, with_layers
 from upscore.progress import ProgressCallback
+
+LONGEST_NAME = 255
+"""Bytes that file systems allow."""
 
 MEMORY = 768 * 2**20
 """Bytes that a tile may need in the network, by default."""
@@ -67,20 +68,20 @@ def predict_raster(
     source, output = Path(source), Path(output)
     job = plan_classes(predictor, source, output, level=level, core=core, memory=memory)
     raster, georeference = open_raster(source, level=level), read_georeference(source, level=level)
-    pieces = job.pieces()
-    done = pieces.done()
-    with _full_size(predictor):
+    with locked(job.folder), _full_size(predictor):
+        pieces = job.pieces()
+        done = pieces.done()
         tiles = class_map_tiles(lambda pixels: class_maps_of(predictor, pixels), raster, job.plan, done)
         for number, (tile, class_maps, pixels) in enumerate(tiles, start=len(done) + 1):
             pieces.write(tile, class_maps, pixels)
             if progress is not None:
                 progress(number, len(job.plan))
-    photo, overviews = pieces.overview()
-    names = [predictor.classes, predictor.geometric_classes]
-    for index, path in enumerate(job.outputs):
-        write_class_map(pieces, index, path, names[index], georeference)
-        write_overview(photo, overviews[index], overlay_of(path), names[index])
-    pieces.remove()
+        photo, overviews = pieces.overview()
+        names = [predictor.classes, predictor.geometric_classes]
+        for index, path in enumerate(job.outputs):
+            write_class_map(pieces, index, path, names[index], georeference)
+            write_overview(photo, overviews[index], overlay_of(path), names[index])
+        pieces.remove()
     return [file for path in job.outputs for file in (path, overlay_of(path))]
 
 
@@ -100,15 +101,11 @@ class Classification:
         Raises:
             UserError: it was begun with other settings, or can't be written.
         """
-        return Pieces(self._folder, self.plan, self.settings, len(self.outputs))
-
-    def is_done(self) -> bool:
-        """Whether an earlier call has written all of it."""
-        run = mark_of(self.settings)
-        return not self._folder.exists() and all(is_of_run(path, run) for path in self.outputs)
+        return Pieces(self.folder, self.plan, self.settings, len(self.outputs))
 
     @property
-    def _folder(self) -> Path:
+    def folder(self) -> Path:
+        """The folder of finished tiles."""
         return partial_of(self.outputs[0])
 
 
@@ -139,8 +136,11 @@ def plan_classes(
 
 
 def partial_of(output: Path) -> Path:
-    """The folder of an output's finished tiles."""
-    return output.with_name(f".{output.name}.partial")
+    """The folder of an output's finished tiles: `.NAME.partial`, with a digest in place of a very long name."""
+    name = f".{output.name}.partial"
+    if len(name.encode()) > LONGEST_NAME:
+        name = f".{hashlib.sha256(output.name.encode()).hexdigest()}.partial"
+    return output.with_name(name)
 
 
 def exact_plan(
@@ -201,28 +201,5 @@ def _full_size(predictor: Predictor) -> Iterator[None]:
 
 
 def raster_facts(predictor: Predictor, source: Path, level: int) -> dict[str, Setting]:
-    """The image and the network, such that a change of either shows."""
-    files = [path for path in source.rglob("*") if path.is_file()] if source.is_dir() else [source]  # Zarr's chunks
-    stats = [path.stat() for path in files]
-    return {
-        "source": str(source.resolve()),
-        "bytes": sum(stat.st_size for stat in stats),
-        "modified": max(stat.st_mtime_ns for stat in stats),
-        "level": level,
-        "model": model_digest(predictor),
-        "engine": predictor.engine.name,
-        "precision": predictor.engine.precision,
-    }
-
-
-def model_digest(predictor: Predictor) -> str:
-    """Of a network's weights and of what it does beside them."""
-    net = predictor.net
-    facts = [net.architecture, predictor.training, predictor.classes, str(net.preprocessing)]
-    digest = hashlib.sha256(json.dumps(facts, default=str, sort_keys=True).encode())
-    if predictor.folder is not None:  # what is loaded may be without its layers, whose weights are in the file
-        return digest_of(predictor.folder / WEIGHTS) + digest.hexdigest()
-    for name, value in net.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).numpy().tobytes())
-    return digest.hexdigest()
+    """The image and the model, as settings of a run over this image."""
+    return {**image_settings(source), "level": level, **run_settings(predictor)}

@@ -20,14 +20,15 @@ from upscore.data.georeference import Georeference, read_georeference
 from upscore.data.rasters import Raster, Window, open_raster
 from upscore.files import atomic_path
 from upscore.inference.huge import partial_of, raster_facts
-from upscore.inference.map_files import check_output, is_of_run, overlay_of, write_map
+from upscore.inference.map_files import check_output, overlay_of, write_map
 from upscore.inference.object_journal import Journal
 from upscore.inference.object_tiles import Find, Tiling, find_objects, finder, require_objects
 from upscore.inference.pictures import save_overlay
-from upscore.inference.pieces import Setting, mark_of, reduction
+from upscore.inference.pieces import reduction
 from upscore.inference.predictor import Predictor
 from upscore.inference.results import require_results
 from upscore.inference.roi_objects import RUN_LENGTHS, RoIObjects, coco_entries, write_ids
+from upscore.inference.run_manifest import Setting, locked
 from upscore.progress import ProgressCallback
 
 BLOCK = 512
@@ -58,13 +59,9 @@ class Search:
         return self.facts | asdict(self.tiling) | {"factor": self.factor, "min_score": self.min_score}
 
     @property
-    def run(self) -> str:
-        """What tells an output of these settings from others."""
-        return mark_of(self.settings)
-
-    def is_done(self) -> bool:
-        """Whether an earlier call has written all of it."""
-        return not self.folder.exists() and is_of_run(self.output, self.run)
+    def outputs(self) -> tuple[Path, ...]:
+        """The maps, as of `huge.Classification`."""
+        return (self.output,)
 
     def finder(self, predictor: Predictor) -> Find:
         """What finds the objects of a tile."""
@@ -115,13 +112,14 @@ def predict_objects(
     source, output = Path(source), Path(output)
     raster = open_raster(source, level=level)
     search = plan_search(predictor, source, output, level=level, tile=tile, factor=factor, min_score=min_score)
-    find, journal = search.finder(predictor), search.journal()
-    objects = find_objects(raster, find, search.tiling, journal=journal, progress=progress)
-    if raster.height * raster.width < RUN_LENGTHS:
-        _write_entries(objects, entries_of(output), predictor.classes, source.name)
-    save_overlay(Image.fromarray(_overview(raster, objects)), overlay_of(output))
-    _write_ids(objects, search, read_georeference(source, level=level))
-    shutil.rmtree(search.folder)
+    with locked(search.folder):
+        find, journal = search.finder(predictor), search.journal()
+        objects = find_objects(raster, find, search.tiling, journal=journal, progress=progress)
+        if raster.height * raster.width < RUN_LENGTHS:
+            _write_entries(objects, entries_of(output), predictor.classes, source.name)
+        save_overlay(Image.fromarray(_overview(raster, objects)), overlay_of(output))
+        _write_ids(objects, search, read_georeference(source, level=level))
+        shutil.rmtree(search.folder)
     return objects
 
 
@@ -171,7 +169,7 @@ def _write_ids(objects: RoIObjects, search: Search, georeference: Georeference |
         size=objects.size,
         block=BLOCK,
         dtype=np.uint16 if len(objects) < 1 << 16 else np.uint32,
-        facts={"run": search.run},
+        facts={},
         folder=search.folder,
         bigtiff=height * width > 1 << 31,
         georeference=georeference,

@@ -16,6 +16,7 @@ from tifffile import TiffFile, TiffWriter
 from upscore.data.georeference import Georeference
 from upscore.data.zarr_rasters import import_zarr
 from upscore.errors import UserError
+from upscore.files import writing
 from upscore.inference.pictures import SOFTWARE, not_own, require_own_picture
 
 SUFFIXES = (".tif", ".tiff", ".zarr")
@@ -39,28 +40,21 @@ def check_output(path: Path, source: Path) -> None:
         import_zarr()
     if path.resolve() == source.resolve():
         raise UserError(f"{path} is the image and would be overwritten: choose another output")
-    if path.exists() and _facts(path) is None:
+    if path.exists() and not _is_own(path):
         raise not_own(path)
     require_own_picture(overlay_of(path))
 
 
-def is_of_run(path: Path, run: str) -> bool:
-    """Whether a map is there whole, with its picture, as the run with this mark writes it."""
-    return overlay_of(path).is_file() and (_facts(path) or {}).get("run") == run
-
-
-def _facts(path: Path) -> dict[str, Any] | None:
-    """What upscore wrote beside the map, or None where it did not write it."""
+def _is_own(path: Path) -> bool:
+    """Whether upscore wrote a map."""
     try:
         if path.suffix.lower() == ".zarr":
             about = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
-            facts = about["attributes"] if about["node_type"] == "array" else {}
-            return facts if facts.get("software") == SOFTWARE else None
+            return about["node_type"] == "array" and about["attributes"].get("software") == SOFTWARE
         with TiffFile(path) as file:
-            page = file.pages.first
-            return dict(json.loads(page.description)) if page.software == SOFTWARE else None
+            return file.pages.first.software == SOFTWARE
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+        return False
 
 
 def write_map(
@@ -94,7 +88,7 @@ def write_map(
         UserError: it can't be written.
     """
     temporary = folder / f"joined{path.suffix}"
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix.lower() == ".zarr":
             shutil.rmtree(temporary, ignore_errors=True)
@@ -116,8 +110,6 @@ def write_map(
                     extratags=[] if georeference is None else georeference.extratags(),
                 )
         temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: can't be written ({error.strerror or error})") from error
 
 
 def _write_zarr(

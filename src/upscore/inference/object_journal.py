@@ -6,15 +6,13 @@ N objects of a tile, m the side of a mask in RoI form.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from upscore.errors import UserError
 from upscore.files import atomic_path
-from upscore.inference.pieces import Setting, begin
 from upscore.inference.roi_objects import RoIObjects
+from upscore.inference.run_manifest import Settings, begin
 
 
 class Journal:
@@ -28,7 +26,7 @@ class Journal:
         UserError: the folder is of other settings, or can't be written.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Setting]) -> None:
+    def __init__(self, folder: Path, settings: Settings) -> None:
         self.folder = folder
         begin(folder, settings)
 
@@ -42,18 +40,15 @@ class Journal:
         Raises:
             UserError: the disk is full, or can't be written.
         """
-        try:
-            with atomic_path(self._path(tile)) as temporary:
-                np.savez_compressed(
-                    temporary,
-                    boxes=objects.boxes,
-                    scores=objects.scores,
-                    labels=objects.labels,
-                    masks=np.array(objects.masks, np.float16),
-                    pasting=np.array(objects.pasting),
-                )
-        except OSError as error:
-            raise UserError(f"{self.folder}: can't be written ({error.strerror or error})") from error
+        with atomic_path(self._path(tile)) as temporary:
+            np.savez_compressed(
+                temporary,
+                boxes=objects.boxes,
+                scores=objects.scores,
+                labels=objects.labels,
+                masks=np.array(objects.masks, np.float16),
+                pasting=np.array(objects.pasting),
+            )
 
     def read(self, tile: int, size: tuple[int, int]) -> RoIObjects | None:
         """The objects of a tile in an image of size (H, W), if it is done."""

@@ -6,12 +6,10 @@ its overview.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from upscore.errors import UserError
-from upscore.files import atomic_path, write_text
+from upscore.files import atomic_path
+from upscore.inference.run_manifest import Settings, begin
 from upscore.inference.tiles import Tile, TilePlan
 
 BLOCK = 256
@@ -28,10 +27,6 @@ BLOCK = 256
 
 OVERVIEW = 2048
 """The longer side of the overview at most, for images of up to half a million pixels along it."""
-
-SETTINGS = "settings.json"
-
-Setting = str | int | float | None
 
 
 class Pieces:
@@ -47,12 +42,10 @@ class Pieces:
         UserError: the folder was begun with other settings, or can't be written.
     """
 
-    def __init__(self, folder: Path, plan: TilePlan, settings: Mapping[str, Setting], maps: int = 1) -> None:
+    def __init__(self, folder: Path, plan: TilePlan, settings: Settings, maps: int = 1) -> None:
         assert plan.core % BLOCK == 0, f"a core of {plan.core} is not made of blocks"
         self.folder, self.plan, self.maps = folder, plan, maps
         self.factor = reduction(plan.height, plan.width)
-        self.run = mark_of(settings)
-        """What tells an output of these settings from others."""
         begin(folder, settings)
 
     def done(self) -> set[tuple[int, int]]:
@@ -72,11 +65,8 @@ class Pieces:
             arrays[f"blocks{index}"] = np.frombuffer(b"".join(blocks), np.uint8)
             arrays[f"lengths{index}"] = np.array([len(block) for block in blocks])
             arrays[f"classes{index}"] = _sampled(class_map, self.factor)
-        try:
-            with atomic_path(self._file(tile.row, tile.column)) as temporary, temporary.open("wb") as file:
-                np.savez(file, **arrays)
-        except OSError as error:
-            raise UserError(f"{self.folder}: can't be written ({error.strerror or error})") from error
+        with atomic_path(self._file(tile.row, tile.column)) as temporary:
+            np.savez(temporary, **arrays)
 
     def blocks(self, index: int) -> Iterator[bytes]:
         """The compressed (BLOCK, BLOCK) squares of a class map, row after row; those at the border are filled up by 0.
@@ -126,29 +116,6 @@ class Pieces:
         return self.folder / f"{row}_{column}.npz"
 
 
-def begin(folder: Path, settings: Mapping[str, Setting]) -> None:
-    """Make the folder of a run's finished tiles, or go on with it; safe in several processes at once.
-
-    Raises:
-        UserError: it was begun with other settings, or can't be written.
-    """
-    begun = folder / SETTINGS
-    if begun.is_file():
-        _require_same(begun, settings)
-        return
-    if any(folder.glob("*.npz")):
-        raise UserError(f"{folder} has tiles of a run that is not known: delete it to begin anew")
-    try:
-        write_text(begun, json.dumps(dict(settings), indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"{folder}: can't be written ({error.strerror or error})") from error
-
-
-def mark_of(settings: Mapping[str, Setting]) -> str:
-    """A mark of a run with these settings, such that any other run has another one."""
-    return hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()
-
-
 def reduction(height: int, width: int) -> int:
     """Pixels of an image along a side of one of its overview: a power of 2 that divides `BLOCK`."""
     factor = 1
@@ -176,16 +143,3 @@ def _blocks(class_map: np.ndarray) -> Iterator[np.ndarray]:
     for top in range(0, height, BLOCK):
         for left in range(0, width, BLOCK):
             yield filled[top : top + BLOCK, left : left + BLOCK]
-
-
-def _require_same(begun: Path, settings: Mapping[str, Setting]) -> None:
-    try:
-        before = dict(json.loads(begun.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{begun}: can't be read ({error}); delete {begun.parent} to begin anew") from error
-    for name in {**settings, **before}:
-        if before.get(name) != settings.get(name):
-            raise UserError(
-                f"{begun.parent} is of a run with {name} {before.get(name)}, but now it is {settings.get(name)}: "
-                "give the same again to go on with it, or delete the folder to begin anew"
-            )

@@ -40,7 +40,7 @@ def write_class_map(
         size=(pieces.plan.height, pieces.plan.width),
         block=BLOCK,
         dtype=np.uint8,
-        facts={"classes": list(classes), "run": pieces.run},
+        facts={"classes": list(classes)},
         folder=pieces.folder,
         bigtiff=pieces.size(index) > CLASSIC_LIMIT,
         colormap=colors,

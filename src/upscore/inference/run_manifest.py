@@ -29,12 +29,14 @@ from filelock import FileLock, Timeout
 
 from upscore.checkpoints.folder import QUANTIZED, WEIGHTS
 from upscore.errors import UserError
-from upscore.files import writing
+from upscore.files import write_text, writing
 from upscore.inference.engines.cache import digest_of
 from upscore.inference.predictor import Predictor
 
 FOLDER = ".upscore"
 JOURNAL, LOCK = ".jsonl", ".lock"
+SETTINGS = "settings.json"
+"""In a folder of tiles."""
 
 ABANDONED = 24 * 3600
 """Seconds after which the unfinished files of another machine's run are deleted; locks may not reach there."""
@@ -107,7 +109,7 @@ def require_same(
             if name == "model":
                 values = [f"{sources[at]} ({str(value)[:12]})".strip() for at, value in enumerate(values)]
             label = {"version": "upscore version"}.get(name, name)
-            raise UserError(f"{place} was begun with {label} {values[0]}, but now it is {values[1]}: {remedy}")
+            raise UserError(f"{place} is of a run with {label} {values[0]}, but now it is {values[1]}: {remedy}")
 
 
 def fingerprint(path: Path) -> Fingerprint:
@@ -139,6 +141,12 @@ def _is_same(before: Fingerprint, path: Path) -> bool:
         return now.items() <= before.items() or _digest(path) == before.get("sha256")
     except OSError:
         return False
+
+
+def image_settings(path: Path) -> Fingerprint:
+    """Name, size and time of an image, as settings of a run over this image alone."""
+    stat = _stat(path)
+    return {"image": stat["file"], **{key: stat[key] for key in ("files", "bytes", "modified")}}
 
 
 def _stat(path: Path) -> Fingerprint:
@@ -395,6 +403,25 @@ def _read(place: _Place) -> Record:
     with place.journal.open("rb") as file:
         file.seek(place.offset)
         return Record(**json.loads(file.readline()))
+
+
+def begin(folder: Path, settings: Settings) -> None:
+    """Make the folder of a run's finished tiles, or go on with it; safe in several processes at once.
+
+    Raises:
+        UserError: it is of a run with other settings, or can't be written.
+    """
+    begun = folder / SETTINGS
+    if begun.is_file():
+        try:
+            before = dict(json.loads(begun.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{begun}: can't be read ({error}); delete {folder} to begin anew") from error
+        require_same(folder, before, settings, "give the same again to resume, or delete the folder to begin anew")
+    elif any(folder.glob("*.npz")):
+        raise UserError(f"{folder} has tiles of a run that is not known: delete it to begin anew")
+    else:
+        write_text(begun, json.dumps(dict(settings), indent=2) + "\n")
 
 
 @contextmanager

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from upscore.data.rasters import Raster, open_raster
 from upscore.inference.engines import EngineName, Precision
-from upscore.inference.huge import Progress
 from upscore.inference.huge_objects import Search, plan_search, predict_objects
 from upscore.inference.load import load
 from upscore.inference.object_tiles import find_in_tile
 from upscore.inference.predictor import Predictor
 from upscore.inference.roi_objects import RoIObjects
+from upscore.inference.run_manifest import locked
+from upscore.progress import ProgressCallback
 from upscore.scale.spread import Keep, shared, spread
 
 
@@ -49,7 +50,7 @@ def predict_objects_on_ray(
     min_score: float | None = None,
     engine: EngineName = "auto",
     precision: Precision = "auto",
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> RoIObjects:
     """Write what `upscore.inference.huge_objects.predict_objects` writes, by the workers of a cluster.
 
@@ -72,8 +73,10 @@ def predict_objects_on_ray(
     predictor = load(model, engine=engine, precision=precision, cache=False)  # all its weights are in the settings
     raster = open_raster(image, level=level)
     search = plan_search(predictor, image, target, level=level, tile=tile, factor=factor, min_score=min_score)
-    windows, journal = search.tiling.windows((raster.height, raster.width)), search.journal()
-    todo = {number: window for number, window in enumerate(windows) if not journal.done(number)}
-    job = ObjectJob(source=image, level=level, search=search)
-    spread(model, predictor, job, todo, len(windows), address=address, workers=workers, cpus=cpus, progress=progress)
-    return predict_objects(predictor, image, target, level=level, tile=tile, factor=factor, min_score=min_score)
+    windows = search.tiling.windows((raster.height, raster.width))
+    job, total = ObjectJob(source=image, level=level, search=search), len(windows)
+    with locked(search.folder):
+        journal = search.journal()
+        todo = {number: window for number, window in enumerate(windows) if not journal.done(number)}
+        spread(model, predictor, job, todo, total, address=address, workers=workers, cpus=cpus, progress=progress)
+        return predict_objects(predictor, image, target, level=level, tile=tile, factor=factor, min_score=min_score)

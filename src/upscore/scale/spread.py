@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from upscore.data.rasters import Raster, Window, open_raster
 from upscore.errors import UserError
 from upscore.inference.engines import EngineName, Precision
-from upscore.inference.huge import Progress
 from upscore.inference.predictor import Predictor
+from upscore.progress import ProgressCallback
 from upscore.scale.cluster import connected, plan_workers
 from upscore.scale.model_files import load_files, read_model
 from upscore.scale.storage import place
@@ -56,7 +56,7 @@ def spread(
     address: str | None,
     workers: int | None,
     cpus: int | None,
-    progress: Progress | None,
+    progress: ProgressCallback | None,
 ) -> None:
     """Have tiles done by the workers of a cluster, all by the engine and in the precision of the predictor.
 

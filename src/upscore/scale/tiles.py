@@ -11,9 +11,11 @@ from pathlib import Path
 
 from upscore.data.rasters import Raster
 from upscore.inference.engines import EngineName, Precision
-from upscore.inference.huge import MEMORY, Classification, Progress, class_maps_of, plan_classes, predict_raster
+from upscore.inference.huge import MEMORY, Classification, class_maps_of, plan_classes, predict_raster
 from upscore.inference.load import load
 from upscore.inference.predictor import Predictor
+from upscore.inference.run_manifest import locked
+from upscore.progress import ProgressCallback
 from upscore.scale.spread import Keep, shared, spread
 
 
@@ -52,7 +54,7 @@ def predict_raster_on_ray(
     memory: int = MEMORY,
     engine: EngineName = "auto",
     precision: Precision = "auto",
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[Path]:
     """Write what `upscore.inference.huge.predict_raster` writes, by the workers of a cluster.
 
@@ -74,8 +76,10 @@ def predict_raster_on_ray(
     image, target = shared(source), shared(output)
     predictor = load(model, engine=engine, precision=precision, cache=False)  # whose layers tell its geometry
     classification = plan_classes(predictor, image, target, level=level, core=core, memory=memory)
-    plan, done = classification.plan, classification.pieces().done()
+    plan = classification.plan
     job = ClassJob(source=image, level=level, classification=classification)
-    todo = {number: tile.core for number, tile in enumerate(plan) if (tile.row, tile.column) not in done}
-    spread(model, predictor, job, todo, len(plan), address=address, workers=workers, cpus=cpus, progress=progress)
-    return predict_raster(predictor, image, target, level=level, core=plan.core)
+    with locked(classification.folder):
+        done = classification.pieces().done()
+        todo = {number: tile.core for number, tile in enumerate(plan) if (tile.row, tile.column) not in done}
+        spread(model, predictor, job, todo, len(plan), address=address, workers=workers, cpus=cpus, progress=progress)
+        return predict_raster(predictor, image, target, level=level, core=plan.core)
