@@ -13,6 +13,7 @@ from upscore.errors import UserError
 from upscore.files import atomic_path
 from upscore.inference import load
 from upscore.rendering import index_image
+from upscore.results import as_semantic
 from upscore.training.run_folder import RunFolder
 
 COMPETITION = "comp6"
@@ -37,7 +38,7 @@ def submit(model: Path, data: Path, output: Path, *, year: int) -> Path:
     for index, name in enumerate(track(names, "Predicting", transient=True)):
         path = folder / inside / f"{name}.png"
         if not path.exists():
-            mask = predictor.predict(test[index].image).class_map
+            mask = as_semantic(predictor.predict(test[index].image)).class_map
             assert mask is not None
             with atomic_path(path) as temporary:
                 index_image(mask, len(CLASSES)).save(temporary)

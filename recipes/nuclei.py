@@ -36,11 +36,11 @@ from upscore.evaluation.instances import InstanceEvaluator, InstanceScores
 from upscore.files import atomic_path, write_text
 from upscore.inference import Predictor, load
 from upscore.instance_overlay import instance_overlay, object_colors
-from upscore.instances import Instances
 from upscore.lettering import stack
 from upscore.models.mask_rcnn import MaskRCNN
 from upscore.objects import Objects
 from upscore.rendering import blend, borders, line_width, side_by_side
+from upscore.results import InstanceResult, as_instances
 from upscore.structures import Sample
 from upscore.training import train
 from upscore.training.callbacks import TerminalProgress
@@ -59,7 +59,7 @@ class Shown:
     sample: Sample
     modality: str
     objects: Objects
-    found: Instances
+    found: InstanceResult
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -116,15 +116,14 @@ def evaluate(
     first: dict[str, list[Shown]] = {}
     for index in track(range(len(val)), "Evaluating", console=console, transient=True):
         sample = val[index]
-        found, objects = model.predict(sample.image, min_score=0.0).instances, sample.objects
-        assert found is not None
+        found, objects = as_instances(model.predict(sample.image, min_score=0.0)), sample.objects
         assert objects is not None
         whole.update(found, objects)
         modality = modalities.get(sample.name, UNKNOWN)
         evaluators.setdefault(modality, InstanceEvaluator(model.classes, max_detections=limit)).update(found, objects)
         group = first.setdefault(modality, [])
         if len(group) < PICTURES:
-            group.append(Shown(sample, modality, objects, found.at_least(min_score)))
+            group.append(Shown(sample, modality, objects, found.filter(score_threshold=min_score)))
     scores = {name: evaluator.scores(min_score) for name, evaluator in [(ALL, whole), *sorted(evaluators.items())]}
     return scores, choose(first)
 

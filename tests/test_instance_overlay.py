@@ -2,22 +2,21 @@
 
 import numpy as np
 import pytest
-import torch
 
 from upscore.errors import UserError
 from upscore.instance_overlay import instance_overlay, object_colors
-from upscore.instances import Instances
-from upscore.structures import Prediction
+from upscore.results import InstanceResult
 
 
 def found(*boxes, size=(300, 400), labels=None):
     count = len(boxes)
-    return Instances(
-        boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        scores=torch.linspace(0.95, 0.5, count),
-        labels=torch.zeros(count, dtype=torch.long) if labels is None else torch.tensor(labels),
-        masks=torch.ones(count, 28, 28),
+    return InstanceResult(
+        boxes=np.array(boxes, np.float32).reshape(-1, 4),
+        scores=np.linspace(0.95, 0.5, count, dtype=np.float32),
+        labels=np.zeros(count, np.int64) if labels is None else np.array(labels),
+        masks=[np.ones((28, 28), np.float32)] * count,
         size=size,
+        classes=["cell"],
     )
 
 
@@ -76,8 +75,9 @@ def test_small_photos_are_enlarged_for_their_legend():
 
 
 def test_a_prediction_draws_what_it_holds():
-    prediction = Prediction(instances=found(LEFT), classes=["cell"], image=PHOTO)
-    assert np.array_equal(np.array(prediction.overlay()), np.array(instance_overlay(PHOTO, found(LEFT), ["cell"])))
+    result = found(LEFT)
+    result.image = PHOTO
+    assert np.array_equal(np.array(result.overlay()), np.array(instance_overlay(PHOTO, found(LEFT), ["cell"])))
 
 
 def test_what_cannot_be_drawn_is_said():

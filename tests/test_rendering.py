@@ -11,7 +11,7 @@ from upscore.colormaps import class_colors, palette
 from upscore.errors import UserError
 from upscore.labels import VOID
 from upscore.rendering import heat_overlay, index_image, overlay, side_by_side
-from upscore.structures import Prediction
+from upscore.results import SemanticResult
 
 CAMVID = Path(__file__).parents[1] / "../shared/data/camvid"
 
@@ -156,7 +156,7 @@ def test_a_map_of_another_size_is_refused():
 def test_a_prediction_draws_itself():
     image, class_map = photo(300, 400), np.zeros((300, 400), np.uint8)
     class_map[100:] = 1
-    prediction = Prediction(class_map=class_map, classes=["sky", "sea"], image=image)
+    prediction = SemanticResult(class_map=class_map, classes=["sky", "sea"], image=image)
     assert prediction.overlay(0.3).tobytes() == overlay(image, class_map, ["sky", "sea"], opacity=0.3).tobytes()
 
 

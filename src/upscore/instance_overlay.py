@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw
 from upscore import lettering
 from upscore.colormaps import COLORS, class_colors
 from upscore.errors import UserError
-from upscore.instances import Instances
 from upscore.lettering import INK, PAPER, Chip, font, font_size, stack
 from upscore.rendering import READABLE_WIDTH, blend, borders, enlarged, enlargement, line_width
+from upscore.results import InstanceResult
 
 ROWS_AT_ONCE = 256
 """Rows of a photo that are painted at the same time."""
@@ -31,7 +31,7 @@ LABEL_SHARE = 0.2
 
 
 def instance_overlay(
-    image: np.ndarray, instances: Instances, classes: Sequence[str], opacity: float = 0.55, legend: bool = True
+    image: np.ndarray, instances: InstanceResult, classes: Sequence[str], opacity: float = 0.55, legend: bool = True
 ) -> Image.Image:
     """The photo with every object in a colour of its own, a thin light line inside its border.
 
@@ -50,12 +50,12 @@ def instance_overlay(
     if legend and (factor := enlargement(image)) > 1:
         image = enlarged(image, factor)
         instances = instances.resized(image.shape[:2])
-    colors = object_colors(instances.boxes.numpy())
+    colors = object_colors(instances.boxes)
     picture, areas = _painted(image, instances, colors, opacity)
     _label(picture, instances, areas, classes, colors)
     if not legend:
         return picture
-    chips = _counts(instances.labels.numpy(), classes, colors)
+    chips = _counts(instances.labels, classes, colors)
     return stack([picture, lettering.legend(chips, max(picture.width, READABLE_WIDTH), font_size(picture))])
 
 
@@ -82,12 +82,12 @@ def object_colors(boxes: np.ndarray) -> np.ndarray:
 
 
 def _painted(
-    image: np.ndarray, instances: Instances, colors: np.ndarray, opacity: float
+    image: np.ndarray, instances: InstanceResult, colors: np.ndarray, opacity: float
 ) -> tuple[Image.Image, np.ndarray]:
     """The photo with its objects, the smaller ones in front, and how many pixels of each are to be seen (N,)."""
-    x1, y1, x2, y2 = instances.boxes.unbind(1)
-    front = ((x2 - x1) * (y2 - y1)).argsort(stable=True)
-    id_map, order = instances[front].id_map(), front.numpy()
+    x1, y1, x2, y2 = instances.boxes.T
+    order = ((x2 - x1) * (y2 - y1)).argsort(kind="stable")
+    id_map = instances[order].label_map()
     height, width = id_map.shape
     line = line_width((width, height))
     of_id = np.concatenate([np.zeros((1, 3), np.uint8), colors[order]])
@@ -110,7 +110,7 @@ def _painted(
 
 
 def _label(
-    picture: Image.Image, instances: Instances, areas: np.ndarray, classes: Sequence[str], colors: np.ndarray
+    picture: Image.Image, instances: InstanceResult, areas: np.ndarray, classes: Sequence[str], colors: np.ndarray
 ) -> None:
     """Write class and score into the top left corners of objects, those with the highest scores first."""
     size = max(11, round(font_size(picture) * 0.7))

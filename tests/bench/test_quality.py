@@ -7,7 +7,7 @@ import torch
 from upscore.bench.quality import REFERENCE, Way, measure_quality
 from upscore.data import open_dataset
 from upscore.inference import load
-from upscore.structures import Prediction
+from upscore.results import SemanticResult
 
 
 class Wrong:
@@ -21,7 +21,7 @@ class Wrong:
 
     def predict(self, image):
         height, width = image.shape[-2:]
-        return Prediction(class_map=np.full((height, width), len(self.classes) - 1, np.uint8), classes=self.classes)
+        return SemanticResult(class_map=np.full((height, width), len(self.classes) - 1, np.uint8), classes=self.classes)
 
 
 def test_each_way_is_scored_against_the_labels_and_the_reference(trained):

@@ -108,7 +108,7 @@ def test_torchvisions_detector_becomes_a_model_folder(
     net = predictor.net
     assert torch.equal(net.trunk.body.conv1.weight, state["backbone.body.conv1.weight"])
     assert net.trunk.body.bn1.eps == 0
-    assert predictor.predict(np.zeros((20, 30, 3), np.uint8)).instances is not None
+    assert predictor.predict(np.zeros((20, 30, 3), np.uint8)).size == (20, 30)
 
     with pytest.raises(UserError, match="says itself which one"):
         import_(tmp_path / "net.pth", source="torchvision", output=tmp_path / "other", model="fcn32s")

@@ -12,10 +12,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from upscore.data.coco import read_coco
-from upscore.data.coco_masks import decode_runs, layered, polygon_runs
+from upscore.data.coco import layered, read_coco
 from upscore.data.instance_datasets import open_instance_splits, open_instances
 from upscore.errors import UserError
+from upscore.results.rle import decode_runs, runs_of_polygons
 
 from .coco_files import annotation, image, small, square, write
 from .layouts import SHARED, names, photo
@@ -64,7 +64,7 @@ def test_run_lengths_decode_as_pycocotools_does(height, width, share, seed):
 def test_polygons_are_filled_as_pycocotools_does(pieces):
     height, width = 23, 37
     expected = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(pieces, height, width)))
-    runs = polygon_runs([np.array(piece) for piece in pieces], height, width)
+    runs = runs_of_polygons([np.array(piece) for piece in pieces], (height, width))
     assert runs.sum() == height * width
     assert (layered([runs], height, width, most=10**6)[0] == expected).all()
 

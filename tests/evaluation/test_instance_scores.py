@@ -16,45 +16,56 @@ from pycocotools.cocoeval import COCOeval
 from scipy import ndimage
 
 from upscore.errors import UserError
-from upscore.evaluation.average_precision import run_lengths
+from upscore.evaluation.average_precision import labelled_in
 from upscore.evaluation.instances import InstanceEvaluator
-from upscore.instances import Instances
 from upscore.objects import Objects
+from upscore.results import InstanceResult, rle
 
 COCO_MINI = Path(__file__).parents[3] / "shared/data/coco_mini"
 
 
 @dataclass
 class Found:
-    """What the evaluator asks of `Instances`, made of bitmasks."""
+    """What the evaluator asks of `InstanceResult`, made of bitmasks."""
 
     masks: np.ndarray  # (N, H, W) bool, in descending order of the scores
-    scores: torch.Tensor
-    labels: torch.Tensor
+    scores: np.ndarray
+    labels: np.ndarray
+    classes = ()
 
     def __post_init__(self):
         self.size = self.masks.shape[1:]
         boxes = [coco_mask.toBbox(rle) for rle in self.rle()]
         boxes = np.array(boxes, np.float32).reshape(-1, 4)
-        self.boxes = torch.from_numpy(np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]))
+        self.boxes = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
 
     def rle(self):
         return [coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in self.masks]
 
-    def distinct(self):
+    def to_coco(self, category_ids):
+        boxes = self.boxes.astype(np.float64)
+        boxes[:, 2:] -= boxes[:, :2]
+        rles = self.rle()
+        columns = zip(rles, boxes.tolist(), self.scores.tolist(), self.labels.tolist(), rle.areas(rles), strict=True)
+        return [
+            {"category_id": label, "bbox": box, "area": area, "score": score, "segmentation": encoded}
+            for encoded, box, score, label, area in columns
+        ]
+
+    def mask_nms(self):
         return self
 
-    def id_map(self):
-        id_map = torch.zeros(self.size, dtype=torch.int32)
+    def label_map(self):
+        label_map = np.zeros(self.size, np.int32)
         for position in reversed(range(len(self.masks))):
-            id_map[torch.from_numpy(self.masks[position])] = position + 1
-        return id_map
+            label_map[self.masks[position]] = position + 1
+        return label_map
 
 
 def found(masks, scores, labels=None, size=(20, 20)):
     masks = np.array(masks, bool).reshape(-1, *size)
     labels = [0] * len(masks) if labels is None else labels
-    return Found(masks, torch.tensor(scores, dtype=torch.float32), torch.tensor(labels, dtype=torch.int64))
+    return Found(masks, np.array(scores, np.float32), np.array(labels, np.int64))
 
 
 def rectangle(x1, y1, x2, y2, size=(20, 20)):
@@ -102,7 +113,7 @@ def reference(truth, photos, overlap):
         )
         for image, photo in photos.items()
         for rle, (x1, y1, x2, y2), score, label in zip(
-            photo.rle(), photo.boxes.double(), photo.scores, photo.labels, strict=True
+            photo.rle(), photo.boxes.astype(np.float64), photo.scores, photo.labels, strict=True
         )
     ]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -203,9 +214,13 @@ def test_run_lengths_are_those_of_the_bitmasks():
     corner[0, 0] = corner[-1, -1] = True
     made = objects([*masks, whole, corner], size=(23, 31))
     assert len(made.id_map) > 1
-    expected = [coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in [*masks, whole, corner]]
-    assert run_lengths(made) == expected
-    assert run_lengths(made[torch.tensor([10, 2])]) == [expected[10], expected[2]]
+    expected = [
+        coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"] for mask in [*masks, whole, corner]
+    ]
+    counts = [annotation["segmentation"]["counts"].encode() for annotation in labelled_in(made).annotations]
+    assert counts == expected
+    some = labelled_in(made[torch.tensor([10, 2])]).annotations
+    assert [annotation["segmentation"]["counts"].encode() for annotation in some] == [expected[10], expected[2]]
 
 
 def test_only_so_many_objects_per_photo_and_class_count():
@@ -227,13 +242,18 @@ def test_more_objects_than_255():
 
 
 def test_real_instances_agree_with_themselves():
-    boxes = torch.tensor([[2.0, 3, 12, 15], [10, 10, 30, 28], [0, 0, 6, 6]])
-    masks = torch.rand(3, 28, 28, generator=torch.Generator().manual_seed(0)) + 0.4
-    instances = Instances(
-        boxes=boxes, scores=torch.tensor([0.9, 0.8, 0.3]), labels=torch.tensor([1, 0, 1]), masks=masks, size=(32, 40)
+    boxes = np.array([[2.0, 3, 12, 15], [10, 10, 30, 28], [0, 0, 6, 6]], np.float32)
+    masks = np.random.default_rng(0).random((3, 28, 28), np.float32) + 0.4
+    instances = InstanceResult(
+        boxes=boxes,
+        scores=np.array([0.9, 0.8, 0.3], np.float32),
+        labels=np.array([1, 0, 1]),
+        masks=list(masks),
+        size=(32, 40),
+        classes=["a", "b"],
     )
-    truth = Objects.from_masks(instances.bitmasks(), instances.labels)
-    truth.boxes = boxes
+    truth = Objects.from_masks(torch.from_numpy(instances.bitmasks()), torch.from_numpy(instances.labels))
+    truth.boxes = torch.from_numpy(boxes)
     evaluator = InstanceEvaluator(["a", "b"])
     evaluator.update(instances, truth)
     assert pytest.approx(1) == evaluator.scores().AP

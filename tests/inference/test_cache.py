@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -19,6 +20,7 @@ from upscore.inference.run_manifest import model_digest
 from upscore.models.fcn import FCN
 from upscore.models.receptive import receptive_field
 from upscore.models.trunks import TrunkFacts
+from upscore.results import as_instances
 
 PHOTO = scenes(1, seed=9)[0].image
 
@@ -57,11 +59,9 @@ def test_objects_are_found_without_layers_too(cache: Path) -> None:
     assert isinstance(second.net.trunk, TrunkFacts)
     with pytest.raises(NotImplementedError, match="cache=False"):
         second.net(PHOTO[None].float())
-    expected, found = (predictor.predict(PHOTO, min_score=0).instances for predictor in (first, second))
-    assert expected is not None
-    assert found is not None
+    expected, found = (as_instances(predictor.predict(PHOTO, min_score=0)) for predictor in (first, second))
     assert found.scores.tolist() == expected.scores.tolist()
-    assert (found.masks == expected.masks).all()
+    assert np.array_equal(found.masks, expected.masks)
 
 
 def test_other_weights_are_another_entry(trained: Path, cache: Path, tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ from upscore.errors import UserError
 from upscore.inference import Predictor
 from upscore.inference.folder import predict_folder, sizes_to_expect
 from upscore.inference.outputs import find_photos, write_prediction
-from upscore.instances import Instances
-from upscore.structures import Prediction
+from upscore.results import InstanceResult
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +97,16 @@ class Stub(StubModel):
         if count == 200:
             raise UserError("200 are too many")
         self.seen.append(count)
-        instances = Instances(
-            boxes=torch.tensor([[4.0 * k, 3.0, 4.0 * k + 3, 9.0] for k in range(count)]).reshape(-1, 4),
-            scores=torch.linspace(0.9, 0.5, count),
-            labels=torch.zeros(count, dtype=torch.int64),
-            masks=torch.ones(count, 28, 28),
+        boxes = [[4 * k, 3, 4 * k + 3, 9] for k in range(count)]
+        return InstanceResult(
+            boxes=np.array(boxes, np.float32).reshape(-1, 4),
+            scores=np.linspace(0.9, 0.5, count, dtype=np.float32),
+            labels=np.zeros(count, np.int64),
+            masks=[np.ones((28, 28), np.float32)] * count,
             size=(16, 40),
+            classes=self.classes,
+            image=photo.permute(1, 2, 0).numpy(),
         )
-        return Prediction(instances=instances, classes=self.classes, image=photo.permute(1, 2, 0).numpy())
 
 
 def grey(folder: Path, **values: int) -> dict[str, Path]:

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from pycocotools import mask as coco
 
@@ -13,21 +12,21 @@ from tests.tiny import StubModel
 from upscore.errors import UserError
 from upscore.inference import outputs
 from upscore.inference.outputs import find_photos, refuse_overwriting, write_prediction
-from upscore.inference.results import coco_results, write_results
-from upscore.instances import Instances
-from upscore.structures import Prediction
+from upscore.results import InstanceResult
+from upscore.results.writers.coco import write_results
 
 
 @pytest.fixture
 def prediction():
-    instances = Instances(
-        boxes=torch.tensor([[2.0, 3.0, 20.0, 30.0], [15.0, 10.0, 39.0, 28.0]]),
-        scores=torch.tensor([0.9, 0.6]),
-        labels=torch.tensor([1, 0]),
-        masks=torch.ones(2, 28, 28),
+    return InstanceResult(
+        boxes=np.array([[2, 3, 20, 30], [15, 10, 39, 28]], np.float32),
+        scores=np.array([0.9, 0.6], np.float32),
+        labels=np.array([1, 0]),
+        masks=[np.ones((28, 28), np.float32)] * 2,
         size=(32, 40),
+        classes=["cell", "nerve"],
+        image=np.full((32, 40, 3), 90, np.uint8),
     )
-    return Prediction(instances=instances, classes=["cell", "nerve"], image=np.full((32, 40, 3), 90, np.uint8))
 
 
 def test_ids_and_overlay_are_written(prediction, tmp_path):
@@ -35,26 +34,26 @@ def test_ids_and_overlay_are_written(prediction, tmp_path):
     assert sorted(path.name for path in (tmp_path / "sub").iterdir()) == ["a_ids.png", "a_overlay.jpg"]
     with Image.open(tmp_path / "sub" / "a_ids.png") as ids:
         assert ids.mode == "I;16"
-        assert np.array_equal(np.array(ids), prediction.instances.id_map())
+        assert np.array_equal(np.array(ids), prediction.label_map())
 
 
 def test_results_are_what_cocos_evaluation_takes(prediction, tmp_path):
-    results = coco_results(prediction, 7, "a.jpg")
-    write_results(results + coco_results(prediction, 8, "b.jpg"), tmp_path)
+    results = prediction.to_coco(image_id=7, file_name="a.jpg")
+    write_results(results + prediction.to_coco(image_id=8, file_name="b.jpg"), tmp_path)
     read = json.loads((tmp_path / "instances.json").read_text())
     assert read[:2] == results
     assert [(r["image_id"], r["category_id"], r["category_name"]) for r in read] == [
         *((7, 2, "nerve"), (7, 1, "cell"), (8, 2, "nerve"), (8, 1, "cell"))
     ]
     assert read[0]["bbox"] == [2, 3, 18, 27]
-    for result, mask in zip(read, prediction.instances.bitmasks().numpy(), strict=False):
+    for result, mask in zip(read, prediction.bitmasks(), strict=False):
         assert np.array_equal(coco.decode(result["segmentation"]).astype(bool), mask)
 
 
 def test_no_objects_are_an_empty_list(prediction, tmp_path):
-    prediction.instances = prediction.instances.at_least(0.99)
+    prediction = prediction.filter(score_threshold=0.99)
     write_prediction(prediction, tmp_path / "a")
-    write_results(coco_results(prediction, 1, "a.jpg"), tmp_path)
+    write_results(prediction.to_coco(image_id=1, file_name="a.jpg"), tmp_path)
     assert json.loads((tmp_path / "instances.json").read_text()) == []
     with Image.open(tmp_path / "a_ids.png") as ids:
         assert not np.array(ids).any()

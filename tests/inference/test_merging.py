@@ -16,8 +16,7 @@ from torch import Tensor
 from upscore.data.rasters import Window
 from upscore.inference.merging import Finds, meeting, merge, unite
 from upscore.inference.object_tiles import Tiling, find_in_tile, find_objects, gather
-from upscore.inference.roi_objects import RoIObjects, write_ids
-from upscore.instances import Instances
+from upscore.results import InstanceResult
 
 TILING = Tiling(tile=128, overlap=32)
 """Tiles start at 0, 96, 192, ...; strips are 96 to 128, 192 to 224, ..."""
@@ -45,7 +44,7 @@ def shares(pixels: int, cells: int) -> np.ndarray:
     return (np.maximum(shared, 0) * cells / pixels).astype(np.float32)
 
 
-def find(tile: Tensor, *, side: int = 28) -> Instances:
+def find(tile: Tensor, *, side: int = 28) -> InstanceResult:
     """Each connected patch of a number, as a network with perfect masks finds it in a tile."""
     boxes, masks, scores, labels = [], [], [], []
     for number in np.unique(tile[0].numpy()):
@@ -53,21 +52,21 @@ def find(tile: Tensor, *, side: int = 28) -> Instances:
         for patch, place in enumerate(ndimage.find_objects(patches) if number else [], start=1):
             rows, columns = place
             pixels = patches[place] == patch
-            masks.append(torch.from_numpy(shares(pixels.shape[0], side) @ pixels @ shares(pixels.shape[1], side).T))
+            masks.append(shares(pixels.shape[0], side) @ pixels @ shares(pixels.shape[1], side).T)
             boxes.append((columns.start, rows.start, columns.stop, rows.stop))
             scores.append(0.9 - 0.001 * int(number) - 0.1 * (count > 1))
             labels.append(int(number) // 200)
-    order = torch.tensor(scores).argsort(descending=True)
-    return Instances(
-        boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)[order],
-        scores=torch.tensor(scores, dtype=torch.float32)[order],
-        labels=torch.tensor(labels, dtype=torch.int64)[order],
-        masks=(torch.stack(masks) if masks else torch.zeros(0, side, side))[order],
+    return InstanceResult(
+        boxes=np.array(boxes, np.float32).reshape(-1, 4),
+        scores=np.array(scores, np.float32),
+        labels=np.array(labels, np.int64),
+        masks=masks,
         size=(tile.shape[-2], tile.shape[-1]),
-    )
+        classes=["thing"],
+    )[np.argsort(-np.array(scores), kind="stable")]
 
 
-def matches(ids: np.ndarray, objects: RoIObjects) -> list[float]:
+def matches(ids: np.ndarray, objects: InstanceResult) -> list[float]:
     """The IoU of each number in `ids` with the best object; there are as many as numbers."""
     numbers = np.unique(ids[ids > 0])
     assert len(objects) == len(numbers)
@@ -76,15 +75,14 @@ def matches(ids: np.ndarray, objects: RoIObjects) -> list[float]:
     return [max((p & (ids == n)).sum() / (p | (ids == n)).sum() for p in pixels) for n in numbers]
 
 
-def id_map(objects: RoIObjects, side: int = 512) -> np.ndarray:
-    """The windows that `write_ids` makes, put together."""
+def id_map(objects: InstanceResult, side: int = 512) -> np.ndarray:
+    """The label map, put together from windows."""
     ids = np.full(objects.size, -1)
 
-    def write(window: Window, part: np.ndarray) -> None:
+    for window in Tiling(tile=side, overlap=1).windows(objects.size):
+        part = objects.label_map(window)
         assert part.shape == (window.height, window.width)
         ids[window.top : window.top + window.height, window.left : window.left + window.width] = part
-
-    write_ids(objects, Tiling(tile=side, overlap=1).windows(objects.size), write)
     return ids
 
 
@@ -139,9 +137,9 @@ def test_an_object_that_one_tile_has_whole_stays_as_it_was_found() -> None:
     ids = drawn((128, 224), disk((60, 112), 10), disk((30, 40), 12), disk((90, 180), 9))
     found = find(torch.from_numpy(ids).to(torch.uint8).expand(3, -1, -1))
     merged = find_objects(Numbered(ids), find, TILING)
-    assert np.array_equal(merged.boxes, found.boxes.numpy())
-    assert np.array_equal(merged.scores, found.scores.numpy())
-    assert np.array_equal(np.array(merged.masks), found.masks.numpy().astype(np.float16))
+    assert np.array_equal(merged.boxes, found.boxes)
+    assert np.array_equal(merged.scores, found.scores)
+    assert np.array_equal(np.array(merged.masks), np.array(found.masks, np.float16))
 
 
 def test_objects_that_touch_stay_apart() -> None:
@@ -205,14 +203,15 @@ def test_any_blobs(blobs: list[tuple[int, int, int, int]], tile: int, overlap: i
         assert len(merged) == 0
 
 
-def objects_of(*boxes: tuple[float, float, float, float], side: int = 28) -> RoIObjects:
+def objects_of(*boxes: tuple[float, float, float, float], side: int = 28) -> InstanceResult:
     """Objects that fill their boxes."""
-    return RoIObjects(
+    return InstanceResult(
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
         scores=np.linspace(0.9, 0.5, len(boxes)).astype(np.float32),
         labels=np.zeros(len(boxes), np.int64),
         masks=[np.ones((side, side), np.float16) for _ in boxes],
         size=(40000, 40000),
+        classes=["thing"],
     )
 
 
@@ -259,16 +258,11 @@ def test_boxes_that_meet() -> None:
 
 def test_ids_in_windows_are_those_of_the_whole() -> None:
     boxes = [(3.0, 4.0, 90.5, 60.2), (50.0, 30.0, 140.0, 150.0), (0.0, 0.0, 200.0, 190.0), (60.2, 60.3, 61.1, 90.0)]
-    for pasting in ("exact", "legacy"):
+    for rule in ("exact", "legacy"):
         objects = objects_of(*boxes)
-        objects.size, objects.pasting = (190, 200), pasting
+        objects.size, objects.mask_paste = (190, 200), rule
         objects.masks = [np.random.default_rng(k).random((28, 28)).astype(np.float16) for k in range(len(boxes))]
-        photo = Instances(
-            boxes=torch.from_numpy(objects.boxes),
-            scores=torch.from_numpy(objects.scores),
-            labels=torch.from_numpy(objects.labels),
-            masks=torch.from_numpy(np.array(objects.masks)).float(),
-            size=objects.size,
-            pasting=pasting,
-        )
-        assert np.array_equal(id_map(objects, 64), photo.id_map())
+        bitmasks = objects.bitmasks()
+        expected = np.where(bitmasks.any(0), bitmasks.argmax(0) + 1, 0)
+        assert np.array_equal(id_map(objects, 64), expected)
+        assert np.array_equal(objects.label_map(), expected)

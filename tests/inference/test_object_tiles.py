@@ -23,9 +23,9 @@ from upscore.evaluation.matched_f import matched_f, pairs
 from upscore.inference import Predictor
 from upscore.inference.object_journal import Journal
 from upscore.inference.object_tiles import Tiling, find_objects, finder
-from upscore.inference.roi_objects import RoIObjects, coco_entries
 from upscore.models.mask_rcnn import MaskRCNN
 from upscore.objects import Objects
+from upscore.results import InstanceResult, as_instances
 
 NUCLEI = Path(__file__).parents[2] / "../shared/data/nuclei"
 
@@ -72,7 +72,7 @@ IDS = drawn((300, 400), *(rectangle(t, k, t + 30, k + 75) for t in range(5, 250,
 SETTINGS = {"image": "a.tif", "factor": 1.0}
 
 
-def same(one: RoIObjects, other: RoIObjects) -> bool:
+def same(one: InstanceResult, other: InstanceResult) -> bool:
     masks = all(np.array_equal(a, b) for a, b in zip(one.masks, other.masks, strict=True))
     return masks and np.array_equal(one.boxes, other.boxes) and np.array_equal(one.scores, other.scores)
 
@@ -131,7 +131,7 @@ def test_a_tile_without_objects_is_done(tmp_path: Path) -> None:
 def test_outputs(tmp_path: Path) -> None:
     found = find_objects(Numbered(IDS), find, TILING)
     ids = id_map(found, 100)
-    entries = list(coco_entries(found, ["thing"], 7, "slide.tif"))
+    entries = found.to_coco(image_id=7, file_name="slide.tif")
     assert len(entries) == len(found) == 20
     for number, entry in enumerate(json.loads(json.dumps(entries)), start=1):
         assert (entry["image_id"], entry["category_id"], entry["file_name"]) == (7, 1, "slide.tif")
@@ -139,19 +139,20 @@ def test_outputs(tmp_path: Path) -> None:
 
 
 def test_run_lengths_of_an_image_that_does_not_fit_in_memory() -> None:
-    found = RoIObjects(
+    found = InstanceResult(
         boxes=np.array([[60000, 50000, 60010, 50004]], np.float32),
         scores=np.ones(1, np.float32),
         labels=np.zeros(1, np.int64),
         masks=[np.ones((28, 28), np.float16)],
         size=(60000, 70000),
+        classes=["thing"],
     )
-    (entry,) = coco_entries(found, ["thing"], 1, "slide.tif")
+    (entry,) = found.to_coco()
     assert coco.area(entry["segmentation"]) == 40
     assert coco.toBbox(entry["segmentation"]).tolist() == [60000, 50000, 10, 4]
     found.size = (70000, 70000)
     with pytest.raises(UserError, match="70000x70000 pixels"):
-        list(coco_entries(found, ["thing"], 1, "slide.tif"))
+        found.to_coco()
 
 
 def nuclei() -> Predictor:
@@ -171,12 +172,11 @@ def test_a_tile_is_seen_at_the_factor(model_of_nuclei: Predictor, size: tuple[in
     photo = np.full((*size, 3), 20, np.uint8)
     for row in range(30, size[0] - 20, 60):
         photo[disk((row, 40 + row // 2), 14)] = 150
-    expected = model.predict(photo).instances
+    expected = as_instances(model.predict(photo))
     found = finder(model, factor=factor)(torch.from_numpy(photo).permute(2, 0, 1))
-    assert expected is not None
     assert len(found) > 2
     for name in ("boxes", "scores", "labels", "masks"):
-        assert torch.equal(getattr(found, name), getattr(expected, name))
+        assert np.array_equal(getattr(found, name), getattr(expected, name))
     assert isinstance(model.net, MaskRCNN)
     assert model.net.resizing.min_side == 512
 
@@ -231,14 +231,14 @@ def test_nuclei_in_tiles_are_those_of_the_whole_image() -> None:
     find = finder(model)
     allow(model.net, 600 * side**2 // 384**2)  # as many for each pixel as in the tiles
     whole = find(raster.image)
-    whole_ids = whole.id_map()
+    whole_ids = whole.label_map()
     allow(model.net, 600)
     tiling = Tiling(tile=384, overlap=64)
     merged = find_objects(raster, find, tiling)
     ids = id_map(merged)
 
     assert len(whole) > 200
-    assert abs(score(ids, merged.scores, labelled) - score(whole_ids, whole.scores.numpy(), labelled)) < 0.01
+    assert abs(score(ids, merged.scores, labelled) - score(whole_ids, whole.scores, labelled)) < 0.01
     assert score(ids, merged.scores, whole_ids) > 0.99
 
     seams = [320, 384]

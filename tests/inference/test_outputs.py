@@ -9,7 +9,7 @@ from PIL import Image
 
 from upscore.errors import UserError
 from upscore.inference.outputs import find_photos, refuse_overwriting, write_prediction
-from upscore.structures import Prediction
+from upscore.results import SemanticResult
 
 CLASSES = ["background", "ring", "bar"]
 
@@ -21,8 +21,8 @@ def touch(root: Path, *names: str) -> Path:
     return root
 
 
-def prediction(*, scores: bool = False) -> Prediction:
-    return Prediction(
+def prediction(*, scores: bool = False) -> SemanticResult:
+    return SemanticResult(
         class_map=np.array([[0, 1, 2], [2, 1, 0]], np.uint8),
         classes=CLASSES,
         image=np.full((2, 3, 3), 90, np.uint8),

@@ -120,7 +120,7 @@ def test_two_heads_write_two_maps(tmp_path: Path) -> None:
     assert [path.name for path in written] == names
     at_once = predictor.predict(image)
     assert np.array_equal(tifffile.imread(written[0]), at_once.class_map)
-    assert np.array_equal(tifffile.imread(written[2]), at_once.geometric_map)
+    assert np.array_equal(tifffile.imread(written[2]), at_once.geometric.class_map)
 
 
 RUN = """

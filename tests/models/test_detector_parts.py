@@ -40,8 +40,7 @@ def test_the_parts_find_what_the_network_finds_at_other_sizes_than_they_were_tra
     for block in (None, 4):  # of 9 objects
         found = net.decode(outputs, SIZES, branches(box, mask, part, block))
         for ours, expected in zip(found, net.decode(whole, SIZES), strict=True):
-            ours, expected = ours.instances, expected.instances
-            assert len(ours) == len(expected) == 9
+            assert len(ours.boxes) == len(expected.boxes) == 9
             assert torch.allclose(ours.boxes, expected.boxes, atol=1e-2)
             assert torch.allclose(ours.scores, expected.scores, atol=1e-4)
             assert torch.equal(ours.labels, expected.labels)
@@ -56,7 +55,7 @@ def test_nothing_is_found_where_nothing_is_likely(net):
     outputs = as_outputs(DensePart(net)(torch.randn(1, 3, 64, 64)), pooled(net))
     (found,) = net.decode(outputs, [(64, 64)], branches(box, mask, mask, 4))
     net.settings = net_settings
-    assert len(found.instances) == 0
+    assert len(found.boxes) == 0
 
 
 @torch.inference_mode()

@@ -67,13 +67,13 @@ def test_every_form_learns_and_finds(net):
     net.settings = type(net.settings)(score_threshold=0.0, detections=7)
     with torch.inference_mode():
         first, second = net.decode(net(torch.randn(2, 3, 90, 120)), [(90, 120), (70, 80)])
-    assert len(first.instances.boxes) == len(first.instances.masks) == 7
-    assert first.instances.size == (90, 120)
-    boxes = second.instances.boxes
+    assert len(first.boxes) == len(first.masks) == 7
+    assert first.size == (90, 120)
+    boxes = second.boxes
     assert (boxes[:, 2] <= 80).all()
     assert (boxes[:, 3] <= 70).all()
-    assert (first.instances.scores[:-1] >= first.instances.scores[1:]).all()
-    assert ((first.instances.masks >= 0) & (first.instances.masks <= 1)).all()
+    assert (first.scores[:-1] >= first.scores[1:]).all()
+    assert ((first.masks >= 0) & (first.masks <= 1)).all()
 
 
 def test_images_without_objects_train_and_are_found_empty(net):
@@ -87,8 +87,8 @@ def test_images_without_objects_train_and_are_found_empty(net):
     net.settings = type(net.settings)(score_threshold=1.0)
     with torch.inference_mode():
         (found,) = net.decode(net(torch.randn(1, 3, 64, 64)), [(64, 64)])
-    assert len(found.instances.boxes) == 0
-    assert found.instances.masks.shape[0] == 0
+    assert len(found.boxes) == 0
+    assert found.masks.shape[0] == 0
 
 
 @pytest.fixture(scope="module")
@@ -165,8 +165,8 @@ def test_an_image_in_a_padded_batch_is_seen_as_alone(lite):
         (alone,) = lite.decode(lite(image), [(64, 96)])
         padded = torch.nn.functional.pad(image, (0, 64, 0, 32))
         (among,) = lite.decode(lite(padded), [(64, 96)])
-    assert among.instances.size == alone.instances.size
-    assert (among.instances.boxes[:, 2] <= 96).all()
+    assert among.size == alone.size
+    assert (among.boxes[:, 2] <= 96).all()
 
 
 def test_only_predictions_above_the_threshold_are_candidates(lite):
@@ -174,7 +174,7 @@ def test_only_predictions_above_the_threshold_are_candidates(lite):
     lite.settings = type(lite.settings)(score_threshold=0.3)
     with torch.inference_mode():
         (found,) = lite.decode(lite(torch.randn(1, 3, 90, 120)), [(90, 120)])
-    assert (found.instances.scores > 0.3).all()
+    assert (found.scores > 0.3).all()
 
 
 def test_published_networks_have_the_published_size():

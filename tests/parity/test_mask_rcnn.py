@@ -19,11 +19,11 @@ from upscore.checkpoints import save_model
 from upscore.checkpoints.torchvision_mask_rcnn import import_torchvision_mask_rcnn
 from upscore.inference import load
 from upscore.inference.predictor import Predictor
-from upscore.instances import Instances
 from upscore.models import MaskRCNN
 from upscore.models.resizing import Resizing
 from upscore.objects import Objects
-from upscore.pasting import paste_soft
+from upscore.results import InstanceResult, as_instances
+from upscore.results.mask_paste import paste_soft
 
 pytestmark = pytest.mark.slow
 
@@ -55,12 +55,12 @@ def imported(peer: Peer) -> MaskRCNN:
 def test_the_same_objects_are_found(peer: Peer, net: MaskRCNN, height: int, width: int) -> None:
     image = photo(height, width)
     (expected,) = peer([image / 255])
-    found = Predictor(net, precision="float32").predict(image.byte(), min_score=0).instances
-    assert found is not None
+    found = as_instances(Predictor(net, precision="float32").predict(image.byte(), min_score=0))
     assert len(found) == len(expected["boxes"]) > 30
     assert len(expected["labels"].unique()) > 5
 
-    ours = torch.cat([found.boxes, found.scores[:, None], found.labels[:, None] + 1], dim=1)
+    columns = [found.boxes, found.scores[:, None], found.labels[:, None] + 1]
+    ours = torch.cat([torch.from_numpy(column) for column in columns], dim=1)
     theirs = torch.cat([expected["boxes"], expected["scores"][:, None], expected["labels"][:, None]], dim=1)
     nearest, at = nearest_rows(ours, theirs)
     same = nearest < 1e-3
@@ -84,18 +84,18 @@ def test_an_imported_model_returns_what_torchvision_returns(peer: Peer, tmp_path
     model.net.rpn.training_limits = model.net.rpn.inference_limits = PROPOSALS
     image = photo(333, 500)
     (expected,) = peer([image / 255])
-    found = model.predict(image.byte()).instances
-    assert found is not None
+    found = as_instances(model.predict(image.byte()))
     assert len(found) == len(expected["boxes"]) == len(found.boxes)
     assert expected["scores"].min() < 0.5
-    assert len(found.distinct()) < len(found)
-    ours = torch.cat([found.boxes, found.scores[:, None], found.labels[:, None] + 1], dim=1)
+    assert len(found.mask_nms()) < len(found)
+    columns = [found.boxes, found.scores[:, None], found.labels[:, None] + 1]
+    ours = torch.cat([torch.from_numpy(column) for column in columns], dim=1)
     theirs = torch.cat([expected["boxes"], expected["scores"][:, None], expected["labels"][:, None]], dim=1)
     nearest, at = nearest_rows(ours, theirs)
     same = nearest < 1e-3
     assert same.float().mean() >= 1 - EDGE
     decided = (expected["masks"][:, 0] - 0.5).abs() > 1e-4
-    masks = found.bitmasks()[at]
+    masks = torch.from_numpy(found.bitmasks())[at]
     assert torch.equal((masks & decided)[same], ((expected["masks"][:, 0] >= 0.5) & decided)[same])
     assert model.display_threshold == 0.5
 
@@ -105,13 +105,13 @@ def nearest_rows(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
     return (theirs[:, None] - ours[None]).abs().amax(dim=2).min(dim=1)
 
 
-def pasted(found: Instances) -> tuple[Tensor, Tensor]:
+def pasted(found: InstanceResult) -> tuple[Tensor, Tensor]:
     """(N, H, W) float32 probabilities and bool masks."""
     soft = torch.zeros(len(found), *found.size)
     for canvas, mask, box in zip(soft, found.masks, found.boxes, strict=True):
-        crop, top, left = paste_soft(mask, box, found.size, found.pasting)
+        crop, top, left = paste_soft(mask, box, found.size, found.mask_paste)
         canvas[top : top + crop.shape[0], left : left + crop.shape[1]] = torch.from_numpy(crop)
-    return soft, found.bitmasks()
+    return soft, torch.from_numpy(found.bitmasks())
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)

@@ -9,13 +9,13 @@ import torch
 import upscore
 from tests.report.test_page import read
 from upscore.evaluation.metrics import ConfusionMatrix, semantic_scores
-from upscore.instances import Instances
 from upscore.objects import Objects
 from upscore.report import detector, instances
 from upscore.report.networks import Settings, Trained, draw_scenes
 from upscore.report.object_pictures import object_names
 from upscore.report.page import page
 from upscore.report.touching import largest, merged, pairs, told_apart
+from upscore.results import InstanceResult
 from upscore.structures import Sample
 
 TINY = Settings(side=64, train=6, validation=2, test=4, detector_images=8)
@@ -48,12 +48,13 @@ class Blocks:
 
 def found(*boxes, label=SQUARE):
     """Rectangles as a network would have found them."""
-    return Instances(
-        boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        scores=torch.linspace(0.9, 0.8, len(boxes)),
-        labels=torch.full((len(boxes),), label),
-        masks=torch.ones(len(boxes), 28, 28),
+    return InstanceResult(
+        boxes=np.array(boxes, np.float32).reshape(-1, 4),
+        scores=np.linspace(0.9, 0.8, len(boxes), dtype=np.float32),
+        labels=np.full(len(boxes), label),
+        masks=[np.ones((28, 28), np.float32)] * len(boxes),
         size=(32, 32),
+        classes=["square", "star"],
     )
 
 
@@ -103,7 +104,7 @@ def test_told_apart_are_pairs_with_an_object_for_each():
 
 
 def test_objects_are_numbered_within_their_class():
-    some = replace(found(LEFT, RIGHT, OTHER), labels=torch.tensor([SQUARE, STAR, SQUARE]))
+    some = replace(found(LEFT, RIGHT, OTHER), labels=np.array([SQUARE, STAR, SQUARE]))
     assert object_names(some, ["square", "star"]) == ["square #1", "star #1", "square #2"]
 
 
@@ -126,7 +127,7 @@ def test_the_chapter_has_its_parts(tmp_path, monkeypatch):
     assert finder.scores.images == len(finder.found) == TINY.test
     assert len(detector.parts(finder.records)) == 5
     assert not (tmp_path / "mask_rcnn/state.pt").exists()
-    assert upscore.load(tmp_path / "mask_rcnn").predict(np.zeros((50, 70, 3), np.uint8)).instances.size == (50, 70)
+    assert upscore.load(tmp_path / "mask_rcnn").predict(np.zeros((50, 70, 3), np.uint8)).size == (50, 70)
 
     upscore.load(tmp_path / "mask_rcnn/last")  # into the cache, from which a network starts without its trunk
     again = detector.train(splits, TINY, tmp_path / "again", 1, lambda done, total: None)

@@ -22,6 +22,7 @@ from upscore.inference import Predictor
 from upscore.labels import VOID
 from upscore.lettering import Chip, legend, stack
 from upscore.rendering import at_side, overlay, side_by_side
+from upscore.results import as_semantic
 
 PANEL = 480
 """The longer side of a photo in pixels; what is small is enlarged to it."""
@@ -53,7 +54,7 @@ def strips(
     for index in chosen:
         photo, sample = photos[index], seen[index]
         assert photo.class_map is not None
-        truth, said = photo.class_map.numpy(), predictor.predict(sample.image).class_map
+        truth, said = photo.class_map.numpy(), as_semantic(predictor.predict(sample.image)).class_map
         assert said is not None
         pixels, shown = (at_side(part.image.permute(1, 2, 0).numpy(), PANEL) for part in (photo, sample))
         panels = {

@@ -22,6 +22,7 @@ from upscore.evaluation.metrics import SemanticScores, semantic_scores
 from upscore.inference import Predictor
 from upscore.labels import VOID
 from upscore.progress import ProgressCallback
+from upscore.results import as_semantic
 
 SWEEP = (0.1, 10**-0.5, 1.0, 10**0.5)
 """The numbers of segments that the oracle is asked at, as multiples of the one asked for."""
@@ -152,7 +153,7 @@ def predict_rows(comparison: Comparison, dataset: Dataset, model: Predictor) -> 
     for index, of_model in enumerate(match_classes(comparison.classes, model.classes).indices):
         table[of_model] = index
     for row in comparison.rows:
-        class_map = model.predict(dataset[row.index].image).class_map
+        class_map = as_semantic(model.predict(dataset[row.index].image)).class_map
         assert class_map is not None
         row.network = restored(table[class_map], row.segments.shape)
 

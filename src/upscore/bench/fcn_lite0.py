@@ -41,6 +41,6 @@ def prepare() -> Sides:
 
     def ours(precision: Precision) -> Side:
         predictor = Predictor(net, "openvino", precision)
-        return lambda: predictor.predict(image).class_map
+        return lambda: predictor.predict(image)
 
     return {"bfloat16": ours("bfloat16"), "float32": ours("float32")}, peer

@@ -40,6 +40,7 @@ def prepare() -> Sides:
     from upscore.inference import Predictor
     from upscore.inference.calibration import quantize
     from upscore.inference.engines import Precision
+    from upscore.results import as_instances
 
     image = _photo()
     theirs = _peer(image)
@@ -55,8 +56,7 @@ def prepare() -> Sides:
         predictor.expect((HEIGHT, WIDTH))
 
         def side() -> object:
-            found = predictor.predict(image, min_score=0).instances  # all of them, as the peer returns
-            assert found is not None
+            found = as_instances(predictor.predict(image, min_score=0))  # all of them, as the peer returns
             return found.bitmasks()
 
         return side

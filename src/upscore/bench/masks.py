@@ -23,22 +23,24 @@ def row() -> Row:
 
 def prepare() -> Sides:
     """Random masks in random boxes inside the photo."""
+    import numpy as np
     import torch
     from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-    from upscore.instances import Instances
+    from upscore.results import InstanceResult
 
     torch.manual_seed(0)
     sides = SMALLEST * (LARGEST / SMALLEST) ** torch.rand(OBJECTS, 2)
     corners = torch.rand(OBJECTS, 2) * (torch.tensor([WIDTH, HEIGHT]) - sides)
     boxes, masks = torch.cat([corners, corners + sides], 1), torch.rand(OBJECTS, CELLS, CELLS)
-    found = Instances(
-        boxes=boxes,
-        scores=torch.linspace(1, 0, OBJECTS),
-        labels=torch.zeros(OBJECTS, dtype=torch.int64),
-        masks=masks,
+    found = InstanceResult(
+        boxes=boxes.numpy(),
+        scores=np.linspace(1, 0, OBJECTS, dtype=np.float32),
+        labels=np.zeros(OBJECTS, np.int64),
+        masks=list(masks.numpy()),
         size=(HEIGHT, WIDTH),
-        pasting="legacy",  # torchvision's rule
+        classes=["object"],
+        mask_paste="legacy",  # torchvision's rule
     )
     list(found[:1].crops())  # so that what libraries take once is not counted as the masks'
     ours = {

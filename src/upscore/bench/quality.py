@@ -6,7 +6,7 @@ C classes, N objects; photos are predicted one by one, at their own size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import mean, median
 from time import perf_counter
 
@@ -18,7 +18,8 @@ from upscore.inference.agreement import agreement
 from upscore.inference.engines import EngineName, Precision
 from upscore.inference.folder import SAMPLE, common_sizes
 from upscore.progress import ProgressCallback
-from upscore.structures import Prediction, Sample
+from upscore.results import InstanceResult, Result, SemanticResult
+from upscore.structures import Sample
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,11 @@ class _Pixels:
     def __init__(self, model: Predictor) -> None:
         self.model, self.confusion = model, ConfusionMatrix(len(model.classes))
 
-    def predict(self, sample: Sample) -> Prediction:
+    def predict(self, sample: Sample) -> Result:
         return self.model.predict(sample.image)
 
-    def update(self, found: Prediction, sample: Sample) -> Prediction:
-        assert found.class_map is not None
+    def update(self, found: Result, sample: Sample) -> Result:
+        assert isinstance(found, SemanticResult)
         assert sample.class_map is not None
         self.confusion.update(found.class_map, sample.class_map)
         return found
@@ -116,15 +117,15 @@ class _Objects:
         self.model, self.min_score = model, model.net.final_threshold
         self.evaluator = InstanceEvaluator(model.classes, max_detections=model.net.detections)
 
-    def predict(self, sample: Sample) -> Prediction:
+    def predict(self, sample: Sample) -> Result:
         return self.model.predict(sample.image, min_score=0.0)
 
-    def update(self, found: Prediction, sample: Sample) -> Prediction:
+    def update(self, found: Result, sample: Sample) -> Result:
         """What a user would see of it."""
-        assert found.instances is not None
+        assert isinstance(found, InstanceResult)
         assert sample.objects is not None
-        self.evaluator.update(found.instances, sample.objects)
-        return replace(found, instances=found.instances.at_least(self.min_score).distinct())
+        self.evaluator.update(found, sample.objects)
+        return found.filter(score_threshold=self.min_score).mask_nms()
 
     def score(self) -> float:
         return self.evaluator.scores(self.min_score).AP

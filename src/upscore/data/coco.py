@@ -1,6 +1,6 @@
 """COCO's JSON of labelled objects, read once into flat arrays.
 
-N images, A annotations, K classes, R runs of pixels; sizes are (height, width).
+N images, A annotations, K classes, L layers, R runs of pixels; sizes are (height, width).
 
 Lin et al., "Microsoft COCO: Common Objects in Context" (2014). A million objects of Python would be copied into every
 worker's memory as their counts change; arrays are shared.
@@ -12,6 +12,7 @@ import json
 import os
 from array import array
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,12 @@ import numpy as np
 import torch
 
 from upscore.data.coco_entries import Entry, Unusable, read_annotation, read_categories, read_photo
-from upscore.data.coco_masks import layered, polygon_runs
 from upscore.data.coco_outlines import Outlines, OutlinesSoFar
 from upscore.data.decoding import MAX_PIXELS
 from upscore.data.folder import Fault
 from upscore.errors import UserError
 from upscore.objects import Objects
+from upscore.results.rle import runs_of_polygons, runs_to_columns
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,7 +74,7 @@ class Coco:
         if outline.runs is not None:
             return outline.runs.astype(np.int64)
         height, width = self.sizes[image].tolist()
-        return polygon_runs(outline.pieces, height, width)
+        return runs_of_polygons(outline.pieces, (height, width))
 
     def objects(self, image: int) -> Objects:
         """The objects of an image at its own size; number k is its k-th annotation.
@@ -144,6 +145,25 @@ def read_coco(path: Path) -> Coco:
         outlines=annotations.outlines.ordered(rows),
         faults=images.faults + annotations.faults,
     )
+
+
+def layered(objects: Iterable[np.ndarray], height: int, width: int, *, most: int) -> np.ndarray:
+    """(L, H, W) int32: objects, given as run lengths, by number from 1, each on the first layer where it fits.
+
+    Raises:
+        UserError: the layers would hold more than `most` pixels.
+    """
+    layers = [np.zeros((height, width), np.int32)]
+    for number, runs in enumerate(objects, start=1):
+        columns, mask = runs_to_columns(runs, height)
+        layer = next((layer for layer in layers if not layer[:, columns][mask].any()), None)
+        if layer is None:
+            if (len(layers) + 1) * height * width > most:
+                raise UserError(f"more than {len(layers)} objects lie over one another in {width}x{height} pixels")
+            layer = np.zeros((height, width), np.int32)
+            layers.append(layer)
+        layer[:, columns][mask] = number
+    return np.stack(layers)
 
 
 def _read_json(path: Path) -> dict[str, list[Any]]:

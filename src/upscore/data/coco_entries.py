@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from upscore.data.coco_masks import decode_runs
 from upscore.data.decoding import MAX_PIXELS
 from upscore.errors import UserError
+from upscore.results.rle import decode_runs
 
 NOT_ANNOTATED = math.nan
 

@@ -20,7 +20,7 @@ class Outline(NamedTuple):
     pieces: list[np.ndarray]
     """(2 P,) float64 each: x1, y1, x2, y2, ..."""
     runs: np.ndarray | None
-    """(R,) uint32, as in `coco_masks`."""
+    """(R,) uint32, as in `upscore.results.rle`."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """COCO's precision and recall of objects, computed by pycocotools in memory and in silence (Mask R-CNN section 4).
 
-N regions in a photo (objects labelled, or objects found), C classes; T IoU thresholds .50:.05:.95; 101 recalls 0:.01:1;
-A areas (all, small < 32^2, medium, large > 96^2 pixels); M limits of objects found per photo and class.
+C classes; T IoU thresholds .50:.05:.95; 101 recalls 0:.01:1;
+A areas (all, small < 32^2, medium, large > 96^2 pixels); M limits of objects found per image and class.
 """
 
 from __future__ import annotations
@@ -9,39 +9,27 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import count
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from scipy import ndimage
 
 from upscore.objects import Objects
+from upscore.results import InstanceResult, rle
 
 ALL, SMALL, MEDIUM, LARGE = range(4)
 """Positions on the axis of areas."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Regions:
-    """What is kept of the N objects of one photo."""
+class Annotated(NamedTuple):
+    """The objects of one image, labelled or found."""
 
     size: tuple[int, int]
     """(H, W)."""
-    rles: list[dict[str, Any]]
-    """Compressed COCO RLE."""
-    boxes: np.ndarray
-    """(N, 4) float64, (x1, y1, x2, y2)."""
-    areas: np.ndarray
-    """(N,) float64, of the masks in pixels, or as annotated."""
-    labels: np.ndarray
-    """(N,) int64"""
-    scores: np.ndarray
-    """(N,) float64; 1 for what is labelled."""
-    crowd: np.ndarray
-    """(N,) bool"""
+    annotations: list[dict[str, Any]]
+    """In COCO's form, with the class index as `category_id`."""
 
 
 class Curves(NamedTuple):
@@ -54,8 +42,8 @@ class Curves(NamedTuple):
 
 
 def precision_recall(
-    labelled: Sequence[Regions],
-    found: Sequence[Regions],
+    labelled: Sequence[Annotated],
+    found: Sequence[Annotated],
     num_classes: int,
     *,
     overlap: Literal["segm", "bbox"],
@@ -80,60 +68,56 @@ def precision_recall(
     return Curves(np.where(precision < 0, np.nan, precision), np.where(recall < 0, np.nan, recall))
 
 
-def _coco(photos: Sequence[Regions], num_classes: int, box_areas: bool = False) -> COCO:
-    """Numbers start at 1: pycocotools takes a match with number 0 for none."""
+def found_in(result: InstanceResult) -> Annotated:
+    """The objects of a prediction."""
+    return Annotated(result.size, result.to_coco(category_ids=range(len(result.classes))))
+
+
+def labelled_in(objects: Objects) -> Annotated:
+    """The objects of the ground truth."""
+    rles = _rles(objects)
+    corners = objects.boxes.double().numpy()
+    boxes = np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]])
+    columns = (objects.labels, boxes, objects.areas, objects.crowd)
+    return Annotated(
+        objects.size,
+        [
+            {"category_id": label, "bbox": box, "area": area, "iscrowd": int(crowd), "segmentation": encoded}
+            for encoded, label, box, area, crowd in zip(rles, *(column.tolist() for column in columns), strict=True)
+        ],
+    )
+
+
+def _coco(images: Sequence[Annotated], num_classes: int, box_areas: bool = False) -> COCO:
+    """pycocotools' data set of these images; ids start at 1, for pycocotools takes a match with id 0 for none."""
     annotations: list[dict[str, Any]] = []
-    ids = count(1)
-    for number, photo in enumerate(photos, start=1):
-        corners = photo.boxes[:, :2]
-        sides = photo.boxes[:, 2:] - corners
-        areas = sides.prod(1) if box_areas else photo.areas
-        columns = (photo.labels, np.hstack([corners, sides]), areas, photo.scores, photo.crowd)
-        annotations += [
-            {
-                "id": next(ids),
-                "image_id": number,
-                "category_id": label,
-                "segmentation": rle,
-                "bbox": box,
-                "area": area,
-                "score": score,
-                "iscrowd": int(crowd),
-            }
-            for rle, label, box, area, score, crowd in zip(
-                photo.rles, *(column.tolist() for column in columns), strict=True
-            )
-        ]
-    images = [{"id": number, "height": photo.size[0], "width": photo.size[1]} for number, photo in enumerate(photos, 1)]
-    categories = [{"id": label} for label in range(num_classes)]
+    for number, image in enumerate(images, start=1):
+        for annotation in image.annotations:
+            *_, width, height = annotation["bbox"]
+            own = {"id": len(annotations) + 1, "image_id": number, "iscrowd": annotation.get("iscrowd", 0)}
+            if box_areas:
+                own["area"] = width * height
+            annotations.append(annotation | own)
     coco = COCO()
-    coco.dataset = {"images": images, "categories": categories, "annotations": annotations}  # pyright: ignore
+    dataset: Any = {
+        "images": [{"id": number, "height": of.size[0], "width": of.size[1]} for number, of in enumerate(images, 1)],
+        "categories": [{"id": label} for label in range(num_classes)],
+        "annotations": annotations,
+    }
+    coco.dataset = dataset
     coco.createIndex()
     return coco
 
 
-def run_lengths(objects: Objects) -> list[dict[str, Any]]:
-    """The compressed COCO RLE of each object, all read off an id map's layer in one pass."""
-    height, width = objects.size
-    rles: dict[int, dict[str, Any]] = {}
-    layers, numbers = objects.layers.numpy(), objects.numbers.numpy()
-    for layer in np.unique(layers):
-        pixels = objects.id_map[layer].numpy().T.ravel()  # column by column, as COCO counts
-        changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
-        bounds = np.concatenate([[0], changes, [len(pixels)]])
-        values = pixels[bounds[:-1]]
-        runs = np.argsort(values, kind="stable")
-        members = np.flatnonzero(layers == layer)
-        first = np.searchsorted(values[runs], numbers[members], side="left")
-        last = np.searchsorted(values[runs], numbers[members], side="right")
-        for member, own in zip(members.tolist(), map(slice, first, last), strict=True):
-            edges = np.stack([bounds[runs[own]], bounds[runs[own] + 1]], axis=1).ravel()
-            counts = np.diff(edges, prepend=0, append=len(pixels))
-            rles[member] = {"size": [height, width], "counts": counts[:-1] if counts[-1] == 0 else counts}
-    in_order: Any = [rles[position] for position in range(len(rles))]
-    return coco_mask.frPyObjects(in_order, height, width) if rles else []
-
-
-def mask_areas(rles: Sequence[Any]) -> np.ndarray:
-    """(N,) float64, the pixels of each mask; one by one, since pycocotools fails at lists of over 255."""
-    return np.array([coco_mask.area(rle) for rle in rles], np.float64)
+def _rles(objects: Objects) -> list[dict[str, Any]]:
+    """The run-length encoding of each object, made from its crop of the id map."""
+    nothing = np.zeros((0, 0), bool)
+    rles = [rle.encode(nothing, 0, 0, objects.size)] * len(objects)
+    for layer, plane in enumerate(objects.id_map.numpy()):
+        places = ndimage.find_objects(plane)
+        for position in np.flatnonzero(objects.layers.numpy() == layer).tolist():
+            number = int(objects.numbers[position])
+            if number <= len(places) and (place := places[number - 1]) is not None:
+                rows, columns = place
+                rles[position] = rle.encode(plane[place] == number, rows.start, columns.start, objects.size)
+    return rles

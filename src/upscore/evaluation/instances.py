@@ -18,14 +18,14 @@ from upscore.evaluation.average_precision import (
     LARGE,
     MEDIUM,
     SMALL,
-    Regions,
-    mask_areas,
+    Annotated,
+    found_in,
+    labelled_in,
     precision_recall,
-    run_lengths,
 )
 from upscore.evaluation.matched_f import THRESHOLDS, Pairs, Threshold, best_threshold, matched_f, pairs
-from upscore.instances import Instances
 from upscore.objects import Objects
+from upscore.results import InstanceResult
 
 AT_50, AT_75 = 0, 5
 """Positions on the axis of IoU thresholds."""
@@ -99,8 +99,8 @@ class InstanceEvaluator:
         """
         self.classes = list(classes)
         self.max_detections = max_detections
-        self._labelled: list[Regions] = []
-        self._found: list[Regions] = []
+        self._labelled: list[Annotated] = []
+        self._found: list[Annotated] = []
         self._pairs: list[Pairs] = []
         for name in self.classes:
             if self.classes.count(name) > 1:
@@ -108,35 +108,13 @@ class InstanceEvaluator:
                     f"two classes are called {name!r}: scores are reported by name, give each class its own"
                 )
 
-    def update(self, instances: Instances, objects: Objects) -> None:
-        """Add one photo; masks are kept as run lengths."""
+    def update(self, instances: InstanceResult, objects: Objects) -> None:
+        """Add one image; masks are kept run-length encoded."""
         assert instances.size == objects.size, f"found in {instances.size}, labelled in {objects.size}"
-        rles = instances.rle()
-        scores, labels = instances.scores.double().numpy(), instances.labels.numpy()
-        self._found.append(
-            Regions(
-                size=instances.size,
-                rles=rles,
-                boxes=instances.boxes.double().numpy(),
-                areas=mask_areas(rles),
-                labels=labels,
-                scores=scores,
-                crowd=np.zeros(len(rles), bool),
-            )
-        )
-        self._labelled.append(
-            Regions(
-                size=objects.size,
-                rles=run_lengths(objects),
-                boxes=objects.boxes.double().numpy(),
-                areas=objects.areas.double().numpy(),
-                labels=objects.labels.numpy(),
-                scores=np.ones(len(objects)),
-                crowd=objects.crowd.numpy(),
-            )
-        )
-        seen = instances.distinct()
-        self._pairs.append(pairs(np.asarray(seen.id_map()), seen.scores.double().numpy(), seen.labels.numpy(), objects))
+        self._found.append(found_in(instances))
+        self._labelled.append(labelled_in(objects))
+        seen = instances.mask_nms()
+        self._pairs.append(pairs(seen.label_map(), seen.scores.astype(np.float64), seen.labels, objects))
 
     def extend(self, other: InstanceEvaluator) -> None:
         """Add the photos that another one has seen, of the same classes."""
@@ -186,14 +164,15 @@ class InstanceEvaluator:
             max_detections=self.max_detections,
             images=len(self._pairs),
             objects=sum(photo.objects for photo in self._pairs),
-            crowds=sum(int(photo.crowd.sum()) for photo in self._labelled),
-            detections=sum(len(photo.rles) for photo in self._found),
+            crowds=sum(annotation["iscrowd"] for image in self._labelled for annotation in image.annotations),
+            detections=sum(len(image.annotations) for image in self._found),
         )
 
     def _per_class(self, precision: np.ndarray, box_precision: np.ndarray) -> dict[str, ClassScores]:
         counts = np.zeros(len(self.classes), np.int64)
-        for photo in self._labelled:
-            counts += np.bincount(photo.labels[~photo.crowd], minlength=len(counts))
+        for image in self._labelled:
+            for annotation in image.annotations:
+                counts[annotation["category_id"]] += not annotation["iscrowd"]
         return {
             name: ClassScores(
                 objects=int(counts[label]),

@@ -9,20 +9,21 @@ import torch
 
 from upscore.evaluation.matched_f import matched_f, pairs
 from upscore.objects import Objects
-from upscore.structures import Prediction
+from upscore.results import InstanceResult, SemanticResult
 
 IOU = 0.5
 """From which overlap on two objects are the same."""
 
 
-def agreement(reference: Prediction, other: Prediction) -> float:
+def agreement(reference: SemanticResult | InstanceResult, other: SemanticResult | InstanceResult) -> float:
     """Of class maps, the share of equal pixels; of objects, matched F: found by both / found by either. 0 to 1."""
-    if reference.class_map is not None and other.class_map is not None:
+    if isinstance(reference, SemanticResult) and isinstance(other, SemanticResult):
         return float((reference.class_map == other.class_map).mean())
-    expected, found = reference.instances, other.instances
-    assert expected is not None
-    assert found is not None
-    if not len(expected) and not len(found):
+    assert isinstance(reference, InstanceResult)
+    assert isinstance(other, InstanceResult)
+    if not len(reference) and not len(other):
         return 1.0
-    truth = Objects.from_id_map(torch.from_numpy(expected.id_map().astype("int32")), expected.labels)
-    return matched_f([pairs(found.id_map(), found.scores.numpy(), found.labels.numpy(), truth)], 0.0, IOU)
+    truth = Objects.from_id_map(
+        torch.from_numpy(reference.label_map().astype("int32")), torch.from_numpy(reference.labels)
+    )
+    return matched_f([pairs(other.label_map(), other.scores, other.labels, truth)], 0.0, IOU)

@@ -21,6 +21,7 @@ from upscore.inference.threads import in_threads
 from upscore.labels import VOID
 from upscore.models.mask_rcnn import MaskRCNN
 from upscore.progress import ProgressCallback
+from upscore.results import InstanceResult, SemanticResult
 from upscore.structures import Sample
 
 
@@ -83,10 +84,10 @@ def _score_pixels(
         if sample.depth is None and model.depth_channels:
             raise UserError(f"{sample.name} has no depth, which this model sees beside the photo")
         found = model.predict(sample.image, depth=sample.depth if model.depth_channels else None)
-        assert found.class_map is not None
+        assert isinstance(found, SemanticResult)
         confusion.update(found.class_map, table[sample.class_map.long()])
-        if geometric_table is not None and sample.geometric_map is not None and found.geometric_map is not None:
-            geometric.update(found.geometric_map, geometric_table[sample.geometric_map.long()])
+        if geometric_table is not None and sample.geometric_map is not None and found.geometric is not None:
+            geometric.update(found.geometric.class_map, geometric_table[sample.geometric_map.long()])
     scores = semantic_scores(confusion.counts, model.classes)
     if geometric_table is None:
         return scores
@@ -116,8 +117,8 @@ def compare_objects(
         if objects is None:
             raise UserError(f"{sample.name} has no labelled objects to compare with")
         objects = replace(objects, labels=order[objects.labels])
-        found = model.predict(sample.image, min_score=0.0).instances
-        assert found is not None
+        found = model.predict(sample.image, min_score=0.0)
+        assert isinstance(found, InstanceResult)
         evaluator.update(found, objects)
     return evaluator
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from upscore.inference.engines import Engine
-from upscore.instances import Instances
 from upscore.models.detector_parts import BoxPart, DensePart, MaskPart, as_outputs, branches
-from upscore.models.mask_rcnn import MaskRCNN
+from upscore.models.mask_rcnn import Detections, MaskRCNN
 
 DENSE, BOX, MASK = "dense", "box", "mask"
 """The parts' names."""
@@ -46,9 +45,7 @@ class ObjectFinder:
         self.dense.expect(*((1, 3, *self.net.trunk.padded_size(*size)) for size in seen))
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor) -> Instances:
+    def __call__(self, images: Tensor) -> Detections:
         """One preprocessed image (1, 3, H, W) -> its objects, in its pixels."""
         outputs = as_outputs(self.dense(self.net.trunk.padded(images)), len(self.net.box_pooler.strides))
-        found = self.net.decode(outputs, [(images.shape[-2], images.shape[-1])], self.branches)[0].instances
-        assert found is not None
-        return found
+        return self.net.decode(outputs, [(images.shape[-2], images.shape[-1])], self.branches)[0]

@@ -21,7 +21,6 @@ from upscore.files import require_writable
 from upscore.inference.depths import as_depth, find_depth
 from upscore.inference.outputs import write_prediction
 from upscore.inference.predictor import Predictor
-from upscore.inference.results import ResultsFile, coco_results
 from upscore.inference.run_manifest import (
     Fingerprint,
     Record,
@@ -34,7 +33,9 @@ from upscore.inference.run_manifest import (
 )
 from upscore.inference.threads import in_threads
 from upscore.models.mask_rcnn import MaskRCNN
-from upscore.structures import Prediction, Sample
+from upscore.results import InstanceResult, Result
+from upscore.results.writers.coco import ResultsFile
+from upscore.structures import Sample
 
 SAMPLE, SHARE = 64, 4
 """Photos whose size is asked for, and the part of them that must share one, as 1 / SHARE, for it to be a common one."""
@@ -244,12 +245,12 @@ class _Job:
 
     def predictions(
         self, entries: Sequence[Entry]
-    ) -> Generator[tuple[Entry, Prediction | UserError, list[Fingerprint]], None, None]:
+    ) -> Generator[tuple[Entry, Result | UserError, list[Fingerprint]], None, None]:
         with closing(in_threads(entries, self.read)) as samples:
             for entry, (sample, inputs) in samples:
                 yield entry, sample if isinstance(sample, UserError) else self._predict(sample), inputs
 
-    def _predict(self, sample: Sample) -> Prediction | UserError:
+    def _predict(self, sample: Sample) -> Result | UserError:
         try:
             return self.predictor.predict(
                 sample.image, depth=sample.depth, scores=self.scores, min_score=self.min_score
@@ -257,7 +258,7 @@ class _Job:
         except UserError as error:
             return error
 
-    def write(self, predicted: tuple[Entry, Prediction | UserError, list[Fingerprint]]) -> Record | UserError:
+    def write(self, predicted: tuple[Entry, Result | UserError, list[Fingerprint]]) -> Record | UserError:
         """Write the files of an image."""
         entry, prediction, inputs = predicted
         if isinstance(prediction, UserError):
@@ -266,5 +267,7 @@ class _Job:
             written = write_prediction(prediction, self.output / entry.name, overlays=self.overlays)
         except UserError as error:
             return error
-        results = coco_results(prediction, entry.image_id, entry.file_name) if self.finds_objects else []
+        results = []
+        if isinstance(prediction, InstanceResult):
+            results = prediction.to_coco(image_id=entry.image_id, file_name=entry.file_name)
         return Record(entry.name, inputs, sizes_below(written, self.output), results)

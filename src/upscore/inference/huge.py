@@ -24,6 +24,7 @@ from upscore.inference.tiles import TilePlan, class_map_tiles, core_size, tile_p
 from upscore.models.fcn import FCN
 from upscore.models.receptive import Geometry, receptive_field, with_layers
 from upscore.progress import ProgressCallback
+from upscore.results import as_semantic
 
 LONGEST_NAME = 255
 """Bytes that file systems allow."""
@@ -185,9 +186,8 @@ def require_pixels(predictor: Predictor) -> FCN:
 
 def class_maps_of(predictor: Predictor, pixels: Tensor) -> Sequence[np.ndarray]:
     """A tile (3, h, w) uint8, RGB -> its class maps (h, w) uint8, one for each head."""
-    prediction = predictor.predict(pixels)
-    maps = (prediction.class_map, prediction.geometric_map)
-    return [class_map for class_map in maps if class_map is not None]
+    result = as_semantic(predictor.predict(pixels))
+    return [result.class_map] if result.geometric is None else [result.class_map, result.geometric.class_map]
 
 
 @contextmanager

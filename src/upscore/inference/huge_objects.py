@@ -26,10 +26,11 @@ from upscore.inference.object_tiles import Find, Tiling, find_objects, finder, r
 from upscore.inference.pictures import save_overlay
 from upscore.inference.pieces import reduction
 from upscore.inference.predictor import Predictor
-from upscore.inference.results import require_results
-from upscore.inference.roi_objects import RUN_LENGTHS, RoIObjects, coco_entries, write_ids
 from upscore.inference.run_manifest import Setting, locked
 from upscore.progress import ProgressCallback
+from upscore.results import InstanceResult
+from upscore.results.rle import MAX_PIXELS
+from upscore.results.writers.coco import require_results
 
 BLOCK = 512
 """Side of the squares that the id map is written in."""
@@ -86,7 +87,7 @@ def predict_objects(
     factor: float = 1.0,
     min_score: float | None = None,
     progress: ProgressCallback | None = None,
-) -> RoIObjects:
+) -> InstanceResult:
     """Find the objects of an image of any size, and write them, their id map and a picture to look at.
 
     Finished tiles are kept in `.NAME.partial` beside the output until all are there: the same call goes on with them.
@@ -115,8 +116,8 @@ def predict_objects(
     with locked(search.folder):
         find, journal = search.finder(predictor), search.journal()
         objects = find_objects(raster, find, search.tiling, journal=journal, progress=progress)
-        if raster.height * raster.width < RUN_LENGTHS:
-            _write_entries(objects, entries_of(output), predictor.classes, source.name)
+        if raster.height * raster.width < MAX_PIXELS:
+            _write_entries(objects, entries_of(output), source.name)
         save_overlay(Image.fromarray(_overview(raster, objects)), overlay_of(output))
         _write_ids(objects, search, read_georeference(source, level=level))
         shutil.rmtree(search.folder)
@@ -159,7 +160,7 @@ def plan_search(
     )
 
 
-def _write_ids(objects: RoIObjects, search: Search, georeference: Georeference | None) -> None:
+def _write_ids(objects: InstanceResult, search: Search, georeference: Georeference | None) -> None:
     """The id map in the file format of the suffix."""
     height, width = objects.size
     padded = (np.pad(ids, [(0, BLOCK - side) for side in ids.shape]) for _, ids in _squares(objects))
@@ -176,28 +177,27 @@ def _write_ids(objects: RoIObjects, search: Search, georeference: Georeference |
     )
 
 
-def _write_entries(objects: RoIObjects, path: Path, classes: list[str], file_name: str) -> None:
-    """The objects as COCO's results, an object a line."""
+def _write_entries(objects: InstanceResult, path: Path, file_name: str) -> None:
+    """The objects in COCO's results format, one object a line; one after the other, for there may be very many."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         before = "["
-        for entry in coco_entries(objects, classes, 1, file_name):
+        for position in range(len(objects)):
+            (entry,) = objects[position : position + 1].to_coco(file_name=file_name)
             file.write(f"{before}\n{json.dumps(entry)}")
             before = ","
         file.write("\n]\n" if len(objects) else "[]\n")
 
 
-def _squares(objects: RoIObjects) -> Iterator[tuple[Window, np.ndarray]]:
+def _squares(objects: InstanceResult) -> Iterator[tuple[Window, np.ndarray]]:
     """The id map in squares, row after row; those at the border may be smaller."""
     height, width = objects.size
     for top in range(0, height, BLOCK):
         for left in range(0, width, BLOCK):
             window = Window(top, left, min(BLOCK, height - top), min(BLOCK, width - left))
-            found: list[np.ndarray] = []
-            write_ids(objects, [window], lambda _, ids, found=found: found.append(ids))
-            yield window, found[0]
+            yield window, objects.label_map(window)
 
 
-def _overview(raster: Raster, objects: RoIObjects) -> np.ndarray:
+def _overview(raster: Raster, objects: InstanceResult) -> np.ndarray:
     """The reduced photo (H / F, W / F, 3) under its objects' colours."""
     factor = reduction(raster.height, raster.width)
     colors = class_colors(COLORS).astype(np.float32)

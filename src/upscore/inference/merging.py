@@ -3,9 +3,9 @@
 N objects found in all tiles together, P pairs of them; m the side of a mask in RoI form. IoU: intersection over union.
 
 Finds that a tile's border cuts are parts. Two of them from different tiles that agree on the pixels which both tiles
-see are of one object; so are those in a chain of such pairs, over any number of tiles. The parts of an object are
-united in RoI form, unless one tile has it whole. At the end, as in a photo (`Instances.distinct`), those go of which
-better ones of their class hide more than half: an object that two tiles have whole.
+see belong to one object; so do those in a chain of such pairs, over any number of tiles. The parts of an object are
+united in RoI form, unless one tile has it whole. Finally objects are suppressed of which better ones of their class
+cover more than half, as `InstanceResult.mask_nms` does: an object that two tiles have whole.
 
 Only neighbours are compared, and only their own boxes' pixels are made.
 """
@@ -17,13 +17,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from upscore.data.rasters import Window
-from upscore.inference.roi_objects import RoIObjects
-from upscore.pasting import paste_soft
+from upscore.results import InstanceResult
+from upscore.results.mask_paste import paste_soft
 
 SAME_IOU = 0.5
 """In the pixels that two tiles share, from which on a part and another find are one object."""
@@ -42,7 +41,7 @@ BUCKET = 256
 class Finds:
     """What was found in all tiles, in the coordinates of the whole image."""
 
-    objects: RoIObjects
+    objects: InstanceResult
     tiles: np.ndarray
     """(N,) int64, the position in `windows` of the tile that it was found in."""
     cut: np.ndarray
@@ -51,12 +50,13 @@ class Finds:
     """The tiles."""
 
 
-def merge(finds: Finds) -> RoIObjects:
+def merge(finds: Finds) -> InstanceResult:
     """The objects of the whole image, the best first: each once, and in one piece."""
     objects, tiles, lone = _united(finds)
     # a part without a counterpart gives way to whatever hides it, with a better score or not
     order = np.lexsort((-objects.scores, lone))
-    return _distinct(objects[order], tiles[order]).by_score()
+    kept = _distinct(objects[order], tiles[order])
+    return kept[np.argsort(-kept.scores, kind="stable")]
 
 
 def meeting(boxes: np.ndarray) -> np.ndarray:
@@ -95,7 +95,7 @@ def unite(finds: Finds, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         seen = np.zeros((side, side), np.float32)
         for k, box in zip(members, in_cells, strict=True):
             if finds.tiles[k] == tile:
-                _add(seen, torch.from_numpy(finds.objects.masks[k]).float(), torch.from_numpy(box))
+                _add(seen, finds.objects.masks[k], box)
         top, left, height, width = finds.windows[tile]
         weight = _depth(rows, top, height)[:, None] * _depth(columns, left, width)
         total += weight * seen
@@ -103,7 +103,7 @@ def unite(finds: Finds, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([low, high]).astype(np.float32), (total / weights).astype(np.float16)
 
 
-def _add(plane: np.ndarray, mask: torch.Tensor, box: torch.Tensor) -> None:
+def _add(plane: np.ndarray, mask: np.ndarray, box: np.ndarray) -> None:
     """Put a mask over a plane, the surer of both at each point."""
     part, top, left = paste_soft(mask, box, plane.shape, "exact")
     here = plane[top : top + part.shape[0], left : left + part.shape[1]]
@@ -115,7 +115,7 @@ def _depth(positions: np.ndarray, start: int, length: int) -> np.ndarray:
     return np.maximum(np.minimum(positions - start, start + length - positions), 0)
 
 
-def _united(finds: Finds) -> tuple[RoIObjects, np.ndarray, np.ndarray]:
+def _united(finds: Finds) -> tuple[InstanceResult, np.ndarray, np.ndarray]:
     """Objects after the union of parts; the tile of each, -1 of several; whether it is a part nevertheless."""
     objects = finds.objects
     whole: list[int] = []
@@ -132,7 +132,7 @@ def _united(finds: Finds) -> tuple[RoIObjects, np.ndarray, np.ndarray]:
     best = np.array([members[objects.scores[members].argmax()] for members in united], np.int64)
     everything = objects[np.concatenate([kept, best])]
     everything.boxes[len(kept) :] = np.array(boxes).reshape(-1, 4)
-    everything.masks[len(kept) :] = masks
+    everything.masks = [*everything.masks[: len(kept)], *masks]
     tiles = np.append(finds.tiles[kept], np.full(len(best), -1))
     return everything, tiles, np.append(finds.cut[kept], np.zeros(len(best), bool))
 
@@ -177,7 +177,7 @@ def intersection(one: Window, other: Window) -> Window | None:
     return Window(top, left, height, width) if height > 0 and width > 0 else None
 
 
-def _distinct(objects: RoIObjects, tiles: np.ndarray) -> RoIObjects:
+def _distinct(objects: InstanceResult, tiles: np.ndarray) -> InstanceResult:
     """Without those of which earlier ones of their class hide more than half; each tile's own are distinct already."""
     first, second = meeting(objects.boxes).T
     alike = objects.labels[first] == objects.labels[second]
@@ -191,7 +191,7 @@ def _distinct(objects: RoIObjects, tiles: np.ndarray) -> RoIObjects:
     return objects[np.flatnonzero(kept)]
 
 
-def _mostly_hidden(objects: RoIObjects, k: int, others: np.ndarray) -> bool:
+def _mostly_hidden(objects: InstanceResult, k: int, others: np.ndarray) -> bool:
     """Whether over half of an object's pixels are those of others."""
     crop, top, left = objects.crop(k)
     own = Window(top, left, *crop.shape)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from upscore.files import atomic_path
-from upscore.inference.roi_objects import RoIObjects
 from upscore.inference.run_manifest import Settings, begin
+from upscore.results import InstanceResult
 
 
 class Journal:
@@ -34,7 +34,7 @@ class Journal:
         """Whether a tile is there; a file that was cut short by a failing machine is not."""
         return zipfile.is_zipfile(self._path(tile))
 
-    def write(self, tile: int, objects: RoIObjects) -> None:
+    def write(self, tile: int, objects: InstanceResult) -> None:
         """Keep the objects of a tile, whole or not at all.
 
         Raises:
@@ -47,21 +47,25 @@ class Journal:
                 scores=objects.scores,
                 labels=objects.labels,
                 masks=np.array(objects.masks, np.float16),
-                pasting=np.array(objects.pasting),
+                mask_paste=np.array(objects.mask_paste),
+                classes=np.array(objects.classes),
+                category_ids=np.array(objects.category_ids or [], np.int64),
             )
 
-    def read(self, tile: int, size: tuple[int, int]) -> RoIObjects | None:
+    def read(self, tile: int, size: tuple[int, int]) -> InstanceResult | None:
         """The objects of a tile in an image of size (H, W), if it is done."""
         if not self.done(tile):
             return None
         with np.load(self._path(tile)) as saved:
-            return RoIObjects(
+            return InstanceResult(
                 boxes=saved["boxes"],
                 scores=saved["scores"],
                 labels=saved["labels"],
                 masks=list(saved["masks"]),
                 size=size,
-                pasting=saved["pasting"].item(),
+                classes=saved["classes"].tolist(),
+                category_ids=saved["category_ids"].tolist() or None,
+                mask_paste=saved["mask_paste"].item(),
             )
 
     def _path(self, tile: int) -> Path:

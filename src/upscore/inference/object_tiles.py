@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -33,13 +33,12 @@ from upscore.errors import UserError
 from upscore.inference.merging import Finds, merge
 from upscore.inference.object_journal import Journal
 from upscore.inference.predictor import Predictor
-from upscore.inference.roi_objects import RoIObjects
-from upscore.instances import Instances
 from upscore.models.mask_rcnn import MaskRCNN
 from upscore.models.resizing import Resizing
 from upscore.progress import ProgressCallback
+from upscore.results import InstanceResult, as_instances
 
-Find = Callable[[Tensor], Instances]
+Find = Callable[[Tensor], InstanceResult]
 """A tile (3, h, w) uint8, RGB -> its objects, in its own pixels."""
 
 ALIGN = 64
@@ -140,48 +139,45 @@ def finder(model: Predictor, *, factor: float = 1.0, min_score: float | None = N
     """
     net = require_objects(model, factor)
 
-    def find(tile: Tensor) -> Instances:
+    def find(tile: Tensor) -> InstanceResult:
         shorter, longer = sorted(tile.shape[-2:])
         side = max(1, round(shorter * factor))
         here = copy.copy(model)
         here.net = copy.copy(net)  # the same weights
         here.net.resizing = Resizing(min_side=side, max_side=side * longer, rule=net.resizing.rule)
-        found = here.predict(tile, min_score=min_score).instances
-        assert found is not None
-        return found
+        return as_instances(here.predict(tile, min_score=min_score))
 
     return find
 
 
-def find_in_tile(raster: Raster, window: Window, find: Find, tiling: Tiling) -> RoIObjects:
+def find_in_tile(raster: Raster, window: Window, find: Find, tiling: Tiling) -> InstanceResult:
     """The objects that count of those in a tile, in the pixels of the whole image."""
     size = raster.height, raster.width
     found = find(raster.read(*window))
-    boxes = found.boxes.numpy() + np.array([window.left, window.top] * 2)
+    boxes = found.boxes + np.array([window.left, window.top] * 2)
     counts = tiling.trusted(boxes, window, size)
-    return RoIObjects(
+    here = found[counts]
+    return replace(
+        here,
         boxes=boxes[counts].astype(np.float32),
-        scores=found.scores.numpy()[counts],
-        labels=found.labels.numpy()[counts],
-        masks=list(found.masks.numpy()[counts].astype(np.float16)),
+        masks=[mask.astype(np.float16) for mask in here.masks],
         size=size,
-        pasting=found.pasting,
+        image=None,
     )
 
 
-def gather(found: Sequence[RoIObjects], tiling: Tiling) -> Finds:
+def gather(found: Sequence[InstanceResult], tiling: Tiling) -> Finds:
     """What was found in all tiles, in the order of `Tiling.windows`."""
     size = found[0].size
     windows = tiling.windows(size)
     cut = [tiling.cut(objects.boxes, window, size) for objects, window in zip(found, windows, strict=True)]
     return Finds(
-        objects=RoIObjects(
+        objects=replace(
+            found[0],
             boxes=np.concatenate([objects.boxes for objects in found]),
             scores=np.concatenate([objects.scores for objects in found]),
             labels=np.concatenate([objects.labels for objects in found]),
             masks=[mask for objects in found for mask in objects.masks],
-            size=size,
-            pasting=found[0].pasting,
         ),
         tiles=np.repeat(np.arange(len(found)), [len(objects) for objects in found]),
         cut=np.concatenate(cut),
@@ -196,7 +192,7 @@ def find_objects(
     *,
     journal: Journal | None = None,
     progress: ProgressCallback | None = None,
-) -> RoIObjects:
+) -> InstanceResult:
     """The objects of an image, the best first; of its pixels, a tile is in memory at a time.
 
     Args:
@@ -208,7 +204,7 @@ def find_objects(
     """
     size = raster.height, raster.width
     windows = tiling.windows(size)
-    found: list[RoIObjects] = []
+    found: list[InstanceResult] = []
     for number, window in enumerate(windows):
         objects = None if journal is None else journal.read(number, size)
         if objects is None:

@@ -17,9 +17,9 @@ from upscore.data.folder import walk_files
 from upscore.errors import UserError
 from upscore.files import atomic_path
 from upscore.inference.pictures import is_own_picture, not_own, require_own_picture, save_labels, save_overlay
-from upscore.inference.results import RESULTS, require_results
 from upscore.rendering import index_image
-from upscore.structures import Prediction
+from upscore.results import InstanceResult, SemanticResult
+from upscore.results.writers.coco import RESULTS, require_results
 
 ENDINGS = {
     "semantic": (".png", "_overlay.jpg", "_scores.npz"),
@@ -131,7 +131,7 @@ def _outputs(base: Path, endings: Sequence[str]) -> list[Path]:
     return [base.with_name(base.name + ending) for ending in endings]
 
 
-def write_prediction(prediction: Prediction, base: Path, *, overlays: bool = True) -> list[Path]:
+def write_prediction(prediction: SemanticResult | InstanceResult, base: Path, *, overlays: bool = True) -> list[Path]:
     """Write what was predicted of an image, at the image's own size.
 
     Classes of pixels: `base.png` (class indices with a palette), `base_overlay.jpg` and, where there are scores,
@@ -145,26 +145,25 @@ def write_prediction(prediction: Prediction, base: Path, *, overlays: bool = Tru
     Raises:
         WriteError: a file can't be written.
     """
-    if prediction.instances is not None:
+    if isinstance(prediction, InstanceResult):
         ids, overlay = _outputs(base, ENDINGS["instances"])
-        save_labels(Image.fromarray(prediction.instances.id_map()), ids)
+        save_labels(Image.fromarray(prediction.label_map()), ids)
         if not overlays:
             return [ids]
         save_overlay(prediction.overlay(), overlay)
         return [ids, overlay]
-    assert prediction.class_map is not None
     mask, overlay, scores = _outputs(base, ENDINGS["semantic"])
     save_labels(index_image(prediction.class_map, len(prediction.classes)), mask)
     written = [mask]
     if overlays:
         save_overlay(prediction.overlay(), overlay)
         written.append(overlay)
-    if prediction.geometric_map is not None:
+    if (geometric := prediction.geometric) is not None:
         surfaces, surfaces_overlay = _outputs(base, GEOMETRIC)
-        save_labels(index_image(prediction.geometric_map, len(prediction.geometric_classes)), surfaces)
+        save_labels(index_image(geometric.class_map, len(geometric.classes)), surfaces)
         written.append(surfaces)
         if overlays:
-            save_overlay(prediction.geometric_overlay(), surfaces_overlay)
+            save_overlay(geometric.overlay(), surfaces_overlay)
             written.append(surfaces_overlay)
     if prediction.scores is not None:
         with atomic_path(scores) as temporary:

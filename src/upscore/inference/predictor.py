@@ -15,6 +15,7 @@ from torch import Tensor
 from upscore.data.resizing import longest_size, resize_longest
 from upscore.errors import UserError
 from upscore.inference.depths import Depth, as_depth
+from upscore.inference.detections import instance_result
 from upscore.inference.engines import Engine, EngineName, Precision, choose_engine
 from upscore.inference.engines.cache import Store
 from upscore.inference.finder import ObjectFinder
@@ -23,7 +24,8 @@ from upscore.inference.pixels import PixelClassifier
 from upscore.models.fcn import FCN
 from upscore.models.mask_rcnn import MaskRCNN
 from upscore.models.two_heads import TwoHeads
-from upscore.structures import Prediction, Sample
+from upscore.results import InstanceResult, SemanticResult
+from upscore.structures import Sample
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -105,7 +107,7 @@ class Predictor:
 
     def predict(
         self, photo: Photo, *, depth: Depth | None = None, scores: bool = False, min_score: float | None = None
-    ) -> Prediction:
+    ) -> SemanticResult | InstanceResult:
         """The most probable class of each pixel, or the objects, at the photo's own size.
 
         Args:
@@ -134,13 +136,18 @@ class Predictor:
         assert isinstance(self._run, PixelClassifier)
         with self._one_at_a_time:
             (class_map, *surfaces), kept = self._run(inputs, (height, width), probabilities=scores)
-        return Prediction(
+        pixels = image.permute(1, 2, 0).numpy()
+        geometric = None
+        if surfaces:
+            geometric = SemanticResult(
+                class_map=surfaces[0].cpu().numpy(), classes=self.geometric_classes, image=pixels
+            )
+        return SemanticResult(
             class_map=class_map.cpu().numpy(),
             classes=self.classes,
-            geometric_map=surfaces[0].cpu().numpy() if surfaces else None,
-            geometric_classes=self.geometric_classes,
-            image=image.permute(1, 2, 0).numpy(),
+            image=pixels,
             scores=None if kept is None else kept.cpu().numpy(),
+            geometric=geometric,
         )
 
     def _depth(self, depth: Depth | None, size: tuple[int, int]) -> Tensor | None:
@@ -150,16 +157,15 @@ class Predictor:
             raise UserError("this model sees photos alone: leave the depth out, or train one with --depth")
         return None if depth is None else as_depth(depth, self.depth_channels, size)
 
-    def _find(self, net: MaskRCNN, image: Tensor, min_score: float) -> Prediction:
+    def _find(self, net: MaskRCNN, image: Tensor, min_score: float) -> InstanceResult:
         if not 0 <= min_score <= 1:
             raise UserError(f"min_score={min_score}: scores are from 0 to 1")
         seen = net.resizing(image, net.preprocessing)
         assert isinstance(self._run, ObjectFinder)
         with self._one_at_a_time:
             found = self._run(seen[None])
-        found = found.at_least(min_score).resized((image.shape[-2], image.shape[-1]))
-        return Prediction(
-            instances=found.distinct() if net.mask_nms and min_score > 0 else found,
-            classes=self.classes,
-            image=image.permute(1, 2, 0).numpy(),
-        )
+        result = instance_result(net, found).filter(score_threshold=min_score)
+        result = result.resized((image.shape[-2], image.shape[-1]))
+        result = result.mask_nms() if net.mask_nms and min_score > 0 else result
+        result.image = image.permute(1, 2, 0).numpy()
+        return result

@@ -23,7 +23,6 @@ from upscore.models.preprocessing import Preprocessing
 from upscore.models.terms import LEAST
 from upscore.models.trunks import Trunk
 from upscore.models.upsampling import Upsample
-from upscore.structures import Prediction
 
 AT_ONCE_SCALES = {16: 1e-2, 8: 1e-4}
 """What pool4 and pool3 are multiplied by so that all strides can be trained at once (FCN section 4.3)."""
@@ -242,11 +241,8 @@ class FCN(Skips):
         """
         return scores.softmax(0) if self.pixel_loss == "softmax" else scores.sigmoid()
 
-    def decode(self, outputs: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
-        """Scores (N, C, H, W) -> each image's most probable classes, cut to its own size (height, width)."""
+    def decode(self, outputs: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Scores (N, C, H, W) -> the class map (h, w) uint8 of each image, cut to its own size (height, width)."""
         # torch's argmax over channels is several times slower than the indices of its max
-        class_maps = outputs.max(dim=1).indices.to(torch.uint8).cpu().numpy()
-        return [
-            Prediction(class_map=class_map[:height, :width], classes=self.classes)
-            for class_map, (height, width) in zip(class_maps, sizes, strict=True)
-        ]
+        class_maps = outputs.max(dim=1).indices.to(torch.uint8)
+        return [class_map[:height, :width] for class_map, (height, width) in zip(class_maps, sizes, strict=True)]

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from upscore.instances import Instances
 from upscore.models.fast_rcnn import RoISettings, box_terms, detect, sample_regions, trainable
 from upscore.models.mask_targets import MaskLoss, mask_probabilities, mask_targets, mask_term
 from upscore.models.precision import has_depthwise, in_float32
@@ -25,7 +24,6 @@ from upscore.models.rpn import RPN, RPNOutputs
 from upscore.models.terms import Term
 from upscore.models.trunks import Trunk
 from upscore.objects import Objects
-from upscore.structures import Prediction
 
 MASKS_AT_ONCE = 256
 """Regions that go through the mask head together at inference, which bounds its memory."""
@@ -46,6 +44,21 @@ class Branches(NamedTuple):
     """Class logits (R, K + 1) and deltas (R, K, 4)."""
     mask: Callable[[Tensor, Tensor], Tensor]
     """With labels (R,): the probabilities of each region's class, (R, m, m)."""
+
+
+class Detections(NamedTuple):
+    """The objects found in one image, in descending order of their scores, on the network's device."""
+
+    boxes: Tensor
+    """(D, 4) float32, in pixels of the network's input."""
+    scores: Tensor
+    """(D,) float32, 0 to 1."""
+    labels: Tensor
+    """(D,) int64, class indices from 0."""
+    masks: Tensor
+    """(D, m, m) float32, the probability that a point of the box belongs to the object."""
+    size: tuple[int, int]
+    """(H, W) of the image, before padding."""
 
 
 class MaskRCNN(nn.Module):
@@ -90,6 +103,8 @@ class MaskRCNN(nn.Module):
         self.settings = settings or RoISettings()
         self.mask_loss: MaskLoss = mask_loss
         self.classes = [f"class_{index}" for index in range(num_classes)]
+        self.category_ids: list[int] | None = None
+        """The id of each class in the COCO data set that it was trained on; None where there is none."""
         self.min_score = 0.5
         """Score threshold of the objects that a prediction returns."""
         self.mask_nms = True
@@ -185,8 +200,8 @@ class MaskRCNN(nn.Module):
 
     def decode(
         self, outputs: Outputs, sizes: Sequence[tuple[int, int]], branches: Branches | None = None
-    ) -> list[Prediction]:
-        """Outputs -> what is found in each image (section 3.1).
+    ) -> list[Detections]:
+        """Outputs -> the objects found in each image (section 3.1).
 
         Args:
             outputs: of `forward`.
@@ -202,16 +217,12 @@ class MaskRCNN(nn.Module):
             for of_image in zip(proposed, logits.split(counts), deltas.split(counts), sizes, strict=True)
         ]
         return [
-            Prediction(
-                instances=Instances(
-                    boxes=boxes.cpu(),
-                    scores=scores.cpu(),
-                    labels=labels.cpu(),
-                    masks=self._masks([m[i : i + 1] for m in outputs.maps], boxes, labels, branches.mask).cpu(),
-                    size=size,
-                    pasting=self.profile.pasting,
-                ),
-                classes=self.classes,
+            Detections(
+                boxes,
+                scores,
+                labels,
+                self._masks([m[i : i + 1] for m in outputs.maps], boxes, labels, branches.mask),
+                size,
             )
             for i, ((boxes, scores, labels), size) in enumerate(zip(found, sizes, strict=True))
         ]

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from upscore.instances import Pasting
+Pasting = Literal["exact", "legacy"]
+"""How masks become pixels: by sampling at pixel centres (detectron2), or by resizing to whole pixels (torchvision)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,6 @@ N images, C semantic and G geometric classes, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -17,7 +16,6 @@ from upscore.models.fcn import FCN, PixelLoss, Skips, Upsampling
 from upscore.models.pixel_losses import PendingScores, pixel_sum, softmax_sum
 from upscore.models.terms import LEAST
 from upscore.models.trunks import Trunk
-from upscore.structures import Prediction
 
 
 class TwoHeads(FCN):
@@ -125,13 +123,9 @@ class TwoHeads(FCN):
             "geometric": (geometric_maps != VOID).sum(),
         }
 
-    def decode(self, outputs: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
-        """Scores (N, C + G, H, W) -> each image's most probable classes of both kinds, cut to its own size."""
-        semantic, geometric = self.split(outputs)
-        geometric_maps = geometric.max(dim=1).indices.to(torch.uint8).cpu().numpy()
-        return [
-            replace(prediction, geometric_map=surface[:height, :width], geometric_classes=self.geometric_classes)
-            for prediction, surface, (height, width) in zip(
-                super().decode(semantic, sizes), geometric_maps, sizes, strict=True
-            )
-        ]
+    def decode(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, outputs: Tensor, sizes: Sequence[tuple[int, int]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Scores (N, C + G, H, W) -> both class maps (h, w) uint8 of each image, cut to its own size (h, w)."""
+        semantic, geometric = (FCN.decode(self, scores, sizes) for scores in self.split(outputs))
+        return list(zip(semantic, geometric, strict=True))

@@ -18,13 +18,13 @@ from upscore.data.datasets import Dataset
 from upscore.data.object_samples import SceneObjects
 from upscore.evaluation.instances import InstanceEvaluator, InstanceScores
 from upscore.inference import Predictor, load
-from upscore.instances import Instances
 from upscore.models.build import build
 from upscore.models.mask_rcnn import MaskRCNN
 from upscore.models.precision import resolve_precision
 from upscore.models.profiles import Limits
 from upscore.progress import ProgressCallback
 from upscore.report.networks import BACKBONE, Settings, Splits
+from upscore.results import InstanceResult, as_instances
 from upscore.structures import Sample
 from upscore.training.callbacks import Callback
 from upscore.training.loop import fit
@@ -54,7 +54,7 @@ class Detector:
     net: MaskRCNN
     records: list[dict[str, Any]]
     """One for each round: `upscore.training.loop`."""
-    found: list[Instances]
+    found: list[InstanceResult]
     """In each test scene, at the network's operating point."""
     scores: InstanceScores
 
@@ -153,15 +153,14 @@ def train(
     return Detector(net=predictor.net, records=progress.records, found=found, scores=scores)
 
 
-def _find(predictor: Predictor, net: MaskRCNN, scenes: Dataset) -> tuple[list[Instances], InstanceScores]:
+def _find(predictor: Predictor, net: MaskRCNN, scenes: Dataset) -> tuple[list[InstanceResult], InstanceScores]:
     evaluator, found = InstanceEvaluator(net.classes, max_detections=net.detections), []
     for index in range(len(scenes)):
         sample = scenes[index]
-        candidates = predictor.predict(sample.image, min_score=0.0).instances
-        assert candidates is not None
+        candidates = as_instances(predictor.predict(sample.image, min_score=0.0))
         assert sample.objects is not None
         evaluator.update(candidates, sample.objects)
-        found.append(candidates.at_least(net.min_score))
+        found.append(candidates.filter(score_threshold=net.min_score))
     return found, evaluator.scores(net.min_score)
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from upscore.data.datasets import Dataset
 from upscore.evaluation.instances import InstanceScores
-from upscore.instances import Instances
 from upscore.report.charts import line_chart, ranking, score_table
 from upscore.report.detector import ROUND, TITLE, Detector, parts
 from upscore.report.networks import Settings, Trained
@@ -27,6 +26,7 @@ from upscore.report.object_pictures import (
 )
 from upscore.report.page import Chapter, Html, figure, heading, join, picture, row, stressed, text, tile
 from upscore.report.touching import Pair, largest, merged, pairs, told_apart
+from upscore.results import InstanceResult
 
 SHOWN, PROPOSALS = 3, 40
 """Scenes and proposals in the page."""
@@ -150,9 +150,9 @@ def _compared(detector: Detector, fcn: Trained, scenes: Dataset, index: int) -> 
     )
 
 
-def _inside(detector: Detector, image: Tensor, instances: Instances) -> Html:
+def _inside(detector: Detector, image: Tensor, instances: InstanceResult) -> Html:
     """Proposals, detections, and how the largest object gets its pixels."""
-    proposals = detector.proposals(image)[:PROPOSALS]
+    proposals = detector.proposals(image)[:PROPOSALS].numpy()
     amber = np.tile(AMBER, (len(proposals), 1))
     colors, names = object_colors(len(instances)), object_names(instances, detector.net.classes)
     tiles = [

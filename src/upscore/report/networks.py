@@ -20,6 +20,7 @@ from upscore.evaluation.metrics import ConfusionMatrix, SemanticScores, semantic
 from upscore.inference import load
 from upscore.models.build import build
 from upscore.progress import ProgressCallback, ignore_progress
+from upscore.results import as_semantic
 from upscore.structures import Sample
 from upscore.training.callbacks import Callback
 from upscore.training.loop import fit
@@ -176,7 +177,7 @@ def _predictions(model: Path, scenes: Dataset) -> tuple[list[np.ndarray], Tensor
     for index in range(len(scenes)):
         sample = scenes[index]
         assert sample.class_map is not None
-        class_map = predictor.predict(sample.image).class_map
+        class_map = as_semantic(predictor.predict(sample.image)).class_map
         assert class_map is not None
         confusion = ConfusionMatrix(len(scenes.classes))
         confusion.update(class_map, sample.class_map)

@@ -14,10 +14,10 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from upscore.colormaps import class_colors
-from upscore.instances import Instances
 from upscore.lettering import INK, PAPER, font
 from upscore.rendering import overlay
 from upscore.report.touching import regions
+from upscore.results import InstanceResult
 
 ENLARGED = 4
 """Times a scene is enlarged in the page, so that its pixels stay sharp."""
@@ -53,18 +53,18 @@ def classes_picture(image: Tensor, class_map: np.ndarray, classes: Sequence[str]
     return _named(_tinted(image, class_map, len(classes) - 1), names)
 
 
-def objects_picture(image: Tensor, instances: Instances, classes: Sequence[str]) -> Image.Image:
+def objects_picture(image: Tensor, instances: InstanceResult, classes: Sequence[str]) -> Image.Image:
     """The scene with each object in a colour of its own, under its name and number."""
-    id_map = instances.id_map()
+    label_map = instances.label_map()
     names = [
-        Name(text, *_middle(id_map == number))
+        Name(text, *_middle(label_map == number))
         for number, text in enumerate(object_names(instances, classes), start=1)
-        if (id_map == number).any()
+        if (label_map == number).any()
     ]
-    return _named(_tinted(image, id_map, len(instances)), names)
+    return _named(_tinted(image, label_map, len(instances)), names)
 
 
-def object_names(instances: Instances, classes: Sequence[str]) -> list[str]:
+def object_names(instances: InstanceResult, classes: Sequence[str]) -> list[str]:
     """ "disk #1", "disk #2", "star #1", in the order of the objects."""
     counts: Counter[int] = Counter()
     names = []
@@ -74,7 +74,7 @@ def object_names(instances: Instances, classes: Sequence[str]) -> list[str]:
     return names
 
 
-def boxes_picture(image: Tensor, boxes: Tensor, colors: np.ndarray) -> Image.Image:
+def boxes_picture(image: Tensor, boxes: np.ndarray, colors: np.ndarray) -> Image.Image:
     """The scene, paled, under boxes (P, 4) in colours (P, 3), the first on top."""
     picture = Image.blend(scene_picture(image), Image.new("RGB", _size(image), PAPER), 0.35)
     draw = ImageDraw.Draw(picture)
@@ -83,22 +83,22 @@ def boxes_picture(image: Tensor, boxes: Tensor, colors: np.ndarray) -> Image.Ima
     return picture
 
 
-def region_picture(image: Tensor, box: Tensor) -> Image.Image:
+def region_picture(image: Tensor, box: np.ndarray) -> Image.Image:
     """The scene's part inside a box (4,), stretched to a square as the network sees it."""
     photo, (x1, y1, x2, y2) = scene_picture(image), (ENLARGED * box).tolist()
     return photo.resize(photo.size, Image.Resampling.BICUBIC, (x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)))
 
 
-def mask_picture(image: Tensor, mask: Tensor, color: np.ndarray) -> Image.Image:
+def mask_picture(image: Tensor, mask: np.ndarray, color: np.ndarray) -> Image.Image:
     """A mask in RoI form (m, m), 0 to 1, from night to a colour."""
-    probability = mask.numpy()[..., None]
+    probability = mask[..., None]
     cells = np.rint(np.array(INK) * (1 - probability) + color * probability).astype(np.uint8)
     return Image.fromarray(cells).resize(_size(image), Image.Resampling.NEAREST)
 
 
-def object_picture(image: Tensor, instances: Instances, position: int) -> Image.Image:
+def object_picture(image: Tensor, instances: InstanceResult, position: int) -> Image.Image:
     """The scene with one of its objects, in its colour."""
-    alone = instances.bitmasks()[position].numpy() * (position + 1)
+    alone = instances[position].bitmask * (position + 1)
     return _tinted(image, alone, len(instances))
 
 

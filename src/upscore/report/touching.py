@@ -13,8 +13,8 @@ from skimage.measure import label as label_regions
 from torch import Tensor
 
 from upscore.data.datasets import Dataset
-from upscore.instances import Instances
 from upscore.objects import Objects
+from upscore.results import InstanceResult
 
 
 class Pair(NamedTuple):
@@ -48,10 +48,10 @@ def largest(found: Sequence[Pair], count: int) -> list[int]:
     return list(dict.fromkeys(pair.scene for pair in sorted(found, key=lambda pair: -pair.smaller)))[:count]
 
 
-def told_apart(pair: Pair, instances: Instances) -> bool:
+def told_apart(pair: Pair, instances: InstanceResult) -> bool:
     """Whether each of the two overlaps with an object found of its class, at an IoU above 0.5."""
     found = instances[instances.labels == pair.label].bitmasks()
-    return all(any(_iou(mask, other) > 0.5 for other in found) for mask in pair.masks)
+    return all(any(_iou(mask.numpy(), other) > 0.5 for other in found) for mask in pair.masks)
 
 
 def merged(pair: Pair, class_map: np.ndarray) -> bool:
@@ -79,5 +79,5 @@ def _touching(objects: Objects) -> list[tuple[int, int]]:
     return [(a, b) for a, b in found if objects.labels[a] == objects.labels[b]]
 
 
-def _iou(one: Tensor, other: Tensor) -> float:
+def _iou(one: np.ndarray, other: np.ndarray) -> float:
     return float((one & other).sum() / (one | other).sum())

@@ -15,9 +15,9 @@ from upscore.inference.huge_objects import Search, plan_search, predict_objects
 from upscore.inference.load import load
 from upscore.inference.object_tiles import find_in_tile
 from upscore.inference.predictor import Predictor
-from upscore.inference.roi_objects import RoIObjects
 from upscore.inference.run_manifest import locked
 from upscore.progress import ProgressCallback
+from upscore.results import InstanceResult
 from upscore.scale.spread import Keep, shared, spread
 
 
@@ -51,7 +51,7 @@ def predict_objects_on_ray(
     engine: EngineName = "auto",
     precision: Precision = "auto",
     progress: ProgressCallback | None = None,
-) -> RoIObjects:
+) -> InstanceResult:
     """Write what `upscore.inference.huge_objects.predict_objects` writes, by the workers of a cluster.
 
     The image and the output are on a file system that all machines share. The workers find the objects of the tiles;

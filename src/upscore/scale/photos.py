@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from upscore.data.decoding import SUFFIXES
 from upscore.errors import UserError
 from upscore.inference.outputs import ENDINGS, GEOMETRIC, find_photos, refuse_overwriting
-from upscore.inference.results import RESULTS
+from upscore.results.writers.coco import RESULTS
 from upscore.scale.storage import Place, list_files, place
 
 

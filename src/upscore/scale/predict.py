@@ -17,8 +17,9 @@ from upscore.inference.folder import require_fitting, sizes_to_expect
 from upscore.inference.load import load
 from upscore.inference.outputs import write_prediction
 from upscore.inference.predictor import Predictor
-from upscore.inference.results import ResultsFile, coco_results
 from upscore.progress import ProgressCallback
+from upscore.results import InstanceResult
+from upscore.results.writers.coco import ResultsFile
 from upscore.scale.cluster import connected, plan_workers
 from upscore.scale.model_files import load_files, read_model
 from upscore.scale.photos import list_photos, refuse_photos_output
@@ -183,10 +184,10 @@ class PhotoWorker:
                 raise UserError(str(error).replace(str(path), str(photo))) from error
         with delivered(options.output) as folder:
             write_prediction(prediction, folder / name, overlays=options.overlays)
-        if prediction.instances is None:
+        if not isinstance(prediction, InstanceResult):
             return []
         file_name = (PurePosixPath(name).parent / PurePosixPath(photo.path).name).as_posix()
-        return coco_results(prediction, image_id, file_name)
+        return prediction.to_coco(image_id=image_id, file_name=file_name)
 
 
 def _row(found: Sequence[dict[str, Any]] = (), failure: str = "", fault: str = "") -> Row:

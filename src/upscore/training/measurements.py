@@ -19,6 +19,7 @@ from upscore.evaluation.metrics import (
     semantic_scores,
     two_headed_scores,
 )
+from upscore.inference.detections import instance_result
 from upscore.models.fcn import FCN
 from upscore.models.mask_rcnn import MaskRCNN, Outputs
 from upscore.models.two_heads import TwoHeads
@@ -108,9 +109,8 @@ class ObjectsFound:
         self.evaluator = InstanceEvaluator(net.classes, max_detections=net.detections)
 
     def update(self, outputs: Outputs, targets: list[Objects], sizes: Sequence[tuple[int, int]]) -> None:
-        for prediction, objects in zip(self.net.decode(outputs, sizes), targets, strict=True):
-            assert prediction.instances is not None
-            self.evaluator.update(prediction.instances, objects)
+        for detections, objects in zip(self.net.decode(outputs, sizes), targets, strict=True):
+            self.evaluator.update(instance_result(self.net, detections), objects)
         self.batches += 1
 
     def seen(self) -> tuple[int, InstanceEvaluator]:

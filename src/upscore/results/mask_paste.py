@@ -1,75 +1,95 @@
-"""Masks in RoI form become pixels of the photo; nothing is computed outside the boxes.
+"""Pasting: masks in RoI form become pixels of the image; nothing is computed outside the boxes.
 
-N objects; m: the side of a mask, whose cells share out its box; H, W pixels of the photo; h, w those of an object's
-crop of it.
+N objects; m: the side of a mask, whose m x m cells divide its box; H W pixels of the image; h w those of an object's
+crop.
 
-Either rule reads the mask bilinearly, as zero outside its cells. A bilinear sample is a weight per row times a weight
+Both rules sample the mask bilinearly, as zero outside its cells. A bilinear sample is a weight per row times a weight
 per column, so a crop is the product of three small matrices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
-Pasting = Literal["exact", "legacy"]
-"""exact: the mask is sampled at the photo's pixel centres (detectron2); legacy: it is padded by a cell and resized to
+MaskPaste = Literal["exact", "legacy"]
+"""exact: the mask is sampled at the image's pixel centres (detectron2); legacy: it is padded by one cell and resized to
 whole pixels (Detectron, torchvision)."""
 
 AT_ONCE = 16
-"""Objects whose weights are computed together, for an array's every operation has a cost of its own."""
+"""Objects whose weights are computed together, which amortises the overhead of numpy's calls."""
 
 BLOCK = 1 << 20
-"""Probabilities that exist at the same time while a crop is cut at its threshold."""
-
-Crop = tuple[np.ndarray, int, int]
-"""The pixels of an object, (h, w) of the photo, and the row and the column of the first one."""
+"""Probabilities that are in memory at the same time while a crop is compared with its threshold."""
 
 
-def paste(mask: Tensor, box: Tensor, size: tuple[int, int], pasting: Pasting, threshold: float = 0.5) -> Crop:
+class Crop(NamedTuple):
+    """The pixels of one object."""
+
+    mask: np.ndarray
+    """(h, w) bool; float32 probabilities from `paste_soft`."""
+    top: int
+    """Row of the crop's first pixel in the image."""
+    left: int
+    """Column of the crop's first pixel in the image."""
+
+
+def paste(
+    mask: np.ndarray, box: np.ndarray, size: tuple[int, int], mask_paste: MaskPaste, threshold: float = 0.5
+) -> Crop:
     """The pixels of one object; see `paste_all`."""
-    return next(paste_all(mask[None], box[None], size, pasting, threshold))
+    return next(paste_all([mask], box[None], size, mask_paste, threshold))
 
 
 def paste_all(
-    masks: Tensor, boxes: Tensor, size: tuple[int, int], pasting: Pasting, threshold: float = 0.5
+    masks: Sequence[np.ndarray],
+    boxes: np.ndarray,
+    size: tuple[int, int],
+    mask_paste: MaskPaste,
+    threshold: float = 0.5,
 ) -> Iterator[Crop]:
-    """Each object's pixels, a crop (h, w) bool.
+    """Yield the pixels of each object.
 
     Args:
-        masks: (N, m, m) float32, 0 to 1.
-        boxes: (N, 4) float32, (x1, y1, x2, y2), which may leave the photo.
+        masks: N arrays (m, m) float16 or float32, 0 to 1; m may differ from object to object.
+        boxes: (N, 4) float32, (x1, y1, x2, y2), which may reach beyond the image.
         size: (H, W).
-        threshold: pixels of at least this probability are the object's; over 0.
+        mask_paste: the rule.
+        threshold: pixels of at least this probability belong to the object; above 0.
     """
-    for mask, (rows, top), (columns, left) in _with_weights(masks, boxes, size, pasting):
+    for mask, (rows, top), (columns, left) in _with_weights(masks, boxes, size, mask_paste):
         cells = mask @ columns.T
         crop = np.empty((len(rows), len(columns)), bool)
         step = max(1, BLOCK // max(1, len(columns)))
         for start in range(0, len(rows), step):
             block = slice(start, start + step)
             np.greater_equal(rows[block] @ cells, np.float32(threshold), out=crop[block])
-        yield crop, top, left
+        yield Crop(crop, top, left)
 
 
-def paste_soft(mask: Tensor, box: Tensor, size: tuple[int, int], pasting: Pasting) -> Crop:
-    """As `paste` before the threshold: a crop (h, w) float32, which holds every pixel that is not zero."""
-    ((cells, (rows, top), (columns, left)),) = _with_weights(mask[None], box[None], size, pasting)
-    return rows @ (cells @ columns.T), top, left
+def paste_soft(mask: np.ndarray, box: np.ndarray, size: tuple[int, int], mask_paste: MaskPaste) -> Crop:
+    """The probabilities of one object's pixels: a crop (h, w) float32 that holds every pixel above zero."""
+    ((cells, (rows, top), (columns, left)),) = _with_weights([mask], box[None], size, mask_paste)
+    return Crop(rows @ (cells @ columns.T), top, left)
 
 
 def _with_weights(
-    masks: Tensor, boxes: Tensor, size: tuple[int, int], pasting: Pasting
+    masks: Sequence[np.ndarray], boxes: np.ndarray, size: tuple[int, int], mask_paste: MaskPaste
 ) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, int], tuple[np.ndarray, int]]]:
-    """Masks with what each of their cells adds to each row (h, m) and the first row; the same for the columns."""
-    axis = _exact if pasting == "exact" else _legacy
+    """Each mask with the weights of its cells in each row (h, m) and the first row; the same for the columns."""
+    axis = _exact if mask_paste == "exact" else _legacy
     height, width = size
-    for some, (x1, y1, x2, y2) in zip(masks.split(AT_ONCE), (b.numpy().T for b in boxes.split(AT_ONCE)), strict=True):
-        side = some.shape[-1]
-        yield from zip(some.numpy(), axis(y1, y2, side, height), axis(x1, x2, side, width), strict=True)
+    start = 0
+    while start < len(masks):
+        side, stop = len(masks[start]), start + 1
+        while stop < min(len(masks), start + AT_ONCE) and len(masks[stop]) == side:
+            stop += 1
+        x1, y1, x2, y2 = boxes[start:stop].T
+        some = [np.asarray(mask, np.float32) for mask in masks[start:stop]]
+        yield from zip(some, axis(y1, y2, side, height), axis(x1, x2, side, width), strict=True)
+        start = stop
 
 
 def _exact(low: np.ndarray, high: np.ndarray, side: int, length: int) -> Iterator[tuple[np.ndarray, int]]:

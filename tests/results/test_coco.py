@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from upscore.errors import UserError
-from upscore.inference.results import PART, RESULTS, ResultsFile, write_results
+from upscore.results.writers.coco import PART, RESULTS, ResultsFile, write_results
 
 
 def found(name: str, image_id: int, count: int = 2) -> list[dict]:

@@ -1,43 +1,60 @@
-"""Found objects of many photos in one file, in the form of COCO's results."""
+"""Objects of many images in one file, in COCO's results format."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from upscore.errors import UserError
 from upscore.files import atomic_path
-from upscore.structures import Prediction
+from upscore.results.rle import areas
+
+if TYPE_CHECKING:
+    from upscore.results.instances import InstanceResult
 
 RESULTS = "instances.json"
-"""All objects of all photos, an object a line."""
+"""All objects of all images, one object a line."""
 
 PART = ".instances.json.part"
-"""What it is called while it is being written, and where a killed process leaves it."""
+"""Its name while it is being written; a killed process leaves it there."""
 
 
-def coco_results(prediction: Prediction, image_id: int, file_name: str) -> list[dict[str, Any]]:
-    """The objects of one photo as COCO's evaluation takes them, with the names of the photo and the class besides.
+def coco_results(
+    result: InstanceResult,
+    *,
+    image_id: int = 1,
+    category_ids: Sequence[int] | None = None,
+    file_name: str | None = None,
+) -> list[dict[str, Any]]:
+    """The objects of one image in COCO's results format; see `InstanceResult.to_coco`.
 
-    `category_id` is the class index from 1; the object with number k in the photo's ids is the k-th here.
+    Boxes and scores are unrounded, so that average precision is exactly that of the objects in memory. `area` is the
+    number of the mask's pixels; pycocotools' `loadRes` replaces it by the area of `bbox` (see docs/results.md).
+
+    Raises:
+        UserError: the number of category ids is not that of the classes, or the image has 2 ** 32 pixels or more.
     """
-    found = prediction.instances
-    assert found is not None
-    columns = (found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), found.rle())
+    ids = category_ids or result.category_ids or range(1, len(result.classes) + 1)
+    if len(ids) != len(result.classes):
+        raise UserError(f"{len(ids)} category_ids for {len(result.classes)} classes: give one id for each class")
+    named = {} if file_name is None else {"file_name": file_name}
+    rles = result.rle()
+    columns = (result.boxes.tolist(), result.scores.tolist(), result.labels.tolist(), rles, areas(rles).tolist())
     return [
         {
             "image_id": image_id,
-            "file_name": file_name,
-            "category_id": label + 1,
-            "category_name": prediction.classes[label],
-            "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
-            "score": round(score, 6),
-            "segmentation": rle,
+            **named,
+            "category_id": int(ids[label]),
+            "category_name": result.classes[label],
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "area": area,
+            "score": score,
+            "segmentation": encoded,
         }
-        for (x1, y1, x2, y2), score, label, rle in zip(*columns, strict=True)
+        for (x1, y1, x2, y2), score, label, encoded, area in zip(*columns, strict=True)
     ]
 
 

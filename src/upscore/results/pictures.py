@@ -1,0 +1,41 @@
+"""Pictures of results for notebooks."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from upscore.errors import UserError
+
+if TYPE_CHECKING:
+    from upscore.results.instances import InstanceResult
+    from upscore.results.semantic import SemanticResult
+
+MAX_SIDE = 1024
+"""Longer side of a notebook's picture in pixels."""
+
+
+def require_image(image: np.ndarray | None) -> np.ndarray:
+    """The image (H, W, 3) of a result.
+
+    Raises:
+        UserError: it was not kept.
+    """
+    if image is None:
+        raise UserError("this result has no image to draw on: set result.image to the (H, W, 3) uint8 array first")
+    return image
+
+
+def notebook_png(result: SemanticResult | InstanceResult) -> bytes:
+    """The overlay as a PNG of at most 1024 pixels a side, on a white background where the image was not kept."""
+    copy: Any = result
+    if result.image is None:
+        copy = replace(result, image=np.full((*result.size, 3), 255, np.uint8))
+    picture = copy.overlay()
+    picture.thumbnail((MAX_SIDE, MAX_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
