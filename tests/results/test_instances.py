@@ -237,7 +237,7 @@ def test_no_objects():
 
 def test_bitmasks_that_do_not_fit(monkeypatch):
     monkeypatch.setattr(module, "MAX_BITMASKS", 7 * 97 * 120 - 1)
-    with pytest.raises(UserError, match="7 objects .* 120x97"):
+    with pytest.raises(UserError, match=r"7 objects .* 120x97"):
         found(BOXES).bitmasks()
 
 
