@@ -34,7 +34,8 @@ def scores(nothing):
         AP=0.4,
         AP50=0.6,
         AP75=0.3,
-        matched_f={"0.5": 0.7, "0.7": 0.5, "0.9": 0.1},
+        ap_dsb={"0.5": 0.7, "0.7": 0.5, "0.9": 0.1},
+        f1={"0.5": 0.8, "0.7": 0.6, "0.9": 0.2},
         per_class={
             "cat": ClassScores(objects=3, AP=0.3, AP50=0.5, box_AP=0.4),
             "dog": ClassScores(objects=0, AP=math.nan, AP50=math.nan, box_AP=math.nan),
@@ -105,4 +106,5 @@ def test_rows_of_text(scores):
     summary = dict(summary_rows(scores))
     assert summary["mask AP"] == "40.0%"
     assert summary["mask AP small"] == "-"
-    assert summary["matched F at IoU 0.7"] == "50.0%"
+    assert summary["AP at IoU 0.7 (StarDist, DSB2018)"] == "50.0%"
+    assert summary["F1 at IoU 0.7"] == "60.0%"

@@ -1,4 +1,4 @@
-"""Scores of objects are those of pycocotools, and matched F is what counting by hand gives."""
+"""Scores of objects are those of pycocotools, and those of matched objects are what counting by hand gives."""
 
 import contextlib
 import io
@@ -229,7 +229,7 @@ def test_only_so_many_objects_per_photo_and_class_count():
     assert evaluate(photo, max_detections=2).AR_max == pytest.approx(0.5)
     scores = evaluate(photo, max_detections=4)
     assert (scores.AR1, scores.AR10, scores.AR_max) == pytest.approx((0.25, 1, 1))
-    assert scores.matched_f["0.9"] == 1
+    assert scores.ap_dsb["0.9"] == scores.f1["0.9"] == 1
 
 
 def test_more_objects_than_255():
@@ -258,19 +258,22 @@ def test_real_instances_agree_with_themselves():
     evaluator.update(instances, truth)
     assert pytest.approx(1) == evaluator.scores().AP
     assert evaluator.scores().box_AP == pytest.approx(1)
-    assert set(evaluator.scores(0.5).matched_f.values()) == {2 / 3}
+    assert set(evaluator.scores(0.5).ap_dsb.values()) == {2 / 3}
+    assert set(evaluator.scores(0.5).f1.values()) == {4 / 5}
     nothing = instances[:0]
     evaluator.update(nothing, truth)
-    assert evaluator.scores(0.0).matched_f["0.5"] == 0.5
+    assert evaluator.scores(0.0).ap_dsb["0.5"] == 0.5
 
 
 def test_nothing_at_all_is_not_a_number():
     for photos in ([], [(found([], []), objects([]))]):
         scores = evaluate(*photos)
         assert math.isnan(scores.AP)
-        assert math.isnan(scores.matched_f["0.5"])
+        assert math.isnan(scores.ap_dsb["0.5"])
         report = json.loads(json.dumps(scores.to_json(), allow_nan=False))
-        assert report["AP"] is report["matched_f"]["0.9"] is report["precision"]["mean"][100] is None
+        assert (
+            report["AP"] is report["ap_dsb"]["0.9"] is report["precision"]["mean"][100] is report["f1"]["0.5"] is None
+        )
         assert report["per_class"] == {"thing": {"objects": 0, "AP": None, "AP50": None, "box_AP": None}}
 
 

@@ -19,7 +19,7 @@ from tests.inference.test_merging import TILING, Numbered, drawn, find, id_map, 
 from tests.tiny import tiny_net
 from upscore.data.rasters import Photo, Window
 from upscore.errors import UserError
-from upscore.evaluation.matched_f import matched_f, pairs
+from upscore.evaluation.object_matching import count_matches, pairs
 from upscore.inference import Predictor
 from upscore.inference.object_journal import Journal
 from upscore.inference.object_tiles import Tiling, find_objects, finder
@@ -218,7 +218,7 @@ def allow(net: MaskRCNN, count: int) -> None:
 
 def score(ids: np.ndarray, scores: np.ndarray, labelled: np.ndarray) -> float:
     objects = Objects.from_id_map(torch.from_numpy(labelled.astype(np.int32)))
-    return matched_f([pairs(ids, scores, np.zeros(len(scores), np.int64), objects)], 0, 0.5)
+    return count_matches([pairs(ids, scores, np.zeros(len(scores), np.int64), objects)], 0, 0.5).ap_dsb
 
 
 @pytest.mark.slow

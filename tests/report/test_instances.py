@@ -146,5 +146,5 @@ def test_the_chapter_has_its_parts(tmp_path, monkeypatch):
     shown = max(1, len(largest(pairs(splits.test), instances.SHOWN)))
     assert sum("row three" in part for part in chapter.body.split("<div")) == shown
     assert len(reader.images) - 3 * shown in (2, 5)
-    for part in ("mask AP", "AP50", "box AP", "matched F", "proposals", f"{finder.scores.objects} objects in 4 test"):
+    for part in ("mask AP", "AP50", "box AP", "F1", "proposals", f"{finder.scores.objects} objects in 4 test"):
         assert part in text

@@ -141,7 +141,7 @@ def test_records_and_cards(tmp_path: Path) -> None:
     first = metrics(tmp_path / "run")[-1]
     assert set(first) == {
         *("epoch", "step", "train_loss", "val_loss", "learning_rate"),
-        *("AP", "AP50", "AP75", "box_AP", "matched_f", "min_score"),
+        *("AP", "AP50", "AP75", "box_AP", "ap_dsb", "f1", "min_score"),
         *(f"{part}_loss" for part in PARTS),
     }
     assert sum(first[f"{part}_loss"] for part in PARTS) == pytest.approx(first["train_loss"], rel=1e-5)
@@ -181,7 +181,7 @@ def test_validation_leaves_the_operating_point(knowing: MaskRCNN) -> None:
     for other in (0.06, 0.3, 0.6, 0.9):
         trainer.net.min_score = other
         found = evaluate(Predictor(trainer.net, "torch", "float32"), _first_two())
-        assert found.matched_f["0.5"] <= record["matched_f"] + 1e-9, other
+        assert found.ap_dsb["0.5"] <= record["ap_dsb"] + 1e-9, other
         assert pytest.approx(record["AP"], abs=1e-6) == found.AP  # ranks all, wherever the operating point is
 
 
@@ -363,7 +363,7 @@ def test_the_command_line(
     assert command(monkeypatch, "evaluate", output, labelled, *written) == 0
     out = capsys.readouterr().out
     report = json.loads((tmp_path / "scores.json").read_text(), parse_constant=pytest.fail)
-    assert {"AP", "AP50", "box_AP", "matched_f", "min_score", "model", "images"} <= set(report)
+    assert {"AP", "AP50", "box_AP", "ap_dsb", "f1", "min_score", "model", "images"} <= set(report)
     assert report["images"] == 8
     assert "mask AP50" in out
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["per_class.png", "precision_recall.png"]

@@ -49,7 +49,7 @@ class Quality:
     score: float
     """Mean IU over the C classes, or COCO's mask AP."""
     agreement: float
-    """With the reference, the mean over photos: of class maps the share of equal pixels, of objects matched F."""
+    """With the reference, the mean over photos: of class maps the share of equal pixels, of objects `ap_dsb`."""
     seconds: float
     """A photo, from its pixels to its class map or its objects; the median."""
 

@@ -36,9 +36,11 @@ def evaluate(
     ```
 
     Pixel accuracy, mean accuracy, mean IU and frequency-weighted IU are those
-    of the FCN paper; average precision (AP) of objects is COCO's, and matched
-    F is TP / (TP + FP + FN). All are over the whole set and at each photo's
-    own size.
+    of the FCN paper; average precision (AP) of objects is COCO's. With TP, FP
+    and FN of the objects that overlays show, matched one to one at an IoU
+    threshold, AP as StarDist and DSB2018 define it is TP / (TP + FP + FN),
+    and F1 is 2 TP / (2 TP + FP + FN). All are over the whole set and at each
+    image's own size.
 
     Parameters
     ----------
@@ -153,7 +155,7 @@ def _plot(scores: SemanticScores | InstanceScores, folder: Path) -> None:
 def _print_objects(scores: InstanceScores, title: str) -> None:
     from upscore.evaluation.instance_tables import CLASS_COLUMNS, class_rows, summary_rows
 
-    summary = [*summary_rows(scores), ("lowest score counted", f"{scores.min_score:.2f} (by matched F alone)")]
+    summary = [*summary_rows(scores), ("score threshold", f"{scores.min_score:.2f} (of StarDist's AP and F1)")]
     _print(title, CLASS_COLUMNS, class_rows(scores), summary)
 
 

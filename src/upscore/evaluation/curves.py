@@ -35,7 +35,8 @@ METRICS = {
     "AP50": ("mask AP50", GREEN),
     "AP75": ("mask AP75", ORANGE),
     "box_AP": ("box AP", PINK),
-    "matched_f": ("matched F", OLIVE),
+    "f1": ("F1 at IoU 0.5", OLIVE),
+    "ap_dsb": ("AP at IoU 0.5 (StarDist, DSB2018)", TEAL),
     "AP": ("mask AP", BLUE),
 }
 PRIMARY = ("mean_iu", "AP")

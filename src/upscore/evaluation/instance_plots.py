@@ -27,11 +27,11 @@ FRACTIONS = [0, 0.2, 0.4, 0.6, 0.8, 1]
 
 
 def plot_precision_recall(scores: InstanceScores, path: str | Path) -> None:
-    """Precision over recall, at an IoU of 0.5, of 0.75 and the mean, and beside it matched F over IoU."""
+    """Plot precision over recall, and beside it `ap_dsb` and F1 over the IoU threshold."""
     figure = new_figure(10.4, 4.9)
     precision, matched = figure.subplots(1, 2)
     style(precision, "Precision and recall", _note("mask AP", scores.AP), BLUE)
-    style(matched, "Matched F", _note("at IoU 0.5", scores.matched_f["0.5"]), BLUE)
+    style(matched, "Matched objects", _note("F1 at IoU 0.5", scores.f1["0.5"]), GREEN)
     recalls = [step / 100 for step in range(101)]
     for key, name, value, color in (
         ("0.5", "IoU 0.5", scores.AP50, GREEN),
@@ -43,12 +43,13 @@ def plot_precision_recall(scores: InstanceScores, path: str | Path) -> None:
             precision.plot(recalls, scores.precision[key], color=color, linewidth=1.9, label=label)
     if not math.isnan(scores.AP):
         precision.fill_between(recalls, scores.precision["mean"], color=BLUE, alpha=0.08, linewidth=0)
-    points = [(float(iou), f) for iou, f in scores.matched_f.items() if not math.isnan(f)]
-    if points:
-        matched.plot(*zip(*points, strict=True), color=BLUE, marker="o", markersize=4, linewidth=1.9)
-        matched.fill_between(*zip(*points, strict=True), color=BLUE, alpha=0.08, linewidth=0)
+    for name, values, color in (("F1", scores.f1, GREEN), ("AP (StarDist, DSB2018)", scores.ap_dsb, BLUE)):
+        points = [(float(iou), value) for iou, value in values.items() if not math.isnan(value)]
+        if points:
+            matched.plot(*zip(*points, strict=True), color=color, marker="o", markersize=4, linewidth=1.9, label=name)
+            matched.fill_between(*zip(*points, strict=True), color=color, alpha=0.08, linewidth=0)
     _as_fractions(precision, "recall", "precision")
-    _as_fractions(matched, "IoU from which on a pair is a match", "TP / (TP + FP + FN)")
+    _as_fractions(matched, "IoU threshold", "")
     matched.set_xlim(0.48, 0.92)
     matched.set_xticks([0.5, 0.6, 0.7, 0.8, 0.9])
     matched.xaxis.set_major_formatter("{x:g}")
@@ -58,6 +59,8 @@ def plot_precision_recall(scores: InstanceScores, path: str | Path) -> None:
     if precision.lines:
         corner = "lower left" if scores.AP50 > 0.5 else "upper right"
         precision.legend(frameon=False, fontsize=9, labelcolor=INK, loc=corner)
+    if matched.lines:
+        matched.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower left")
     save(figure, path)
 
 

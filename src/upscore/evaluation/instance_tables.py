@@ -32,7 +32,8 @@ def summary_rows(scores: InstanceScores) -> list[tuple[str, str]]:
         "box AP": scores.box_AP,
         "box AP50": scores.box_AP50,
         "box AP75": scores.box_AP75,
-        **{f"matched F at IoU {iou}": scores.matched_f[iou] for iou in ("0.5", "0.7", "0.9")},
+        **{f"AP at IoU {iou} (StarDist, DSB2018)": scores.ap_dsb[iou] for iou in ("0.5", "0.7", "0.9")},
+        **{f"F1 at IoU {iou}": scores.f1[iou] for iou in ("0.5", "0.7", "0.9")},
     }
     return [(name, _share(value)) for name, value in values.items()]
 

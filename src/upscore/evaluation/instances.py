@@ -1,4 +1,4 @@
-"""The scores of instance segmentation over a whole set: COCO's average precision, and matched F.
+"""Scores of instance segmentation over a whole set: COCO's average precision, and StarDist's with F1.
 
 N objects found, K objects labelled in a photo; C classes; H W pixels. IoU: intersection over union.
 """
@@ -23,7 +23,7 @@ from upscore.evaluation.average_precision import (
     labelled_in,
     precision_recall,
 )
-from upscore.evaluation.matched_f import THRESHOLDS, Pairs, Threshold, best_threshold, matched_f, pairs
+from upscore.evaluation.object_matching import THRESHOLDS, Pairs, Threshold, best_threshold, count_matches, pairs
 from upscore.objects import Objects
 from upscore.results import InstanceResult
 
@@ -67,10 +67,12 @@ class InstanceScores:
     box_AP: float  # noqa: N815
     box_AP50: float  # noqa: N815
     box_AP75: float  # noqa: N815
-    matched_f: dict[str, float]
-    """TP / (TP + FP + FN) of the objects in the id maps, by the IoU from which on a pair is a match."""
+    ap_dsb: dict[str, float]
+    """TP / (TP + FP + FN) by IoU threshold, which StarDist and DSB2018 call average precision."""
+    f1: dict[str, float]
+    """2 TP / (2 TP + FP + FN) by IoU threshold."""
     min_score: float
-    """The score from which on objects found count for `matched_f`, and for it alone."""
+    """Score threshold of the objects that count for `ap_dsb` and `f1`; it does not apply to the other scores."""
     per_class: dict[str, ClassScores]
     """By class name, in the order of the classes."""
     precision: dict[str, list[float]]
@@ -124,15 +126,16 @@ class InstanceEvaluator:
         self._pairs += other._pairs
 
     def best_min_score(self) -> Threshold:
-        """The score that objects found must have for the highest matched F at an IoU of 0.5, and that F."""
+        """The score threshold with the highest `ap_dsb` at an IoU of 0.5, and that value."""
         return best_threshold(self._pairs)
 
     def scores(self, min_score: float | None = None) -> InstanceScores:
         """Score what was seen so far.
 
-        `min_score` is for `matched_f` alone, where None counts all that was found: average precision ranks all of it.
+        `min_score` applies to `ap_dsb` and `f1` alone, where None counts all objects: COCO's measures rank all of them.
         """
         min_score = min_score or 0.0
+        counts = {f"{iou:g}": count_matches(self._pairs, min_score, iou) for iou in THRESHOLDS}
         limits = [min(limit, self.max_detections) for limit in (1, 10, self.max_detections)]
         masks, boxes = (
             precision_recall(self._labelled, self._found, len(self.classes), overlap=overlap, limits=limits)
@@ -153,7 +156,8 @@ class InstanceEvaluator:
             box_AP=_mean(box_precision),
             box_AP50=_mean(box_precision[AT_50]),
             box_AP75=_mean(box_precision[AT_75]),
-            matched_f={f"{iou:g}": matched_f(self._pairs, min_score, iou) for iou in THRESHOLDS},
+            ap_dsb={iou: found.ap_dsb for iou, found in counts.items()},
+            f1={iou: found.f1 for iou, found in counts.items()},
             min_score=min_score,
             per_class=self._per_class(everywhere, box_precision),
             precision={

@@ -1,4 +1,4 @@
-"""How far two ways to run one network agree, whatever the truth may be.
+"""Agreement of two ways to run one network.
 
 H W pixels of a photo.
 """
@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import torch
 
-from upscore.evaluation.matched_f import matched_f, pairs
+from upscore.evaluation.object_matching import count_matches, pairs
 from upscore.objects import Objects
 from upscore.results import InstanceResult, SemanticResult
 
 IOU = 0.5
-"""From which overlap on two objects are the same."""
+"""IoU from which on two objects are the same."""
 
 
 def agreement(reference: SemanticResult | InstanceResult, other: SemanticResult | InstanceResult) -> float:
-    """Of class maps, the share of equal pixels; of objects, matched F: found by both / found by either. 0 to 1."""
+    """The share of equal pixels of class maps, or `ap_dsb` of objects: those of both / those of either. 0 to 1."""
     if isinstance(reference, SemanticResult) and isinstance(other, SemanticResult):
         return float((reference.class_map == other.class_map).mean())
     assert isinstance(reference, InstanceResult)
@@ -26,4 +26,4 @@ def agreement(reference: SemanticResult | InstanceResult, other: SemanticResult 
     truth = Objects.from_id_map(
         torch.from_numpy(reference.label_map().astype("int32")), torch.from_numpy(reference.labels)
     )
-    return matched_f([pairs(other.label_map(), other.scores, other.labels, truth)], 0.0, IOU)
+    return count_matches([pairs(other.label_map(), other.scores, other.labels, truth)], 0.0, IOU).ap_dsb

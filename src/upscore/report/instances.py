@@ -77,7 +77,7 @@ def chapter(detector: Detector, fcn: Trained, scenes: Dataset, settings: Setting
             _inside(detector, scenes[chosen[0]].image, detector.found[chosen[0]]),
             heading("How many it finds"),
             figure(
-                score_table(("mask AP", "AP50", "box AP", "matched F"), {TITLE: _four(detector.scores)}),
+                score_table(("mask AP", "AP50", "box AP", "F1"), {TITLE: _shown_scores(detector.scores)}),
                 _count(detector.scores),
             ),
             row([_losses(detector), tile(_by_class(detector.scores), "mask AP of each class, in per cent")], "charts"),
@@ -101,15 +101,15 @@ def _verdict(found: Sequence[Pair], detector: Detector, fcn: Trained) -> str:
     )
 
 
-def _four(scores: InstanceScores) -> tuple[float, ...]:
-    return scores.AP, scores.AP50, scores.box_AP, scores.matched_f["0.5"]
+def _shown_scores(scores: InstanceScores) -> tuple[float, ...]:
+    return scores.AP, scores.AP50, scores.box_AP, scores.f1["0.5"]
 
 
 def _count(scores: InstanceScores) -> str:
     return (
         f"In per cent, on {scores.objects:,} objects in {scores.images:,} test scenes. AP, average precision: COCO's, "
         "the mean over ten demands on the overlap of masks, or of boxes; AP50: an overlap (IoU) of one half is enough. "
-        "Matched F: objects rightly found, as a share of all that are there or were found, at the same overlap."
+        "F1: 2 TP / (2 TP + FP + FN) of the objects shown, matched at the same overlap."
     )
 
 

@@ -191,7 +191,8 @@ class InstanceTask:
             "AP50": scores.AP50,
             "AP75": scores.AP75,
             "box_AP": scores.box_AP,
-            "matched_f": scores.matched_f["0.5"],
+            "ap_dsb": scores.ap_dsb["0.5"],
+            "f1": scores.f1["0.5"],
             "min_score": scores.min_score,
         }
         return {name: None if math.isnan(value) else value for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""Matched F counts what counting by hand and trying all thresholds count."""
+"""StarDist's average precision and F1 are what counting by hand and trying all thresholds give."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from upscore.evaluation.matched_f import THRESHOLDS, best_threshold, matched_f, pairs
+from upscore.evaluation.object_matching import THRESHOLDS, Counts, best_threshold, count_matches, pairs
 from upscore.objects import Objects
 
 
@@ -19,6 +19,10 @@ def compare(id_map, scores, truth, labels=None, classes=None, crowd=None):
         None if crowd is None else torch.tensor(crowd),
     )
     return pairs(np.array(id_map, np.uint16), np.array(scores, np.float64), np.array(labels), objects)
+
+
+def ap_dsb(photos, min_score, threshold):
+    return count_matches(photos, min_score, threshold).ap_dsb
 
 
 def row(*runs):
@@ -57,50 +61,50 @@ def test_random_maps_give_what_the_definition_gives(seed):
     for photo in range(3):
         for threshold in THRESHOLDS:
             for min_score in (0, 0.45):
-                assert matched_f([photos[photo]], min_score, threshold) == expected(photo, min_score, threshold)
-    tried = {cut: matched_f(photos, cut, 0.5) for cut in np.arange(0.05, 1, 0.1)}
+                assert ap_dsb([photos[photo]], min_score, threshold) == expected(photo, min_score, threshold)
+    tried = {cut: ap_dsb(photos, cut, 0.5) for cut in np.arange(0.05, 1, 0.1)}
     best = best_threshold(photos)
-    assert best.matched_f == pytest.approx(max(tried.values()))
-    assert matched_f(photos, best.min_score, 0.5) == best.matched_f
+    assert best.ap_dsb == pytest.approx(max(tried.values()))
+    assert ap_dsb(photos, best.min_score, 0.5) == best.ap_dsb
 
 
 def test_counts_are_of_the_whole_set():
     """Two right of two, and none right of one with one wrong: 2 / 4, not the mean of 1 and 0."""
     good = compare(row((1, 3), (2, 3)), [0.9, 0.8], row((7, 3), (9, 3)), classes=[0] * 9)
     bad = compare(row((0, 3), (1, 3)), [0.7], row((1, 3), (0, 3)))
-    assert matched_f([good, bad], 0, 0.5) == 0.5
+    assert ap_dsb([good, bad], 0, 0.5) == 0.5
     assert best_threshold([good, bad]) == pytest.approx((0.75, 2 / 3))
 
 
 def test_a_pair_needs_the_same_class():
     photo = compare(row((1, 4), (2, 4)), [0.9, 0.8], row((1, 4), (2, 4)), labels=[0, 1], classes=[0, 0])
-    assert matched_f([photo], 0, 0.5) == 1 / 3
+    assert ap_dsb([photo], 0, 0.5) == 1 / 3
 
 
 def test_exactly_half_is_a_match_for_one_alone():
     photo = compare(row((1, 2), (2, 2)), [0.9, 0.8], row((1, 4)))
-    assert matched_f([photo], 0, 0.5) == 0.5
-    assert matched_f([photo], 0, 0.55) == 0
+    assert ap_dsb([photo], 0, 0.5) == 0.5
+    assert ap_dsb([photo], 0, 0.55) == 0
     assert best_threshold([photo]) == pytest.approx((0.85, 1))
 
 
 def test_what_lies_on_a_crowd_is_not_counted():
     truth, crowd = row((1, 4), (2, 8)), [False, True]
     photo = compare(row((1, 4), (2, 3), (3, 5)), [0.9, 0.8, 0.7], truth, crowd=crowd)
-    assert matched_f([photo], 0, 0.9) == 1
+    assert ap_dsb([photo], 0, 0.9) == 1
     other = compare(row((1, 4), (2, 3), (3, 5)), [0.9, 0.8, 0.7], truth, labels=[0, 1, 1], classes=[0, 0], crowd=crowd)
-    assert matched_f([other], 0, 0.9) == 1 / 3
+    assert ap_dsb([other], 0, 0.9) == 1 / 3
 
 
 def test_hidden_objects_are_not_in_the_map():
     photo = compare(row((1, 4)), [0.9, 0.8], row((1, 4)))
-    assert matched_f([photo], 0, 0.9) == 1
+    assert ap_dsb([photo], 0, 0.9) == 1
 
 
 def test_overlapping_objects_are_labelled_on_layers():
     truth = [row((1, 4), (0, 2)), row((0, 2), (2, 4))]
     photo = compare(row((1, 3), (2, 3)), [0.9, 0.8], truth)
-    assert matched_f([photo], 0, 0.75) == 1
+    assert ap_dsb([photo], 0, 0.75) == 1
 
 
 def test_equal_scores_stay_together():
@@ -113,4 +117,42 @@ def test_a_network_that_finds_nothing_right_has_the_usual_threshold():
     assert best_threshold([compare(row((0, 4)), [], row((0, 2), (1, 2)))]) == (0.5, 0)
     empty = best_threshold([compare(row((0, 4)), [], row((0, 4)))])
     assert empty.min_score == 0.5
-    assert math.isnan(empty.matched_f)
+    assert math.isnan(empty.ap_dsb)
+
+
+def stardist_matching(scores, threshold):
+    """TP, FP and FN as StarDist's `matching` computes them from IoU scores (true, predicted)."""
+    n_true, n_pred = scores.shape
+    n_matched = min(n_true, n_pred)
+    if n_matched == 0 or not (scores >= threshold).any():
+        return 0, n_pred, n_true
+    costs = -(scores >= threshold).astype(float) - scores / (2 * n_matched)
+    rows, columns = linear_sum_assignment(costs)
+    tp = int((scores[rows, columns] >= threshold).sum())
+    return tp, n_pred - tp, n_true - tp
+
+
+def test_hand_made_matches_give_the_formulas_of_stardist():
+    """Labelled: columns 0..9, 10..19, 20..29 and 30..39. IoUs: 1, 8/12, 10/13 and 7/12."""
+    truth = row((1, 10), (2, 10), (3, 10), (4, 10), (0, 10))
+    found = row((1, 10), (0, 4), (2, 8), (0, 0), (3, 10), (0, 1), (4, 7), (0, 2), (5, 8))
+    photo = compare(found, [0.9, 0.8, 0.7, 0.6, 0.55], truth)
+    masks = [[np.array(ids) == n for n in range(1, count)] for ids, count in ((truth, 5), (found, 6))]
+    iou = np.array([[(t & p).sum() / (t | p).sum() for p in masks[1]] for t in masks[0]])
+    seen = set()
+    for threshold in THRESHOLDS:
+        tp, fp, fn = stardist_matching(iou, threshold)
+        counts = count_matches([photo], 0, threshold)
+        assert counts == (tp, fp, fn)
+        assert counts.ap_dsb == tp / (tp + fp + fn)
+        assert counts.f1 == 2 * tp / (2 * tp + fp + fn)
+        seen.add(tp)
+    assert len(seen) > 2
+    assert count_matches([photo], 0.58, 0.5) == (4, 0, 0)
+
+
+def test_ap_and_f1_of_counts():
+    assert Counts(8, 1, 3).ap_dsb == 8 / 12
+    assert Counts(8, 1, 3).f1 == 16 / 20
+    assert Counts(0, 2, 0).f1 == Counts(0, 2, 0).ap_dsb == 0
+    assert math.isnan(Counts(0, 0, 0).f1)
