@@ -54,7 +54,10 @@ def test_precision_over_recall(tmp_path, figure, scores):
         "IoU 0.75, AP 30.0%": {0.3},
         "mean of IoU 0.5 to 0.95, AP 40.0%": {0.4},
     }
-    assert matched.lines[0].get_xydata().tolist() == [[0.5, 0.7], [0.7, 0.5], [0.9, 0.1]]
+    assert {line.get_label(): line.get_xydata().tolist() for line in matched.lines} == {
+        "F1": [[0.5, 0.8], [0.7, 0.6], [0.9, 0.2]],
+        "AP (StarDist, DSB2018)": [[0.5, 0.7], [0.7, 0.5], [0.9, 0.1]],
+    }
 
 
 def test_nothing_to_score_is_said(tmp_path, figure, nothing):
