@@ -19,8 +19,9 @@ import tifffile
 import torch
 
 from upscore.data.rasters import open_raster
-from upscore.inference import Predictor
-from upscore.inference.huge import MEMORY, exact_plan, predict_raster
+from upscore.inference import Model
+from upscore.inference.huge import predict_raster
+from upscore.inference.tiled.in_memory import MEMORY, exact_plan
 from upscore.models import build
 
 BLOCK = 512
@@ -47,7 +48,7 @@ def main() -> None:
     if not source.exists():
         write_texture(source, options.side)
     net = build("fcn8s", backbone=options.backbone, num_classes=21)
-    predictor = Predictor(net, engine=options.engine, precision=options.precision)
+    predictor = Model(net, engine=options.engine, precision=options.precision)
     raster = open_raster(source)
     plan = exact_plan(net, raster.height, raster.width, memory=options.memory << 20)
     print(f"core {plan.core}, halo {plan.halo}, {len(plan)} tiles; before them {resident()} MB", flush=True)

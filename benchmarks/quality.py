@@ -26,7 +26,7 @@ from upscore.data.datasets import Dataset, open_splits, subset
 from upscore.data.instance_datasets import open_instance_splits
 from upscore.errors import UserError
 from upscore.files import write_text
-from upscore.inference import Predictor
+from upscore.inference import Model
 from upscore.inference.calibration import quantize
 
 HOLDOUT = "0006R0*"
@@ -83,7 +83,7 @@ def measure(source: str | Path, train: Dataset, val: Dataset, calibration: int, 
 
 def predictors(
     source: str | Path, train: Dataset, calibration: int, console: Console, progress: Progress
-) -> dict[Way, Predictor]:
+) -> dict[Way, Model]:
     """The model in every way that is installed."""
     models = {}
     for way in WAYS:
@@ -101,7 +101,7 @@ def predictors(
                     progress=lambda done, total, task=task: progress.update(task, completed=done, total=total),
                 )
                 progress.remove_task(task)
-            models[way] = Predictor(net, way.engine, way.precision, max_side=card.max_side, quantized=parts)
+            models[way] = Model(net, way.engine, way.precision, max_side=card.max_side, quantized=parts)
         except UserError as error:
             console.print(f"left out: {way.engine}, {way.precision}: {error}", markup=False)
     return models

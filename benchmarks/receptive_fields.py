@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import torch
 
-from upscore.inference.huge import MEMORY
+from upscore.inference.tiled.in_memory import MEMORY
 from upscore.inference.tiles import core_size
 from upscore.models import build
+from upscore.models.fcn import FCN
 from upscore.models.receptive import receptive_field
 
 NETWORKS = [
@@ -31,6 +32,7 @@ def main() -> None:
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for name, backbone, geometry in NETWORKS:
         net = build(name, backbone=backbone, geometry=geometry, num_classes=21)
+        assert isinstance(net, FCN)
         seen = receptive_field(net)
         assert seen.rows is not None
         sizes = [str(seen.maps[stride][0].size) if stride in seen.maps else "" for stride in (8, 16, 32)]

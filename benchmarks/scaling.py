@@ -28,7 +28,7 @@ from skimage import data
 from upscore.checkpoints import save_model
 from upscore.data.images import read_image
 from upscore.evaluation.plot_style import BLUE, GREEN, INK, ORANGE, PALE_INK, new_figure, save, style
-from upscore.inference import Predictor
+from upscore.inference import Model
 from upscore.inference.outputs import write_prediction
 from upscore.models.build import build
 from upscore.scale.cluster import Workers, connected
@@ -118,7 +118,7 @@ def seconds(call: Callable[[], object], repeats: int = 5) -> float:
 def measure_photo(backbone: str, overlays: bool, jpeg: bytes, cores: int) -> dict[str, Any]:
     """Core-seconds and bytes of one photo; FCN-8s by the fastest engine, its weights random."""
     torch.set_num_threads(cores)
-    predictor = Predictor(build("fcn8s", backbone=backbone, num_classes=21), max_side=0)
+    predictor = Model(build("fcn8s", backbone=backbone, num_classes=21), max_side=0)
     with tempfile.TemporaryDirectory() as folder:
         photo, written = Path(folder) / "photo.jpg", Path(folder) / "out"
         photo.write_bytes(jpeg)
@@ -130,7 +130,7 @@ def measure_photo(backbone: str, overlays: bool, jpeg: bytes, cores: int) -> dic
         sizes = [path.stat().st_size for path in written.iterdir()]
     return {
         "network": f"{backbone}{'' if overlays else ', masks alone'}",
-        "engine": f"{predictor.engine.name}, {predictor.engine.precision}",
+        "engine": f"{predictor.engine}, {predictor.precision}",
         "size": f"{image.shape[2]}x{image.shape[1]}",
         "decode": decode,
         "infer": infer,

@@ -35,7 +35,7 @@ from upscore.checkpoints import load_model, save_model
 from upscore.data.instance_datasets import InstanceDataset, open_instance_splits
 from upscore.evaluation.instances import InstanceEvaluator, InstanceScores
 from upscore.files import atomic_path, write_text
-from upscore.inference import Predictor, load
+from upscore.inference import Model, load
 from upscore.instance_overlay import instance_overlay, object_colors
 from upscore.lettering import stack
 from upscore.models.mask_rcnn import MaskRCNN
@@ -108,11 +108,11 @@ def read_modalities(data: Path) -> dict[str, str]:
 
 
 def evaluate(
-    model: Predictor, val: InstanceDataset, modalities: Mapping[str, str], console: Console
+    model: Model, val: InstanceDataset, modalities: Mapping[str, str], console: Console
 ) -> tuple[dict[str, InstanceScores], list[Shown]]:
     """The scores of all and of each modality, and what the picture shows."""
-    assert isinstance(model.net, MaskRCNN)
-    limit, min_score = model.net.detections, model.net.min_score
+    assert isinstance(model.module, MaskRCNN)
+    limit, min_score = model.module.detections, model.module.min_score
     whole, evaluators = InstanceEvaluator(model.classes, max_detections=limit), {}
     first: dict[str, list[Shown]] = {}
     for index in track(range(len(val)), "Evaluating", console=console, transient=True):

@@ -59,7 +59,7 @@ def test_every_network_is_tested_on_what_its_row_says(done: tuple[Experiment, Cu
     for name, row in ROWS.items():
         trained = {"reference_fg": "reference", "reference_bg": "reference"}.get(name, name)
         predictor = load(asked.output / trained)
-        seen = asked.masked(asked.val, row.tested, predictor.net.preprocessing)
+        seen = asked.masked(asked.val, row.tested, predictor.preprocessing)
         assert evaluate(predictor, seen).mean_iu == cues.scores[name].mean_iu  # pyright: ignore[reportAttributeAccessIssue]
     networks = [weights(asked.output / name / "best") for name in TRAINED]
     assert not any(same(networks[0], other) for other in networks[1:])
@@ -295,7 +295,7 @@ def test_photos_are_chosen_for_their_objects() -> None:
 def test_pictures_show_what_the_network_saw(done: tuple[Experiment, Cues], tmp_path: Path) -> None:
     asked, cues = done
     predictor = asked.predictor("shape")
-    seen = asked.masked(asked.val, ROWS["shape"].tested, predictor.net.preprocessing)
+    seen = asked.masked(asked.val, ROWS["shape"].tested, predictor.preprocessing)
     picture = np.asarray(strips(asked.val, seen, predictor, [0, 2], asked.indices, "the shape").convert("RGB"))
     assert picture.shape[1] > 4 * 480
     side = 480

@@ -105,7 +105,7 @@ def test_torchvisions_detector_becomes_a_model_folder(
     predictor = package.load(tmp_path / "pets")
     assert predictor.task == "instances"
     assert predictor.classes == ["cat", "dog"]
-    net = predictor.net
+    net = predictor.module
     assert torch.equal(net.trunk.body.conv1.weight, state["backbone.body.conv1.weight"])
     assert net.trunk.body.bn1.eps == 0
     assert predictor.predict(np.zeros((20, 30, 3), np.uint8)).size == (20, 30)
@@ -129,9 +129,9 @@ def test_detectron2_becomes_a_model_folder(
     assert "mask_rcnn over resnet50 with 80 classes" in capsys.readouterr().out
     predictor = package.load(tmp_path / "coco")
     assert predictor.classes[22] == "zebra"
-    assert predictor.net.preprocessing.channel_order == "BGR"
-    assert torch.equal(predictor.net.neck.output["8"].bias, state["backbone.fpn_output3.bias"].half().float())
-    assert predictor.net.architecture["stride_in"] == "1x1"
+    assert predictor.module.preprocessing.channel_order == "BGR"
+    assert torch.equal(predictor.module.neck.output["8"].bias, state["backbone.fpn_output3.bias"].half().float())
+    assert predictor.module.architecture["stride_in"] == "1x1"
 
 
 @pytest.mark.parametrize("source", ["torchvision", "detectron2"])

@@ -33,7 +33,7 @@ def test_one_damaged_photo_leaves_the_others_alone(
     assert upscore(monkeypatch, "predict", trained, mixed, tmp_path / "gone.jpg", "--output", output, "--scores") == 1
     out, err = capsys.readouterr()
     model = package.load(trained)
-    ran = f"by {model.engine.name} in {model.engine.precision}"
+    ran = f"by {model.engine} in {model.precision}"
     assert out == f"{output}: 2 of 4 photos, 8 classes, {ran}\n"
     assert [line.split(": ")[1] for line in err.splitlines()] == [str(mixed / "b.png"), str(tmp_path / "gone.jpg")]
     assert all(line.startswith("upscore: ") for line in err.splitlines())

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import torch
+
 import upscore
 from tests.tiny import scenes
 from upscore.errors import UserError
-from upscore.inference.engines.cache import Store, prune, store_for
+from upscore.inference import Model
+from upscore.inference.engines.cache import Store, code_version, prune, store_for
 from upscore.inference.huge import predict_raster
 from upscore.inference.run_manifest import model_digest
 from upscore.models.fcn import FCN
@@ -31,16 +34,24 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache/compiled"
 
 
+def starts_without_layers(model: Model) -> bool:
+    """Whether the session has the compiled backbone alone; the module is complete nevertheless."""
+    module = model.module
+    assert not isinstance(module.trunk, TrunkFacts)
+    with torch.no_grad():
+        module(module.preprocessing(PHOTO[None]))
+    return isinstance(model.session.net.trunk, TrunkFacts)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "auto"])
 def test_the_second_start_needs_no_layers(trained: Path, cache: Path, precision: str) -> None:
     first = upscore.load(trained, engine="openvino", precision=precision)
+    assert first.session.engine.name == "openvino"
     (entry,) = cache.iterdir()
     second = upscore.load(trained, engine="openvino", precision=precision)
-    assert not isinstance(first.net.trunk, TrunkFacts)
-    assert isinstance(second.net.trunk, TrunkFacts)
-    with pytest.raises(NotImplementedError, match="cache=False"):
-        second.net(PHOTO[None].float())
+    assert not starts_without_layers(first)
+    assert starts_without_layers(second)
     for size in ((64, 64), (33, 50)):
         photo = PHOTO[:, : size[0], : size[1]]
         expected, found = (predictor.predict(photo, scores=True) for predictor in (first, second))
@@ -50,30 +61,30 @@ def test_the_second_start_needs_no_layers(trained: Path, cache: Path, precision:
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")  # damaged: made again
     third = upscore.load(trained, engine="openvino", precision=precision)
     assert (third.predict(PHOTO).class_map == first.predict(PHOTO).class_map).all()
-    assert isinstance(upscore.load(trained, engine="openvino", precision=precision).net.trunk, TrunkFacts)
+    assert starts_without_layers(upscore.load(trained, engine="openvino", precision=precision))
 
 
 @pytest.mark.slow
 def test_objects_are_found_without_layers_too(cache: Path) -> None:
-    first, second = (upscore.load("nuclei", engine="openvino", precision="float32") for _ in range(2))
-    assert isinstance(second.net.trunk, TrunkFacts)
-    with pytest.raises(NotImplementedError, match="cache=False"):
-        second.net(PHOTO[None].float())
+    first = upscore.load("nuclei", engine="openvino", precision="float32")
+    assert first.session.engine.name == "openvino"
+    second = upscore.load("nuclei", engine="openvino", precision="float32")
+    assert starts_without_layers(second)
     expected, found = (as_instances(predictor.predict(PHOTO, min_score=0)) for predictor in (first, second))
     assert found.scores.tolist() == expected.scores.tolist()
     assert np.array_equal(found.masks, expected.masks)
 
 
 def test_other_weights_are_another_entry(trained: Path, cache: Path, tmp_path: Path) -> None:
-    upscore.load(trained, engine="openvino", precision="float32")
+    upscore.load(trained, engine="openvino", precision="float32").predict(PHOTO)
     other = Path(shutil.copytree(trained, tmp_path / "other"))
-    upscore.load(other, engine="openvino", precision="float32")
+    upscore.load(other, engine="openvino", precision="float32").predict(PHOTO)
     assert len(list(cache.iterdir())) == 1  # the same weights in another place
     state = other / "model.safetensors"
     data = bytearray(state.read_bytes())
     data[-1] ^= 1
     state.write_bytes(data)
-    upscore.load(other, engine="openvino", precision="float32")
+    upscore.load(other, engine="openvino", precision="float32").predict(PHOTO)
     assert len(list(cache.iterdir())) == 2
 
 
@@ -136,10 +147,10 @@ def test_tiles_of_a_network_from_the_cache(trained: Path, cache: Path, tmp_path:
     digests, geometries = set(), []
     for run in range(2):
         predictor = upscore.load(trained, engine="openvino", precision="float32")
-        assert isinstance(predictor.net.trunk, TrunkFacts) == bool(run)
+        assert starts_without_layers(predictor) == bool(run)
         predict_raster(predictor, tmp_path / "photo.png", tmp_path / f"{run}.tif")
-        assert isinstance(predictor.net, FCN)
-        geometries.append(receptive_field(predictor.net))
+        assert isinstance(predictor.module, FCN)
+        geometries.append(receptive_field(predictor.module))
         digests.add(model_digest(predictor))
     assert len(digests) == 1
     assert geometries[0] == geometries[1]
@@ -148,22 +159,42 @@ def test_tiles_of_a_network_from_the_cache(trained: Path, cache: Path, tmp_path:
 
 @pytest.mark.parametrize("damaged", ["[1]", '{"channels": 3}', "?"])
 def test_damaged_facts_are_made_anew(trained: Path, cache: Path, damaged: str) -> None:
-    upscore.load(trained, engine="openvino", precision="float32")
+    upscore.load(trained, engine="openvino", precision="float32").predict(PHOTO)
     (entry,) = cache.iterdir()
     (entry / "facts.json").write_text(damaged)
-    assert not isinstance(upscore.load(trained, engine="openvino", precision="float32").net.trunk, TrunkFacts)
-    assert isinstance(upscore.load(trained, engine="openvino", precision="float32").net.trunk, TrunkFacts)
+    assert not starts_without_layers(upscore.load(trained, engine="openvino", precision="float32"))
+    assert starts_without_layers(upscore.load(trained, engine="openvino", precision="float32"))
 
 
 def test_no_home_and_no_weights(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def homeless() -> Path:
-        raise RuntimeError
-
-    for name in ("UPSCORE_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.delenv("UPSCORE_CACHE")
+    monkeypatch.setattr("upscore.files.user_cache_path", lambda *_, **__: Path("~/.cache/upscore"))  # not expanded
+    monkeypatch.chdir(tmp_path)
     assert upscore.load(trained, engine="openvino").predict(PHOTO).class_map is not None
+    assert not (tmp_path / "~").exists()
     other = Path(shutil.copytree(trained, tmp_path / "other"))
     (other / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"model\.safetensors"):
         upscore.load(other, engine="openvino")
+
+
+def test_another_code_is_another_entry(trained: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digest of the sources that define what is exported is a part of the key, and so are the libraries."""
+    load = upscore.inference.load.__globals__
+    upscore.load(trained, engine="openvino", precision="float32").predict(PHOTO)
+    versions = code_version()
+    assert {name.split()[0] for name in versions[:-1]} == {"upscore", "torch", "torchvision", "timm", "openvino"}
+    for place in range(len(versions)):
+        other = (*versions[:place], "another", *versions[place + 1 :])
+        monkeypatch.setitem(load, "code_version", lambda other=other: other)
+        assert not starts_without_layers(upscore.load(trained, engine="openvino", precision="float32"))
+    assert len(list(cache.iterdir())) == 1 + len(versions)
+
+
+def test_a_part_that_has_gone_is_made_again(trained: Path, cache: Path) -> None:
+    first = upscore.load(trained, engine="openvino", precision="float32").predict(PHOTO)
+    model = upscore.load(trained, engine="openvino", precision="float32")  # begins without layers
+    (entry,) = cache.iterdir()
+    shutil.rmtree(entry / "coarse_scores")
+    assert (model.predict(PHOTO).class_map == first.class_map).all()
+    assert not starts_without_layers(model)

@@ -14,7 +14,7 @@ from tests.cli.command import upscore as command
 from tests.tiny import scenes, tiny_net, write_photos
 from upscore.checkpoints import load_model
 from upscore.errors import UserError
-from upscore.inference import Predictor
+from upscore.inference import Model
 from upscore.inference.agreement import agreement
 from upscore.inference.calibration import evenly, quantize
 from upscore.inference.quantized import save_quantized
@@ -52,7 +52,7 @@ def test_calibrating_from_the_command_line(
     found = []
     for _ in range(2):  # compiled, and read from the cache
         predictor = upscore.load(model, precision="int8")
-        assert predictor.engine.precision == "int8"
+        assert predictor.precision == "int8"
         found.append(predictor.predict(photo))
     assert agreement(*found) == 1
     assert 0.5 < agreement(reference.predict(photo), found[0]) < 1  # another network, but not much
@@ -77,7 +77,7 @@ def test_objects_in_int8() -> None:
     photos = [scenes(1, seed=seed, side=128)[0].image for seed in range(2)]
     parts = quantize(net, photos)
     assert {*parts} >= {"dense", "box"}
-    predictor = Predictor(net, "openvino", "int8", quantized=parts, max_side=card.max_side)
+    predictor = Model(net, "openvino", "int8", quantized=parts, max_side=card.max_side)
     assert predictor.predict(photos[0], min_score=0).size
     for side in (544, 608):  # at which OpenVINO crashed with asymmetric ranges
         assert predictor.predict(np.zeros((side, side, 3), np.uint8), min_score=0).size
@@ -165,4 +165,4 @@ def test_int8_that_cannot_be_written(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="file/copy: can't be written"):
         save_quantized(trained, {}, {}, output=tmp_path / "file" / "copy")
     with pytest.raises(UserError, match=r"upscore calibrate MODEL PHOTOS.*upscore\.load"):
-        Predictor(tiny_net(), "openvino", "int8")
+        Model(tiny_net(), "openvino", "int8")

@@ -17,7 +17,7 @@ from upscore.cli.predict import predict as predict_verb
 from upscore.errors import UserError
 from upscore.inference import evaluate
 from upscore.inference.depths import as_depth, find_depth
-from upscore.inference.predictor import Predictor
+from upscore.inference.model import Model
 from upscore.models.build import build
 from upscore.models.preprocessing import DepthPreprocessing
 from upscore.models.two_heads import TwoHeads
@@ -76,7 +76,7 @@ def test_a_file_of_objects_is_not_unpickled(tmp_path: Path) -> None:
         as_depth(tmp_path / "a.npy", 1, (2, 3))
 
 
-def model(**options: str | int) -> Predictor:
+def model(**options: str | int) -> Model:
     net = randomise_scores(build("fcn8s", backbone=BACKBONE, num_classes=8, **options))
     net.classes = scenes(1).classes
     if isinstance(net, TwoHeads):
@@ -84,7 +84,7 @@ def model(**options: str | int) -> Predictor:
         torch.nn.init.normal_(net.geometric.score["32"].weight)
     if net.trunk.depth_preprocessing is not None:
         net.trunk.depth_preprocessing = DepthPreprocessing(mean=(float(np.log(2.1)),), std=(0.2,))
-    return Predictor(net, precision="float32", max_side=48)
+    return Model(net, precision="float32", max_side=48)
 
 
 def test_depth_changes_what_is_seen_and_must_be_there() -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.models.test_mask_rcnn import SMALL
 from upscore.errors import UserError
-from upscore.inference import Predictor
+from upscore.inference import Model
 from upscore.inference.engines.graphs import MOST, REPEATS, Graphs
 from upscore.inference.engines.openvino import OpenVINOPart
 from upscore.inference.finder import MASK_BLOCK, ObjectFinder
@@ -58,7 +58,7 @@ def photo(height: int, width: int) -> torch.Tensor:
 def test_engines_agree_at_any_size(variant: str, engine: str) -> None:
     """Compiled once, run at sizes that it was not traced at."""
     net = network(**VARIANTS[variant])
-    reference, other = (Predictor(net, e, "float32") for e in ("torch", engine))
+    reference, other = (Model(net, e, "float32") for e in ("torch", engine))
     for size in ((64, 96), (97, 131), (1, 1)):
         expected, found = (p.predict(photo(*size), scores=True) for p in (reference, other))
         assert found.scores == pytest.approx(expected.scores, abs=2e-3)
@@ -71,7 +71,7 @@ def test_engines_agree_at_any_size(variant: str, engine: str) -> None:
 @pytest.mark.parametrize("variant", ["8s", "two heads", "caffe"])
 def test_expected_sizes_change_nothing(variant: str) -> None:
     """In float32; a part is compiled when its first image comes."""
-    plain, ready = (Predictor(network(**VARIANTS[variant]), "openvino", "float32") for _ in range(2))
+    plain, ready = (Model(network(**VARIANTS[variant]), "openvino", "float32") for _ in range(2))
     ready.expect((64, 96), (97, 131))
     part = ready._run.coarse_scores
     assert isinstance(part, OpenVINOPart)
@@ -92,8 +92,8 @@ def test_objects_of_an_expected_size() -> None:
     assert isinstance(net, MaskRCNN)
     net.settings = type(net.settings)(score_threshold=0.0, detections=2 * MASK_BLOCK + 3)
     image = photo(90, 131)
-    reference = Predictor(net.eval(), "torch", "float32").predict(image, min_score=0)
-    predictor = Predictor(net, "openvino", "float32")
+    reference = Model(net.eval(), "torch", "float32").predict(image, min_score=0)
+    predictor = Model(net, "openvino", "float32")
     for _ in range(2):  # any size, then this one
         found = predictor.predict(image, min_score=0)
         assert isinstance(reference, InstanceResult)
@@ -121,11 +121,11 @@ def test_what_cannot_be_chosen() -> None:
         ("openvino", "int8", "calibrat"),
     ):
         with pytest.raises(UserError, match=sentence):
-            Predictor(net, engine, precision)  # type: ignore[arg-type]
+            Model(net, engine, precision)  # type: ignore[arg-type]
 
 
 def test_the_default_says_what_it_is() -> None:
-    engine = Predictor(network("fcn32s")).engine
+    engine = Model(network("fcn32s")).engine
     assert engine.name == ("torch" if torch.cuda.is_available() else "openvino")
     assert engine.precision in ("float32", "bfloat16")  # never int8
 
@@ -161,13 +161,13 @@ def watch(event, arguments):
 sys.addaudithook(watch)
 import numpy as np
 from tests.inference.test_engines import network
-from upscore.inference import Predictor
+from upscore.inference import Model
 from upscore.inference.calibration import quantize
 net = network("fcn32s")
 photos = [np.random.randint(0, 256, (64, 64, 3), np.uint8) for _ in range(2)]
-Predictor(net, "openvino", "float32").predict(photos[0])
+Model(net, "openvino", "float32").predict(photos[0])
 parts = quantize(net, photos)
-Predictor(net, "openvino", "int8", quantized=parts).predict(photos[0])
+Model(net, "openvino", "int8", quantized=parts).predict(photos[0])
 loaded = [name for name, module in sys.modules.items() if name.startswith("openvino_telemetry") and module]
 assert not loaded, loaded
 print(events)

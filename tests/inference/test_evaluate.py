@@ -11,7 +11,7 @@ import upscore
 from tests.tiny import scenes
 from upscore.errors import UserError
 from upscore.evaluation.class_matching import ClassMatchWarning
-from upscore.inference import Predictor, evaluate
+from upscore.inference import Model, evaluate
 from upscore.labels import VOID
 from upscore.structures import Sample
 
@@ -36,11 +36,11 @@ class Labelled:
 
 
 @pytest.fixture(scope="module")
-def predictor(trained: Path) -> Predictor:
+def predictor(trained: Path) -> Model:
     return upscore.load(trained, engine="torch", precision="float32")
 
 
-def test_scores_are_those_of_the_predictions(predictor: Predictor) -> None:
+def test_scores_are_those_of_the_predictions(predictor: Model) -> None:
     data = Labelled(predictor.classes)
     confusion = np.zeros((8, 8))
     for index in range(len(data)):
@@ -64,7 +64,7 @@ def test_scores_are_those_of_the_predictions(predictor: Predictor) -> None:
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_classes_are_matched_by_name(predictor: Predictor) -> None:
+def test_classes_are_matched_by_name(predictor: Model) -> None:
     expected = evaluate(predictor, Labelled(predictor.classes))
     reversed_names = predictor.classes[::-1]
     table = [reversed_names.index(name) for name in predictor.classes]
@@ -73,7 +73,7 @@ def test_classes_are_matched_by_name(predictor: Predictor) -> None:
     assert wrong.pixel_accuracy != expected.pixel_accuracy
 
 
-def test_some_of_the_classes(predictor: Predictor) -> None:
+def test_some_of_the_classes(predictor: Model) -> None:
     """A set of fewer classes: its labels go where the model has them."""
     scores = evaluate(predictor, Labelled(["ring", "background"], [1, 0, 0, 0, 0, 0, 0, 0]))
     pixels = {name: count for name, count in scores.pixels.items() if count}
@@ -81,7 +81,7 @@ def test_some_of_the_classes(predictor: Predictor) -> None:
 
 
 @pytest.mark.parametrize("count", [8, 7])
-def test_unnamed_classes_are_matched_by_position(count: int, predictor: Predictor) -> None:
+def test_unnamed_classes_are_matched_by_position(count: int, predictor: Model) -> None:
     """Also where the last class is absent."""
     table = [index if index < count else 0 for index in range(8)]
     expected = evaluate(predictor, Labelled(predictor.classes, table))
@@ -89,7 +89,7 @@ def test_unnamed_classes_are_matched_by_position(count: int, predictor: Predicto
         assert evaluate(predictor, Labelled([f"class_{index}" for index in range(count)], table)) == expected
 
 
-def test_case_is_ignored(predictor: Predictor) -> None:
+def test_case_is_ignored(predictor: Model) -> None:
     names = [name.capitalize() for name in predictor.classes[::-1]]
     table = [names.index(name.capitalize()) for name in predictor.classes]
     with pytest.warns(ClassMatchWarning, match="Ring = ring"):
@@ -97,11 +97,11 @@ def test_case_is_ignored(predictor: Predictor) -> None:
 
 
 @pytest.mark.parametrize("classes", [["background", "dragon"], ["dragon"], [*"abcdefgh"]])
-def test_classes_that_the_model_does_not_know(classes: list[str], predictor: Predictor) -> None:
+def test_classes_that_the_model_does_not_know(classes: list[str], predictor: Model) -> None:
     with pytest.raises(UserError, match=rf"Classes of the data: {', '.join(classes)}\. .* disk"):
         evaluate(predictor, Labelled(classes))
 
 
-def test_photos_without_labels(predictor: Predictor) -> None:
+def test_photos_without_labels(predictor: Model) -> None:
     with pytest.raises(UserError, match="scene_00000 has no labels"):
         evaluate(predictor, Labelled(predictor.classes, labels=False))

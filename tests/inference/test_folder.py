@@ -14,14 +14,14 @@ import upscore
 from tests.tiny import StubModel, outputs
 from upscore.data.images import read_image
 from upscore.errors import UserError
-from upscore.inference import Predictor
+from upscore.inference import Model
 from upscore.inference.folder import predict_folder, sizes_to_expect
 from upscore.inference.outputs import find_photos, write_prediction
 from upscore.results import InstanceResult
 
 
 @pytest.fixture(scope="module")
-def predictor(trained: Path) -> Predictor:
+def predictor(trained: Path) -> Model:
     return upscore.load(trained, engine="torch", precision="float32")
 
 
@@ -31,7 +31,7 @@ def images(photos: Path) -> dict[str, Path]:
 
 
 def test_files_are_those_of_one_photo_after_the_other(
-    predictor: Predictor, images: dict[str, Path], tmp_path: Path
+    predictor: Model, images: dict[str, Path], tmp_path: Path
 ) -> None:
     outcomes = list(predict_folder(predictor, images, tmp_path / "out", scores=True))
     assert [outcome.name for outcome in outcomes] == list(images)
@@ -78,7 +78,7 @@ def test_torch_has_its_threads_back(trained: Path, images: dict[str, Path], tmp_
         torch.set_num_threads(threads)
 
 
-def test_masks_alone(predictor: Predictor, images: dict[str, Path], tmp_path: Path) -> None:
+def test_masks_alone(predictor: Model, images: dict[str, Path], tmp_path: Path) -> None:
     list(predict_folder(predictor, images, tmp_path, overlays=False))
     assert set(outputs(tmp_path)) == {f"{name}.png" for name in images}
 
@@ -227,7 +227,7 @@ def test_two_runs_of_objects_into_one_output_are_refused(tmp_path: Path) -> None
     assert len(list(predict_folder(Stub(), photos, output))) == 2  # type: ignore[arg-type]
 
 
-def test_two_runs_of_masks_into_one_output(predictor: Predictor, images: dict[str, Path], tmp_path: Path) -> None:
+def test_two_runs_of_masks_into_one_output(predictor: Model, images: dict[str, Path], tmp_path: Path) -> None:
     (one, path), *_ = images.items()
     first = predict_folder(predictor, images, tmp_path / "out")
     next(first)
@@ -241,7 +241,7 @@ def test_two_runs_of_masks_into_one_output(predictor: Predictor, images: dict[st
 
 
 def test_resuming_masks(
-    predictor: Predictor, images: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    predictor: Model, images: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     list(predict_folder(predictor, images, tmp_path))
     expected, (first, second, *_) = outputs(tmp_path), images

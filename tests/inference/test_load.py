@@ -21,7 +21,7 @@ def test_a_run_a_folder_and_a_string(run: Path) -> None:
     model = upscore.load(run)
     assert model.max_side == 1024
     assert model.classes == scenes().classes
-    assert not any(module.training for module in model.net.modules())
+    assert not any(module.training for module in model.module.modules())
 
 
 def test_a_repository_on_a_hub(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from tests.tiny import tiny_net
 from upscore.data.rasters import Photo, Window
 from upscore.errors import UserError
 from upscore.evaluation.object_matching import count_matches, pairs
-from upscore.inference import Predictor
+from upscore.inference import Model
 from upscore.inference.object_journal import Journal
 from upscore.inference.object_tiles import Tiling, find_objects, finder
 from upscore.models.mask_rcnn import MaskRCNN
@@ -155,18 +155,18 @@ def test_run_lengths_of_an_image_that_does_not_fit_in_memory() -> None:
         found.to_coco()
 
 
-def nuclei() -> Predictor:
+def nuclei() -> Model:
     return upscore.load("nuclei", engine="torch", precision="float32")
 
 
 @pytest.fixture(scope="module")
-def model_of_nuclei() -> Predictor:
+def model_of_nuclei() -> Model:
     """Not to be changed."""
     return nuclei()
 
 
 @pytest.mark.parametrize(("size", "factor"), [((256, 256), 2.0), ((256, 320), 2.0), ((520, 600), 1.0)])
-def test_a_tile_is_seen_at_the_factor(model_of_nuclei: Predictor, size: tuple[int, int], factor: float) -> None:
+def test_a_tile_is_seen_at_the_factor(model_of_nuclei: Model, size: tuple[int, int], factor: float) -> None:
     """As a photo is whose size asks for the same factor."""
     model = model_of_nuclei
     photo = np.full((*size, 3), 20, np.uint8)
@@ -177,18 +177,18 @@ def test_a_tile_is_seen_at_the_factor(model_of_nuclei: Predictor, size: tuple[in
     assert len(found) > 2
     for name in ("boxes", "scores", "labels", "masks"):
         assert np.array_equal(getattr(found, name), getattr(expected, name))
-    assert isinstance(model.net, MaskRCNN)
-    assert model.net.resizing.min_side == 512
+    assert isinstance(model.module, MaskRCNN)
+    assert model.module.resizing.min_side == 512
 
 
-def test_tiles_for_a_model(model_of_nuclei: Predictor) -> None:
-    assert Tiling.of(model_of_nuclei) == Tiling(tile=512, overlap=64)
-    assert Tiling.of(model_of_nuclei, 2.0) == Tiling(tile=256, overlap=32)
+def test_tiles_for_a_model(model_of_nuclei: Model) -> None:
+    assert Tiling.of(512) == Tiling(tile=512, overlap=64)
+    assert Tiling.of(512, 2.0) == Tiling(tile=256, overlap=32)
 
 
-def test_what_can_not_be_found_in_tiles(model_of_nuclei: Predictor) -> None:
+def test_what_can_not_be_found_in_tiles(model_of_nuclei: Model) -> None:
     with pytest.raises(UserError, match="classifies pixels"):
-        finder(Predictor(tiny_net(), engine="torch"))
+        finder(Model(tiny_net(), engine="torch"))
     with pytest.raises(UserError, match="factor=0"):
         finder(model_of_nuclei, factor=0)
 
@@ -227,12 +227,12 @@ def test_nuclei_in_tiles_are_those_of_the_whole_image() -> None:
     image, labelled = mosaic(side)
     raster = Photo(torch.from_numpy(image).permute(2, 0, 1))
     model = nuclei()
-    assert isinstance(model.net, MaskRCNN)
+    assert isinstance(model.module, MaskRCNN)
     find = finder(model)
-    allow(model.net, 600 * side**2 // 384**2)  # as many for each pixel as in the tiles
+    allow(model.module, 600 * side**2 // 384**2)  # as many for each pixel as in the tiles
     whole = find(raster.image)
     whole_ids = whole.label_map()
-    allow(model.net, 600)
+    allow(model.module, 600)
     tiling = Tiling(tile=384, overlap=64)
     merged = find_objects(raster, find, tiling)
     ids = id_map(merged)

@@ -21,7 +21,7 @@ from upscore.checkpoints.folder import save_model
 from upscore.colormaps import palette
 from upscore.data.rasters import open_raster
 from upscore.errors import UserError
-from upscore.inference import Predictor, load
+from upscore.inference import Model, load
 from upscore.inference.huge import predict_raster
 from upscore.inference.pieces import reduction
 from upscore.models import build
@@ -40,14 +40,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def predictor(model: Path) -> Predictor:
+def predictor(model: Path) -> Model:
     return load(model, engine="torch", precision="float32")
 
 
 @pytest.fixture(scope="module")
-def whole(predictor: Predictor) -> np.ndarray:
+def whole(predictor: Model) -> np.ndarray:
     """The class map of the image seen at once, at full resolution."""
-    class_map = Predictor(predictor.net, engine="torch", precision="float32").predict(photo(HEIGHT, WIDTH)).class_map
+    class_map = Model(predictor.module, engine="torch", precision="float32").predict(photo(HEIGHT, WIDTH)).class_map
     assert class_map is not None
     assert len(np.unique(class_map)) > 2
     return class_map
@@ -64,7 +64,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_a_tiff_of_classes_like_that_of_the_whole_image(
-    predictor: Predictor, source: Path, whole: np.ndarray, tmp_path: Path
+    predictor: Model, source: Path, whole: np.ndarray, tmp_path: Path
 ) -> None:
     seen: list[tuple[int, int]] = []
     output = tmp_path / "out" / "town_classes.tif"
@@ -88,7 +88,7 @@ def test_a_tiff_of_classes_like_that_of_the_whole_image(
         assert overlay.width == WIDTH
 
 
-def test_other_programs_read_it_at_the_same_place(predictor: Predictor, source: Path, tmp_path: Path) -> None:
+def test_other_programs_read_it_at_the_same_place(predictor: Model, source: Path, tmp_path: Path) -> None:
     rasterio = pytest.importorskip("rasterio", reason="the extra [geo] is not installed")
     predict_raster(predictor, source, tmp_path / "out.tif", core=768)
     with rasterio.open(source) as one, rasterio.open(tmp_path / "out.tif") as other:
@@ -98,7 +98,7 @@ def test_other_programs_read_it_at_the_same_place(predictor: Predictor, source: 
         assert np.array_equal(other.read(1), tifffile.imread(tmp_path / "out.tif"))
 
 
-def test_zarr(predictor: Predictor, source: Path, whole: np.ndarray, tmp_path: Path) -> None:
+def test_zarr(predictor: Model, source: Path, whole: np.ndarray, tmp_path: Path) -> None:
     zarr = pytest.importorskip("zarr", reason="the extra [zarr] is not installed")
     output = tmp_path / "out.zarr"
     for _ in range(2):  # the second takes the first one's place
@@ -112,7 +112,7 @@ def test_zarr(predictor: Predictor, source: Path, whole: np.ndarray, tmp_path: P
 def test_two_heads_write_two_maps(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = balanced(build("fcn8s", backbone=BACKBONE, num_classes=5, geometric_classes=3))  # type: ignore[arg-type]
-    predictor = Predictor(net, engine="torch", precision="float32")
+    predictor = Model(net, engine="torch", precision="float32")
     image = photo(300, 400)
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
     written = predict_raster(predictor, tmp_path / "a.png", tmp_path / "b.tif", core=256)
@@ -138,7 +138,7 @@ predict_raster(predictor, sys.argv[2], sys.argv[3], core=256, progress=stop)
 
 
 def test_a_killed_run_goes_on_to_the_same_file(
-    model: Path, predictor: Predictor, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, predictor: Model, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output, straight = tmp_path / "out.tif", tmp_path / "straight.tif"
     script = RUN.format(last=5)
@@ -162,7 +162,7 @@ def test_a_killed_run_goes_on_to_the_same_file(
 
 
 def test_tiles_of_another_run_are_not_mixed_in(
-    predictor: Predictor, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    predictor: Model, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(done: int, of: int) -> None:
         raise KeyboardInterrupt
@@ -182,7 +182,7 @@ def test_tiles_of_another_run_are_not_mixed_in(
         predict_raster(predictor, source, output, core=256)
 
 
-def test_a_changed_zarr_is_another_image(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_changed_zarr_is_another_image(predictor: Model, tmp_path: Path) -> None:
     zarr = pytest.importorskip("zarr", reason="the extra [zarr] is not installed")
 
     def interrupted(done: int, of: int) -> None:
@@ -198,7 +198,7 @@ def test_a_changed_zarr_is_another_image(predictor: Predictor, tmp_path: Path) -
         predict_raster(predictor, tmp_path / "a.zarr", tmp_path / "out.tif", core=256)
 
 
-def test_what_cant_be_done_is_said_before_the_work(predictor: Predictor, source: Path, tmp_path: Path) -> None:
+def test_what_cant_be_done_is_said_before_the_work(predictor: Model, source: Path, tmp_path: Path) -> None:
     for output, message in (
         (tmp_path / "out.png", "is a TIFF or Zarr"),
         (source, "would be overwritten"),
@@ -213,10 +213,10 @@ def test_what_cant_be_done_is_said_before_the_work(predictor: Predictor, source:
             predict_raster(predictor, source, tmp_path / name)
     with pytest.raises(UserError, match="multiple of 256"):
         predict_raster(predictor, source, tmp_path / "out.tif", core=200)
-    objects = Predictor(build("mask_rcnn", backbone=BACKBONE, num_classes=2), engine="torch")
+    objects = Model(build("mask_rcnn", backbone=BACKBONE, num_classes=2), engine="torch")
     with pytest.raises(UserError, match="finds objects"):
         predict_raster(objects, source, tmp_path / "out.tif")
-    late = Predictor(build("fcn8s", backbone=BACKBONE, num_classes=2, depth="late", depth_channels=1), engine="torch")
+    late = Model(build("fcn8s", backbone=BACKBONE, num_classes=2, depth="late", depth_channels=1), engine="torch")
     with pytest.raises(UserError, match="sees depth"):
         predict_raster(late, source, tmp_path / "out.tif")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -228,7 +228,7 @@ def test_what_cant_be_done_is_said_before_the_work(predictor: Predictor, source:
 
 
 @pytest.mark.parametrize("name", ["out.tif", "out.zarr"])
-def test_an_earlier_output_is_replaced(predictor: Predictor, source: Path, tmp_path: Path, name: str) -> None:
+def test_an_earlier_output_is_replaced(predictor: Model, source: Path, tmp_path: Path, name: str) -> None:
     for _ in range(2):
         assert tmp_path / name in predict_raster(predictor, source, tmp_path / name)
 
@@ -247,13 +247,13 @@ from pathlib import Path
 import torch
 from tests.tiny import BACKBONE
 from upscore.data import tiff_rasters
-from upscore.inference import Predictor
+from upscore.inference import Model
 from upscore.inference.huge import predict_raster
 from upscore.models import build
 
 tiff_rasters.KEPT = 1 << 24  # so that either image fills it
 torch.set_num_threads(1)
-predictor = Predictor(build("fcn32s", backbone=BACKBONE, num_classes=3), engine="torch", precision="float32")
+predictor = Model(build("fcn32s", backbone=BACKBONE, num_classes=3), engine="torch", precision="float32")
 predict_raster(predictor, sys.argv[1] + ".tif", sys.argv[1] + "_out.tif", core=1024)
 print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """

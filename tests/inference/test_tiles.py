@@ -12,8 +12,8 @@ from tests.models.networks import randomise_scores, thin_vgg16
 from tests.tiny import BACKBONE
 from upscore.data.rasters import Photo
 from upscore.errors import UserError
-from upscore.inference import Predictor
-from upscore.inference.huge import exact_plan
+from upscore.inference import Model
+from upscore.inference.tiled.in_memory import exact_plan
 from upscore.inference.tiles import Tile, TilePlan, class_map_tiles, core_size, tile_bytes, tile_plan
 from upscore.models import build
 from upscore.models.fcn import FCN
@@ -51,7 +51,7 @@ def network(name: str) -> FCN:
 
 def joined(net: FCN, image: Tensor, plan: TilePlan) -> tuple[np.ndarray, np.ndarray]:
     """The class map by tiles, and that of the whole image, both in float32."""
-    predictor = Predictor(net, engine="torch", precision="float32")
+    predictor = Model(net, engine="torch", precision="float32")
     whole = predictor.predict(image).class_map
     assert whole is not None
     tiled = np.full_like(whole, 255)

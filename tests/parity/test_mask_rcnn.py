@@ -18,7 +18,7 @@ from tests.parity.torchvision_peers import MAX_SIDE, MIN_SIDE, PROPOSALS, photo,
 from upscore.checkpoints import save_model
 from upscore.checkpoints.torchvision_mask_rcnn import import_torchvision_mask_rcnn
 from upscore.inference import load
-from upscore.inference.predictor import Predictor
+from upscore.inference.model import Model
 from upscore.models import MaskRCNN
 from upscore.models.resizing import Resizing
 from upscore.objects import Objects
@@ -55,7 +55,7 @@ def imported(peer: Peer) -> MaskRCNN:
 def test_the_same_objects_are_found(peer: Peer, net: MaskRCNN, height: int, width: int) -> None:
     image = photo(height, width)
     (expected,) = peer([image / 255])
-    found = as_instances(Predictor(net, precision="float32").predict(image.byte(), min_score=0))
+    found = as_instances(Model(net, precision="float32").predict(image.byte(), min_score=0))
     assert len(found) == len(expected["boxes"]) > 30
     assert len(expected["labels"].unique()) > 5
 
@@ -80,8 +80,8 @@ def test_an_imported_model_returns_what_torchvision_returns(peer: Peer, tmp_path
     net.architecture |= {"min_side": MIN_SIDE, "max_side": MAX_SIDE}
     save_model(tmp_path / "model", net, classes=net.classes)
     model = load(tmp_path / "model", engine="torch", precision="float32")
-    assert isinstance(model.net, MaskRCNN)
-    model.net.rpn.training_limits = model.net.rpn.inference_limits = PROPOSALS
+    assert isinstance(model.module, MaskRCNN)
+    model.module.rpn.training_limits = model.module.rpn.inference_limits = PROPOSALS
     image = photo(333, 500)
     (expected,) = peer([image / 255])
     found = as_instances(model.predict(image.byte()))

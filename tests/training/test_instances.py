@@ -23,7 +23,7 @@ from upscore.checkpoints import load_model, save_model
 from upscore.data.instance_datasets import open_instance_splits
 from upscore.data.transforms import Batch, collate
 from upscore.errors import UserError
-from upscore.inference import Predictor, evaluate
+from upscore.inference import Model, evaluate
 from upscore.models.build import build
 from upscore.models.mask_rcnn import MaskRCNN
 from upscore.objects import Objects
@@ -180,7 +180,7 @@ def test_validation_leaves_the_operating_point(knowing: MaskRCNN) -> None:
     assert trainer.net.min_score == record["min_score"] != 0.5
     for other in (0.06, 0.3, 0.6, 0.9):
         trainer.net.min_score = other
-        found = evaluate(Predictor(trainer.net, "torch", "float32"), _first_two())
+        found = evaluate(Model(trainer.net, "torch", "float32"), _first_two())
         assert found.ap_dsb["0.5"] <= record["ap_dsb"] + 1e-9, other
         assert pytest.approx(record["AP"], abs=1e-6) == found.AP  # ranks all, wherever the operating point is
 
@@ -217,7 +217,7 @@ def test_the_papers_recipe() -> None:
 
 
 def test_objects_at_the_photos_own_size(knowing: MaskRCNN) -> None:
-    predictor = Predictor(copy.deepcopy(knowing), "torch", "float32")
+    predictor = Model(copy.deepcopy(knowing), "torch", "float32")
     assert predictor.task == "instances"
     photo = torch.nn.functional.interpolate(Shapes()[0].image[None], size=(150, 200))[0]
     every = predictor.predict(photo, min_score=0.0)
@@ -227,7 +227,7 @@ def test_objects_at_the_photos_own_size(knowing: MaskRCNN) -> None:
     assert every.image.shape == (150, 200, 3)
     assert (np.diff(every.scores) <= 0).all()
     assert every.boxes[:, 2].max() > 100  # in pixels of the photo, not of the 64 that the network saw
-    predictor.net.min_score = float(every.scores[2])
+    predictor.module.min_score = float(every.scores[2])
     default = predictor.predict(photo)
     assert isinstance(default, InstanceResult)
     expected = every[:3].mask_nms()  # without what is all behind better ones
@@ -238,12 +238,12 @@ def test_objects_at_the_photos_own_size(knowing: MaskRCNN) -> None:
     with pytest.raises(UserError, match="no class probabilities"):
         predictor.predict(photo, scores=True)
     with pytest.raises(UserError, match="min_score is for models that find objects"):
-        Predictor(tiny_net()).predict(photo, min_score=0.5)
+        Model(tiny_net()).predict(photo, min_score=0.5)
 
 
 def test_bfloat16_finds_the_same(knowing: MaskRCNN) -> None:
     found = [
-        as_instances(Predictor(copy.deepcopy(knowing), "torch", precision).predict(Shapes()[0].image, min_score=0.5))
+        as_instances(Model(copy.deepcopy(knowing), "torch", precision).predict(Shapes()[0].image, min_score=0.5))
         for precision in ("float32", "bfloat16")
     ]
     assert len(found[0]) > 0
@@ -252,7 +252,7 @@ def test_bfloat16_finds_the_same(knowing: MaskRCNN) -> None:
 
 
 def test_classes_are_matched_by_name(knowing: MaskRCNN) -> None:
-    predictor = Predictor(copy.deepcopy(knowing), "torch", "float32")
+    predictor = Model(copy.deepcopy(knowing), "torch", "float32")
     straight = Renamed(knowing.classes, list(range(7)))
     backwards = Renamed(knowing.classes[::-1], list(range(6, -1, -1)))
     expected = evaluate(predictor, straight)

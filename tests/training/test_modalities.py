@@ -228,7 +228,8 @@ def test_from_the_command_to_scores(tmp_path: Path) -> None:
     late = {**common, "weights": tmp_path / "colour", "depth_weights": tmp_path / "only", "depth": "late"}
     train("scenes:4", tmp_path / "late", model="fcn16s", **late)  # type: ignore[arg-type]
     assert (
-        load(tmp_path / "late").net.trunk.depth_preprocessing == load(tmp_path / "only").net.trunk.depth_preprocessing
+        load(tmp_path / "late").module.trunk.depth_preprocessing
+        == load(tmp_path / "only").module.trunk.depth_preprocessing
     )
     assert type(evaluate(load(tmp_path / "only"), Subset(data, [0]))) is not TwoHeadedScores
 

@@ -22,7 +22,7 @@ from upscore.errors import UserError
 from upscore.evaluation.cues import ROWS, TRAINED, Cues, CueScores, Keeps, best_guess, cue_scores, network_of
 from upscore.evaluation.metrics import SemanticScores
 from upscore.files import write_text
-from upscore.inference import Predictor, evaluate, load
+from upscore.inference import Model, evaluate, load
 from upscore.models.precision import resolve_precision
 from upscore.models.preprocessing import Preprocessing
 from upscore.progress import ProgressCallback, ignore_progress
@@ -62,7 +62,7 @@ class Experiment:
     @property
     def fill(self) -> Color:
         """The colour of what is hidden; the network of the last row stands for all."""
-        return mean_color(self.predictor("shape").net.preprocessing)
+        return mean_color(self.predictor("shape").preprocessing)
 
     def masked(self, dataset: Dataset, keeps: Keeps, preprocessing: Preprocessing) -> MaskedDataset:
         """The photos as a network with this preprocessing is to see them."""
@@ -74,7 +74,7 @@ class Experiment:
             fill=mean_color(preprocessing),
         )
 
-    def predictor(self, row: str) -> Predictor:
+    def predictor(self, row: str) -> Model:
         """The trained network that a row tests."""
         network = network_of(row)
         given = self.subject.reference if network == "reference" else None
@@ -197,7 +197,7 @@ def _train(experiment: Experiment, name: str, workers: int, callbacks: Sequence[
 def _score(experiment: Experiment, name: str, callback: Callback) -> CueScores:
     row = ROWS[name]
     predictor = experiment.predictor(name)
-    seen = experiment.masked(experiment.val, row.tested, predictor.net.preprocessing)
+    seen = experiment.masked(experiment.val, row.tested, predictor.preprocessing)
     found = evaluate(predictor, seen, progress=partial(callback.on_progress, f"Testing {row.title}"))
     assert isinstance(found, SemanticScores)
     return cue_scores(torch.tensor(found.confusion), experiment.val.classes, experiment.foreground)

@@ -44,7 +44,7 @@ def write_cues(
     chosen = choose_photos(counts, experiment.indices, PHOTOS)
     for row, (file, saw) in PICTURES.items():
         predictor = experiment.predictor(row)
-        seen = experiment.masked(experiment.val, ROWS[row].tested, predictor.net.preprocessing)
+        seen = experiment.masked(experiment.val, ROWS[row].tested, predictor.preprocessing)
         picture = strips(experiment.val, seen, predictor, chosen, experiment.indices, saw)
         with atomic_path(folder / file) as temporary:
             picture.save(temporary)

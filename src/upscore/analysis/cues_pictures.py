@@ -18,7 +18,7 @@ from upscore.colormaps import class_colors
 from upscore.data.datasets import Dataset
 from upscore.evaluation.cues import ROWS, Cues
 from upscore.evaluation.plot_style import BLUE, INK, ORANGE, PALE_BLUE, PALE_INK, name_ticks, new_figure, save, style
-from upscore.inference import Predictor
+from upscore.inference import Model
 from upscore.labels import VOID
 from upscore.lettering import Chip, legend, stack
 from upscore.rendering import at_side, overlay, side_by_side
@@ -44,7 +44,7 @@ def choose_photos(counts: np.ndarray, foreground: Sequence[int], number: int) ->
 
 
 def strips(
-    photos: Dataset, seen: Dataset, predictor: Predictor, chosen: Sequence[int], foreground: Sequence[int], saw: str
+    photos: Dataset, seen: Dataset, predictor: Model, chosen: Sequence[int], foreground: Sequence[int], saw: str
 ) -> Image.Image:
     """A row for each photo: the photo, what the network saw, the truth, what it says; the classes' colours beneath.
 

@@ -19,7 +19,7 @@ from upscore.data.datasets import Dataset
 from upscore.errors import UserError
 from upscore.evaluation.class_matching import match_classes
 from upscore.evaluation.metrics import SemanticScores, semantic_scores
-from upscore.inference import Predictor
+from upscore.inference import Model
 from upscore.labels import VOID
 from upscore.progress import ProgressCallback
 from upscore.results import as_semantic
@@ -147,7 +147,7 @@ def evenly(total: int, count: int) -> list[int]:
     return [int((k + 0.5) * total / count) for k in range(count)]
 
 
-def predict_rows(comparison: Comparison, dataset: Dataset, model: Predictor) -> None:
+def predict_rows(comparison: Comparison, dataset: Dataset, model: Model) -> None:
     """Add to each row what the network says of it, in the data's classes; others of its classes become void."""
     table = np.full(256, VOID, np.uint8)
     for index, of_model in enumerate(match_classes(comparison.classes, model.classes).indices):

@@ -24,7 +24,7 @@ def prepare() -> Sides:
     import torch
     from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
-    from upscore.inference import Predictor
+    from upscore.inference import Model
     from upscore.inference.engines import Precision
     from upscore.models import build
 
@@ -40,7 +40,7 @@ def prepare() -> Sides:
         return theirs((pixels / 255 - mean) / deviation)["out"].argmax(1)[0].numpy()
 
     def ours(precision: Precision) -> Side:
-        predictor = Predictor(net, "openvino", precision)
+        predictor = Model(net, "openvino", precision)
         return lambda: predictor.predict(image)
 
     return {"bfloat16": ours("bfloat16"), "float32": ours("float32")}, peer

@@ -23,7 +23,7 @@ def prepare() -> Sides:
     """Random weights on both sides; int8 is calibrated on noise, which is enough for its speed."""
     import torch
 
-    from upscore.inference import Predictor
+    from upscore.inference import Model
     from upscore.inference.calibration import quantize
     from upscore.inference.engines import Precision
     from upscore.models import build
@@ -40,7 +40,7 @@ def prepare() -> Sides:
 
     def ours(precision: Precision) -> Side:
         parts = quantize(net, [image]) if precision == "int8" else None
-        predictor = Predictor(net, "openvino", precision, quantized=parts)
+        predictor = Model(net, "openvino", precision, quantized=parts)
         predictor.expect((SIDE, SIDE))
         return lambda: predictor.predict(image)
 

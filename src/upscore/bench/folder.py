@@ -33,7 +33,7 @@ def row() -> Row:
 def prepare() -> Sides:
     """Photos in a temporary folder, and in memory."""
     from upscore.data.images import read_image
-    from upscore.inference import Predictor
+    from upscore.inference import Model
     from upscore.inference.folder import predict_folder
     from upscore.inference.outputs import find_photos
     from upscore.models import build
@@ -44,7 +44,7 @@ def prepare() -> Sides:
     photos = find_photos([folder / "photos"])
     images = [read_image(photo) for photo in list(photos.values())[:DIFFERENT]]
     net = build("fcn8s", backbone="efficientnet_lite0", num_classes=CLASSES)
-    predictor = Predictor(with_random_weights(net), "openvino", "bfloat16")  # pyright: ignore[reportArgumentType]
+    predictor = Model(with_random_weights(net), "openvino", "bfloat16")  # pyright: ignore[reportArgumentType]
 
     def alone() -> None:
         for number in range(PHOTOS):

@@ -37,7 +37,7 @@ def prepare() -> Sides:
     import torch
 
     from upscore.checkpoints.torchvision_mask_rcnn import import_torchvision_mask_rcnn
-    from upscore.inference import Predictor
+    from upscore.inference import Model
     from upscore.inference.calibration import quantize
     from upscore.inference.engines import Precision
     from upscore.results import as_instances
@@ -52,7 +52,7 @@ def prepare() -> Sides:
 
     def ours(precision: Precision) -> Side:
         parts = quantize(net, [image]) if precision == "int8" else None
-        predictor = Predictor(net, "openvino", precision, quantized=parts)
+        predictor = Model(net, "openvino", precision, quantized=parts)
         predictor.expect((HEIGHT, WIDTH))
 
         def side() -> object:

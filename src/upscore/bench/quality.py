@@ -13,7 +13,7 @@ from time import perf_counter
 from upscore.data.datasets import Dataset
 from upscore.evaluation.instances import InstanceEvaluator
 from upscore.evaluation.metrics import ConfusionMatrix, semantic_scores
-from upscore.inference import Predictor
+from upscore.inference import Model
 from upscore.inference.agreement import agreement
 from upscore.inference.engines import EngineName, Precision
 from upscore.inference.folder import SAMPLE, common_sizes
@@ -55,7 +55,7 @@ class Quality:
 
 
 def measure_quality(
-    models: dict[Way, Predictor], dataset: Dataset, *, progress: ProgressCallback | None = None
+    models: dict[Way, Model], dataset: Dataset, *, progress: ProgressCallback | None = None
 ) -> list[Quality]:
     """Predict each photo in every way, one after the other, and score all of them.
 
@@ -91,7 +91,7 @@ def _size(sample: Sample) -> tuple[int, int]:
 
 
 class _Pixels:
-    def __init__(self, model: Predictor) -> None:
+    def __init__(self, model: Model) -> None:
         self.model, self.confusion = model, ConfusionMatrix(len(model.classes))
 
     def predict(self, sample: Sample) -> Result:
@@ -110,12 +110,10 @@ class _Pixels:
 class _Objects:
     """All candidates are ranked for average precision; those from the model's own operating point on are compared."""
 
-    def __init__(self, model: Predictor) -> None:
-        from upscore.models.mask_rcnn import MaskRCNN
+    def __init__(self, model: Model) -> None:
 
-        assert isinstance(model.net, MaskRCNN)
-        self.model, self.min_score = model, model.net.final_threshold
-        self.evaluator = InstanceEvaluator(model.classes, max_detections=model.net.detections)
+        self.model, self.min_score = model, model.display_threshold
+        self.evaluator = InstanceEvaluator(model.classes, max_detections=model.max_detections)
 
     def predict(self, sample: Sample) -> Result:
         return self.model.predict(sample.image, min_score=0.0)

@@ -152,7 +152,8 @@ def load_model(path: str | Path, trunk: Trunk | None = None) -> tuple[FCN | Mask
     with torch.device("meta"), _Undrawn():
         net = build(**architecture)
     if {name for name, _ in net.named_buffers()} - net.state_dict().keys():  # but tables that are not stored are needed
-        net = build(**architecture)
+        with _Undrawn():
+            net = build(**architecture)
     try:
         stored = load_file(folder / WEIGHTS)
         state = {name: value.float() if value.dtype == torch.float16 else value for name, value in stored.items()}

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from upscore.data import Dataset
-    from upscore.inference import Predictor
+    from upscore.inference import Model
     from upscore.progress import ProgressCallback
 
 
@@ -65,7 +65,7 @@ def calibrate(
     from upscore.checkpoints.folder import find_model, load_model
     from upscore.cli.predicting import FAILED
     from upscore.errors import UserError
-    from upscore.inference import Predictor
+    from upscore.inference import Model
     from upscore.inference.calibration import evenly, quantize, require_quantizable
     from upscore.inference.outputs import find_photos
     from upscore.inference.quantized import part_names, save_quantized
@@ -79,7 +79,7 @@ def calibrate(
     given = list(find_photos(paths).values())
     net, card = load_model(folder)
     require_quantizable(net)
-    reference = Predictor(net, "openvino", "float32", max_side=card.max_side)
+    reference = Model(net, "openvino", "float32", max_side=card.max_side)
     labelled = None if data is None else _labelled(reference, data, split)
     stderr = Console(stderr=True)
     with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
@@ -87,7 +87,7 @@ def calibrate(
         others = len(sound) >= MANY
         seen, unseen = (sound[::2], sound[1::2]) if others else (sound, sound)
         parts = quantize(net, seen, most=len(seen), progress=_shown(progress))
-        int8 = Predictor(net, "openvino", "int8", max_side=card.max_side, quantized=parts)
+        int8 = Model(net, "openvino", "int8", max_side=card.max_side, quantized=parts)
         both = {"float32": reference, "int8": int8}
         report = {
             "agreement": _agreement(both, unseen, progress),
@@ -124,7 +124,7 @@ def _require_place(model: str, folder: Path, output: Path | None) -> None:
     require_writable(output or folder, ELSEWHERE)
 
 
-def _labelled(reference: Predictor, data: str, split: str | None) -> tuple[str | None, Dataset]:
+def _labelled(reference: Model, data: str, split: str | None) -> tuple[str | None, Dataset]:
     """What is scored: the split and its photos, the first of which is tried: its labels and classes are the model's."""
     from upscore.data import open_dataset
     from upscore.data.datasets import default_split, subset
@@ -166,7 +166,7 @@ def _shown(progress: Progress) -> ProgressCallback:
     return advance
 
 
-def _agreement(both: dict[str, Predictor], photos: list[Path], progress: Progress) -> float:
+def _agreement(both: dict[str, Model], photos: list[Path], progress: Progress) -> float:
     from statistics import mean
 
     from upscore.inference.agreement import agreement
@@ -177,7 +177,7 @@ def _agreement(both: dict[str, Predictor], photos: list[Path], progress: Progres
     )
 
 
-def _scores(both: dict[str, Predictor], dataset: Dataset, progress: Progress) -> dict[str, dict[str, float]]:
+def _scores(both: dict[str, Model], dataset: Dataset, progress: Progress) -> dict[str, dict[str, float]]:
     from upscore.evaluation.instances import InstanceScores
     from upscore.inference import evaluate
 

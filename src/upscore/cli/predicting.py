@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from upscore.inference.engines import EngineName, Precision
-    from upscore.inference.predictor import Predictor
+    from upscore.inference.model import Model
     from upscore.progress import ProgressCallback
 
 FAILED = 1
@@ -149,7 +149,7 @@ def tiled(
     from upscore.scale.tiles import predict_raster_on_ray
 
     targets = _targets([Path(path) for path in paths], Path(output))
-    predictor = load(model, engine=engine, precision=precision, cache=False)  # whose layers tell its geometry
+    predictor = load(model, engine=engine, precision=precision)
     require_min_score(predictor, min_score)
     over: dict[str, Any] = {"engine": engine, "precision": precision} | (asdict(cluster) if cluster else {})
     if predictor.task == "instances":
@@ -189,8 +189,8 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{ending}"
 
 
-def _how(predictor: Predictor) -> str:
-    return f"by {predictor.engine.name} in {predictor.engine.precision}"
+def _how(predictor: Model) -> str:
+    return f"by {predictor.engine} in {predictor.precision}"
 
 
 def _targets(sources: Sequence[Path], output: Path) -> dict[str, tuple[Path, Path]]:

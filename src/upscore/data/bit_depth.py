@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from upscore.data.decoding import ImageFilePath
 from upscore.errors import UserError
 
 DARK = 8
@@ -32,7 +33,7 @@ def bits_of(dtype: np.dtype) -> int:
     return 1 if dtype == np.bool_ else min(16, 8 * dtype.itemsize - (dtype.kind == "i"))
 
 
-def to_bytes(pixels: np.ndarray, path: Path, bits: int | None = None) -> np.ndarray:
+def to_bytes(pixels: np.ndarray, path: ImageFilePath, bits: int | None = None) -> np.ndarray:
     """Pixels of any shape and type as uint8 of that shape.
 
     Of B > 8 bits the upper 8 are kept (of 65535 255, of 256 1), fewer are spread (of 2 bits 1 becomes 85), bytes are as
@@ -68,7 +69,7 @@ def to_bytes(pixels: np.ndarray, path: Path, bits: int | None = None) -> np.ndar
     return (pixels.astype(np.uint16) * 255 // white).astype(np.uint8)
 
 
-def warn_if_dark(pixels: np.ndarray, path: Path, bits: int | None = None, *, where: str = "") -> None:
+def warn_if_dark(pixels: np.ndarray, path: ImageFilePath, bits: int | None = None, *, where: str = "") -> None:
     """Warn, once for each folder, of pixels of more than 8 bits that are not all 0 and below an eighth of white.
 
     Args:

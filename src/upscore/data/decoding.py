@@ -5,9 +5,9 @@ H W pixels. Everything a broken or hostile file can do ends in one sentence with
 
 from __future__ import annotations
 
+import io
 import math
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from upscore.errors import UserError
+from upscore.warning_filters import ignored_warnings
 
 MAX_PIXELS = 500_000_000
 LARGE = 64_000_000
@@ -31,13 +32,40 @@ SAME_IMAGE = 1 | 4
 """Bits of NEW_SUBFILE_TYPE: the image made smaller, or its mask."""
 PAGES = "holds several pages; save each one that you want to use as a file of its own."
 
+LARGE_REMEDY = "save it as a tiled TIFF or Zarr, which --tiled reads in parts, or reduce it"
+
 _pillow_limit = threading.Lock()
 
 
+class MemoryFile:
+    """The bytes of an image file in memory, in place of its path."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        self._data, self._name = data, name
+        self.parent = Path(f"<{name}>")
+        """What warnings that are given once for each folder take for its folder."""
+
+    def __str__(self) -> str:
+        return self._name
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self._data)
+
+    def open(self, mode: str) -> io.BytesIO:
+        """A file object that reads the bytes."""
+        assert mode == "rb", "it is read only"
+        return io.BytesIO(self._data)
+
+
+ImageFilePath = Path | MemoryFile
+
+
 @contextmanager
-def open_tiff(path: Path) -> Iterator[list[tifffile.TiffPage]]:
+def open_tiff(path: ImageFilePath) -> Iterator[list[tifffile.TiffPage]]:
     """The page of a TIFF that holds one image, or the pages of its colours; `stored_pixels` decodes them."""
-    with tifffile.TiffFile(path) as file:
+    with path.open("rb") as opened, tifffile.TiffFile(opened) as file:
         page = file.pages.first
         _require_size(page.imagewidth, page.imagelength, path)
         pages = pages_of(file.series[0], path)
@@ -48,7 +76,7 @@ def open_tiff(path: Path) -> Iterator[list[tifffile.TiffPage]]:
         yield pages
 
 
-def pages_of(series: tifffile.TiffPageSeries, path: Path) -> list[tifffile.TiffPage]:
+def pages_of(series: tifffile.TiffPageSeries, path: ImageFilePath) -> list[tifffile.TiffPage]:
     """The one page of an image, or one for each of its colours, as OME-TIFF has them."""
     pages = [page.aspage() for page in series.pages[:5] if page is not None]
     first = pages[0]
@@ -72,7 +100,7 @@ def stored_pixels(pages: list[tifffile.TiffPage]) -> np.ndarray:
     return pixels.reshape(page.imagelength, page.imagewidth, -1)
 
 
-def read_tiff(path: Path, channels: int) -> np.ndarray:
+def read_tiff(path: ImageFilePath, channels: int) -> np.ndarray:
     """(H, W) or (H, W, `channels`) numbers of what Pillow has no mode for: deep, of many channels, or of rare types."""
     with open_tiff(path) as pages:
         page, samples = pages[0], len(pages) * pages[0].samplesperpixel
@@ -86,13 +114,13 @@ def read_tiff(path: Path, channels: int) -> np.ndarray:
     return pixels[..., :channels] if samples > 1 else pixels[..., 0]
 
 
-def is_tiff(path: Path) -> bool:
+def is_tiff(path: ImageFilePath) -> bool:
     with path.open("rb") as file:
         return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 @contextmanager
-def open_image(path: Path) -> Iterator[ImageFile]:
+def open_image(path: ImageFilePath) -> Iterator[ImageFile]:
     """Open an image by its head; `load` decodes it."""
     # Given a name, Pillow would map uncompressed files into memory, and turns mapped TIFFs wrongly.
     with path.open("rb") as file:
@@ -111,12 +139,12 @@ def load(image: ImageFile) -> None:
         image.load()
 
 
-def _require_size(width: int, height: int, path: Path) -> None:
+def _require_size(width: int, height: int, path: ImageFilePath) -> None:
     if width * height > MAX_PIXELS:
         raise UserError(f"{path}: {width}x{height} pixels are more than the {MAX_PIXELS:,} that are read; cut it up.")
 
 
-def _require_tiff_for_pillow(image: ImageFile, path: Path) -> None:
+def _require_tiff_for_pillow(image: ImageFile, path: ImageFilePath) -> None:
     """Further pages may be the same photo made smaller or its mask, but not other slices of a stack."""
     tags = image.tag_v2  # type: ignore[attr-defined]
     if max(tags.get(BITS, (1,))) > 8 and tags.get(PLANAR) == 2 and tags.get(COMPRESSION) == 1:
@@ -145,23 +173,28 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: ImageFilePath) -> Iterator[None]:
     """Tell every fault of a file with its name, and keep Pillow's warnings to ourselves."""
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\.")
+        with ignored_warnings(module=r"PIL\."):
             yield
     except (UserError, UserWarning):
         raise
+    except MemoryError as error:
+        raise UserError(f"{path}: too large for the memory that is free; {LARGE_REMEDY}.") from error
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file.") from error
     except (IsADirectoryError, PermissionError) as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
     except UnidentifiedImageError as error:
-        reason = "is empty" if path.stat().st_size == 0 else "is not an image that can be read, or its head is damaged"
+        reason = "is empty" if _is_empty(path) else "is not an image that can be read, or its head is damaged"
         raise UserError(f"{path}: {reason}; photos may be JPEG, PNG, TIFF, BMP, WebP, GIF or PPM.") from error
     except Exception as error:  # decoders raise anything at all on broken bytes
         raise UserError(f"{path}: cannot be decoded; it is damaged, cut short or of a rare kind ({error}).") from error
+
+
+def _is_empty(path: ImageFilePath) -> bool:
+    return (path.size if isinstance(path, MemoryFile) else path.stat().st_size) == 0
 
 
 @contextmanager

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from upscore.data.bit_depth import to_bytes, warn_if_dark
 from upscore.data.decoding import (
     ORIENTATION,
+    ImageFilePath,
+    MemoryFile,
     is_tiff,
     load,
     open_image,
@@ -30,6 +32,9 @@ from upscore.data.tiff_colours import TiffColours, unreadable
 from upscore.errors import UserError
 from upscore.labels import VOID
 
+STRIP_ROWS = 1024
+"""Rows of a decoded image that are converted together."""
+
 MAX_ID = 65535
 """Tables by number have at most as many entries."""
 
@@ -38,7 +43,7 @@ class LabelError(UserError):
     """The file was read, but what it holds is not a class index per pixel."""
 
 
-def read_image(path: str | Path) -> Tensor:
+def read_image(path: str | ImageFilePath) -> Tensor:
     """Read a photo as (3, H, W) uint8 RGB.
 
     Of 16-bit channels the upper 8 bits are kept, and of a TIFF that states fewer bits the upper 8 of these; floats in
@@ -52,7 +57,7 @@ def read_image(path: str | Path) -> Tensor:
     Raises:
         UserError: the file is missing, no image, damaged, above `MAX_PIXELS`, or of a kind whose colours are ambiguous.
     """
-    path = Path(path)
+    path = path if isinstance(path, MemoryFile) else Path(path)
     with reading(path):
         pixels = _read_tiff_photo(path) if is_tiff(path) else _read_with_pillow(path)
         if pixels.ndim == 2:
@@ -120,7 +125,7 @@ def photo_size(path: str | Path) -> tuple[int, int]:
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def _read_tiff_photo(path: Path) -> np.ndarray:
+def _read_tiff_photo(path: ImageFilePath) -> np.ndarray:
     """(H, W), (H, W, 1) or (H, W, 3) uint8; by Pillow where tifffile lacks the codec or the colours."""
     with open_tiff(path) as pages:
         fault = unreadable(pages[0])
@@ -135,7 +140,7 @@ def _read_tiff_photo(path: Path) -> np.ndarray:
         raise UserError(f"{path}: can't be read: {fault}.") from error
 
 
-def _read_with_pillow(path: Path) -> np.ndarray:
+def _read_with_pillow(path: ImageFilePath) -> np.ndarray:
     with open_image(path) as image:
         deep = bool(image.tile) and ";16" in str(image.tile[0][3])
         load(image)
@@ -148,10 +153,19 @@ def _read_with_pillow(path: Path) -> np.ndarray:
         if colours and not colours.as_pillow_shows():
             raise UnidentifiedImageError
         image.info.pop("transparency", None)
-        pixels = np.array((image.convert("LA") if image.mode == "La" else image).convert("RGB"))
+        pixels = _rgb_pixels(image.convert("LA") if image.mode == "La" else image)
         if deep:
             warn_if_dark(pixels.astype(np.uint16) << 8, path)  # Pillow keeps the upper bytes
         return upright(pixels, orientation(image))
+
+
+def _rgb_pixels(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 of a decoded image, in strips: Pillow's conversions would hold several copies of a large one."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, STRIP_ROWS):
+        strip = image.crop((0, top, image.width, min(top + STRIP_ROWS, image.height)))
+        pixels[top : top + STRIP_ROWS] = np.asarray(strip if strip.mode == "RGB" else strip.convert("RGB"))
+    return pixels
 
 
 def _read_values(path: Path) -> np.ndarray:

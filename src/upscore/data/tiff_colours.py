@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG, TIFF, TiffPage
 
 from upscore.data.bit_depth import to_bytes, warn_if_dark
+from upscore.data.decoding import ImageFilePath
 from upscore.errors import UserError
 
 KINDS = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE, PHOTOMETRIC.YCBCR)
@@ -46,7 +46,7 @@ class TiffColours:
         UserError: it does not say which samples are the colours.
     """
 
-    def __init__(self, tag: Callable[[int, Any], Any], path: Path, pages: int = 1) -> None:
+    def __init__(self, tag: Callable[[int, Any], Any], path: ImageFilePath, pages: int = 1) -> None:
         self.path = path
         self.kind = _numbers(tag(COLOURS, PHOTOMETRIC.MINISBLACK))[0]
         self.samples = pages if pages > 1 else _numbers(tag(SAMPLES, 1))[0]

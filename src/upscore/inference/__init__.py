@@ -2,6 +2,6 @@
 
 from upscore.inference.evaluate import evaluate
 from upscore.inference.load import load
-from upscore.inference.predictor import Predictor
+from upscore.inference.model import Model
 
-__all__ = ["Predictor", "evaluate", "load"]
+__all__ = ["Model", "evaluate", "load"]

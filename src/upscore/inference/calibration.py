@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from upscore.errors import UserError
 from upscore.inference.engines import Run
 from upscore.inference.engines.openvino import HINTS, OpenVINOEngine, convert, import_openvino
+from upscore.inference.model import Model
 from upscore.inference.photos import Photo
-from upscore.inference.predictor import Predictor
 from upscore.models.fcn import FCN
 from upscore.models.mask_rcnn import MaskRCNN
 from upscore.progress import ProgressCallback
@@ -81,7 +81,7 @@ class Recorded:
 def quantize(
     net: FCN | MaskRCNN, photos: Sequence[Photo], *, most: int = PHOTOS, progress: ProgressCallback | None = None
 ) -> dict[str, ov.Model]:
-    """Each part of a network in int8, for `Predictor(net, "openvino", "int8", quantized=...)`.
+    """Each part of a network in int8, for `Model(net, "openvino", "int8", quantized=...)`.
 
     A part that nothing reached in any of the photos is left out, as the masks' is where no objects were found; it then
     runs in bfloat16 beside the others.
@@ -99,7 +99,7 @@ def quantize(
     if not len(photos):
         raise UserError("int8 is calibrated on photos, and there are none: give some dozens")
     recorder = Recorder()
-    predictor = Predictor(net, recorder)
+    predictor = Model(net, recorder)
     chosen = evenly(photos, most)
     for done, photo in enumerate(chosen, start=1):
         predictor.predict(photo)

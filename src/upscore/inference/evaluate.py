@@ -16,10 +16,9 @@ from upscore.errors import UserError
 from upscore.evaluation.class_matching import ClassMatchWarning, match_classes
 from upscore.evaluation.instances import InstanceEvaluator, InstanceScores
 from upscore.evaluation.metrics import ConfusionMatrix, SemanticScores, semantic_scores, two_headed_scores
-from upscore.inference.predictor import Predictor
+from upscore.inference.model import Model
 from upscore.inference.threads import in_threads
 from upscore.labels import VOID
-from upscore.models.mask_rcnn import MaskRCNN
 from upscore.progress import ProgressCallback
 from upscore.results import InstanceResult, SemanticResult
 from upscore.structures import Sample
@@ -33,7 +32,7 @@ class ClassOrders(NamedTuple):
     """The same for the second head; None where it is not scored."""
 
 
-def class_orders(model: Predictor, dataset: Dataset) -> ClassOrders:
+def class_orders(model: Model, dataset: Dataset) -> ClassOrders:
     """Match the classes of the data with the model's, see `match_classes`; warns where names are not equal.
 
     Raises:
@@ -49,7 +48,7 @@ def class_orders(model: Predictor, dataset: Dataset) -> ClassOrders:
 
 
 def evaluate(
-    model: Predictor, dataset: Dataset, *, progress: ProgressCallback | None = None, orders: ClassOrders | None = None
+    model: Model, dataset: Dataset, *, progress: ProgressCallback | None = None, orders: ClassOrders | None = None
 ) -> SemanticScores | InstanceScores:
     """Predict every image at its own size and compare it with its labels, over the whole set.
 
@@ -66,15 +65,14 @@ def evaluate(
         UserError: the data has a class that the model doesn't know, or an image has no labels.
     """
     orders = orders or class_orders(model, dataset)
-    if isinstance(model.net, MaskRCNN):
-        compared = compare_objects(model, model.net, dataset, progress=progress, orders=orders)
-        return compared.scores(model.net.final_threshold)
+    if model.task == "instances":
+        return compare_objects(model, dataset, progress=progress, orders=orders).scores(model.display_threshold)
     geometric = None if orders.geometric is None else _table(orders.geometric)
     return _score_pixels(model, _counted(dataset, progress), _table(orders.classes), geometric)
 
 
 def _score_pixels(
-    model: Predictor, samples: Iterator[Sample], table: Tensor, geometric_table: Tensor | None
+    model: Model, samples: Iterator[Sample], table: Tensor, geometric_table: Tensor | None
 ) -> SemanticScores:
     """`table` has the model's class for each value of a label map; `geometric_table` too, where that is labelled."""
     confusion, geometric = ConfusionMatrix(len(model.classes)), ConfusionMatrix(len(model.geometric_classes))
@@ -102,8 +100,7 @@ def _table(order: Sequence[int]) -> Tensor:
 
 
 def compare_objects(
-    model: Predictor,
-    net: MaskRCNN,
+    model: Model,
     dataset: Dataset,
     *,
     progress: ProgressCallback | None = None,
@@ -111,7 +108,7 @@ def compare_objects(
 ) -> InstanceEvaluator:
     """Predict the images of a data set of objects and compare them with their labels; see `evaluate`."""
     order = torch.tensor((orders or class_orders(model, dataset)).classes)
-    evaluator = InstanceEvaluator(model.classes, max_detections=net.detections)
+    evaluator = InstanceEvaluator(model.classes, max_detections=model.max_detections)
     for sample in _counted(dataset, progress):
         objects = sample.objects
         if objects is None:

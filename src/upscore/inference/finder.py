@@ -5,6 +5,8 @@ H W pixels of the network's input.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -40,12 +42,11 @@ class ObjectFinder:
         self.branches = branches(run_box, run_mask, mask, block)
 
     def expect(self, *sizes: tuple[int, int]) -> None:
-        """Be ready for photos of these sizes (height, width)."""
-        seen = [self.net.resizing.size(*size) for size in sizes]
-        self.dense.expect(*((1, 3, *self.net.trunk.padded_size(*size)) for size in seen))
+        """Be ready for inputs of these sizes (H, W)."""
+        self.dense.expect(*((1, 3, *self.net.trunk.padded_size(*size)) for size in sizes))
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor) -> Detections:
-        """One preprocessed image (1, 3, H, W) -> its objects, in its pixels."""
-        outputs = as_outputs(self.dense(self.net.trunk.padded(images)), len(self.net.box_pooler.strides))
-        return self.net.decode(outputs, [(images.shape[-2], images.shape[-1])], self.branches)[0]
+    def __call__(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+        """Preprocessed and padded images (N, 3, H, W), and their sizes before -> the objects of each, in its pixels."""
+        outputs = as_outputs(self.dense(images), len(self.net.box_pooler.strides))
+        return self.net.decode(outputs, sizes, self.branches)

@@ -6,21 +6,19 @@ The network runs in the caller's thread. Pillow and zlib work without the interp
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from upscore.data.images import photo_size, read_image
 from upscore.errors import UserError
 from upscore.files import require_writable
 from upscore.inference.depths import as_depth, find_depth
+from upscore.inference.model import Model
 from upscore.inference.outputs import write_prediction
-from upscore.inference.predictor import Predictor
 from upscore.inference.run_manifest import (
     Fingerprint,
     Record,
@@ -31,8 +29,7 @@ from upscore.inference.run_manifest import (
     sizes_below,
     unchanged,
 )
-from upscore.inference.threads import in_threads
-from upscore.models.mask_rcnn import MaskRCNN
+from upscore.inference.threads import in_threads, one_torch_thread
 from upscore.results import InstanceResult, Result
 from upscore.results.writers.coco import ResultsFile
 from upscore.structures import Sample
@@ -69,7 +66,7 @@ class Entry(NamedTuple):
 
 
 def predict_folder(
-    predictor: Predictor,
+    predictor: Model,
     photos: Mapping[str, Path],
     output: Path,
     *,
@@ -89,7 +86,7 @@ def predict_folder(
         depth: the folder with a file for each photo, for a network that sees depth.
         scores: keep class probabilities too.
         overlays: draw on the photos too, which takes longer than all else but the network.
-        min_score: as in `Predictor.predict`.
+        min_score: as in `Model.predict`.
         resume: leave out images that an earlier run into the same folder, with the same model and options, has
             predicted, unless the image or an output has changed since.
 
@@ -107,7 +104,9 @@ def predict_folder(
         stack.enter_context(manifest)
         if job.finds_objects:
             stack.callback(write_found, manifest, {entry.name: entry.image_id for entry in entries}, output)
-        stack.enter_context(_few_threads(predictor))
+        if predictor.task == "semantic" and predictor.engine == "openvino":
+            # its other threads would spin while they wait, beside the engine's and those that read and write
+            stack.enter_context(one_torch_thread())
         rest: list[Entry] = []
         for entry in entries:
             record = manifest.find(entry.name, partial(_same_inputs, entry, depth)) if resume else None
@@ -126,11 +125,11 @@ def predict_folder(
 
 
 def folder_settings(
-    predictor: Predictor, *, depth: Path | None, scores: bool, overlays: bool, min_score: float | None
+    predictor: Model, *, depth: Path | None, scores: bool, overlays: bool, min_score: float | None
 ) -> dict[str, Setting]:
     """The settings of a run over photos, for its `RunManifest`."""
-    if isinstance(predictor.net, MaskRCNN) and min_score is None:
-        min_score = predictor.net.min_score
+    if predictor.task == "instances" and min_score is None:
+        min_score = predictor.score_threshold
     return run_settings(predictor, depth=depth is not None, scores=scores, overlays=overlays, min_score=min_score)
 
 
@@ -162,7 +161,7 @@ def _inputs(entry: Entry, depth: Path | None) -> list[Path]:
     return [entry.path, *([] if depth is None else [find_depth(depth, entry.name)])]
 
 
-def require_fitting(predictor: Predictor, *, depth: Path | None, scores: bool, min_score: float | None) -> None:
+def require_fitting(predictor: Model, *, depth: Path | None, scores: bool, min_score: float | None) -> None:
     """Make sure, before the first photo, that options of `upscore predict` are for this network.
 
     Raises:
@@ -178,7 +177,7 @@ def require_fitting(predictor: Predictor, *, depth: Path | None, scores: bool, m
         raise UserError(f"{depth}: there is no such folder of depth")
 
 
-def require_min_score(predictor: Predictor, min_score: float | None) -> None:
+def require_min_score(predictor: Model, min_score: float | None) -> None:
     """Make sure that --min-score is for this network.
 
     Raises:
@@ -188,19 +187,6 @@ def require_min_score(predictor: Predictor, min_score: float | None) -> None:
         raise UserError("--min-score is for models that find objects, but this one classifies pixels: leave it out")
     if min_score is not None and not 0 <= min_score <= 1:
         raise UserError(f"--min-score {min_score}: scores are from 0 to 1")
-
-
-@contextmanager
-def _few_threads(predictor: Predictor) -> Iterator[None]:
-    """Torch on one thread, where it does but little beside the engine's own threads: its others would wait for one
-    another, with all their might, while photos are read and written."""
-    threads = torch.get_num_threads()
-    few = predictor.task == "semantic" and predictor.engine.name == "openvino"
-    torch.set_num_threads(1 if few else threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def sizes_to_expect(photos: Sequence[Path]) -> list[tuple[int, int]]:
@@ -213,7 +199,7 @@ def sizes_to_expect(photos: Sequence[Path]) -> list[tuple[int, int]]:
 
 
 def common_sizes(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The sizes (H, W) that many photos have, two at most, for `Predictor.expect`."""
+    """The sizes (H, W) that many photos have, two at most, for `Model.expect`."""
     return [size for size, count in Counter(sizes).most_common(2) if SHARE * count >= len(sizes)]
 
 
@@ -221,7 +207,7 @@ def common_sizes(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 class _Job:
     """The stages that a photo goes through; a user's error is handed on in its place."""
 
-    predictor: Predictor
+    predictor: Model
     output: Path
     depth: Path | None
     scores: bool

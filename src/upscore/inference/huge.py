@@ -3,40 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from weakref import WeakKeyDictionary
-
-import numpy as np
-from torch import Tensor
 
 from upscore.data.georeference import read_georeference
 from upscore.data.rasters import open_raster
 from upscore.errors import UserError
 from upscore.inference.map_files import check_output, overlay_of
-from upscore.inference.pieces import BLOCK, Pieces
-from upscore.inference.predictor import Predictor
+from upscore.inference.model import Model
+from upscore.inference.pieces import Pieces
 from upscore.inference.raster_output import write_class_map, write_overview
 from upscore.inference.run_manifest import Setting, image_settings, locked, run_settings
-from upscore.inference.tiles import TilePlan, class_map_tiles, core_size, tile_plan
+from upscore.inference.tiled.in_memory import MEMORY, exact_plan
+from upscore.inference.tiles import TilePlan, class_map_tiles
 from upscore.models.fcn import FCN
-from upscore.models.receptive import Geometry, receptive_field, with_layers
 from upscore.progress import ProgressCallback
-from upscore.results import as_semantic
 
 LONGEST_NAME = 255
 """Bytes that file systems allow."""
 
-MEMORY = 768 * 2**20
-"""Bytes that a tile may need in the network, by default."""
-
-"""Tiles done, of how many."""
-
 
 def predict_raster(
-    predictor: Predictor,
+    predictor: Model,
     source: str | Path,
     output: str | Path,
     *,
@@ -69,10 +57,10 @@ def predict_raster(
     source, output = Path(source), Path(output)
     job = plan_classes(predictor, source, output, level=level, core=core, memory=memory)
     raster, georeference = open_raster(source, level=level), read_georeference(source, level=level)
-    with locked(job.folder), _full_size(predictor):
+    with locked(job.folder):
         pieces = job.pieces()
         done = pieces.done()
-        tiles = class_map_tiles(lambda pixels: class_maps_of(predictor, pixels), raster, job.plan, done)
+        tiles = class_map_tiles(predictor.class_maps, raster, job.plan, done)
         for number, (tile, class_maps, pixels) in enumerate(tiles, start=len(done) + 1):
             pieces.write(tile, class_maps, pixels)
             if progress is not None:
@@ -111,7 +99,7 @@ class Classification:
 
 
 def plan_classes(
-    predictor: Predictor,
+    predictor: Model,
     source: Path,
     output: Path,
     *,
@@ -144,62 +132,20 @@ def partial_of(output: Path) -> Path:
     return output.with_name(name)
 
 
-def exact_plan(
-    net: FCN, height: int, width: int, *, core: int | None = None, halo: int | None = None, memory: int = MEMORY
-) -> TilePlan:
-    """Tiles that together have the class map of the whole image.
-
-    Raises:
-        UserError: the network sees the whole image, or the core is not a multiple of 256.
-    """
-    geometry = _geometry(net)
-    halo = geometry.halo if halo is None else halo
-    unit = int(np.lcm(BLOCK, geometry.grid))
-    if core is not None and (core < unit or core % unit):
-        raise UserError(f"core={core}: the side of a tile's core is a multiple of {unit} pixels")
-    chosen = core_size(with_layers(net), halo, unit, memory) if core is None else core
-    return tile_plan(height, width, core=chosen, halo=halo, grid=geometry.grid)
-
-
-_geometries: WeakKeyDictionary[FCN, Geometry] = WeakKeyDictionary()
-
-
-def _geometry(net: FCN) -> Geometry:
-    """Found by running the network, which takes a second; not for each of many images again."""
-    if net not in _geometries:
-        _geometries[net] = receptive_field(net)
-    return _geometries[net]
-
-
-def require_pixels(predictor: Predictor) -> FCN:
+def require_pixels(predictor: Model) -> FCN:
     """The network, where it classifies pixels of photos.
 
     Raises:
         UserError: it finds objects, or sees depth.
     """
-    if not isinstance(predictor.net, FCN):
+    if predictor.task != "semantic":
         raise UserError("this model finds objects: their tiles are joined in another way than the classes of pixels")
     if predictor.depth_channels:
         raise UserError("this model sees depth beside the photo, which huge images don't have: use one for photos")
-    return predictor.net
+    assert isinstance(predictor.module, FCN)
+    return predictor.module
 
 
-def class_maps_of(predictor: Predictor, pixels: Tensor) -> Sequence[np.ndarray]:
-    """A tile (3, h, w) uint8, RGB -> its class maps (h, w) uint8, one for each head."""
-    result = as_semantic(predictor.predict(pixels))
-    return [result.class_map] if result.geometric is None else [result.class_map, result.geometric.class_map]
-
-
-@contextmanager
-def _full_size(predictor: Predictor) -> Iterator[None]:
-    """Tiles are not reduced, as photos may be."""
-    max_side, predictor.max_side = predictor.max_side, 0
-    try:
-        yield
-    finally:
-        predictor.max_side = max_side
-
-
-def raster_facts(predictor: Predictor, source: Path, level: int) -> dict[str, Setting]:
+def raster_facts(predictor: Model, source: Path, level: int) -> dict[str, Setting]:
     """The image and the model, as settings of a run over this image."""
     return {**image_settings(source), "level": level, **run_settings(predictor)}

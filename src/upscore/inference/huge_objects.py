@@ -21,11 +21,11 @@ from upscore.data.rasters import Raster, Window, open_raster
 from upscore.files import atomic_path
 from upscore.inference.huge import partial_of, raster_facts
 from upscore.inference.map_files import check_output, overlay_of, write_map
+from upscore.inference.model import Model
 from upscore.inference.object_journal import Journal
 from upscore.inference.object_tiles import Find, Tiling, find_objects, finder, require_objects
 from upscore.inference.pictures import save_overlay
 from upscore.inference.pieces import reduction
-from upscore.inference.predictor import Predictor
 from upscore.inference.run_manifest import Setting, locked
 from upscore.progress import ProgressCallback
 from upscore.results import InstanceResult
@@ -64,7 +64,7 @@ class Search:
         """The maps, as of `huge.Classification`."""
         return (self.output,)
 
-    def finder(self, predictor: Predictor) -> Find:
+    def finder(self, predictor: Model) -> Find:
         """What finds the objects of a tile."""
         return finder(predictor, factor=self.factor, min_score=self.min_score)
 
@@ -78,7 +78,7 @@ class Search:
 
 
 def predict_objects(
-    predictor: Predictor,
+    predictor: Model,
     source: str | Path,
     output: str | Path,
     *,
@@ -100,7 +100,7 @@ def predict_objects(
         level: of a pyramid; 0 is the finest.
         tile: side of a tile in pixels of the image; by default the size at which the network sees photos.
         factor: pixels of the network's input per pixel of the image, see `upscore.inference.object_tiles`.
-        min_score: as in `Predictor.predict`.
+        min_score: as in `Model.predict`.
         progress: told after each tile.
 
     Returns:
@@ -130,7 +130,7 @@ def entries_of(output: Path) -> Path:
 
 
 def plan_search(
-    predictor: Predictor,
+    predictor: Model,
     source: Path,
     output: Path,
     *,
@@ -145,16 +145,16 @@ def plan_search(
         UserError: as `predict_objects`, before the work.
     """
     open_raster(source, level=level)  # which tells what is wrong with it
-    net = require_objects(predictor, factor)
+    resizing = require_objects(predictor, factor)
     check_output(output, source)
     require_results(entries_of(output))
-    tiling = Tiling.of(predictor, factor)
+    tiling = Tiling.of(resizing.min_side, factor)
     if tile is not None:
         tiling = Tiling(tile=tile, overlap=min(tiling.overlap, tile // 2))
     return Search(
         tiling=tiling,
         factor=factor,
-        min_score=net.min_score if min_score is None else min_score,
+        min_score=predictor.score_threshold if min_score is None else min_score,
         output=output,
         facts=raster_facts(predictor, source, level),
     )

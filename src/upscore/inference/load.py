@@ -1,21 +1,22 @@
-"""A model by its place: a folder, a run, or a repository on a hub; or by its name."""
+"""Load a model by its place (a folder, a run, a repository on a hub) or by its name."""
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from upscore.checkpoints.card import CARD, read_card
 from upscore.checkpoints.folder import WEIGHTS, find_model, load_model
 from upscore.errors import UserError
-from upscore.inference.engines import EngineName, Precision
-from upscore.inference.engines.cache import Store, digest_of, store_for
-from upscore.inference.engines.choice import resolve_engine
-from upscore.inference.predictor import Predictor
+from upscore.inference.engines import Device, EngineName, Precision
+from upscore.inference.engines.cache import Store, code_version, digest_of, store_for
+from upscore.inference.engines.choice import choose_precision, resolve_engine
+from upscore.inference.model import Model, Options
 from upscore.inference.quantized import find_quantized, read_quantized
+from upscore.inference.threads import usual_torch_threads
+from upscore.inference.tiled.in_memory import bytes_per_pixel
+from upscore.models.fcn import FCN
+from upscore.models.mask_rcnn import MaskRCNN
 from upscore.models.trunks import TrunkFacts, facts_of
 
 if TYPE_CHECKING:
@@ -25,9 +26,14 @@ HUB = "hf://"
 
 
 def load(
-    source: str | Path, *, engine: EngineName = "auto", precision: Precision = "auto", cache: bool = True
-) -> Predictor:
-    """A model that is ready to predict.
+    source: str | Path,
+    *,
+    engine: EngineName = "auto",
+    precision: Precision = "auto",
+    device: Device = "auto",
+    cache: bool = True,
+) -> Model:
+    """Load a model that is ready to predict.
 
     Args:
         source: a model folder, a training run (its best model), the name of a built-in model, or "hf://owner/name" on
@@ -35,61 +41,84 @@ def load(
         engine: what runs the network; "auto" is the fastest that this machine has.
         precision: the number format it runs in; "auto" is the fastest that is safe on this machine. "int8" needs a
             model that `upscore calibrate` has been over, and is never chosen by itself.
-        cache: OpenVINO's compiled networks are kept on disk (`UPSCORE_CACHE`, or the user's folder for caches). A
-            network that is there already starts without its layers: `Predictor.net` then has no trunk to train or run.
+        device: "cpu", or a GPU such as "cuda:0", for the engine torch; "auto" is the first GPU, or else the CPU.
+        cache: keep OpenVINO's compiled networks on disk (`UPSCORE_CACHE`, or the user's cache folder). A network that
+            is there already starts without building its layers; `Model.module` builds them when it is first asked for.
 
     Raises:
         UserError: there is no valid model, or not in that precision.
     """
     if isinstance(source, str) and source.startswith(HUB):
         source = _download(source.removeprefix(HUB))
-    name = resolve_engine(engine, precision)
+    name = resolve_engine(engine, precision, device)
     folder = find_model(source)
+    card = read_card(folder)
     quantized = find_quantized(folder) if precision == "int8" else None
-    store = _store(folder, precision, quantized) if name == "openvino" and cache else None
-    trunk = _known_trunk(store) if store else None
-    if trunk:
-        try:
-            return _predictor(folder, engine, precision, quantized, store, trunk)
-        except NotImplementedError:  # a part is no longer there, and the facts have no layers to make it of
-            pass
-    predictor = _predictor(folder, engine, precision, quantized, store)
-    if store and predictor.net.architecture.get("neck") != "c4":  # whose head is a part of the trunk's network
-        store.write_facts(facts_of(predictor.net.trunk))
-    return predictor
-
-
-def _predictor(
-    folder: Path,
-    engine: EngineName,
-    precision: Precision,
-    quantized: Path | None,
-    store: Store | None,
-    trunk: TrunkFacts | None = None,
-) -> Predictor:
-    net, card = load_model(folder, trunk)
-    # beside facts too: a part that is no longer in the store must not be made again in another format
+    architecture = card.architecture.model_dump_json()
+    choice = choose_precision(architecture, lambda: load_model(folder)[0], name, precision, device=device)
+    store = _store(folder, architecture, choice.name, quantized) if name == "openvino" and cache else None
+    files = ModelFolder(folder, store)
     parts: dict[str, ov.Model] = read_quantized(quantized) if quantized else {}
-    predictor = Predictor(net, engine, precision, max_side=card.max_side, quantized=parts, store=store)
-    predictor.training, predictor.folder = card.training, folder
-    return predictor
+    options = Options(name, precision, device=device, quantized=parts, choice=choice, store=store)
+    return Model.of_source(files, options, max_side=card.max_side, training=card.training, folder=folder)
 
 
-def _store(folder: Path, precision: str, quantized: Path | None) -> Store | None:
+class ModelFolder:
+    """The network of a model folder, as the `Source` of a `Model`; its layers are built when they are needed.
+
+    Args:
+        path: the folder.
+        store: the compiled parts of the network, and what is known of its backbone, if they are kept.
+
+    Raises:
+        UserError: the folder is damaged.
+    """
+
+    def __init__(self, path: Path, store: Store | None) -> None:
+        self.path, self.store = path, store
+        known = (store.read_facts() if store else None) or {}
+        trunk = _known_trunk(known)
+        self.has_layers = trunk is None
+        self.facts = load_model(path, trunk)[0]
+        self.bytes_per_pixel: float | None = known.get(BYTES_PER_PIXEL) if trunk else None
+        self._module: FCN | MaskRCNN | None = None
+
+    @property
+    def module(self) -> FCN | MaskRCNN:
+        """The complete network; read from the folder at the first access."""
+        if self._module is None:
+            self._module = load_model(self.path)[0]
+        return self._module
+
+    def private(self, *, complete: bool) -> FCN | MaskRCNN:
+        """See `Source`."""
+        return self.facts if self.has_layers or not complete else load_model(self.path)[0]
+
+    def compiled(self, net: FCN | MaskRCNN) -> None:
+        """Keep what the next start has to know of the network."""
+        if self.store is None or isinstance(net.trunk, TrunkFacts) or net.architecture.get("neck") == "c4":
+            return  # the head of a C4 network is a part of its backbone's
+        self.bytes_per_pixel = bytes_per_pixel(net) if isinstance(net, FCN) else 0.0
+        self.store.write_facts(facts_of(net.trunk) | {BYTES_PER_PIXEL: self.bytes_per_pixel})
+
+
+BYTES_PER_PIXEL = "bytes_per_pixel"
+
+
+def _store(folder: Path, architecture: str, precision: str, quantized: Path | None) -> Store | None:
     """Where this network's compiled parts are kept: by all that they depend on."""
     files = [folder / WEIGHTS, *([] if quantized is None else sorted(quantized.iterdir()))]
-    architecture = read_card(folder).architecture.model_dump_json()
-    versions = [version(package) for package in ("upscore", "torch", "openvino")]
     try:
-        return store_for(*versions, architecture, precision, torch.get_num_threads(), *map(digest_of, files))
+        return store_for(*code_version(), architecture, precision, usual_torch_threads(), *map(digest_of, files))
     except (OSError, RuntimeError):  # weights that can't be read, of which their reader says so; a user without a home
         return None
 
 
-def _known_trunk(store: Store) -> TrunkFacts | None:
-    """What the store knows of the trunk; None where it is nothing, or damaged."""
+def _known_trunk(facts: dict[str, Any]) -> TrunkFacts | None:
+    """What the store knows of the backbone; None where it is nothing, or damaged."""
     try:
-        return TrunkFacts(store.read_facts() or {})
+        float(facts[BYTES_PER_PIXEL])
+        return TrunkFacts(facts)
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
 

@@ -21,9 +21,10 @@ another magnification.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -32,11 +33,12 @@ from upscore.data.rasters import Raster, Window
 from upscore.errors import UserError
 from upscore.inference.merging import Finds, merge
 from upscore.inference.object_journal import Journal
-from upscore.inference.predictor import Predictor
-from upscore.models.mask_rcnn import MaskRCNN
 from upscore.models.resizing import Resizing
 from upscore.progress import ProgressCallback
-from upscore.results import InstanceResult, as_instances
+from upscore.results import InstanceResult
+
+if TYPE_CHECKING:
+    from upscore.inference.model import Model
 
 Find = Callable[[Tensor], InstanceResult]
 """A tile (3, h, w) uint8, RGB -> its objects, in its own pixels."""
@@ -71,14 +73,20 @@ class Tiling:
             )
 
     @classmethod
-    def of(cls, model: Predictor, factor: float = 1.0) -> Tiling:
-        """Tiles that a model sees, at a factor, in the size of its ordinary photos, an eighth of which they share.
+    def of(cls, min_side: int, factor: float = 1.0) -> Tiling:
+        """Tiles of about the size in which the network sees images, at a factor, with steps that are multiples of 64.
 
-        Raises:
-            UserError: as `require_objects`.
+        From a `min_side` of 257 px on they share an eighth; of smaller ones the 64 px that a step needs at least.
+
+        Args:
+            min_side: see `Resizing`.
+            factor: pixels of the network's input per pixel of the image.
         """
-        eighth = max(1, round(require_objects(model, factor).resizing.min_side / 8 / ALIGN) * ALIGN)
-        return cls(tile=max(2, round(8 * eighth / factor)), overlap=max(1, round(eighth / factor)))
+        eighth = round(min_side / 8 / ALIGN) * ALIGN
+        tile, overlap = 8 * eighth, eighth
+        if not eighth:
+            tile, overlap = ALIGN * max(1, round(min_side / ALIGN)) + ALIGN, ALIGN
+        return cls(tile=max(2, round(tile / factor)), overlap=max(1, round(overlap / factor)))
 
     @property
     def tolerance(self) -> float:
@@ -114,40 +122,31 @@ def _borders(window: Window, size: tuple[int, int]) -> tuple[np.ndarray, np.ndar
     return np.array([window.left, window.top, right, bottom]), np.array(inner)
 
 
-def require_objects(model: Predictor, factor: float) -> MaskRCNN:
-    """The network that sees tiles at a factor.
+def require_objects(model: Model, factor: float) -> Resizing:
+    """The size at which a network that sees tiles at a factor sees whole images.
 
     Raises:
         UserError: it finds no objects, or the factor is not above 0.
     """
-    if not isinstance(model.net, MaskRCNN):
+    if model.resizing is None:
         raise UserError("this model classifies pixels: objects are found by Mask R-CNN")
     if not factor > 0:
         raise UserError(f"factor={factor}: tiles are seen at a factor above 0")
-    return model.net
+    return model.resizing
 
 
-def finder(model: Predictor, *, factor: float = 1.0, min_score: float | None = None) -> Find:
+def finder(model: Model, *, factor: float = 1.0, min_score: float | None = None) -> Find:
     """What finds the objects of a tile, seen at a factor whatever its size.
 
     Args:
         factor: pixels of the network's input per pixel of the tile.
-        min_score: as in `Predictor.predict`.
+        min_score: as in `Model.predict`.
 
     Raises:
         UserError: as `require_objects`.
     """
-    net = require_objects(model, factor)
-
-    def find(tile: Tensor) -> InstanceResult:
-        shorter, longer = sorted(tile.shape[-2:])
-        side = max(1, round(shorter * factor))
-        here = copy.copy(model)
-        here.net = copy.copy(net)  # the same weights
-        here.net.resizing = Resizing(min_side=side, max_side=side * longer, rule=net.resizing.rule)
-        return as_instances(here.predict(tile, min_score=min_score))
-
-    return find
+    require_objects(model, factor)
+    return partial(model.find_scaled, factor=factor, min_score=min_score)
 
 
 def find_in_tile(raster: Raster, window: Window, find: Find, tiling: Tiling) -> InstanceResult:

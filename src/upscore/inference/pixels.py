@@ -5,8 +5,11 @@ C classes, H W pixels of the photo, h w of the image as the network sees it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +23,15 @@ SCORES = "coarse_scores"
 
 SIZES = 4
 """Of photos, for which the way from scores to pixels is kept."""
+
+
+class PixelScores(NamedTuple):
+    """What a network says of the pixels of one image."""
+
+    class_maps: list[np.ndarray]
+    """Of each head, (H, W) uint8."""
+    probabilities: np.ndarray | None
+    """(C, H, W) float16 of the first head; None where they were not asked for."""
 
 
 class PixelClassifier:
@@ -43,11 +55,30 @@ class PixelClassifier:
 
     @torch.inference_mode()
     def __call__(
-        self, inputs: Tensor, size: tuple[int, int], *, probabilities: bool = False
-    ) -> tuple[list[Tensor], Tensor | None]:
-        """One preprocessed image (1, 3, h, w) -> each head's class map (H, W), and the first one's probabilities."""
-        seen = inputs.shape[-2], inputs.shape[-1]
-        scores_of_heads = self.coarse_scores(self.net.trunk.padded(inputs))
+        self,
+        inputs: Tensor,
+        seen: Sequence[tuple[int, int]],
+        sizes: Sequence[tuple[int, int]],
+        *,
+        probabilities: bool = False,
+    ) -> list[PixelScores]:
+        """Classify the pixels of a batch.
+
+        Args:
+            inputs: preprocessed and padded images (N, 3, h, w).
+            seen: each one's size (h, w) before it was padded.
+            sizes: the size (H, W) of each one's class map.
+            probabilities: compute class probabilities too.
+        """
+        scores_of_heads = self.coarse_scores(inputs)
+        return [
+            self._decode([scores[n : n + 1] for scores in scores_of_heads], *of_image, probabilities)
+            for n, of_image in enumerate(zip(seen, sizes, strict=True))
+        ]
+
+    def _decode(
+        self, scores_of_heads: list[Tensor], seen: tuple[int, int], size: tuple[int, int], probabilities: bool
+    ) -> PixelScores:
         of_heads = [
             self._row_scores(head, scores, seen, size)
             for head, scores in zip(heads(self.net), scores_of_heads, strict=True)
@@ -58,7 +89,8 @@ class PixelClassifier:
             null_background=self.net.null_background,
             probabilities=self.net.probabilities if probabilities else None,
         )
-        return [classes, *(class_map(rows, size)[0] for rows in of_heads[1:])], kept
+        class_maps = [classes, *(class_map(rows, size)[0] for rows in of_heads[1:])]
+        return PixelScores([plane.cpu().numpy() for plane in class_maps], None if kept is None else kept.cpu().numpy())
 
     def _row_scores(self, head: Skips, scores: Tensor, seen: tuple[int, int], size: tuple[int, int]) -> RowScores:
         """Of the pixels of a photo; a learned upsampling is done at the size that the network saw."""

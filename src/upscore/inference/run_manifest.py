@@ -31,7 +31,7 @@ from upscore.checkpoints.folder import QUANTIZED, WEIGHTS
 from upscore.errors import UserError
 from upscore.files import write_text, writing
 from upscore.inference.engines.cache import digest_of
-from upscore.inference.predictor import Predictor
+from upscore.inference.model import Model
 
 FOLDER = ".upscore"
 JOURNAL, LOCK = ".jsonl", ".lock"
@@ -63,28 +63,33 @@ class Record:
     """The objects that were found, in COCO's results format."""
 
 
-def run_settings(predictor: Predictor, **options: Setting) -> dict[str, Setting]:
+def run_settings(predictor: Model, **options: Setting) -> dict[str, Setting]:
     """Everything that predictions depend on besides the input: the model, upscore's version and the options."""
     return {
         "model": model_digest(predictor),
         "version": version("upscore"),
-        "engine": predictor.engine.name,
-        "precision": predictor.engine.precision,
+        "engine": predictor.engine,
+        "precision": predictor.precision,
         **options,
     }
 
 
-def model_digest(predictor: Predictor) -> str:
+def model_digest(predictor: Model) -> str:
     """Digest of a network's weights and of all other facts that its predictions depend on."""
-    net = predictor.net
-    facts = [net.architecture, predictor.training, predictor.classes, str(net.preprocessing), predictor.max_side]
+    facts = [
+        predictor.architecture,
+        predictor.training,
+        predictor.classes,
+        str(predictor.preprocessing),
+        predictor.max_side,
+    ]
     digest = hashlib.sha256(json.dumps(facts, default=str, sort_keys=True).encode())
-    if predictor.folder is not None:  # the network in memory may be without its layers, whose weights are in the file
-        quantized = sorted((predictor.folder / QUANTIZED).glob("*")) if predictor.engine.precision == "int8" else []
+    if predictor.folder is not None:  # whose weights need not be in memory
+        quantized = sorted((predictor.folder / QUANTIZED).glob("*")) if predictor.precision == "int8" else []
         for file in (predictor.folder / WEIGHTS, *quantized):
             digest.update(digest_of(file).encode())
         return digest.hexdigest()
-    for name, value in net.state_dict().items():
+    for name, value in predictor.module.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().view(-1).numpy().tobytes())
     return digest.hexdigest()

@@ -1,12 +1,16 @@
-"""Work on one item after the other in threads, beside whoever takes the results."""
+"""Threads: work on one item after the other beside whoever takes the results, and torch's own number of threads."""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
+
+import torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,3 +49,33 @@ def in_threads(
                 future.cancel()
     if not isinstance(ended, StopIteration):
         raise ended
+
+
+_limit = threading.Lock()
+_limits: list[int] = []
+"""The number of torch's threads before, once for each block of `one_torch_thread` that is entered."""
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Limit torch to one thread, for work in which it does little beside an engine's own threads.
+
+    The number belongs to the whole process: of blocks that overlap in several threads, the first one sets it and the
+    last one restores it.
+    """
+    with _limit:
+        _limits.append(_limits[0] if _limits else torch.get_num_threads())
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _limit:
+            threads = _limits.pop()
+            if not _limits:
+                torch.set_num_threads(threads)
+
+
+def usual_torch_threads() -> int:
+    """The number of torch's threads outside of `one_torch_thread`."""
+    with _limit:
+        return _limits[0] if _limits else torch.get_num_threads()

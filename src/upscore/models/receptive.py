@@ -9,19 +9,15 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar, cast
 
 from torch import nn
 
-from upscore.models.build import build
 from upscore.models.fcn import FCN, Skips
 from upscore.models.fcn_parts import heads
 from upscore.models.map_fields import Field, chain_fields, probed_fields
 from upscore.models.mask_rcnn import MaskRCNN
-from upscore.models.trunks import ChainTrunk, TrunkFacts
+from upscore.models.trunks import ChainTrunk
 from upscore.models.upsampling import Upsample
-
-Network = TypeVar("Network", bound=FCN | MaskRCNN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +66,6 @@ def receptive_field(net: FCN | MaskRCNN) -> Geometry:
         UserError: cells see the whole image, whatever its size (squeeze-and-excitation, attention), or depend on where
             in it they are.
     """
-    net = with_layers(net)
     if isinstance(net, FCN) and isinstance(net.trunk, ChainTrunk):
         return _of_pixels(net, {stride: (field, field) for stride, field in chain_fields(net.trunk).items()})
     depth = net.trunk.depth_preprocessing
@@ -80,13 +75,6 @@ def receptive_field(net: FCN | MaskRCNN) -> Geometry:
     if isinstance(net, FCN):
         return _of_pixels(net, maps)
     return Geometry(math.lcm(net.trunk.multiple, *maps), maps, None, None)
-
-
-def with_layers(net: Network) -> Network:
-    """The network, or where its layers are in an engine alone, one like it: geometry does not depend on weights."""
-    if not isinstance(net.trunk, TrunkFacts):
-        return net
-    return cast(Network, build(**net.architecture))  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 def _of_pixels(net: FCN, maps: dict[int, tuple[Field, Field]]) -> Geometry:

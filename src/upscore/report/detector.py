@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from upscore.checkpoints.folder import load_model
 from upscore.data.datasets import Dataset
 from upscore.data.object_samples import SceneObjects
 from upscore.evaluation.instances import InstanceEvaluator, InstanceScores
-from upscore.inference import Predictor, load
+from upscore.inference import Model
 from upscore.models.build import build
 from upscore.models.mask_rcnn import MaskRCNN
 from upscore.models.precision import resolve_precision
@@ -146,14 +147,14 @@ def train(
         )
     finally:
         (folder.path / "state.pt").unlink(missing_ok=True)  # nobody resumes a demo
-    predictor = load(folder.last, cache=False)  # whose layers say what is proposed
-    assert isinstance(predictor.net, MaskRCNN)
-    predictor.net.rpn.inference_limits = PROPOSALS
-    found, scores = _find(predictor, predictor.net, SceneObjects(splits.test))
-    return Detector(net=predictor.net, records=progress.records, found=found, scores=scores)
+    trained, _ = load_model(folder.last)
+    assert isinstance(trained, MaskRCNN)
+    trained.rpn.inference_limits = PROPOSALS
+    found, scores = _find(Model(trained), trained, SceneObjects(splits.test))
+    return Detector(net=trained, records=progress.records, found=found, scores=scores)
 
 
-def _find(predictor: Predictor, net: MaskRCNN, scenes: Dataset) -> tuple[list[InstanceResult], InstanceScores]:
+def _find(predictor: Model, net: MaskRCNN, scenes: Dataset) -> tuple[list[InstanceResult], InstanceScores]:
     evaluator, found = InstanceEvaluator(net.classes, max_detections=net.detections), []
     for index in range(len(scenes)):
         sample = scenes[index]

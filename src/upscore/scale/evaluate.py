@@ -23,8 +23,7 @@ from upscore.inference.engines import EngineName, Precision
 from upscore.inference.engines.choice import resolve_engine
 from upscore.inference.evaluate import ClassOrders, class_orders, compare_objects, evaluate
 from upscore.inference.load import load
-from upscore.inference.predictor import Predictor
-from upscore.models.mask_rcnn import MaskRCNN
+from upscore.inference.model import Model
 from upscore.progress import ProgressCallback
 from upscore.scale.cluster import connected, plan_workers
 from upscore.scale.model_files import load_files, read_model
@@ -98,7 +97,7 @@ def _open(data: str, split: str | None, task: str) -> Dataset:
 class _Total:
     """What all photos sum up to, in whatever order they come."""
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Model) -> None:
         self.predictor = predictor
         self.counts: np.ndarray | int = 0
         self.geometric: np.ndarray | int = 0
@@ -111,12 +110,12 @@ class _Total:
             self.compared[number] = row["compared"]
 
     def scores(self) -> SemanticScores | InstanceScores:
-        net, classes = self.predictor.net, self.predictor.classes
-        if isinstance(net, MaskRCNN):
-            together = InstanceEvaluator(classes, max_detections=net.detections)
+        classes = self.predictor.classes
+        if self.predictor.task == "instances":
+            together = InstanceEvaluator(classes, max_detections=self.predictor.max_detections)
             for number in sorted(self.compared):  # of equal scores, the first photo's rank first
                 together.extend(self.compared[number])
-            return together.scores(net.final_threshold)
+            return together.scores(self.predictor.display_threshold)
         own = semantic_scores(torch.as_tensor(self.counts), classes)
         if not np.size(self.geometric):
             return own
@@ -154,9 +153,9 @@ class Scorer:
         return _row(fault=f"{name}: each process that had it died; is it too large for the memory of a machine?")
 
 
-def _compare(predictor: Predictor, photo: Dataset, orders: ClassOrders) -> Row:
-    if isinstance(predictor.net, MaskRCNN):
-        return _row(compared=compare_objects(predictor, predictor.net, photo, orders=orders))
+def _compare(predictor: Model, photo: Dataset, orders: ClassOrders) -> Row:
+    if predictor.task == "instances":
+        return _row(compared=compare_objects(predictor, photo, orders=orders))
     scores = evaluate(predictor, photo, orders=orders)
     if isinstance(scores, TwoHeadedScores):
         return _row(counts=scores.confusion, geometric=scores.geometric.confusion)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 
 from upscore.checkpoints.folder import find_model
 from upscore.inference.engines import EngineName, Precision
 from upscore.inference.load import HUB, load
-from upscore.inference.predictor import Predictor
+from upscore.inference.model import Model
 
 ModelFiles = str | dict[str, bytes]
 """A hub's address, from where each machine fetches it, or the files of a model folder."""
@@ -26,7 +28,7 @@ def read_model(source: str) -> ModelFiles:
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def load_files(files: ModelFiles, engine: EngineName, precision: Precision) -> Predictor:
+def load_files(files: ModelFiles, engine: EngineName, precision: Precision) -> Model:
     """The model, as `upscore.load` gives it.
 
     Raises:
@@ -34,9 +36,15 @@ def load_files(files: ModelFiles, engine: EngineName, precision: Precision) -> P
     """
     if isinstance(files, str):
         return load(files, engine=engine, precision=precision)
-    with tempfile.TemporaryDirectory(prefix="upscore-model-") as folder:
+    folder = Path(tempfile.mkdtemp(prefix="upscore-model-"))
+    try:
         for name, data in files.items():
-            file = Path(folder) / name
+            file = folder / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
-        return load(folder, engine=engine, precision=precision)
+        model = load(folder, engine=engine, precision=precision)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)  # `Model.module` reads it when it is asked for
+    return model

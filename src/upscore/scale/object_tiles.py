@@ -13,8 +13,8 @@ from upscore.data.rasters import Raster, open_raster
 from upscore.inference.engines import EngineName, Precision
 from upscore.inference.huge_objects import Search, plan_search, predict_objects
 from upscore.inference.load import load
+from upscore.inference.model import Model
 from upscore.inference.object_tiles import find_in_tile
-from upscore.inference.predictor import Predictor
 from upscore.inference.run_manifest import locked
 from upscore.progress import ProgressCallback
 from upscore.results import InstanceResult
@@ -29,7 +29,7 @@ class ObjectJob:
     level: int
     search: Search
 
-    def begin(self, predictor: Predictor, raster: Raster) -> Keep:
+    def begin(self, predictor: Model, raster: Raster) -> Keep:
         """What finds the objects of the tile of a number."""
         tiling, find, journal = self.search.tiling, self.search.finder(predictor), self.search.journal()
         windows = tiling.windows((raster.height, raster.width))
@@ -70,7 +70,7 @@ def predict_objects_on_ray(
         UserError: as `predict_objects`, or there is no cluster, or processes die of a tile.
     """
     image, target = shared(source), shared(output)
-    predictor = load(model, engine=engine, precision=precision, cache=False)  # all its weights are in the settings
+    predictor = load(model, engine=engine, precision=precision)
     raster = open_raster(image, level=level)
     search = plan_search(predictor, image, target, level=level, tile=tile, factor=factor, min_score=min_score)
     windows = search.tiling.windows((raster.height, raster.width))

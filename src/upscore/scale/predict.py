@@ -15,8 +15,8 @@ from upscore.inference.engines import EngineName, Precision
 from upscore.inference.engines.choice import resolve_engine
 from upscore.inference.folder import require_fitting, sizes_to_expect
 from upscore.inference.load import load
+from upscore.inference.model import Model
 from upscore.inference.outputs import write_prediction
-from upscore.inference.predictor import Predictor
 from upscore.progress import ProgressCallback
 from upscore.results import InstanceResult
 from upscore.results.writers.coco import ResultsFile
@@ -173,7 +173,7 @@ class PhotoWorker:
         photo = Place(item["store"], item["path"])
         return _row(failure=f"{photo}: each process that had it died; is it too large for the memory of a machine?")
 
-    def _predict(self, predictor: Predictor, photo: Place, name: str, image_id: int) -> list[dict[str, Any]]:
+    def _predict(self, predictor: Model, photo: Place, name: str, image_id: int) -> list[dict[str, Any]]:
         """The objects in it, as in `instances.json`."""
         options = self.options
         beside = None if options.depth is None else find_depth(options.depth, name)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from upscore.data.rasters import Raster, Window, open_raster
 from upscore.errors import UserError
 from upscore.inference.engines import EngineName, Precision
-from upscore.inference.predictor import Predictor
+from upscore.inference.model import Model
 from upscore.progress import ProgressCallback
 from upscore.scale.cluster import connected, plan_workers
 from upscore.scale.model_files import load_files, read_model
@@ -37,7 +37,7 @@ class Job(Protocol):
         """Of a pyramid."""
         ...
 
-    def begin(self, predictor: Predictor, raster: Raster) -> Keep:
+    def begin(self, predictor: Model, raster: Raster) -> Keep:
         """Called once in each process.
 
         Raises:
@@ -48,7 +48,7 @@ class Job(Protocol):
 
 def spread(
     model: str,
-    predictor: Predictor,
+    predictor: Model,
     job: Job,
     todo: Mapping[int, Window],
     total: int,
@@ -72,7 +72,7 @@ def spread(
     items: list[Row] = [{"tile": number, "left": part.left, "top": part.top} for number, part in todo.items()]
     with connected(address) as ray:
         arguments = {"files": ray.put(read_model(model)), "job": job}
-        arguments |= {"engine": predictor.engine.name, "precision": predictor.engine.precision}
+        arguments |= {"engine": predictor.engine, "precision": predictor.precision}
         plan = plan_workers(ray, workers, cpus)
         with closing(run(ray, items, TileWorker, arguments, plan, threads=THREADS)) as rows:
             for done, row in enumerate(rows, start=total - len(items) + 1):

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from upscore.data.rasters import Raster
 from upscore.inference.engines import EngineName, Precision
-from upscore.inference.huge import MEMORY, Classification, class_maps_of, plan_classes, predict_raster
+from upscore.inference.huge import Classification, plan_classes, predict_raster
 from upscore.inference.load import load
-from upscore.inference.predictor import Predictor
+from upscore.inference.model import Model
 from upscore.inference.run_manifest import locked
+from upscore.inference.tiled.in_memory import MEMORY
 from upscore.progress import ProgressCallback
 from upscore.scale.spread import Keep, shared, spread
 
@@ -27,15 +28,14 @@ class ClassJob:
     level: int
     classification: Classification
 
-    def begin(self, predictor: Predictor, raster: Raster) -> Keep:
+    def begin(self, predictor: Model, raster: Raster) -> Keep:
         """What predicts the tile of a number."""
-        predictor.max_side = 0
         plan, pieces = self.classification.plan, self.classification.pieces()
 
         def keep(number: int) -> None:
             tile = plan.tile(*divmod(number, plan.columns))
             pixels = raster.read(*tile.seen)
-            maps = [class_map[tile.inside] for class_map in class_maps_of(predictor, pixels)]
+            maps = [class_map[tile.inside] for class_map in predictor.class_maps(pixels)]
             pieces.write(tile, maps, pixels[:, *tile.inside])
 
         return keep
@@ -74,7 +74,7 @@ def predict_raster_on_ray(
         UserError: as `predict_raster`, or there is no cluster, or processes die of a tile.
     """
     image, target = shared(source), shared(output)
-    predictor = load(model, engine=engine, precision=precision, cache=False)  # whose layers tell its geometry
+    predictor = load(model, engine=engine, precision=precision)
     classification = plan_classes(predictor, image, target, level=level, core=core, memory=memory)
     plan = classification.plan
     job = ClassJob(source=image, level=level, classification=classification)

@@ -1,6 +1,5 @@
 """What runs a network's parts: torch, OpenVINO or ONNX Runtime, in float32, bfloat16 or int8."""
 
-from upscore.inference.engines.choice import EngineName, Precision, choose_engine
-from upscore.inference.engines.engine import Engine, Run
+from upscore.inference.engines.engine import Device, Engine, EngineName, Precision, Run
 
-__all__ = ["Engine", "EngineName", "Precision", "Run", "choose_engine"]
+__all__ = ["Device", "Engine", "EngineName", "Precision", "Run"]

@@ -8,6 +8,8 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,13 @@ from upscore.files import atomic_folder, cache_root, write_text
 
 MOST_BYTES = 4 * 2**30
 """Of the whole cache; what was not used for the longest time goes first."""
+
+FACTS = "facts.json"
+"""What is known of a network beside its parts."""
+
+LIBRARIES = ("upscore", "torch", "torchvision", "timm", "openvino")
+SOURCES = ("models", "inference")
+"""Subpackages that define what is exported, and how."""
 
 DIGESTS = "sha256.json"
 """Of a part's files."""
@@ -52,20 +61,41 @@ class Store:
             return
 
     def read_facts(self) -> dict[str, Any] | None:
-        """What `write_facts` kept."""
+        """What `write_facts` kept, or None where nothing or something else is there."""
         try:
-            return json.loads((self.folder / "facts.json").read_text(encoding="utf-8"))
+            facts = json.loads((self.folder / FACTS).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
+        return facts if isinstance(facts, dict) else None
 
     def write_facts(self, facts: dict[str, Any]) -> None:
-        """What has to be known of the network beside its parts, as JSON takes it; written last."""
+        """Keep what has to be known of the network beside its parts, as JSON takes it; written last."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_text(self.folder / "facts.json", json.dumps(facts, indent=2))
+            write_text(self.folder / FACTS, json.dumps(facts, indent=2))
         except OSError:
             return
         prune(self.folder.parent, MOST_BYTES, keep=self.folder)
+
+
+@cache
+def code_version() -> tuple[str, ...]:
+    """All that the compiled parts of a network depend on besides its weights and the machine: the versions of the
+    libraries that define and convert layers, and a digest of the package's own sources that do."""
+    versions = [f"{name} {_version(name)}" for name in LIBRARIES]
+    root = Path(__file__).parents[2]
+    sources = sorted(file for folder in SOURCES for file in (root / folder).rglob("*.py"))
+    digest = hashlib.sha256()
+    for file in sources:
+        digest.update(f"{file.relative_to(root).as_posix()}\n".encode() + file.read_bytes())
+    return (*versions, digest.hexdigest())
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
 
 
 def store_for(*parts: object) -> Store:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.jit import TracerWarning  # pyright: ignore[reportPrivateImportUsage]
+
+from upscore.warning_filters import ignored_warnings
+
+EngineName = Literal["auto", "torch", "openvino", "onnxruntime"]
+Precision = Literal["auto", "float32", "bfloat16", "int8"]
+Device = torch.device | str
+"""A device, its name, or "auto"."""
 
 
 class Run(Protocol):
@@ -64,3 +74,22 @@ class Engine(Protocol):
             name: by which it is told from the network's other parts.
         """
         ...
+
+
+_tracing = threading.Lock()
+"""Exporters keep state for the whole process, and fail where two of them run at once."""
+
+
+@contextmanager
+def quiet_tracing() -> Iterator[None]:
+    """Ignore what tracing warns of: its deprecation, and sizes taken for constants, which tests show they are not.
+
+    One thread at a time traces.
+    """
+    with (
+        _tracing,
+        ignored_warnings(TracerWarning),
+        ignored_warnings(FutureWarning, module=r"torch\."),
+        ignored_warnings(DeprecationWarning, module=r"torch\.|upscore\."),
+    ):
+        yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from upscore.errors import UserError
-from upscore.inference.engines.engine import AnyShape
+from upscore.inference.engines.engine import AnyShape, quiet_tracing
+from upscore.inference.threads import usual_torch_threads
 
 OPSET = 17
 INPUT = "input"
@@ -38,7 +38,7 @@ class ONNXRuntimeEngine:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        options.intra_op_num_threads = usual_torch_threads()
         options.log_severity_level = 3  # warnings of sizes that differ from the traced ones, as they should
         session = onnxruntime.InferenceSession(to_onnx(part, example), options, providers=["CPUExecutionProvider"])
 
@@ -52,8 +52,7 @@ class ONNXRuntimeEngine:
 def to_onnx(part: nn.Module, example: Tensor) -> bytes:
     """A part in ONNX, whose sizes but the channels are left open."""
     open_axes = {4: {0: "n", 2: "h", 3: "w"}, 2: {0: "n"}}
-    with torch.inference_mode(), TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # as in `upscore.inference.engines.openvino.convert`
+    with torch.inference_mode(), TemporaryDirectory() as folder, quiet_tracing():
         torch.onnx.export(
             part.eval(),
             (example,),

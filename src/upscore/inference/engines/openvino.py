@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.util import find_spec
@@ -15,13 +14,21 @@ from torch import Tensor, nn
 
 from upscore.errors import UserError
 from upscore.inference.engines.cache import Store
-from upscore.inference.engines.engine import Run
+from upscore.inference.engines.engine import Run, quiet_tracing
+from upscore.inference.threads import usual_torch_threads
 
 if TYPE_CHECKING:
     import openvino as ov
 
 HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
 """What layers run in; with int8, those that are not quantized."""
+
+LARGE = 2**21
+"""Pixels of an image from which on a shape that was not expected is compiled for too: the network for all shapes needs
+2.4 times as much memory, of which a large image takes gigabytes."""
+
+MOST_LARGE = 2**24
+"""Pixels of all unexpected large shapes that stay compiled, besides the last one: the few shapes of tiles."""
 
 ALIGNMENT = 64
 """Bytes of a cache line, at whose beginning outputs begin."""
@@ -75,7 +82,7 @@ class OpenVINOEngine:
         self.precision, self.quantized, self.store = precision, quantized or {}, store
         self.config = {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_NUM_THREADS": usual_torch_threads(),
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
         }
@@ -104,7 +111,7 @@ XML = Path("part.xml")
 
 class OpenVINOPart:
     """A part that is compiled when it is first needed: once for each of the expected shapes, which makes it faster by
-    up to a third, and once for all others.
+    up to a third, for the last large one, and once for all others.
 
     Args:
         model: whose sizes are open.
@@ -118,8 +125,12 @@ class OpenVINOPart:
 
     def __call__(self, tensor: Tensor, /) -> tuple[Tensor, ...]:
         """See `Run`."""
-        shape = tuple(tensor.shape) if tuple(tensor.shape) in self.expected else None
+        given = tuple(tensor.shape)
+        large = tensor.ndim == 4 and given[0] * given[2] * given[3] >= LARGE
+        shape = given if large or given in self.expected else None
         if shape not in self.requests:
+            if large:
+                self._make_room(shape)
             self.requests[shape] = self._compiled(shape)
         request, outputs = self.requests[shape]
         request.infer([_to_openvino(tensor.contiguous())], share_inputs=True)
@@ -132,6 +143,12 @@ class OpenVINOPart:
         self.expected = frozenset(shapes)
         self.requests = {key: value for key, value in self.requests.items() if key is None or key in self.expected}
 
+    def _make_room(self, shape: tuple[int, ...] | None) -> None:
+        """Before a large shape is compiled, let go of the earliest others."""
+        large = [key for key in self.requests if key is not None and key not in self.expected]
+        while large and sum(map(_pixels, [*large, shape])) > MOST_LARGE:
+            del self.requests[large.pop(0)]
+
     def _compiled(self, shape: tuple[int, ...] | None) -> tuple[ov.InferRequest, list[Tensor]]:
         """What runs it, for one shape with the tensors that it writes to."""
         if shape is None:
@@ -143,6 +160,10 @@ class OpenVINOPart:
         for index, output in enumerate(outputs):
             request.set_output_tensor(index, _to_openvino(output))
         return request, outputs
+
+
+def _pixels(shape: tuple[int, ...] | None) -> int:
+    return 0 if shape is None else shape[0] * shape[2] * shape[3]
 
 
 def _side_by_side(tensors: list[ov.Tensor]) -> list[Tensor]:
@@ -179,7 +200,6 @@ def convert(part: nn.Module, example: Tensor) -> ov.Model:
     ov = import_openvino()
     # the channels are the second of four axes, the last of two
     free = [-1, example.shape[1], -1, -1] if example.ndim == 4 else [-1, example.shape[1]]
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of sizes taken for constants, which tests at other sizes show they are not
+    with torch.inference_mode(), quiet_tracing():
         traced = torch.jit.trace(part.eval(), (example,), check_trace=False)
         return ov.convert_model(traced, example_input=(example,), input=ov.PartialShape(free))

@@ -1,0 +1,99 @@
+"""A network compiled by an engine: preprocessed images in, class maps or objects out.
+
+N images, C classes, H W pixels of an image, h w of what the network sees of it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from upscore.inference.engines.engine import Engine
+from upscore.inference.finder import ObjectFinder
+from upscore.inference.memory import memory_errors
+from upscore.inference.pixels import PixelClassifier, PixelScores
+from upscore.models.fcn import FCN
+from upscore.models.mask_rcnn import Detections, MaskRCNN
+
+REMEDY = "predict it in tiles (--tiled), reduce it, or use a machine with more memory"
+
+
+class Session:
+    """Runs a network; calls from several threads take turns, since an engine overwrites its outputs.
+
+    Args:
+        net: the network in evaluation mode. It belongs to the session, and is not changed afterwards. Where the engine
+            has the compiled backbone already, the backbone may be known by its `TrunkFacts` alone.
+        engine: what compiles and runs the heavy parts.
+
+    Raises:
+        NotImplementedError: the engine lacks a part of which `net` does not have the layers.
+    """
+
+    def __init__(self, net: FCN | MaskRCNN, engine: Engine) -> None:
+        self.net, self.engine = net, engine
+        self._turn = threading.Lock()
+        self._pixels = PixelClassifier(net, engine) if isinstance(net, FCN) else None
+        self._objects = ObjectFinder(net, engine) if isinstance(net, MaskRCNN) else None
+        self.batches = engine.device.type == "cuda"
+        """Whether several images run faster together than one after the other."""
+
+    def expect(self, *sizes: tuple[int, int]) -> None:
+        """Compile for network inputs of these sizes (h, w), instead of those expected before; others may come too."""
+        run = self._pixels or self._objects
+        assert run is not None
+        with self._turn:
+            run.expect(*sizes)
+
+    def run_once(self, size: tuple[int, int]) -> None:
+        """Run the network's convolutions on a black image (h, w), to measure them."""
+        height, width = self.net.trunk.padded_size(*size)
+        with self._turn, torch.inference_mode():
+            if self._pixels is not None:
+                self._pixels.coarse_scores(torch.zeros(1, self._pixels.channels, height, width))
+            else:
+                assert self._objects is not None
+                self._objects.dense(torch.zeros(1, 3, height, width))
+
+    def classify(
+        self, inputs: Sequence[Tensor], sizes: Sequence[tuple[int, int]], *, probabilities: bool = False
+    ) -> list[PixelScores]:
+        """Class maps of preprocessed images (C, h, w) that are equal in size once padded, each at its size (H, W).
+
+        Raises:
+            UserError: memory is short.
+        """
+        assert self._pixels is not None
+        seen = [(image.shape[-2], image.shape[-1]) for image in inputs]
+        with self._turn, memory_errors(f"an image of {_pixels(sizes)} pixels", REMEDY):
+            return self._pixels(self._stacked(inputs), seen, sizes, probabilities=probabilities)
+
+    def find(self, inputs: Sequence[Tensor]) -> list[Detections]:
+        """The objects in preprocessed images (3, h, w) that are equal in size once padded, in their pixels.
+
+        Raises:
+            UserError: memory is short.
+        """
+        assert self._objects is not None
+        seen = [(image.shape[-2], image.shape[-1]) for image in inputs]
+        with self._turn, memory_errors(f"an image seen with {_pixels(seen)} pixels", REMEDY):
+            return self._objects(self._stacked(inputs), seen)
+
+    def _stacked(self, inputs: Sequence[Tensor]) -> Tensor:
+        """(N, C, h, w), padded by zeros at the bottom and the right to multiples of the backbone's largest stride."""
+        if len(inputs) == 1:
+            return self.net.trunk.padded(inputs[0][None])
+        height, width = self.net.trunk.padded_size(*inputs[0].shape[-2:])
+        stacked = inputs[0].new_empty(len(inputs), inputs[0].shape[0], height, width)
+        for place, image in zip(stacked, inputs, strict=True):
+            place.copy_(F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2])))
+        return stacked
+
+
+def _pixels(sizes: Sequence[tuple[int, int]]) -> str:
+    height, width = max(sizes, key=lambda size: size[0] * size[1])
+    return f"{width}x{height}"

@@ -1,0 +1,112 @@
+"""How much memory this process can still take, and errors of memory as sentences.
+
+The least of what the machine has free, what the container (cgroup) allows and what the process's address space may
+grow to (`ulimit -v`) counts.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+
+from upscore.errors import UserError
+
+_OUT_OF_MEMORY = re.compile(
+    r"allocat|bad_?alloc|out of memory|not enough memory|vector::_M|_Map_base::at", re.IGNORECASE
+)
+"""What allocators and engines say when memory is short; the last two are C++ containers left half filled."""
+
+
+def free_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that this process can still allocate; a very large number where the system does not tell.
+
+    Args:
+        proc, cgroups: where the kernel's file systems are mounted.
+    """
+    limits = [_available(proc), *_left_in_cgroups(proc, cgroups), _left_of_address_space(proc)]
+    return max(0, min(limits))
+
+
+def _available(proc: Path) -> int:
+    """Of the machine."""
+    return 1024 * _field(proc / "meminfo", "MemAvailable:")
+
+
+def _left_of_address_space(proc: Path) -> int:
+    """Up to RLIMIT_AS."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    except (ImportError, OSError, ValueError):
+        return sys.maxsize
+    used = 1024 * _field(proc / "self/status", "VmSize:", 0)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit - used
+
+
+def _left_in_cgroups(proc: Path, cgroups: Path) -> Iterator[int]:
+    """In each control group that the process belongs to, of both versions; page cache that can be dropped is left."""
+    lines: list[str] = []
+    with suppress(OSError):
+        lines = (proc / "self/cgroup").read_text(encoding="utf-8").splitlines()
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            names = ("memory.max", "memory.current", "inactive_file")
+            mount = cgroups
+        elif "memory" in controllers.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            mount = cgroups / "memory"
+        else:
+            continue
+        group = Path(path.strip("/"))
+        for folder in (mount / group, *(mount / parent for parent in group.parents)):
+            limit, used = _number(folder / names[0]), _number(folder / names[1])
+            if limit is not None and used is not None:
+                yield limit - used + _field(folder / "memory.stat", names[2], 0)
+
+
+def _number(file: Path) -> int | None:
+    try:
+        return int(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # "max"
+        return None
+
+
+def _field(file: Path, name: str, default: int = sys.maxsize // 1024) -> int:
+    """The number behind a name in a file of lines."""
+    try:
+        for line in file.read_text(encoding="utf-8").splitlines():
+            if (words := line.split()) and words[0] == name:
+                return int(words[1])
+    except (OSError, ValueError, IndexError):
+        pass
+    return default
+
+
+@contextmanager
+def memory_errors(what: str, remedy: str) -> Iterator[None]:
+    """Turn the errors of allocators and engines that run out of memory into a `UserError`; others pass.
+
+    Args:
+        what: what was done, as the subject of the sentence.
+        remedy: what to do about it.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError, IndexError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+            raise
+        raise UserError(
+            f"{what} needs more memory than the {megabytes(free_memory())} that are free: {remedy}"
+        ) from error
+
+
+def megabytes(size: float) -> str:
+    """A number of bytes, as 350 MB or 2.5 GB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
