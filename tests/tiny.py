@@ -43,8 +43,9 @@ class StubModel:
     """What `predict_folder` asks of a model of objects, without a network."""
 
     task, classes, geometric_classes, depth_channels, max_side = "instances", ["cell"], (), 0, 0
-    engine = SimpleNamespace(name="torch", precision="float32")
-    net = SimpleNamespace(architecture={}, preprocessing=None, state_dict=dict)
+    engine, precision, score_threshold, preprocessing = "torch", "float32", 0.5, None
+    module = SimpleNamespace(state_dict=dict)
+    architecture: ClassVar[dict[str, Any]] = {}
     training: ClassVar[dict[str, Any]] = {}
     folder = None
 

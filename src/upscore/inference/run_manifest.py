@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
@@ -31,7 +31,9 @@ from upscore.checkpoints.folder import QUANTIZED, WEIGHTS
 from upscore.errors import UserError
 from upscore.files import write_text, writing
 from upscore.inference.engines.cache import digest_of
-from upscore.inference.model import Model
+
+if TYPE_CHECKING:
+    from upscore.inference.model import Model
 
 FOLDER = ".upscore"
 JOURNAL, LOCK = ".jsonl", ".lock"
