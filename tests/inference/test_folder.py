@@ -205,7 +205,7 @@ def test_resuming_with_another_model_or_other_options_is_refused(tmp_path: Path)
     other.folder = None
     with pytest.raises(UserError, match="model"):
         next(predict_folder(other, photos, output, resume=True))  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"min_score None, but now it is 0\.3"):
+    with pytest.raises(UserError, match=r"min_score 0\.5, but now it is 0\.3"):
         next(predict_folder(Stub(), photos, output, min_score=0.3, resume=True))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="overlays True, but now it is False"):
         next(predict_folder(Stub(), photos, output, overlays=False, resume=True))  # type: ignore[arg-type]

@@ -92,18 +92,18 @@ def test_the_output_folder_is_no_source_of_photos(tmp_path):
 def model(monkeypatch, prediction):
     """A predictor that finds the same objects in every photo; a white one is an interruption."""
 
-    class Predictor(StubModel):
+    class Finder(StubModel):
         classes = prediction.classes
         seen = None
 
         def predict(self, photo, *, depth, scores, min_score):
             if photo.min() == 255:
                 raise KeyboardInterrupt
-            Predictor.seen = [*(Predictor.seen or []), min_score]
+            Finder.seen = [*(Finder.seen or []), min_score]
             return prediction
 
-    monkeypatch.setattr("upscore.inference.load", lambda *_, **__: Predictor())
-    return Predictor
+    monkeypatch.setattr("upscore.inference.load", lambda *_, **__: Finder())
+    return Finder
 
 
 def save_photo(path, grey=90):

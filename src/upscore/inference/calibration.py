@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from upscore.errors import UserError
 from upscore.inference.engines import Run
 from upscore.inference.engines.openvino import HINTS, OpenVINOEngine, convert, import_openvino
+from upscore.inference.inputs import ImageInput
 from upscore.inference.model import Model
-from upscore.inference.photos import Photo
 from upscore.models.fcn import FCN
 from upscore.models.mask_rcnn import MaskRCNN
 from upscore.progress import ProgressCallback
@@ -79,7 +79,7 @@ class Recorded:
 
 
 def quantize(
-    net: FCN | MaskRCNN, photos: Sequence[Photo], *, most: int = PHOTOS, progress: ProgressCallback | None = None
+    net: FCN | MaskRCNN, photos: Sequence[ImageInput], *, most: int = PHOTOS, progress: ProgressCallback | None = None
 ) -> dict[str, ov.Model]:
     """Each part of a network in int8, for `Model(net, "openvino", "int8", quantized=...)`.
 
