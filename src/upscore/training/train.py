@@ -17,6 +17,7 @@ from upscore.models.build import build
 from upscore.models.detectors import ProfileName
 from upscore.models.fcn import FCN, PixelLoss, Upsampling
 from upscore.models.precision import Precision, resolve_precision
+from upscore.models.resnet_options import RESNETS
 from upscore.models.rgbd import Fusion
 from upscore.models.two_heads import TwoHeads
 from upscore.models.vgg import Geometry
@@ -30,7 +31,7 @@ from upscore.training.loop import fit
 from upscore.training.modalities import with_counts
 from upscore.training.recipes import STAGE_RATES
 from upscore.training.run_folder import RunFolder
-from upscore.training.start import IMAGENET, start_from
+from upscore.training.start import IMAGENET, NONE, start_from
 from upscore.training.tasks import INSTANCES, Task, task_named
 from upscore.training.team import Team, accelerator, connected
 from upscore.training.trainer import Progress
@@ -113,6 +114,8 @@ def train(
         train_set, val_set = _open(task, data, holdout)
         options = with_counts(options, train_set)
     if task is INSTANCES:
+        if backbone in RESNETS:
+            options["norm"] = "batch" if weights == NONE else "frozen"
         if max_side is not None:
             options["max_side"] = max_side
         if detections is None:
