@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from upscore import checkpoints, data, evaluation, inference, models, training
-    from upscore.inference import load
+    from upscore.inference import evaluate, load
+    from upscore.training import train
 
 __version__ = "0.1.0"
-__all__ = ["checkpoints", "data", "evaluation", "inference", "load", "models", "training"]
+__all__ = ["checkpoints", "data", "evaluate", "evaluation", "inference", "load", "models", "train", "training"]
+
+FUNCTIONS = {"load": "upscore.inference", "evaluate": "upscore.inference", "train": "upscore.training"}
 
 
 def __getattr__(name: str) -> Any:
-    # torch takes seconds to import, so each room opens when it is first entered
-    if name == "load":
-        return importlib.import_module("upscore.inference").load
+    # torch takes seconds to import, so each package is imported at its first use
+    if name in FUNCTIONS:
+        return getattr(importlib.import_module(FUNCTIONS[name]), name)
     if name in __all__:
         return importlib.import_module(f"upscore.{name}")
     raise AttributeError(f"module 'upscore' has no attribute {name!r}")
