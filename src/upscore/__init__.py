@@ -11,17 +11,37 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from upscore import checkpoints, data, evaluation, inference, models, training
-    from upscore.inference import Model, load
+    from upscore import checkpoints, data, evaluation, inference, models, results, training
+    from upscore.inference import Model, evaluate, load
+    from upscore.training import train
 
 __version__ = "0.1.0"
-__all__ = ["Model", "checkpoints", "data", "evaluation", "inference", "load", "models", "training"]
+__all__ = [
+    "Model",
+    "checkpoints",
+    "data",
+    "evaluate",
+    "evaluation",
+    "inference",
+    "load",
+    "models",
+    "results",
+    "train",
+    "training",
+]
+
+FUNCTIONS = {
+    "Model": "upscore.inference",
+    "load": "upscore.inference",
+    "evaluate": "upscore.inference",
+    "train": "upscore.training",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # torch takes seconds to import: subpackages are imported when they are first used
-    if name in ("Model", "load"):
-        return getattr(importlib.import_module("upscore.inference"), name)
+    # torch takes seconds to import, so each subpackage is imported at its first use
+    if name in FUNCTIONS:
+        return getattr(importlib.import_module(FUNCTIONS[name]), name)
     if name in __all__:
         return importlib.import_module(f"upscore.{name}")
     raise AttributeError(f"module 'upscore' has no attribute {name!r}")

@@ -13,7 +13,7 @@ FORMS = {
     "lite0": {},
     "paper's resnet": {"backbone": "resnet50"},
     "detectron2's": {"backbone": "resnet50", "profile": "detectron2", "stride_in": "1x1"},
-    "torchvision's": {"backbone": "resnet50", "profile": "torchvision", "norm_eps": 0.0},
+    "torchvision's": {"backbone": "resnet50", "profile": "torchvision", "norm": "frozen", "norm_eps": 0.0},
     "torchvision's v2": {
         "backbone": "resnet50",
         "profile": "torchvision",
@@ -179,7 +179,7 @@ def test_only_predictions_above_the_threshold_are_candidates(lite):
 
 def test_published_networks_have_the_published_size():
     with torch.device("meta"):
-        ours = build_mask_rcnn(backbone="resnet50", num_classes=90, profile="torchvision")
+        ours = build_mask_rcnn(backbone="resnet50", num_classes=90, profile="torchvision", norm="frozen")
     # torchvision has 91 rows of box deltas and masks, ours leave the background's out
     background = 4 * (1024 + 1) + (256 + 1)
     constants = 2 * sum(m.weight.numel() for m in ours.modules() if type(m).__name__ == "FrozenBatchNorm2d")

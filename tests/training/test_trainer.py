@@ -8,9 +8,13 @@ from accelerate import Accelerator
 from torch import nn
 from torch.nn import functional as F
 
-from tests.tiny import batch_of, same, scenes, small, tiny_net
+from tests.models.networks import randomise_scores
+from tests.tiny import BACKBONE, batch_of, same, scenes, small, tiny_net
+from upscore.data.datasets import geometric_classes
 from upscore.labels import VOID
+from upscore.models.build import build
 from upscore.models.fcn import FCN
+from upscore.models.two_heads import TwoHeads
 from upscore.training.averaging import averaged
 from upscore.training.recipes import HEAVY, MODERN, Recipe
 from upscore.training.trainer import DivergedError, Trainer
@@ -123,6 +127,32 @@ def test_validation_is_the_mean_over_all_pixels_of_the_averaged_network_at_rest(
         logits = own(own.preprocessing(batches[1].images))
     assert batches[1].class_maps is not None
     assert F.cross_entropy(logits, batches[1].class_maps.long()).item() != pytest.approx(losses[1].mean().item())
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_validation_divides_as_training_does(heads: int, weighted: bool) -> None:
+    """The loss of one batch is the same in training and validation, whichever labels are void in which head."""
+    data = scenes()
+    names = geometric_classes(data)
+    torch.manual_seed(0)
+    options = {"geometric_classes": len(names)} if heads == 2 else {}
+    net = randomise_scores(build("fcn8s", backbone=BACKBONE, num_classes=8, **options)).eval()
+    if isinstance(net, TwoHeads):
+        net.geometric_classes = names
+    if weighted:
+        net.class_weights = torch.linspace(0.2, 3, 8)
+    batch = batch_of(data, 0, 1)
+    assert batch.class_maps is not None
+    batch.class_maps[:, :40] = VOID
+    trainer = Trainer(net, SGD, Accelerator(cpu=True))
+    expected = trainer._losses(batch, 0)[0].item()
+    assert trainer.validate([batch])[0] == pytest.approx(expected, rel=1e-5)
+    apart = [batch_of(data, 0), batch_of(data, 1)]
+    for part in apart:
+        assert part.class_maps is not None
+        part.class_maps[:, :40] = VOID
+    assert trainer.validate(apart)[0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_average_forgets_faster_at_first() -> None:

@@ -49,7 +49,7 @@ def prepare() -> Sides:
     theirs = MaskRCNN(_resnet_fpn_extractor(resnet50(norm_layer=FrozenBatchNorm2d), 3), CLASSES + 1).train()
     learned = [parameter for parameter in theirs.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(learned, lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
-    net = build("mask_rcnn", backbone="resnet50", num_classes=CLASSES, profile="torchvision")
+    net = build("mask_rcnn", backbone="resnet50", num_classes=CLASSES, profile="torchvision", norm="frozen")
     assert isinstance(net.trunk, ResNetTrunk)
     net.trunk.freeze_at(2)
     recipe = INSTANCE_RECIPES["paper"].model_copy(update={"learning_rate": RATE})

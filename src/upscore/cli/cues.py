@@ -91,6 +91,7 @@ def cues(
     from upscore.analysis.cues_report import advice, definitions
     from upscore.analysis.subject import budget, subject_of
     from upscore.data import open_splits
+    from upscore.data.digest import same_source
     from upscore.data.instance_datasets import task_of
     from upscore.errors import UserError
     from upscore.training.callbacks import RunFolderWriter, TerminalProgress
@@ -104,7 +105,7 @@ def cues(
     names = None if foreground is None else [name.strip() for name in foreground.split(",") if name.strip()]
     chosen = foreground_of(train.classes, names)
     subject = subject_of(model, train.classes, backbone=backbone, weights=weights, max_side=max_side)
-    theirs = subject.training.get("holdout") if subject.training.get("data") == data else None
+    theirs = subject.training.get("holdout") if same_source(subject.training.get("data"), data) else None
     if holdout is None and theirs is not None:
         holdout = theirs
         train, val = open_splits(data, holdout=holdout)
@@ -131,10 +132,8 @@ def cues(
         written = write_cues(experiment, found, counts, about, sentences, defined)
     except OSError as error:
         raise UserError(f"{error.filename or output}: can't be written ({error.strerror})") from error
-    if subject.reference is not None and (subject.training.get("data"), subject.training.get("holdout")) != (
-        data,
-        holdout,
-    ):
+    same_data = same_source(subject.training.get("data"), data) and subject.training.get("holdout") == holdout
+    if subject.reference is not None and not same_data:
         console.print(
             f"warning: {model} was trained on {subject.training.get('data', 'data unknown')}, held out: "
             f"{subject.training.get('holdout') or 'by itself'}; where it knows the photos that are held out here, the "

@@ -76,6 +76,7 @@ def evaluate(
 
     from upscore.data import open_dataset
     from upscore.data.datasets import default_split
+    from upscore.data.digest import same_source
     from upscore.data.instance_datasets import open_instances
     from upscore.errors import UserError
     from upscore.evaluation.instances import InstanceScores
@@ -113,7 +114,7 @@ def evaluate(
             dataset = open_instances(data, split) if predictor.task == "instances" else open_dataset(data, split)
             scores = score(predictor, dataset, progress=advance)
             images, training = len(dataset), predictor.training
-    if split in (None, "train", "trainval") and training.get("data") == data:
+    if split in (None, "train", "trainval") and same_source(training.get("data"), data):
         stderr.print(
             f"warning: {data} holds the photos that this model was trained on, which it knows: its scores here are "
             "higher than on new ones",

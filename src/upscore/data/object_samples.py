@@ -41,6 +41,11 @@ class ObjectFiles:
         """The samples' names in their order."""
         return [os.fsdecode(name) for name in self._names]
 
+    @property
+    def files(self) -> list[str]:
+        """The paths of all files that are read."""
+        return [os.fsdecode(path) for path in (*self._images, *self._labels) if path]
+
     def __len__(self) -> int:
         return len(self._images)
 
@@ -79,6 +84,11 @@ class CocoPhotos:
     def names(self) -> list[str]:
         """The samples' names in their order."""
         return [os.fsdecode(name) for name in self._names]
+
+    @property
+    def files(self) -> list[str]:
+        """The paths of all files that are read."""
+        return [*map(os.fsdecode, self._images), *(str(file.path) for file in self._files)]
 
     def __len__(self) -> int:
         return len(self._images)

@@ -79,7 +79,9 @@ def piece_of(side: int, factor: float, crop: int | None, place: float) -> Piece:
 
 
 def resized(image: Tensor, rows: Piece, columns: Piece) -> Tensor:
-    """Cut out the rows and columns and resize them with antialiasing.
+    """Cut out the rows and columns and resize them: bytes with antialiasing, float pixels without.
+
+    Images are float where the network's resize rule is torchvision's; see `upscore.models.resizing`.
 
     Pixels are squares with their centres at +0.5, for labels too (torch's mode "nearest", and so v2's resizing of a
     `Mask`, has them elsewhere: its labels lie up to half a pixel off the image).
@@ -87,6 +89,8 @@ def resized(image: Tensor, rows: Piece, columns: Piece) -> Tensor:
     image = image.narrow(-2, rows.start, rows.length).narrow(-1, columns.start, columns.length)
     if image.shape[-2:] == (rows.size, columns.size):
         return image
+    if image.is_floating_point():
+        return interpolate(image[None], size=(rows.size, columns.size), mode="bilinear", align_corners=False)[0]
     if columns.size > 1:
         return interpolate(image[None], size=(rows.size, columns.size), mode="bilinear", antialias=True)[0]
     # torch's antialiasing fails, or returns wrong pixels, where the result is a single column; Pillow's does not

@@ -53,6 +53,11 @@ class FileDataset:
         """The samples' names in their order."""
         return [os.fsdecode(name) for name in self._files["name"]]
 
+    @property
+    def files(self) -> list[str]:
+        """The paths of all files that are read."""
+        return [os.fsdecode(path) for kind, paths in self._files.items() if kind != "name" for path in paths if path]
+
     def __len__(self) -> int:
         return len(self._files["name"])
 

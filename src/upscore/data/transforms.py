@@ -92,7 +92,7 @@ class Batch:
     """Samples of one size, or padded to it at the bottom and the right."""
 
     images: Tensor
-    """(N, 3, H, W) uint8, RGB."""
+    """(N, 3, H, W) uint8, RGB; or float32, 0 to 255, see `upscore.models.resizing.Resizing.pixels`."""
     class_maps: Tensor | None
     """(N, H, W) uint8, a class index or `VOID`; None if no sample is labelled."""
     geometric_maps: Tensor | None = None
@@ -167,8 +167,11 @@ def _recoloured(image: Tensor, strength: float, jitter: list[float]) -> Tensor:
     """Brightness, contrast about the mean grey, saturation and hue by four draws from [0, 1)."""
     brightness, contrast, saturation, hue = (strength * (2 * draw - 1) for draw in jitter)
     # v2's contrast sums in float32, in an order that depends on the number of threads; integers have no such order.
-    grey = F.rgb_to_grayscale(image)
+    grey = F.rgb_to_grayscale(image.round().to(torch.uint8) if image.is_floating_point() else image)
     mean = grey.sum().item() / grey.numel()
     pixels = (image - mean) * ((1 + contrast) * (1 + brightness)) + mean * (1 + brightness)
+    if image.is_floating_point():  # torchvision's functions take floats of 0 to 1
+        shifted = F.adjust_hue(F.adjust_saturation(pixels.clamp(0, 255) / 255, 1 + saturation), hue / 8)
+        return shifted * 255
     image = pixels.round().clamp(0, 255).to(torch.uint8)
     return F.adjust_hue(F.adjust_saturation(image, 1 + saturation), hue / 8)

@@ -6,16 +6,19 @@ import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from upscore.data.datasets import Dataset, geometric_classes
+from upscore.data.datasets import Dataset, default_split, geometric_classes, open_dataset
+from upscore.data.instance_datasets import open_instances
 from upscore.errors import UserError
 from upscore.evaluation.class_matching import ClassMatchWarning, match_classes
 from upscore.evaluation.instances import InstanceEvaluator, InstanceScores
 from upscore.evaluation.metrics import ConfusionMatrix, SemanticScores, semantic_scores, two_headed_scores
+from upscore.inference.load import load
 from upscore.inference.model import Model
 from upscore.inference.threads import in_threads
 from upscore.labels import VOID
@@ -48,22 +51,46 @@ def class_orders(model: Model, dataset: Dataset) -> ClassOrders:
 
 
 def evaluate(
-    model: Model, dataset: Dataset, *, progress: ProgressCallback | None = None, orders: ClassOrders | None = None
+    model: Model | str | Path,
+    data: Dataset | str | Path,
+    *,
+    split: str | None = None,
+    progress: ProgressCallback | None = None,
+    orders: ClassOrders | None = None,
 ) -> SemanticScores | InstanceScores:
     """Predict every image at its own size and compare it with its labels, over the whole set.
+
+    >>> scores = upscore.evaluate("runs/streets", "camvid/")
+    >>> scores.mean_iu, scores.to_json()
 
     Average precision ranks all objects that the network detects; `ap_dsb` and F1 count those that the model's
     overlays show (`MaskRCNN.final_threshold`). A model with two heads is scored on both where the data has both labels.
 
     Args:
-        model: what predicts.
-        dataset: labelled images.
+        model: a loaded model, or what `upscore.load` takes.
+        data: labelled images as a data set, or a folder, a COCO file or "scenes:COUNT" to open.
+        split: of a folder: "train", "val", "test" or "trainval"; by default "test" where there is one, else "val", else
+            all images with labels.
         progress: called after each image.
         orders: how classes are matched; by default as `class_orders` does.
 
+    Returns:
+        `SemanticScores`, or `InstanceScores` of a model that detects objects; their `to_json()` is what
+        `upscore evaluate --json` writes beside the names of model and data.
+
     Raises:
-        UserError: the data has a class that the model doesn't know, or an image has no labels.
+        UserError: there is no such model or data, the data has a class that the model doesn't know, or an image has no
+            labels.
     """
+    if not isinstance(model, Model):
+        model = load(model)
+    if isinstance(data, str | Path):
+        split = split or default_split(data)
+        dataset = open_instances(data, split) if model.task == "instances" else open_dataset(data, split)
+    elif split is not None:
+        raise UserError(f"split={split!r}: is for a folder to open; a data set is scored as a whole")
+    else:
+        dataset = data
     orders = orders or class_orders(model, dataset)
     if model.task == "instances":
         return compare_objects(model, dataset, progress=progress, orders=orders).scores(model.display_threshold)

@@ -48,6 +48,8 @@ def build_trunk(
     """
     if name not in RESNETS and (norm, norm_eps, stride_in) != ("batch", 1e-5, "3x3"):
         raise UserError(f"norm {norm}, norm_eps {norm_eps} and stride_in {stride_in} are for ResNets; {name} has none")
+    if norm == "batch" and norm_eps <= 0:
+        raise UserError(f"norm_eps is {norm_eps}, which only frozen batch normalisation bears: set norm to frozen")
     if name == "vgg16":
         trunk = vgg16(geometry)
         if pretrained:

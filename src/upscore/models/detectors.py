@@ -70,7 +70,8 @@ def build_mask_rcnn(
 
     Where 0 or "auto" is the default, ResNets get the paper's numbers, and other backbones such as a CPU can bear:
     `channels` 256 or 128, `box_features` 1024 or 256, `smallest_anchor` 32 or 24, `min_side` 800 or 512 (to which
-    photos are enlarged but not reduced), `norm` frozen or batch.
+    photos are enlarged but not reduced). `norm` "auto" is "frozen" for a pretrained ResNet and "batch" otherwise:
+    frozen layers without loaded statistics normalise nothing.
 
     Args:
         backbone: see `upscore.models.backbones.build_trunk`.
@@ -96,7 +97,7 @@ def build_mask_rcnn(
     box_features = box_features or (1024 if published else 256)
     smallest_anchor = smallest_anchor or (32 if published else 24)
     min_side = min_side or (800 if published else 512)
-    norm = ("frozen" if published else "batch") if norm == "auto" else norm
+    norm = ("frozen" if published and pretrained else "batch") if norm == "auto" else norm
     _check(num_classes, detections, min_side, max_side, profile)
     if neck == "c4" and mask_head != "fcn":
         raise UserError(

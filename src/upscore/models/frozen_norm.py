@@ -1,4 +1,4 @@
-"""Convolutions followed by batch normalisation whose numbers are constants.
+"""Batch normalisation with constant statistics, alone and merged into the convolution before it.
 
 N images, C channels in, O out, H W pixels.
 """
@@ -11,6 +11,22 @@ from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from upscore.models.precision import in_bfloat16
+
+
+def initial_norms(network: nn.Module) -> list[str]:
+    """Names of the batch normalisation layers, frozen or not, whose statistics are the initial mean 0 and variance 1.
+
+    Such a layer normalises nothing in evaluation mode: no weights were loaded into it, and it was not trained.
+    """
+    return [
+        name
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm | ops.FrozenBatchNorm2d)
+        and layer.running_mean is not None
+        and layer.running_var is not None
+        and not layer.running_mean.any()
+        and bool((layer.running_var == 1).all())
+    ]
 
 
 class FrozenBatchNorm2d(ops.FrozenBatchNorm2d):

@@ -34,11 +34,23 @@ class Resizing:
             return max(1, int(height * factor)), max(1, int(width * factor))
         return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
-    def __call__(self, image: Tensor, preprocessing: Preprocessing) -> Tensor:
-        """(3, H, W) uint8, RGB -> the network's input (3, h, w), float32."""
+    def pixels(self, image: Tensor) -> Tensor:
+        """Resize an image (3, H, W) uint8 for training to (3, h, w), which `Preprocessing` turns into the input.
+
+        Returns:
+            uint8 for the rule "pixels"; for "floats" unrounded float32, on the same scale 0 to 255. Up to float32
+            rounding, the preprocessed result is that of `__call__`.
+        """
         size = self.size(*image.shape[-2:])
         if self.rule == "pixels":
-            if size != tuple(image.shape[-2:]):
-                image = F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
-            return preprocessing(image[None])[0]
+            if size == tuple(image.shape[-2:]):
+                return image
+            return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
+        return F.interpolate(image[None].float(), size=size, mode="bilinear", align_corners=False)[0]
+
+    def __call__(self, image: Tensor, preprocessing: Preprocessing) -> Tensor:
+        """(3, H, W) uint8, RGB -> the network's input (3, h, w), float32."""
+        if self.rule == "pixels":
+            return preprocessing(self.pixels(image)[None])[0]
+        size = self.size(*image.shape[-2:])  # torchvision's order, whose rounding differs from that of `pixels`
         return F.interpolate(preprocessing(image[None]), size=size, mode="bilinear", align_corners=False)[0]

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from upscore.data.datasets import Dataset
 from upscore.errors import UserError
+from upscore.labels import VOID
 from upscore.progress import ProgressCallback, ignore_progress
 
 READERS = 4
@@ -28,17 +29,21 @@ def most_objects(dataset: Dataset, advance: ProgressCallback = ignore_progress) 
     Raises:
         UserError: there are no objects at all, or a label can't be read.
     """
-    most = 0
+    most = crowds = 0
     if isinstance(dataset, Counted):
         most = max(dataset.object_counts(), default=0)
     else:
         with ThreadPoolExecutor(READERS) as readers:
             counts = readers.map(lambda index: _count(dataset, index), range(len(dataset)))
-            for done, count in enumerate(counts, start=1):
+            for done, (count, crowd) in enumerate(counts, start=1):
                 most = max(most, count)
+                crowds += crowd
                 advance(done, len(dataset))
     if most == 0:
-        raise UserError(f"none of {len(dataset)} photos to train or to validate on has an object: label some of them")
+        remedy = (
+            f"all {crowds} labelled regions are crowds (iscrowd), which are not learned" if crowds else "label some"
+        )
+        raise UserError(f"none of {len(dataset)} images to train or to validate on has an object with pixels: {remedy}")
     return most
 
 
@@ -47,6 +52,30 @@ def enough_detections(objects: int) -> int:
     return max(LEAST, ROUNDED_TO * math.ceil(HEADROOM * objects / ROUNDED_TO))
 
 
-def _count(dataset: Dataset, index: int) -> int:
+def require_labels(dataset: Dataset, role: str) -> None:
+    """Check that some pixel has a class; reading stops at the first image that has one.
+
+    Args:
+        role: what the images are for, for the message.
+
+    Raises:
+        UserError: all pixels of all images are void, or an image has no class map.
+    """
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        if sample.class_map is None:
+            raise UserError(f"{sample.name} has no class map, which a network for classes of pixels learns from")
+        if bool((sample.class_map != VOID).any()):
+            return
+    raise UserError(
+        f"all pixels of the {len(dataset)} images {role} are void ({VOID}): there is nothing to learn or to score"
+    )
+
+
+def _count(dataset: Dataset, index: int) -> tuple[int, int]:
+    """Objects of an image that are learned, those with pixels and no crowds; and crowds."""
     objects = dataset[index].objects
-    return 0 if objects is None else int(objects.crowd.logical_not().sum())
+    if objects is None:
+        return 0, 0
+    crowd = objects.crowd
+    return int((~crowd & (objects.areas > 0)).sum()), int(crowd.sum())

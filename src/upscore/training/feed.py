@@ -5,13 +5,18 @@ Nothing random is remembered between steps, so a run can be taken up at any step
 
 from __future__ import annotations
 
+import io
 import math
+import multiprocessing
 import os
+import pickle
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import FrameType, TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -146,6 +151,60 @@ def _collate(samples: list[Sample | UserError]) -> Batch | UserError:
     return error or collate([sample for sample in samples if isinstance(sample, Sample)])
 
 
+class _Pickler(pickle.Pickler):
+    """Pickles tensors as arrays: torch's own way puts them into shared memory, which containers have little of."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, torch.Tensor):
+            return torch.from_numpy, (obj.numpy(),)
+        return NotImplemented
+
+
+def _packed(samples: list[Sample | UserError]) -> bytes:
+    """A collated batch as bytes, which go through a pipe."""
+    buffer = io.BytesIO()
+    _Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(_collate(samples))
+    return buffer.getvalue()
+
+
+GUARD_EXIT = 78
+"""Exit status of a reading process that ran the user's script again."""
+
+
+def refuse_reading_process() -> None:
+    """End a reading process that runs the user's script again, because it has no main guard.
+
+    Under the start methods "spawn" and "forkserver" a new process imports the script first; the parent process then
+    reports the missing guard.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SystemExit(GUARD_EXIT)
+
+
+@contextmanager
+def reading_failures() -> Iterator[None]:
+    """Turn the death of a reading process into an error that says what to do.
+
+    Raises:
+        UserError: a reading process ended.
+    """
+    try:
+        yield
+    except (RuntimeError, BrokenPipeError) as error:
+        if not isinstance(error, BrokenPipeError) and not str(error).startswith("DataLoader worker"):
+            raise
+        if multiprocessing.get_start_method() != "fork":
+            raise UserError(
+                "a process that reads images ended at its start: put the code of your script that trains under "
+                'if __name__ == "__main__":, or set workers=0'
+            ) from None
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"a process that reads images ended ({reason}); it may have run out of memory: set --workers 0, or lower "
+            "--batch-size (in a container, raise its memory limit; --shm-size has no effect)"
+        ) from None
+
+
 def batches(
     view: TrainingView | ValidationView, batch_size: int, workers: int, share: Share = ALONE
 ) -> Generator[Batch, None, None]:
@@ -162,11 +221,13 @@ def batches(
         _Reader(view),
         batch_sampler=turns,
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=_packed if workers else _collate,
         worker_init_fn=_follow_the_parent,
         prefetch_factor=4 if workers else None,
     )
     for number, batch in enumerate(loader):
+        if isinstance(batch, bytes):
+            batch = pickle.loads(batch)
         if isinstance(batch, UserError):
             raise batch
         yield replace(batch, names=[]) if turns.stands_in(number) else batch

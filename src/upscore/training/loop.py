@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import signal
 import threading
@@ -16,8 +17,10 @@ import torch
 from upscore.checkpoints import save_model
 from upscore.data.datasets import Dataset
 from upscore.data.transforms import Batch
+from upscore.errors import UserError
+from upscore.files import WriteError
 from upscore.training.callbacks import Callback, CallbackList
-from upscore.training.feed import TrainingView, ValidationView, batches
+from upscore.training.feed import TrainingView, ValidationView, batches, reading_failures, refuse_reading_process
 from upscore.training.measurements import Scores
 from upscore.training.optimizer import rate_factor
 from upscore.training.recipes import Recipe
@@ -26,11 +29,14 @@ from upscore.training.tasks import Network
 from upscore.training.team import accelerator, connected
 from upscore.training.trainer import Progress, Trainer
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 SAVE_EVERY = 300.0
 """Seconds between states where no validation comes first: the most that a kill costs."""
 
 
 @connected()
+@reading_failures()
 def fit(
     net: Network,
     train: Dataset,
@@ -56,8 +62,10 @@ def fit(
 
     Raises:
         DivergedError: the loss is not finite; the best model so far stays.
+        UserError: a file can't be written, or a process that reads images ended; the last saved state stays.
         KeyboardInterrupt: after the state was saved.
     """
+    refuse_reading_process()
     trainer = Trainer(net, recipe, accelerator(), dtype=dtype, head_only=head_only, seed=seed)
     team = trainer.team
     if resume:
@@ -102,6 +110,10 @@ def fit(
                 run.close_epoch(scores, is_best, interrupted)
                 if team.any(interrupted()):
                     raise KeyboardInterrupt
+    except OSError as error:
+        if isinstance(error, WriteError) or error.errno in NO_SPACE:
+            raise UserError(f"{error}; the last saved state stays: free some space, then add --resume") from error
+        raise
     finally:
         callback.on_train_end()
     return trainer.progress

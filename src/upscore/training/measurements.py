@@ -43,10 +43,6 @@ class Measurement(Protocol):
         """Take over what another one has seen, as if it came next."""
         ...
 
-    def weight(self) -> int:
-        """What the sum of the losses is divided by."""
-        ...
-
     def scores(self) -> Scores:
         """The scores of all batches."""
         ...
@@ -66,9 +62,6 @@ class Pixels:
 
     def add(self, seen: Tensor) -> None:
         self.confusion.counts += seen.to(self.confusion.counts.device)
-
-    def weight(self) -> int:
-        return max(1, int(self.confusion.counts.sum()))
 
     def scores(self) -> SemanticScores:
         return semantic_scores(self.confusion.counts, self.net.classes)
@@ -93,9 +86,6 @@ class TwoMaps:
         self.semantic.add(seen[0])
         self.geometric.counts += seen[1].to(self.geometric.counts.device)
 
-    def weight(self) -> int:
-        return self.semantic.weight()
-
     def scores(self) -> TwoHeadedScores:
         geometric = semantic_scores(self.geometric.counts, self.net.geometric_classes)
         return two_headed_scores(self.semantic.scores(), geometric)
@@ -105,23 +95,18 @@ class ObjectsFound:
     """The objects in photos."""
 
     def __init__(self, net: MaskRCNN) -> None:
-        self.net, self.batches = net, 0
+        self.net = net
         self.evaluator = InstanceEvaluator(net.classes, max_detections=net.detections)
 
     def update(self, outputs: Outputs, targets: list[Objects], sizes: Sequence[tuple[int, int]]) -> None:
         for detections, objects in zip(self.net.decode(outputs, sizes), targets, strict=True):
             self.evaluator.update(instance_result(self.net, detections), objects)
-        self.batches += 1
 
-    def seen(self) -> tuple[int, InstanceEvaluator]:
-        return self.batches, self.evaluator
+    def seen(self) -> InstanceEvaluator:
+        return self.evaluator
 
-    def add(self, seen: tuple[int, InstanceEvaluator]) -> None:
-        self.batches += seen[0]
-        self.evaluator.extend(seen[1])
-
-    def weight(self) -> int:
-        return max(1, self.batches)
+    def add(self, seen: InstanceEvaluator) -> None:
+        self.evaluator.extend(seen)
 
     def scores(self) -> InstanceScores:
         """At the operating point that is best for these photos, which becomes the network's own."""

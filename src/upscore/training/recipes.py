@@ -39,7 +39,8 @@ class Recipe(BaseModel):
     replacement: bool = False
     """Draw each image from all of them, instead of going through them in random order."""
     frozen_norm: bool = False
-    """Leave the running statistics of batch normalisation as the classifier had them."""
+    """Use the running statistics of batch normalisation as they were loaded, and do not update them. Layers without
+    loaded statistics, as in training from scratch, normalise by the batch and learn theirs all the same."""
     clip_norm: float = Field(default=0, ge=0)
     """The longest that the gradient of all parameters together may be; 0: any length."""
     images: int = Field(ge=1)

@@ -10,16 +10,25 @@ scores.json, curves.png and other plots, tensorboard/
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from upscore.errors import UserError
-from upscore.files import atomic_path, write_text
+from upscore.files import WriteError, atomic_path, write_text
 
 Records = list[dict[str, Any]]
 """One dictionary per epoch."""
+
+
+PATHS = ("data", "weights", "depth_weights")
+"""Settings that may be paths, compared as such."""
+
+
+def _resolved(name: str, value: Any) -> Any:
+    return str(Path(value).resolve()) if name in PATHS and isinstance(value, str) and Path(value).exists() else value
 
 
 class RunFolder:
@@ -27,6 +36,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._begun = False
 
     @property
     def best(self) -> Path:
@@ -45,23 +55,39 @@ class RunFolder:
             UserError: the folder holds a run and `resume` was not asked for, or that run was asked for differently.
         """
         settings = json.loads(json.dumps(settings))
+        self._begun = False
         if not (self.path / "run.json").exists():
             try:
                 write_text(self.path / "run.json", json.dumps(settings, indent=2) + "\n")
             except OSError as error:
                 raise UserError(f"--output {self.path}: can't be written to ({error.strerror})") from error
+            self._begun = True
             return False
         if not resume:
             self.refuse_run()
         earlier = self._read_settings()
+        if settings.get("data_digest") != earlier.get("data_digest", settings.get("data_digest")):
+            raise UserError(
+                f"{self.path} was started on other files than {settings.get('data')} has now: some were added, "
+                "removed, renamed or changed; restore them, or choose another --output"
+            )
         for name in settings | earlier:
+            if name == "data" and settings.get("data_digest") is not None and "data_digest" in earlier:
+                continue  # the same files, wherever they are
             # a setting that there was not yet when the run began does not count
-            if settings.get(name) != earlier.get(name, settings.get(name)):
+            if _resolved(name, settings.get(name)) != _resolved(name, earlier.get(name, settings.get(name))):
                 raise UserError(
                     f"{self.path} was started with {name}={earlier.get(name)!r}, not {settings.get(name)!r}: "
                     "resume with the same settings, or choose another --output"
                 )
         return (self.path / "state.pt").exists()
+
+    def discard(self) -> None:
+        """Remove a run that was begun here by this object and has come to nothing: it has no state yet."""
+        if self._begun and not (self.path / "state.pt").exists():
+            (self.path / "run.json").unlink(missing_ok=True)
+            with suppress(OSError):  # something else is there
+                self.path.rmdir()
 
     def refuse_run(self) -> None:
         """Make sure that no run is here.
@@ -83,8 +109,15 @@ class RunFolder:
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write the state whole or not at all."""
-        with atomic_path(self.path / "state.pt") as temporary:
-            torch.save(state, temporary)
+        path = self.path / "state.pt"
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # which torch puts in the place of the file's own
+                reason = error.__context__
+                if not isinstance(reason, OSError):
+                    raise
+                raise WriteError(path, reason.strerror or str(reason)) from error
 
     def load_state(self) -> dict[str, Any]:
         """Read the state.

@@ -224,5 +224,5 @@ def _reduce(sample: Sample, max_side: int, *, depth: bool, geometric: bool) -> S
 
 
 def _resize_by(sample: Sample, resizing: Resizing) -> Sample:
-    height, width = sample.image.shape[-2:]
-    return resize_to(sample, resizing.size(height, width))
+    resized = resize_to(sample, resizing.size(*sample.image.shape[-2:]))
+    return resized if resizing.rule == "pixels" else replace(resized, image=resizing.pixels(sample.image))

@@ -5,42 +5,49 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+import numpy as np
 import torch
 
 from upscore.checkpoints.card import DEFAULT_MAX_SIDE
-from upscore.data.datasets import Dataset, geometric_classes
+from upscore.data.datasets import Dataset, geometric_classes, parse_scenes, subset
+from upscore.data.digest import data_digest
 from upscore.data.instance_datasets import task_of
 from upscore.errors import UserError
 from upscore.models.build import build
 from upscore.models.detectors import ProfileName
 from upscore.models.fcn import FCN, PixelLoss, Upsampling
 from upscore.models.precision import Precision, resolve_precision
+from upscore.models.resnet_options import RESNETS
 from upscore.models.rgbd import Fusion
 from upscore.models.two_heads import TwoHeads
 from upscore.models.vgg import Geometry
 from upscore.training.arguments import changed, check_ranges, own_options, stages_to
 from upscore.training.callbacks import Callback, CallbackList, RunFolderWriter
 from upscore.training.class_weights import median_frequency_weights
-from upscore.training.counting import enough_detections, most_objects
+from upscore.training.counting import enough_detections, most_objects, require_labels
 from upscore.training.depth import fitting_depth
-from upscore.training.feed import default_workers
+from upscore.training.feed import default_workers, refuse_reading_process
 from upscore.training.loop import fit
 from upscore.training.modalities import with_counts
 from upscore.training.recipes import STAGE_RATES
 from upscore.training.run_folder import RunFolder
-from upscore.training.start import IMAGENET, start_from
+from upscore.training.start import IMAGENET, NONE, start_from
 from upscore.training.tasks import INSTANCES, Task, task_named
 from upscore.training.team import Team, accelerator, connected
 from upscore.training.trainer import Progress
 
+HELD_OUT = 0.2
+"""Share of a data set's images that is validated on."""
+
 
 @connected()
 def train(
-    data: str | Path,
+    data: str | Path | Dataset,
     output: str | Path,
     *,
+    validation: Dataset | None = None,
     model: str = "fcn8s",
     backbone: str = "efficientnet_lite0",
     weights: str | Path = IMAGENET,
@@ -67,13 +74,19 @@ def train(
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
 ) -> Progress:
-    """Train a network on labelled photos into a run folder, which then stands for its best model.
+    """Train a network on labelled images into a run folder, which then stands for its best model.
+
+    >>> upscore.train("photos/", "runs/streets", model="fcn8s", callbacks=[TerminalProgress()])
+    >>> upscore.load("runs/streets")
 
     Processes that torchrun has started train it together: a batch's size is that of each one's, so that two of them do
     what one does with twice the batch. All must see the same `data` and `output`.
 
     Args:
-        data: see `upscore.data.open_splits` (`open_instance_splits` for mask_rcnn), which `holdout` goes to.
+        data: a path or "scenes:COUNT", see `upscore.data.open_splits` (`open_instance_splits` for mask_rcnn), which
+            `holdout` goes to; or a data set, of which a fifth is held out where no `validation` is given.
+        output: the run folder.
+        validation: what to validate on, where `data` is a data set.
         model, backbone, geometry, upsampling, grouped, pixel_loss, null_background, min_side, profile: see
             `upscore.models.build`.
         geometric: a second head learns the geometric classes of the data.
@@ -93,6 +106,7 @@ def train(
         UserError: something that was asked for can't be done.
         KeyboardInterrupt: the state was saved, and `resume` goes on from it.
     """
+    refuse_reading_process()
     task = task_named(model)
     settings = changed(recipe, changes or {}, task.recipes, model)
     stages = stages_to(model, recipe)
@@ -110,14 +124,18 @@ def train(
         if not resume and team.leads:  # of any stage, before the first is trained
             for folder in folders.values():
                 folder.refuse_run()
-        train_set, val_set = _open(task, data, holdout)
+        train_set, val_set = _open(task, data, holdout, validation)
         options = with_counts(options, train_set)
+    if task is not INSTANCES:
+        team.from_lead(lambda: _require_labels(train_set, val_set))
     if task is INSTANCES:
+        if backbone in RESNETS:
+            options["norm"] = "batch" if weights == NONE else "frozen"
         if max_side is not None:
             options["max_side"] = max_side
+        counted = partial(callback.on_progress, "Counting objects")
+        objects = team.from_lead(lambda: max(most_objects(part, counted) for part in (train_set, val_set)))
         if detections is None:
-            counted = partial(callback.on_progress, "Counting objects")
-            objects = team.from_lead(lambda: max(most_objects(part, counted) for part in (train_set, val_set)))
             options["detections"] = enough_detections(objects)
             callback.on_log(f"detections per image: {options['detections']} (up to {objects} objects in the data)")
     seen_side = DEFAULT_MAX_SIDE if max_side is None else max_side
@@ -131,6 +149,7 @@ def train(
         weighed = zip(train_set.classes, class_weights, strict=True)
         callback.on_log(f"class weights: {', '.join(f'{name} {weight:.2g}' for name, weight in weighed)}")
 
+    digest = team.from_lead(lambda: data_digest(train_set, val_set))
     progress = Progress()
     for stage, folder in folders.items():
         with team.together():
@@ -156,7 +175,7 @@ def train(
             rate = settings.learning_rate * STAGE_RATES[stage]
             stage_recipe = settings.model_copy(update={"learning_rate": rate})
         provenance = {
-            "data": str(data),
+            "data": str(data) if isinstance(data, str | Path) else f"{type(data).__name__} of {len(data)} images",
             "train_images": len(train_set),
             "validation_images": len(val_set),
             "holdout": holdout,
@@ -169,36 +188,67 @@ def train(
         }
         asked = {
             "model": stage,
+            "data_digest": digest,
             "max_side": seen_side,
             **{name: value for name, value in net.architecture.items() if name != "name"},
             "classes": train_set.classes,
             "precision": precision,
             "epochs": epochs,
             **{name: value for name, value in provenance.items() if name not in ("recipe", "recipe_name")},
+            **({"data": str(Path(data).resolve())} if _is_path(data) else {}),
             "recipe": recipe,
             **stage_recipe.model_dump(mode="json"),
         }
-        progress = fit(
-            net,
-            train_set,
-            val_set,
-            stage_recipe,
-            folder,
-            max_side=seen_side,
-            dtype=team.from_lead(lambda net=net: resolve_precision(net, precision)),
-            head_only=head_only,
-            seed=seed,
-            workers=default_workers() if workers is None else workers,
-            resume=team.from_lead(lambda folder=folder, asked=asked: folder.open(asked, resume=resume)),
-            provenance={**provenance, "processes": team.size},
-            callbacks=callback.callbacks,
-        )
+        dtype = team.from_lead(lambda net=net: resolve_precision(net, precision))
+        begun = team.from_lead(lambda folder=folder, asked=asked: folder.open(asked, resume=resume))
+        try:
+            progress = fit(
+                net,
+                train_set,
+                val_set,
+                stage_recipe,
+                folder,
+                max_side=seen_side,
+                dtype=dtype,
+                head_only=head_only,
+                seed=seed,
+                workers=default_workers() if workers is None else workers,
+                resume=begun,
+                provenance={**provenance, "processes": team.size},
+                callbacks=callback.callbacks,
+            )
+        except UserError:
+            folder.discard()
+            raise
         weights = folder.best
     return progress
 
 
-def _open(task: Task, data: str | Path, holdout: str | None) -> tuple[Dataset, Dataset]:
-    """What to train on and what to validate on; labels of objects are told to who asked for a network of classes."""
+def _is_path(data: str | Path | Dataset) -> TypeGuard[str | Path]:
+    return isinstance(data, str | Path) and parse_scenes(data) is None
+
+
+def _require_labels(train: Dataset, val: Dataset) -> None:
+    require_labels(train, "to train on")
+    require_labels(val, "to validate on")
+
+
+def _open(
+    task: Task, data: str | Path | Dataset, holdout: str | None, validation: Dataset | None
+) -> tuple[Dataset, Dataset]:
+    """The data sets to train and to validate on."""
+    if not isinstance(data, str | Path):
+        if holdout is not None:
+            raise UserError(f"holdout={holdout!r}: is for a folder; give the images to hold out as validation=")
+        if validation is not None:
+            return data, validation
+        order = np.random.default_rng(0).permutation(len(data))
+        count = max(1, round(len(data) * HELD_OUT))
+        if count >= len(data):
+            raise UserError(f"{len(data)} image is too few: training and validation need one each")
+        return subset(data, sorted(order[count:].tolist())), subset(data, sorted(order[:count].tolist()))
+    if validation is not None:
+        raise UserError("validation= is for a data set; of a path, its own split or --holdout is validated on")
     try:
         return task.open_splits(data, holdout=holdout)
     except UserError as error:

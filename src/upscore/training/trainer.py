@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -11,9 +12,11 @@ from typing import Any, NoReturn, cast
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from upscore.data.transforms import Batch, extend
 from upscore.errors import UserError
+from upscore.models.frozen_norm import initial_norms
 from upscore.models.terms import LEAST, Term
 from upscore.training.averaging import averaged
 from upscore.training.feed import seed_of
@@ -27,6 +30,10 @@ from upscore.training.team_norm import TeamNorm
 
 class DivergedError(UserError):
     """The loss is infinite or not a number."""
+
+
+class FrozenStatisticsWarning(UserWarning):
+    """Batch normalisation layers are frozen at their initial statistics, and so normalise nothing."""
 
 
 @dataclass(slots=True)
@@ -49,6 +56,10 @@ class Progress:
     best_epoch: int = 0
     records: list[dict[str, Any]] = field(default_factory=list)
     """What was measured after each epoch."""
+
+
+LossParts = dict[str, tuple[float, float]]
+"""Loss -> its sum over a batch, and what that is divided by to be a mean."""
 
 
 class Terms(nn.Module):
@@ -81,6 +92,7 @@ class Trainer:
         self.net = net.to(accelerator.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if head_only:
             self.net.trunk.requires_grad_(False)
+        self._frozen_norms = self._find_frozen_norms()
         self.average = averaged(self.net, recipe.ema) if recipe.ema else None
         self.optimizer = make_optimizer(self.net, recipe)
         self.model = accelerator.prepare_model(Terms(self.net, self.task))
@@ -96,10 +108,34 @@ class Trainer:
         self.net.train()
         if self.head_only:
             self.net.trunk.eval()
-        if self.recipe.frozen_norm:
-            for layer in self.net.modules():
-                if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                    layer.eval()
+        for layer in self._frozen_norms:
+            layer.eval()
+
+    def _find_frozen_norms(self) -> list[nn.Module]:
+        """Batch normalisation layers that `frozen_norm` is for: those with loaded statistics.
+
+        Warns of other layers that are frozen all the same.
+        """
+        initial = set(initial_norms(self.net))
+        norms = {
+            name: layer
+            for name, layer in self.net.named_modules()
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and name not in initial
+        }
+        constant = [
+            name
+            for name in sorted(initial)
+            if isinstance(self.net.get_submodule(name), FrozenBatchNorm2d)
+            or (self.head_only and name.startswith("trunk."))
+        ]
+        if constant:
+            message = (
+                f"{len(constant)} frozen batch normalisation layers, such as {constant[0]}, have their initial "
+                "statistics (mean 0, variance 1) and normalise nothing: start from weights, or train the backbone with "
+                'norm="batch"'
+            )
+            warnings.warn(message, FrozenStatisticsWarning, stacklevel=3)
+        return list(norms.values()) if self.recipe.frozen_norm else []
 
     def step(self, group: Sequence[Batch], rate: float) -> float:
         """Average the gradients of several batches and take one step; returns their mean loss.
@@ -179,6 +215,8 @@ class Trainer:
     def validate(self, batches: Iterable[Batch]) -> tuple[float, Scores]:
         """The loss (per pixel, or per batch of objects) and the scores over a whole set, in evaluation mode.
 
+        Each loss of pixels is divided by the sum of its own weights over the set, as a batch's is in training.
+
         Each process goes through its own part of the set; all get the scores of all.
 
         Raises:
@@ -191,13 +229,17 @@ class Trainer:
         parts = self.team.gather((losses, measurement.seen()))
         return self.team.from_lead(lambda: self._conclude(net, parts))
 
-    def _validate(self, net: Network, batch: Batch, measurement: Measurement) -> float:
+    def _validate(self, net: Network, batch: Batch, measurement: Measurement) -> LossParts:
         with self._autocast():
             outputs = net(self._images(batch))
             targets = self.task.targets(batch, self.accelerator.device)
             # an image's regions are the same ones in every epoch and in whatever order it comes
             terms = self.task.terms(net, outputs, targets, [seed_of(self.seed)] * len(batch.sizes))
-            loss = sum((term.sum if self.task.summable else term.mean).item() for term in terms.values())
+            if self.task.summable:
+                losses = {name: (term.sum.item(), float(term.count.item())) for name, term in terms.items()}
+            else:
+                losses = {"all": (sum(term.mean.item() for term in terms.values()), 1.0)}
+        loss = sum(total for total, _ in losses.values())
         if not math.isfinite(loss):
             raise DivergedError(
                 f"the validation loss is {loss} after epoch {self.progress.epoch + 1}, on "
@@ -205,14 +247,19 @@ class Trainer:
             )
         with self._autocast():
             measurement.update(outputs, targets, batch.sizes)
-        return loss
+        return losses
 
-    def _conclude(self, net: Network, parts: Sequence[tuple[list[float], Any]]) -> tuple[float, Scores]:
+    def _conclude(self, net: Network, parts: Sequence[tuple[list[LossParts], Any]]) -> tuple[float, Scores]:
         """What all processes have measured, in the order of their parts."""
         measurement = self.task.measure(net, self.accelerator.device)
         for _, seen in parts:
             measurement.add(seen)
-        return sum(loss for losses, _ in parts for loss in losses) / measurement.weight(), measurement.scores()
+        batches = [losses for of_process, _ in parts for losses in of_process]
+        means = []
+        for name in batches[0] if batches else ():
+            total, count = (sum(losses[name][part] for losses in batches) for part in (0, 1))
+            means.append(total / max(count, LEAST))
+        return sum(means), measurement.scores()
 
     def _images(self, batch: Batch) -> Tensor:
         images = self.task.inputs(self.net, batch, self.accelerator.device)

@@ -1,0 +1,54 @@
+"""Which files a data set reads, and whether they are still the same ones."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from upscore.data.datasets import Dataset, parse_scenes
+from upscore.errors import UserError
+
+
+def data_digest(*datasets: Dataset) -> str | None:
+    """Digest of the names, sizes and modification times of all files that some data sets read.
+
+    Names are relative to the folder that all files have in common, so that a folder can be moved.
+
+    Returns:
+        None where a data set reads no files, or does not say which (it has no attribute `files`).
+
+    Raises:
+        UserError: a file is not there any more.
+    """
+    parts = [getattr(dataset, "files", None) for dataset in datasets]
+    if any(part is None for part in parts):
+        return None
+    files = [[os.path.abspath(path) for path in part] for part in parts]
+    root = os.path.commonpath([os.path.dirname(path) for part in files for path in part])
+    digest = hashlib.sha256()
+    for part in files:
+        for line in _lines(part, root):
+            digest.update(line.encode("utf-8", "surrogateescape"))
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def _lines(files: Iterable[str], root: str) -> Iterable[str]:
+    for path in files:
+        try:
+            stat = os.stat(path)
+        except OSError as error:
+            raise UserError(f"{path}: can't be read ({error.strerror})") from error
+        yield f"{os.path.relpath(path, root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
+
+
+def same_source(one: object, other: object) -> bool:
+    """Whether two descriptions of data are of the same: the same path however it is spelled, or the same scenes."""
+    scenes = [parse_scenes(source) if isinstance(source, str) else None for source in (one, other)]
+    if any(scenes):
+        return scenes[0] == scenes[1]
+    if not (isinstance(one, str | Path) and isinstance(other, str | Path)):
+        return False
+    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
