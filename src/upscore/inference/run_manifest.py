@@ -66,7 +66,7 @@ class Record:
 def run_settings(predictor: Predictor, **options: Setting) -> dict[str, Setting]:
     """Everything that predictions depend on besides the input: the model, upscore's version and the options."""
     return {
-        "model": model_digest(predictor),
+        "model": model_digest(predictor, options.get("precision")),
         "version": version("upscore"),
         "engine": predictor.engine.name,
         "precision": predictor.engine.precision,
@@ -74,13 +74,18 @@ def run_settings(predictor: Predictor, **options: Setting) -> dict[str, Setting]
     }
 
 
-def model_digest(predictor: Predictor) -> str:
-    """Digest of a network's weights and of all other facts that its predictions depend on."""
-    net = predictor.net
+def model_digest(predictor: Predictor, precision: Setting = None) -> str:
+    """Digest of a network's weights and of all other facts that its predictions depend on.
+
+    Args:
+        predictor: the model.
+        precision: that it is run in; by default its own. The weights in int8 are files of their own.
+    """
+    net, precision = predictor.net, precision or predictor.engine.precision
     facts = [net.architecture, predictor.training, predictor.classes, str(net.preprocessing), predictor.max_side]
     digest = hashlib.sha256(json.dumps(facts, default=str, sort_keys=True).encode())
     if predictor.folder is not None:  # the network in memory may be without its layers, whose weights are in the file
-        quantized = sorted((predictor.folder / QUANTIZED).glob("*")) if predictor.engine.precision == "int8" else []
+        quantized = sorted((predictor.folder / QUANTIZED).glob("*")) if precision == "int8" else []
         for file in (predictor.folder / WEIGHTS, *quantized):
             digest.update(digest_of(file).encode())
         return digest.hexdigest()
@@ -213,7 +218,8 @@ class RunManifest:
         self.run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:8]}"
         self.staging = self.folder / self.run
         """For files that are not complete."""
-        self._earlier: set[Path] = set()
+        self.earlier: set[Path] = set()
+        """The journals of runs that have ended."""
         self._records: dict[str, _Place] = {}
         self._own: dict[str, _Place] = {}
         self._segment = 0
@@ -298,7 +304,7 @@ class RunManifest:
         if self.path not in own:
             self.path.unlink(missing_ok=True)
         kept = {place.journal for name, place in self._records.items() if name not in self._own}
-        for journal in self._earlier - kept:
+        for journal in self.earlier - kept:
             journal.unlink(missing_ok=True)
         shutil.rmtree(self.staging, ignore_errors=True)
         self._lock.release()
@@ -340,7 +346,7 @@ class RunManifest:
                         "use separate --output folders, or wait until it has ended"
                     )
                 continue
-            self._earlier.add(path)
+            self.earlier.add(path)
             for name, offset in _names(path):
                 self._records[name] = _Place(path, offset, valid=same)
                 latest = header
