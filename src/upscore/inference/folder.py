@@ -126,12 +126,19 @@ def predict_folder(
 
 
 def folder_settings(
-    predictor: Predictor, *, depth: Path | None, scores: bool, overlays: bool, min_score: float | None
+    predictor: Predictor,
+    *,
+    depth: Path | None,
+    scores: bool,
+    overlays: bool,
+    min_score: float | None,
+    **others: Setting,
 ) -> dict[str, Setting]:
     """The settings of a run over photos, for its `RunManifest`."""
     if isinstance(predictor.net, MaskRCNN) and min_score is None:
         min_score = predictor.net.min_score
-    return run_settings(predictor, depth=depth is not None, scores=scores, overlays=overlays, min_score=min_score)
+    options: dict[str, Setting] = {"depth": depth is not None, "scores": scores, "overlays": overlays}
+    return run_settings(predictor, min_score=min_score, **options, **others)
 
 
 def write_found(manifest: RunManifest, image_ids: Mapping[str, int], output: Path) -> None:

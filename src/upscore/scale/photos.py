@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -58,7 +59,8 @@ def _list_store(where: Place, output: Place, stored: dict[Place, Fingerprint]) -
 
 def _name(path: PurePosixPath, *, alone: bool) -> str:
     """Without the suffix; but a.jpg beside an a.png is a_jpg."""
-    return str(path.with_suffix("") if alone else path.with_name(f"{path.stem}_{path.suffix.lstrip('.')}"))
+    named = path.with_suffix("") if alone else path.with_name(f"{path.stem}_{path.suffix.lstrip('.')}")
+    return unicodedata.normalize("NFC", str(named))
 
 
 def _is_below(photo: Place, folder: Place) -> bool:
