@@ -214,8 +214,7 @@ def _targets(sources: Sequence[Path], output: Path) -> dict[str, tuple[Path, Pat
 @contextmanager
 def _progress(title: str) -> Iterator[ProgressCallback]:
     """What is told how many of how many are done."""
-    from rich.console import Console
-    from rich.progress import Progress
+    from upscore.console import Console, Progress
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -227,6 +226,8 @@ def _report(failures: Sequence[str]) -> int:
     """What went wrong, one sentence each; returns the exit code."""
     import sys
 
+    from upscore.text import printable
+
     for failure in failures:
-        print(f"upscore: {failure}", file=sys.stderr)
+        print(f"upscore: {printable(failure)}", file=sys.stderr)
     return FAILED if failures else 0

@@ -34,7 +34,7 @@ from upscore.inference.run_manifest import (
 from upscore.inference.threads import in_threads
 from upscore.models.mask_rcnn import MaskRCNN
 from upscore.results import InstanceResult, Result
-from upscore.results.writers.coco import ResultsFile
+from upscore.results.writers.coco import RESULTS, write_results
 from upscore.structures import Sample
 
 SAMPLE, SHARE = 64, 4
@@ -152,9 +152,7 @@ def write_found(manifest: RunManifest, image_ids: Mapping[str, int], output: Pat
     Raises:
         UserError: it can't be written.
     """
-    with ResultsFile(output) as file:
-        for results in manifest.results(image_ids):
-            file.add(results)
+    write_results(manifest.results(image_ids), output / RESULTS)
 
 
 def _same_inputs(entry: Entry, depth: Path | None, before: Sequence[Fingerprint]) -> bool:

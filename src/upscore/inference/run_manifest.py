@@ -279,16 +279,16 @@ class RunManifest:
         place = self._own.get(name)
         return None if place is None else _read(place)
 
-    def results(self, image_ids: Mapping[str, int]) -> Iterator[list[dict[str, Any]]]:
-        """The objects of the inputs that this run has predicted or found, one list for each, in the order given.
+    def results(self, image_ids: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+        """The objects in the inputs that this run has predicted or found, in the order of the inputs given.
 
         Args:
             image_ids: by the names of the outputs; they replace those of the records.
         """
         for name, image_id in image_ids.items():
             record = self.record(name)
-            if record is not None and record.results:
-                yield [{**result, "image_id": image_id} for result in record.results]
+            for result in [] if record is None else record.results:
+                yield {**result, "image_id": image_id}
 
     def rotate(self) -> Path:
         """Close the journal and begin another; returns the closed one."""
