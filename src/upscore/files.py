@@ -128,6 +128,11 @@ def require_writable_file(path: Path, remedy: str) -> None:
     require_writable(path.parent, remedy)
 
 
+def not_own(path: Path) -> UserError:
+    """The error for a file that another program wrote and that an output would replace."""
+    return UserError(f"{path} is there, was not written by upscore and would be overwritten: choose another output")
+
+
 def cache_root() -> Path:
     """The folder for caches: `UPSCORE_CACHE`, or `upscore` in the user's cache folder.
 

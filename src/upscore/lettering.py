@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
@@ -10,8 +11,14 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
+from upscore.text import printable
+
 PAPER, INK, PALE_INK = (252, 252, 250), (38, 38, 42), (120, 120, 126)
 """What the strips around a photo are made of."""
+
+
+LONGEST_TEXT = 500
+"""Characters of a line that are looked at; no picture has room for more."""
 
 
 class Chip(NamedTuple):
@@ -43,12 +50,11 @@ def font_size(picture: Image.Image) -> int:
 
 def fit(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:
     """The text on one line, its end replaced by an ellipsis where it is wider than `width` pixels."""
-    text = " ".join(text.split())
+    text = printable(" ".join(text[:LONGEST_TEXT].split()))
     if face.getlength(text) <= width:
         return text
-    while text and face.getlength(text + "...") > width:
-        text = text[:-1]
-    return text.rstrip() + "..."
+    fitting = bisect_right(range(1, len(text)), width, key=lambda end: face.getlength(text[:end] + "..."))
+    return text[:fitting].rstrip() + "..."
 
 
 def legend(chips: list[Chip], width: int, size: int) -> Image.Image:

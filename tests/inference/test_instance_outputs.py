@@ -39,7 +39,7 @@ def test_ids_and_overlay_are_written(prediction, tmp_path):
 
 def test_results_are_what_cocos_evaluation_takes(prediction, tmp_path):
     results = prediction.to_coco(image_id=7, file_name="a.jpg")
-    write_results(results + prediction.to_coco(image_id=8, file_name="b.jpg"), tmp_path)
+    write_results(results + prediction.to_coco(image_id=8, file_name="b.jpg"), tmp_path / "instances.json")
     read = json.loads((tmp_path / "instances.json").read_text())
     assert read[:2] == results
     assert [(r["image_id"], r["category_id"], r["category_name"]) for r in read] == [
@@ -53,7 +53,7 @@ def test_results_are_what_cocos_evaluation_takes(prediction, tmp_path):
 def test_no_objects_are_an_empty_list(prediction, tmp_path):
     prediction = prediction.filter(score_threshold=0.99)
     write_prediction(prediction, tmp_path / "a")
-    write_results(prediction.to_coco(image_id=1, file_name="a.jpg"), tmp_path)
+    write_results(prediction.to_coco(image_id=1, file_name="a.jpg"), tmp_path / "instances.json")
     assert json.loads((tmp_path / "instances.json").read_text()) == []
     with Image.open(tmp_path / "a_ids.png") as ids:
         assert not np.array(ids).any()
@@ -67,7 +67,7 @@ def test_photos_named_as_an_output_are_not_overwritten(tmp_path):
 
 def test_labels_of_the_same_name_are_not_overwritten(tmp_path):
     (tmp_path / "instances.json").write_text('{"images": []}')
-    with pytest.raises(UserError, match="holds no results"):
+    with pytest.raises(UserError, match="was not written by upscore"):
         refuse_overwriting({}, tmp_path, "instances")
     (tmp_path / "instances.json").write_text("[]")
     refuse_overwriting({}, tmp_path, "instances")

@@ -105,7 +105,7 @@ def test_a_journal_is_of_one_run(tmp_path: Path) -> None:
     Journal(tmp_path, SETTINGS)
     with pytest.raises(UserError, match=r"of a run with factor 1\.0, but now it is 2\.0: .* delete the folder"):
         Journal(tmp_path, {**SETTINGS, "factor": 2.0})
-    with pytest.raises(UserError, match="of a run with model .*None.*, but now it is .*nuclei"):
+    with pytest.raises(UserError, match=r"of a run with model .*None.*, but now it is .*nuclei"):
         Journal(tmp_path, {**SETTINGS, "model": "nuclei"})
     with pytest.raises(UserError, match=r"of a run with image a\.tif, but now it is None"):
         Journal(tmp_path, {"factor": 1.0})

@@ -32,7 +32,7 @@ def test_a_journal_that_was_cut_off_has_all_but_the_last(cut: int, tmp_path: Pat
     journal.write_bytes(journal.read_bytes()[: -cut or None])
     with RunManifest(tmp_path, SETTINGS, resume=True) as manifest:
         assert found(manifest, *"abcd") == (["a", "b", "c"] if cut < 2 else ["a", "b"])
-        assert [r[0]["image_id"] for r in manifest.results({"b": 7, "a": 9, "z": 3})] == [7, 9]
+        assert [r["image_id"] for r in manifest.results({"b": 7, "a": 9, "z": 3})] == [7, 9]
     assert len(list((tmp_path / FOLDER).iterdir())) == 1
 
 

@@ -6,68 +6,61 @@ from pathlib import Path
 import pytest
 
 from upscore.errors import UserError
-from upscore.results.writers.coco import PART, RESULTS, ResultsFile, write_results
+from upscore.results.writers.coco import RESULTS, require_results, write_results
+
+OBJECT = {
+    "image_id": 1,
+    "file_name": "a.jpg",
+    "category_id": 1,
+    "category_name": "cell",
+    "bbox": [0, 0, 1, 1],
+    "score": 0.5,
+    "segmentation": {"size": [2, 2], "counts": "04"},
+}
 
 
-def found(name: str, image_id: int, count: int = 2) -> list[dict]:
-    return [{"image_id": image_id, "file_name": name, "score": k / 10} for k in range(count)]
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_an_object_a_line(count: int, tmp_path: Path) -> None:
+    path = tmp_path / "out" / RESULTS
+    write_results((OBJECT for _ in range(count)), path)
+    assert json.loads(path.read_text()) == [OBJECT] * count
+    assert path.read_text().count("\n") == (count + 2 if count else 1)
+    assert [file.name for file in path.parent.iterdir()] == [RESULTS]
+    require_results(path)
 
 
-def read(output: Path) -> list[tuple[str, int]]:
-    return [(result["file_name"], result["image_id"]) for result in json.loads((output / RESULTS).read_text())]
+def fail_half_way():
+    yield OBJECT
+    raise KeyboardInterrupt
 
 
-def test_photos_are_added_one_by_one(tmp_path: Path) -> None:
-    photos = [found("a.jpg", 1), found("b.jpg", 2, 0), found("c.jpg", 3, 1)]
-    with ResultsFile(tmp_path / "one") as file:
-        for photo in photos:
-            file.add(photo)
-            assert not (tmp_path / "one" / RESULTS).exists()
-    write_results([result for photo in photos for result in photo], tmp_path / "all")
-    text = (tmp_path / "one" / RESULTS).read_text()
-    assert text == (tmp_path / "all" / RESULTS).read_text()
-    assert text.count("\n") == 3 + 2
-    assert [path.name for path in (tmp_path / "one").iterdir()] == [RESULTS]
+def test_an_interruption_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    write_results([OBJECT], tmp_path / RESULTS)
+    with pytest.raises(KeyboardInterrupt):
+        write_results(fail_half_way(), tmp_path / RESULTS)
+    assert json.loads((tmp_path / RESULTS).read_text()) == [OBJECT]
 
 
-def test_an_interruption_keeps_what_was_added(tmp_path: Path) -> None:
-    file = ResultsFile(tmp_path)
-    file.add(found("a.jpg", 1))
-    file.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
-    assert read(tmp_path) == [("a.jpg", 1)] * 2
-
-
-def test_earlier_objects_are_kept_under_new_ids(tmp_path: Path) -> None:
-    write_results(found("a.jpg", 1) + found("b.jpg", 2) + found("c.jpg", 3, 1), tmp_path)
-    with ResultsFile(tmp_path, keep={"a.jpg": 7, "c.jpg": 9, "d.jpg": 10}) as file:
-        assert file.kept == {"a.jpg": 2, "c.jpg": 1}
-        file.add(found("d.jpg", 10))
-    assert read(tmp_path) == [("a.jpg", 7)] * 2 + [("c.jpg", 9)] + [("d.jpg", 10)] * 2
-
-
-@pytest.mark.parametrize("cut", [0, 1, 30])
-def test_of_a_killed_run_the_last_photo_is_not_trusted(cut: int, tmp_path: Path) -> None:
-    file = ResultsFile(tmp_path)
-    for number, name in enumerate("abc", start=1):
-        file.add(found(name, number))
-    text = (tmp_path / PART).read_text()  # as it is where the process is killed now
-    (tmp_path / PART).write_text(text[: len(text) - cut])
-    with ResultsFile(tmp_path, keep={"a": 1, "b": 2, "c": 3}) as resumed:
-        assert resumed.kept == {"a": 2, "b": 2}
-        resumed.add(found("c", 3))
-    assert read(tmp_path) == [("a", 1)] * 2 + [("b", 2)] * 2 + [("c", 3)] * 2
-
-
-@pytest.mark.parametrize("text", [None, "", "[]\n", '[{"image_id": 1}]', "[\n{]\n"])
-def test_a_file_without_objects_by_line_is_begun_anew(text: str | None, tmp_path: Path) -> None:
-    if text is not None:
-        (tmp_path / RESULTS).write_text(text)
-    with ResultsFile(tmp_path, keep={"a.jpg": 1}) as file:
-        assert not file.kept
-    assert read(tmp_path) == []
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        '{"images": [], "annotations": [], "categories": []}',
+        json.dumps([{key: value for key, value in OBJECT.items() if key != "category_name"}]),
+        json.dumps([{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1}], indent=1),
+        "[\n1\n]\n",
+    ],
+)
+def test_files_of_other_programs_are_not_overwritten(text: str, tmp_path: Path) -> None:
+    path = tmp_path / RESULTS
+    require_results(path)
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"instances\.json"):
+        require_results(path)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"instances\.json: can't be written"):
-        ResultsFile(tmp_path / "file")
+    with pytest.raises(UserError, match="can't be written"):
+        write_results([], tmp_path / "file" / RESULTS)

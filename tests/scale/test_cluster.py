@@ -11,7 +11,7 @@ import pytest
 from tests.scale.processes import command, descendants, environment
 from upscore.errors import UserError
 from upscore.scale import cluster as module
-from upscore.scale.cluster import Workers, connected, plan_workers
+from upscore.scale.cluster import ClusterWarning, Workers, connected, plan_workers
 
 
 @pytest.mark.slow
@@ -72,3 +72,16 @@ def test_workers_for_the_machines_that_are_there() -> None:
     assert plan_workers(machines({"memory": 1.0}, large), 1) == Workers(1, 4, 0)
     with pytest.raises(UserError, match="no machine has 32 processors for a worker: the largest has 16"):
         plan_workers(machines(large, small), cpus=32)
+
+
+def test_a_cluster_that_has_no_machine_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(module, "_request_processors", asked.append)
+    monkeypatch.setattr(module, "INTERVAL", 0.0)
+    head = {"Alive": True, "Resources": {"memory": 1.0}}
+    answers = iter([[head], [head], [head, {"Alive": True, "Resources": {"CPU": 8.0}}]])
+    with pytest.warns(ClusterWarning, match="waiting up to 600 seconds"):
+        assert plan_workers(SimpleNamespace(nodes=lambda: next(answers)), 3, 2) == Workers(3, 2, 0)
+    assert asked == [2, 0]
+    with pytest.warns(ClusterWarning), pytest.raises(UserError, match="no machine of the cluster has processors"):
+        plan_workers(machines({"memory": 1.0}), wait=0)

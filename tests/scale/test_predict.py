@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.scale.processes import workers
+from tests.tiny import outputs
 from upscore.errors import UserError
 from upscore.inference import load
 from upscore.inference.folder import predict_folder
@@ -18,10 +19,6 @@ from upscore.scale.predict import predict_on_ray
 
 TORCH: dict[str, Any] = {"engine": "torch", "precision": "float32"}
 TWO: dict[str, Any] = {"workers": 2, "cpus": 1, **TORCH}
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +55,42 @@ def test_a_worker_that_is_killed_loses_nothing(cluster: Any, finder: Path, many:
     assert outcome.photos == 25
     assert [failure.partition(":")[0] for failure in outcome.failures] == [str(many / "1" / "bad.jpg")]
     list(predict_folder(load(finder, **TORCH), find_photos([many]), tmp_path / "alone"))
-    alone = files(tmp_path / "alone")
+    alone = outputs(tmp_path / "alone")
     assert len(alone) == 2 * 24 + 1
-    assert files(tmp_path / "ray") == alone
+    assert outputs(tmp_path / "ray") == alone
     results = json.loads(alone["instances.json"])
     assert outcome.objects == len(results) > 24
+
+
+@pytest.mark.slow
+def test_two_runs_into_one_output_and_resuming(
+    cluster: Any, trained: Path, finder: Path, photos: Path, tmp_path: Path
+) -> None:
+    """A run that begins and ends while another is going on deletes nothing of it."""
+    images, output = sorted((photos / "images").iterdir()), tmp_path / "out"
+    others = []
+
+    def second(done: int, total: int) -> None:
+        if done == 1:
+            others.append(predict_on_ray(str(trained), images[4:], output, **TWO))
+            with pytest.raises(UserError, match="use separate --output folders"):
+                predict_on_ray(str(finder), images[4:], output, **TWO)
+
+    first = predict_on_ray(str(trained), images[:4], output, progress=second, **TWO)
+    assert [first.failures, others[0].failures] == [[], []]
+    assert len(outputs(output)) == 2 * len(images)
+    (output / f"{images[0].stem}.png").unlink()
+    expected = outputs(output)
+    told: list[tuple[int, int]] = []
+    again = predict_on_ray(
+        str(trained), images, output, resume=True, progress=lambda *done: told.append(done), **TWO
+    )
+    assert (again.before, told, again.failures) == (7, [(8, 8)], [])
+    assert expected.items() < outputs(output).items()
+    with pytest.raises(UserError, match=r"model .*trained.*finder"):
+        predict_on_ray(str(finder), images, output, resume=True, **TWO)
+    with pytest.raises(UserError, match="overlays True, but now it is False"):
+        predict_on_ray(str(trained), images, output, resume=True, overlays=False, **TWO)
 
 
 @pytest.mark.slow
@@ -75,7 +103,10 @@ def test_a_store(cluster: Any, trained: Path, photos: Path, tmp_path: Path) -> N
     stored |= {"shots/sub dir/ü.jpg": b"broken", "notes.txt": b"-", "shots/out/old.png": b"earlier"}
     with serving("data", stored) as server:
         source = f"s3://key:secret@data/shots?{server.options}"
-        outcome = predict_on_ray(str(trained), [source], f"s3://key:secret@data/shots/out?{server.options}", **TWO)
+        target = f"s3://key:secret@data/shots/out?{server.options}"
+        outcome = predict_on_ray(str(trained), [source], target, **TWO)
+        again = predict_on_ray(str(trained), [source], target, resume=True, **TWO)
+        assert (again.before, len(again.failures)) == (3, 1)
         with pytest.raises(UserError, match=r"no photos in s3://data/none: they end in"):
             predict_on_ray(str(trained), [f"s3://key:secret@data/none?{server.options}"], tmp_path, **TWO)
         with pytest.raises(UserError, match=r"is a photo and would be overwritten"):
@@ -90,7 +121,7 @@ def test_a_store(cluster: Any, trained: Path, photos: Path, tmp_path: Path) -> N
     assert outcome.failures[0].startswith("s3://data/shots/sub dir/ü.jpg: is not an image")
     list(predict_folder(load(trained, **TORCH), find_photos(some), tmp_path / "alone"))
     assert written.pop("old.png") == b"earlier"
-    assert written == files(tmp_path / "alone")
+    assert {name: data for name, data in written.items() if ".upscore" not in name} == outputs(tmp_path / "alone")
 
 
 def test_what_cannot_be_predicted(trained: Path, finder: Path, photos: Path, tmp_path: Path) -> None:

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from upscore.errors import UserError
-from upscore.scale.spool import Spool
-from upscore.scale.storage import PARTIAL, Place, clean, delivered, fetched, place
+from upscore.scale.storage import Place, delivered, fetched, place
 
 
 def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,30 +22,29 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         place("s3:///key")
 
 
-def _interrupted(output: Place) -> None:
-    with delivered(output) as folder:
+def _interrupted(output: Place, staging: Path) -> None:
+    with delivered(output, staging) as folder:
         (folder / "sub").mkdir()
         (folder / "sub" / "a.txt").write_text("second, cut sh")
         raise RuntimeError
 
 
 def test_files_are_delivered_whole_or_not_at_all(tmp_path: Path) -> None:
-    output = place(tmp_path / "out")
-    with delivered(output) as folder:
+    output, staging = place(tmp_path / "out"), tmp_path / "out" / ".upscore" / "run"
+    with delivered(output, staging) as folder:
         (folder / "sub").mkdir()
         (folder / "sub" / "a.txt").write_text("first")
         assert not (tmp_path / "out" / "sub").exists()
     with pytest.raises(RuntimeError):
-        _interrupted(output)
+        _interrupted(output, staging)
     assert (tmp_path / "out" / "sub" / "a.txt").read_text() == "first"
-    (tmp_path / "out" / PARTIAL / "of a dead process").mkdir()
-    clean(output)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["sub"]
+    assert not list(staging.iterdir())
 
 
 def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(UserError, match=r"out: can't be written to \("), delivered(place(tmp_path / "out")):
+    output = place(tmp_path / "out")
+    with pytest.raises(UserError, match=r"out: can't be written \("), delivered(output, tmp_path / "out" / "run"):
         pass
 
 
@@ -55,11 +53,3 @@ def test_local_files_are_read_in_their_places(tmp_path: Path) -> None:
     with fetched(place(tmp_path / "a.txt")) as path:
         assert path == tmp_path / "a.txt"
     assert path.exists()
-
-
-def test_texts_come_back_in_order() -> None:
-    spool = Spool(5)
-    for number, text in ((3, "d\nü"), (0, "a"), (4, ""), (1, "b")):
-        spool.add(number, text)
-    assert list(spool) == ["a", "b", "d\nü"]
-    assert list(spool) == ["a", "b", "d\nü"]

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.scale.processes import command, descendants
 from upscore.scale.cluster import Workers
-from upscore.scale.work import DEATHS, run
+from upscore.scale.work import DEATHS, AttemptCounter, _start_counter, run
 
 
 class Mortal:
@@ -43,3 +44,24 @@ def test_an_item_that_kills_is_given_up_alone(cluster: Any, tmp_path: Path) -> N
 
 def test_nothing_to_do() -> None:
     assert list(run(None, [], Mortal, {}, Workers(1, 1, 0))) == []
+
+
+def test_a_counter_that_is_started_again_goes_on(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.touch()
+    counter = AttemptCounter(log)
+    assert [counter.begin("task 1"), counter.begin("task 1"), counter.begin("item 3")] == [1, 2, 1]
+    counter.end("task 1")
+    again = AttemptCounter(log)
+    assert [again.begin("task 1"), again.begin("item 3")] == [1, 2]
+
+
+@pytest.mark.slow
+def test_the_counter_is_on_the_drivers_machine_and_outlives_its_process(cluster: Any) -> None:
+    counter, log = _start_counter(cluster)
+    assert cluster.get(counter.begin.remote("item 1")) == 1
+    (pid,) = (pid for pid in descendants() if "AttemptCounter" in command(pid))
+    os.kill(pid, signal.SIGKILL)
+    assert cluster.get(counter.begin.remote("item 1")) == 2
+    cluster.kill(counter)
+    log.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -22,6 +23,7 @@ from upscore.cli.import_ import import_
 from upscore.cli.predict import predict
 from upscore.cli.train import train
 from upscore.errors import UserError
+from upscore.text import printable
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -91,11 +93,13 @@ analyze.command(cues, name="cues")
 def main() -> None:
     """Run the verb; a user's mistake becomes one sentence on standard error."""
     warnings.formatwarning = _plainly
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _refuse_torchrun()
         status = app(sys.argv[1:])
     except UserError as error:
-        print(f"upscore: {error}", file=sys.stderr)
+        print(f"upscore: {printable(str(error))}", file=sys.stderr)
         status = EXIT_USAGE
     except KeyboardInterrupt:
         print("upscore: interrupted", file=sys.stderr)
@@ -108,7 +112,7 @@ def _plainly(
 ) -> str:
     """Warnings of upscore as its errors are told, others as Python does."""
     if category.__module__.startswith("upscore"):
-        return f"upscore: {message}\n"
+        return f"upscore: {printable(str(message))}\n"
     return _formatwarning(message, category, filename, lineno, line)
 
 

@@ -11,9 +11,8 @@ from cyclopts import Parameter
 from upscore.bench.measure import REPEATS, THREADS, Row
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from upscore.bench.results import Result
+    from upscore.console import Console
 
 
 def bench(
@@ -49,10 +48,10 @@ def bench(
     list_
         Name what can be measured, and stop.
     """
-    from rich.console import Console
-
     from upscore.bench.rows import ROWS, choose
+    from upscore.console import Console
     from upscore.errors import UserError
+    from upscore.files import require_writable
 
     if list_:
         _print_rows(ROWS)
@@ -60,7 +59,8 @@ def bench(
     for option, value in (("--repeats", repeats), ("--threads", threads)):
         if value < 1:
             raise UserError(f"{option} {value}: it must be 1 at least")
-    stderr = Console(stderr=True, highlight=False)
+    require_writable(output, "choose another --output")
+    stderr = Console(stderr=True)
     try:
         measured = _measure(choose(names), repeats, threads, output, stderr)
     except OSError as error:
@@ -70,11 +70,12 @@ def bench(
 
 def _measure(rows: Sequence[Row], repeats: int, threads: int, folder: Path, stderr: Console) -> list[Result]:
     """What can't be measured here is told; results are written after each row, so that none is lost."""
-    from rich.progress import Progress, TaskID
+    from rich.progress import TaskID
 
     from upscore.bench.results import read_results, write_results
     from upscore.bench.rows import ROWS
     from upscore.bench.run import run
+    from upscore.console import Progress
     from upscore.errors import UserError
 
     _bound_libraries(threads)
@@ -99,7 +100,7 @@ def _measure(rows: Sequence[Row], repeats: int, threads: int, folder: Path, stde
     if not measured:
         raise UserError("; ".join(missing))
     for sentence in missing:
-        stderr.print(f"left out: {sentence}", markup=False)
+        stderr.print(f"left out: {sentence}")
     write_pages(results.ordered([row.name for row in ROWS]), folder / "speed.md", folder / "speed.png")
     return measured
 
@@ -125,11 +126,10 @@ def _bound_libraries(threads: int) -> None:
 
 
 def _print_rows(rows: Sequence[Row]) -> None:
-    from rich.console import Console
-
     from upscore.bench.page import times
+    from upscore.console import Console
 
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = Console()
     for row in rows:
         targets = ", ".join(f"{times(ratio)} in {side}" for side, ratio in row.target.items())
         console.print(row.name, style="bold")
@@ -138,12 +138,12 @@ def _print_rows(rows: Sequence[Row]) -> None:
 
 def _print(rows: Sequence[Result], folder: Path) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from upscore.bench.page import MEMORY_HEADER, SHORT_HEADER, memory_cells, remarks, short_cells
+    from upscore.console import Console
 
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = Console()
     for header, lines in ((SHORT_HEADER, short_cells), (MEMORY_HEADER, memory_cells)):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         for column in header:

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
+    from upscore.console import Progress
     from upscore.data import Dataset
     from upscore.inference import Model
     from upscore.progress import ProgressCallback
@@ -59,11 +58,9 @@ def calibrate(
     """
     import sys
 
-    from rich.console import Console
-    from rich.progress import Progress
-
     from upscore.checkpoints.folder import find_model, load_model
     from upscore.cli.predicting import FAILED
+    from upscore.console import Console, Progress
     from upscore.errors import UserError
     from upscore.inference import Model
     from upscore.inference.calibration import evenly, quantize, require_quantizable

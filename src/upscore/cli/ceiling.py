@@ -38,20 +38,20 @@ def ceiling(data: str, /, *, split: str | None = None, output: Path = Path("ceil
         Larger photos are reduced to this many pixels first, as in training;
         0 for none.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from upscore.console import Console, Progress
     from upscore.data import open_dataset
     from upscore.data.instance_datasets import task_of
     from upscore.data.resizing import resize_longest
     from upscore.errors import UserError
     from upscore.evaluation.ceiling import CeilingMeter
     from upscore.evaluation.ceiling_report import advice
+    from upscore.files import require_writable
 
     if task_of(data) == "instances":
         raise UserError(
             f"{data}: its labels number objects, but a ceiling is of the classes of pixels; give it class maps."
         )
+    require_writable(output, "choose another --output")
     dataset = open_dataset(data, split)
     meter = CeilingMeter(dataset.classes)
     reduced = 0
@@ -94,13 +94,13 @@ def _write(
 
 def _print(ceilings: Ceilings, title: str, sentences: Sequence[str]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
+    from upscore.console import Console
     from upscore.evaluation.ceiling import METHODS
     from upscore.evaluation.ceiling_report import ABOUT_CEILINGS, ABOUT_PAPER, TITLES, class_rows, mean_rows
 
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = Console()
     classes = [[name, pixels, *shares] for name, pixels, _photos, *shares in class_rows(ceilings, digits=0)]
     means = [[name, "", *shares] for name, *shares in mean_rows(ceilings, digits=0)]
     console.print(f"{title}: IU at each output stride, in pixels", style="italic")

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from upscore.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from upscore.baselines.comparison import Comparison
+    from upscore.console import Progress
     from upscore.data.datasets import Dataset
 
 Method = Literal["felzenszwalb", "slic", "quickshift", "watershed", "ncut", "kmeans"]
@@ -92,8 +91,10 @@ def cluster(
     """
     wanted = segments if segments is not None else COLORS if method == "kmeans" else SEGMENTS
     from upscore.baselines.methods import require_options
+    from upscore.files import require_writable
 
     require_options(method, wanted, max_side, seed)
+    require_writable(output, "choose another --output")
     if not _is_data(sources):
         given = {"model": model, "split": split, "holdout": holdout, "limit": limit}
         if extra := [name for name, value in given.items() if value is not None]:
@@ -220,8 +221,9 @@ def _cluster_photos(paths: list[Path], output: Path, method: Method, segments: i
 
 
 def _progress() -> Progress:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+
+    from upscore.console import Console, Progress, TextColumn
 
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -230,12 +232,12 @@ def _progress() -> Progress:
 
 def _print(comparison: Comparison, title: str) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from upscore.baselines.words import CAVEAT, COLUMNS, PROTOCOL, class_columns, class_rows, conclusion, score_rows
+    from upscore.console import Console
 
-    console = Console(highlight=False, markup=False)
+    console = Console()
     tables = (title, COLUMNS, score_rows(comparison)), ("", class_columns(comparison), class_rows(comparison))
     for heading, columns, rows in tables:
         table = Table(box=box.SIMPLE_HEAD, title=heading or None, title_justify="left")

@@ -84,16 +84,16 @@ def cues(
     workers
         Processes that read photos.
     """
-    from rich.console import Console
-
     from upscore.analysis.cues import Experiment, count_classes, foreground_of, measure_cues
     from upscore.analysis.cues_files import write_cues
     from upscore.analysis.cues_report import advice, definitions
     from upscore.analysis.subject import budget, subject_of
+    from upscore.console import Console
     from upscore.data import open_splits
     from upscore.data.digest import same_source
     from upscore.data.instance_datasets import task_of
     from upscore.errors import UserError
+    from upscore.files import require_writable
     from upscore.training.callbacks import RunFolderWriter, TerminalProgress
     from upscore.training.feed import default_workers
 
@@ -101,6 +101,7 @@ def cues(
         raise UserError(f"{data}: its labels number objects, but cues are of the classes of pixels: give it class maps")
     if workers is not None and workers < 0:
         raise UserError(f"--workers {workers}: give 0 or more")
+    require_writable(output, "choose another --output")
     train, val = open_splits(data, holdout=holdout)
     names = None if foreground is None else [name.strip() for name in foreground.split(",") if name.strip()]
     chosen = foreground_of(train.classes, names)
@@ -123,7 +124,7 @@ def cues(
             callbacks=[terminal, RunFolderWriter()],
         )
     except KeyboardInterrupt:
-        console.print(f"stopped; the same command goes on from here ({output})", highlight=False)
+        console.print(f"stopped; the same command goes on from here ({output})")
         return 130
     sentences = advice(found)
     defined = definitions(found, experiment.fill, subject.colour)
@@ -139,7 +140,6 @@ def cues(
             f"{subject.training.get('holdout') or 'by itself'}; where it knows the photos that are held out here, the "
             "Reference rows are too high",
             style="yellow",
-            highlight=False,
         )
     _print(found, f"{data}: {found.photos} held-out photos", sentences, defined)
     print("\n".join(map(str, written)))
@@ -148,12 +148,12 @@ def cues(
 
 def _print(found: Cues, title: str, sentences: Sequence[str], defined: Sequence[str]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from upscore.analysis.cues_report import HEADER, cue_rows
+    from upscore.console import Console
 
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = Console()
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
     kept = []
     columns = zip(HEADER, *cue_rows(found), strict=True)

@@ -11,9 +11,9 @@ from upscore.errors import UserError
 from upscore.text import printable
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
+    from upscore.console import Console
     from upscore.data.check import Report
     from upscore.data.folder import Fault
     from upscore.data.instance_report import InstanceReport
@@ -86,25 +86,23 @@ def check(
     """
     from json import dumps
 
-    from rich.console import Console
-
+    from upscore.console import Console
     from upscore.data.check import check as check_classes
     from upscore.data.check_instances import check_instances
     from upscore.data.instance_datasets import task_of
-    from upscore.files import write_text
+    from upscore.files import require_writable_file, write_text
 
+    if json is not None:
+        require_writable_file(json, "choose another --json")
     if task == "instances" and sbd is not None:
         raise UserError(f"--sbd {sbd}: is read for its classes alone; leave it out, or --task instances.")
     if sbd is None and (task or task_of(data)) == "instances":
         report = check_instances(data, split=split, track=_progress)
     else:
         report = check_classes(data, split=split, sbd=sbd, track=_progress)
-    _print(report, Console(highlight=False, markup=False, emoji=False))
+    _print(report, Console())
     if json is not None:
-        try:
-            write_text(json, dumps(report.as_dict(), indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"--json {json}: cannot be written ({error.strerror}).") from error
+        write_text(json, dumps(report.as_dict(), indent=2) + "\n")
     return 1 if report.faults else 0
 
 
@@ -130,8 +128,9 @@ def example(output: Path, /) -> None:
 
 
 def _progress(items: Iterable[T], total: int) -> Iterable[T]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+
+    from upscore.console import Console, Progress, TextColumn
 
     console = Console(stderr=True)
     columns = TextColumn("Reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()

@@ -71,9 +71,7 @@ def evaluate(
     """
     from json import dumps
 
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from upscore.console import Console, Progress
     from upscore.data import open_dataset
     from upscore.data.datasets import default_split
     from upscore.data.digest import same_source
@@ -81,12 +79,16 @@ def evaluate(
     from upscore.errors import UserError
     from upscore.evaluation.instances import InstanceScores
     from upscore.evaluation.metrics import TwoHeadedScores
-    from upscore.files import write_text
+    from upscore.files import require_writable, require_writable_file, write_text
     from upscore.inference import evaluate as score
     from upscore.inference import load
 
     if not ray and (address is not None or workers is not None):
         raise UserError("--address and --workers are for --ray: add it, or leave them out")
+    if json is not None:
+        require_writable_file(json, "choose another --json")
+    if plots is not None:
+        require_writable(plots, "choose another --plots")
     split = split or default_split(data)
     stderr = Console(stderr=True)
     with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
@@ -119,7 +121,6 @@ def evaluate(
             f"warning: {data} holds the photos that this model was trained on, which it knows: its scores here are "
             "higher than on new ones",
             style="yellow",
-            highlight=False,
         )
     report = {"model": model, "data": data, "split": split, "images": images, **scores.to_json()}
     title = f"{data}{f', {split}' if split else ''}: {images} photos"
@@ -181,10 +182,11 @@ def _print(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], summary: Sequence[tuple[str, str]]
 ) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
+    from upscore.console import Console
+
+    console = Console()
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")

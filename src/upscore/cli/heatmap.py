@@ -51,15 +51,18 @@ def heatmap(
     output
         The picture to write; PHOTO_heatmap.png by default.
     """
+    from upscore.files import require_writable_file
+
     output = output or photo.with_name(f"{photo.stem}_heatmap.png")
     if output.suffix.lower() not in {".png", ".jpg", ".jpeg", ".webp"}:
         raise UserError(f"--output {output} must end in .png, .jpg or .webp")
+    require_writable_file(output, "choose another --output")
     if output.exists() and photo.exists() and output.samefile(photo):
         raise UserError(f"--output {output} is the photo itself: choose another name")
 
-    from rich.console import Console
     from rich.table import Table
 
+    from upscore.console import Console
     from upscore.data.images import read_image
     from upscore.files import atomic_path
     from upscore.inference.heatmap import heat_map
@@ -77,6 +80,6 @@ def heatmap(
     table.columns[1].justify = "right"
     for name, probability in found.top:
         table.add_row(name, f"{probability:.1%}")
-    console = Console(highlight=False)
+    console = Console()
     console.print(table)
-    console.print(f"\n{title}\n{output}", soft_wrap=True, markup=False)
+    console.print(f"\n{title}\n{output}", soft_wrap=True)

@@ -72,8 +72,11 @@ def import_(
             "--at-once is for --from pytorch-fcn" + "; give --model fcn8s-atonce" * (source == "torchvision")
         )
 
-    from upscore.checkpoints.folder import save_model
+    from upscore.checkpoints.folder import refuse_others, save_model
+    from upscore.files import require_writable
 
+    refuse_others(output)
+    require_writable(output.parent, "choose another --output")
     given = None if classes is None else _read_names(classes)
     if source == "pytorch-fcn":
         net = _from_pytorch_fcn(checkpoint, at_once)

@@ -114,6 +114,4 @@ def predict(
     options = predicting.Options(depth=depth, scores=scores, overlays=overlays, min_score=min_score)
     if cluster is None:
         return predicting.folder(model, paths, output, options, resume, engine, precision)
-    if resume:
-        raise UserError("--resume is for one machine: leave it out with --ray")
-    return predicting.on_ray(model, paths, output, options, cluster, engine, precision)
+    return predicting.on_ray(model, paths, output, options, cluster, resume, engine, precision)

@@ -82,9 +82,8 @@ def folder(
             done += outcome.error is None
             objects += outcome.objects
             before += outcome.before
-    earlier = f" ({before} of them before)" if before else ""
     found = f", {counted(objects, 'object')}" if predictor.task == "instances" else ""
-    photos_done = f"{done} of {counted(len(photos), 'photo')}{earlier}{found}"
+    photos_done = f"{done} of {counted(len(photos), 'photo')}{_earlier(before)}{found}"
     print(f"{output}: {photos_done}, {counted(len(predictor.classes), 'class')}, {_how(predictor)}")
     return _report(failures)
 
@@ -95,6 +94,7 @@ def on_ray(
     output: str,
     options: Options,
     cluster: Cluster,
+    resume: bool,
     engine: EngineName,
     precision: Precision,
 ) -> int:
@@ -112,13 +112,14 @@ def on_ray(
             scores=options.scores,
             overlays=options.overlays,
             min_score=options.min_score,
+            resume=resume,
             engine=engine,
             precision=precision,
             progress=advance,
         )
     found = "" if outcome.objects is None else f", {counted(outcome.objects, 'object')}"
     done = outcome.photos - len(outcome.failures)
-    photos_done = f"{done} of {counted(outcome.photos, 'photo')}{found}"
+    photos_done = f"{done} of {counted(outcome.photos, 'photo')}{_earlier(outcome.before)}{found}"
     print(f"{output}: {photos_done}, {counted(len(outcome.classes), 'class')}")
     return _report(outcome.failures)
 
@@ -189,6 +190,10 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{ending}"
 
 
+def _earlier(number: int) -> str:
+    return f" ({number} of them before)" if number else ""
+
+
 def _how(predictor: Model) -> str:
     return f"by {predictor.engine} in {predictor.precision}"
 
@@ -209,8 +214,7 @@ def _targets(sources: Sequence[Path], output: Path) -> dict[str, tuple[Path, Pat
 @contextmanager
 def _progress(title: str) -> Iterator[ProgressCallback]:
     """What is told how many of how many are done."""
-    from rich.console import Console
-    from rich.progress import Progress
+    from upscore.console import Console, Progress
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -222,6 +226,8 @@ def _report(failures: Sequence[str]) -> int:
     """What went wrong, one sentence each; returns the exit code."""
     import sys
 
+    from upscore.text import printable
+
     for failure in failures:
-        print(f"upscore: {failure}", file=sys.stderr)
+        print(f"upscore: {printable(failure)}", file=sys.stderr)
     return FAILED if failures else 0

@@ -163,8 +163,7 @@ def train(
     workers
         Processes that read photos.
     """
-    from rich.console import Console
-
+    from upscore.console import Console
     from upscore.training.callbacks import TerminalProgress
     from upscore.training.tasks import task_named
     from upscore.training.train import train as run
@@ -213,7 +212,7 @@ def train(
             callbacks=[TerminalProgress(console)],
         )
     except KeyboardInterrupt:
-        console.print(f"stopped; the same command with --resume goes on from here ({output})", highlight=False)
+        console.print(f"stopped; the same command with --resume goes on from here ({output})")
         return 130
     if leads:
         score = f"{task_named(model).title} {progress.best:.1%}"

@@ -31,7 +31,7 @@ from upscore.inference.run_manifest import (
 )
 from upscore.inference.threads import in_threads, one_torch_thread
 from upscore.results import InstanceResult, Result
-from upscore.results.writers.coco import ResultsFile
+from upscore.results.writers.coco import RESULTS, write_results
 from upscore.structures import Sample
 
 SAMPLE, SHARE = 64, 4
@@ -125,12 +125,19 @@ def predict_folder(
 
 
 def folder_settings(
-    predictor: Model, *, depth: Path | None, scores: bool, overlays: bool, min_score: float | None
+    predictor: Model,
+    *,
+    depth: Path | None,
+    scores: bool,
+    overlays: bool,
+    min_score: float | None,
+    **others: Setting,
 ) -> dict[str, Setting]:
     """The settings of a run over photos, for its `RunManifest`."""
     if predictor.task == "instances" and min_score is None:
         min_score = predictor.score_threshold
-    return run_settings(predictor, depth=depth is not None, scores=scores, overlays=overlays, min_score=min_score)
+    options: dict[str, Setting] = {"depth": depth is not None, "scores": scores, "overlays": overlays}
+    return run_settings(predictor, min_score=min_score, **options, **others)
 
 
 def write_found(manifest: RunManifest, image_ids: Mapping[str, int], output: Path) -> None:
@@ -144,9 +151,7 @@ def write_found(manifest: RunManifest, image_ids: Mapping[str, int], output: Pat
     Raises:
         UserError: it can't be written.
     """
-    with ResultsFile(output) as file:
-        for results in manifest.results(image_ids):
-            file.add(results)
+    write_results(manifest.results(image_ids), output / RESULTS)
 
 
 def _same_inputs(entry: Entry, depth: Path | None, before: Sequence[Fingerprint]) -> bool:

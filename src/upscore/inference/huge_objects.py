@@ -5,7 +5,6 @@ N objects, H W pixels of the image, F pixels of it along a side of one of the ov
 
 from __future__ import annotations
 
-import json
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ from PIL import Image
 from upscore.colormaps import class_colors
 from upscore.data.georeference import Georeference, read_georeference
 from upscore.data.rasters import Raster, Window, open_raster
-from upscore.files import atomic_path
 from upscore.inference.huge import partial_of, raster_facts
 from upscore.inference.map_files import check_output, overlay_of, write_map
 from upscore.inference.model import Model
@@ -30,7 +28,7 @@ from upscore.inference.run_manifest import Setting, locked
 from upscore.progress import ProgressCallback
 from upscore.results import InstanceResult
 from upscore.results.rle import MAX_PIXELS
-from upscore.results.writers.coco import require_results
+from upscore.results.writers.coco import require_results, write_results
 
 BLOCK = 512
 """Side of the squares that the id map is written in."""
@@ -117,7 +115,8 @@ def predict_objects(
         find, journal = search.finder(predictor), search.journal()
         objects = find_objects(raster, find, search.tiling, journal=journal, progress=progress)
         if raster.height * raster.width < MAX_PIXELS:
-            _write_entries(objects, entries_of(output), source.name)
+            parts = (objects[k : k + 1].to_coco(file_name=source.name) for k in range(len(objects)))
+            write_results((entry for part in parts for entry in part), entries_of(output))
         save_overlay(Image.fromarray(_overview(raster, objects)), overlay_of(output))
         _write_ids(objects, search, read_georeference(source, level=level))
         shutil.rmtree(search.folder)
@@ -175,17 +174,6 @@ def _write_ids(objects: InstanceResult, search: Search, georeference: Georeferen
         bigtiff=height * width > 1 << 31,
         georeference=georeference,
     )
-
-
-def _write_entries(objects: InstanceResult, path: Path, file_name: str) -> None:
-    """The objects in COCO's results format, one object a line; one after the other, for there may be very many."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        before = "["
-        for position in range(len(objects)):
-            (entry,) = objects[position : position + 1].to_coco(file_name=file_name)
-            file.write(f"{before}\n{json.dumps(entry)}")
-            before = ","
-        file.write("\n]\n" if len(objects) else "[]\n")
 
 
 def _squares(objects: InstanceResult) -> Iterator[tuple[Window, np.ndarray]]:

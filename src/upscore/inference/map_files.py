@@ -16,8 +16,8 @@ from tifffile import TiffFile, TiffWriter
 from upscore.data.georeference import Georeference
 from upscore.data.zarr_rasters import import_zarr
 from upscore.errors import UserError
-from upscore.files import writing
-from upscore.inference.pictures import SOFTWARE, not_own, require_own_picture
+from upscore.files import not_own, writing
+from upscore.inference.pictures import SOFTWARE, require_own_picture
 
 SUFFIXES = (".tif", ".tiff", ".zarr")
 

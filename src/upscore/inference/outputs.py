@@ -15,8 +15,8 @@ from PIL import Image
 from upscore.data.decoding import SUFFIXES
 from upscore.data.folder import walk_files
 from upscore.errors import UserError
-from upscore.files import atomic_path
-from upscore.inference.pictures import is_own_picture, not_own, require_own_picture, save_labels, save_overlay
+from upscore.files import atomic_path, not_own
+from upscore.inference.pictures import is_own_picture, require_own_picture, save_labels, save_overlay
 from upscore.rendering import index_image
 from upscore.results import InstanceResult, SemanticResult
 from upscore.results.writers.coco import RESULTS, require_results

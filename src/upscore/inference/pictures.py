@@ -12,8 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import TiffImageFile
 
-from upscore.errors import UserError
-from upscore.files import atomic_path
+from upscore.files import atomic_path, not_own
 
 SOFTWARE = "upscore"
 """The mark: `Software` in a PNG and a TIFF, the comment of a JPEG."""
@@ -22,7 +21,7 @@ SOFTWARE_TAG = 305
 """Of a TIFF."""
 
 QUALITY = 90
-"""Of JPEG. A lossless overlay takes 6 to 10 times as many bytes, more than everything else that is written."""
+"""Of JPEG. As PNG an overlay takes about 6 times as many bytes, more than all other files of an image together."""
 
 LARGEST_JPEG = 65_500
 """Pixels along a side that JPEG allows; larger overlays are reduced."""
@@ -72,8 +71,3 @@ def require_own_picture(path: Path) -> None:
     """
     if path.exists() and not is_own_picture(path):
         raise not_own(path)
-
-
-def not_own(path: Path) -> UserError:
-    """The error for a file that another program wrote and that an output would replace."""
-    return UserError(f"{path} is there, was not written by upscore and would be overwritten: choose another output")

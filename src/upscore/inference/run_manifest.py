@@ -68,7 +68,7 @@ class Record:
 def run_settings(predictor: Model, **options: Setting) -> dict[str, Setting]:
     """Everything that predictions depend on besides the input: the model, upscore's version and the options."""
     return {
-        "model": model_digest(predictor),
+        "model": model_digest(predictor, options.get("precision")),
         "version": version("upscore"),
         "engine": predictor.engine,
         "precision": predictor.precision,
@@ -76,8 +76,14 @@ def run_settings(predictor: Model, **options: Setting) -> dict[str, Setting]:
     }
 
 
-def model_digest(predictor: Model) -> str:
-    """Digest of a network's weights and of all other facts that its predictions depend on."""
+def model_digest(predictor: Model, precision: Setting = None) -> str:
+    """Digest of a network's weights and of all other facts that its predictions depend on.
+
+    Args:
+        predictor: the model.
+        precision: the precision that it runs in; by default its own. The weights in int8 are files of their own.
+    """
+    precision = precision or predictor.precision
     facts = [
         predictor.architecture,
         predictor.training,
@@ -87,7 +93,7 @@ def model_digest(predictor: Model) -> str:
     ]
     digest = hashlib.sha256(json.dumps(facts, default=str, sort_keys=True).encode())
     if predictor.folder is not None:  # whose weights need not be in memory
-        quantized = sorted((predictor.folder / QUANTIZED).glob("*")) if predictor.precision == "int8" else []
+        quantized = sorted((predictor.folder / QUANTIZED).glob("*")) if precision == "int8" else []
         for file in (predictor.folder / WEIGHTS, *quantized):
             digest.update(digest_of(file).encode())
         return digest.hexdigest()
@@ -220,7 +226,8 @@ class RunManifest:
         self.run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:8]}"
         self.staging = self.folder / self.run
         """For files that are not complete."""
-        self._earlier: set[Path] = set()
+        self.earlier: set[Path] = set()
+        """The journals of runs that have ended."""
         self._records: dict[str, _Place] = {}
         self._own: dict[str, _Place] = {}
         self._segment = 0
@@ -280,16 +287,16 @@ class RunManifest:
         place = self._own.get(name)
         return None if place is None else _read(place)
 
-    def results(self, image_ids: Mapping[str, int]) -> Iterator[list[dict[str, Any]]]:
-        """The objects of the inputs that this run has predicted or found, one list for each, in the order given.
+    def results(self, image_ids: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+        """The objects in the inputs that this run has predicted or found, in the order of the inputs given.
 
         Args:
             image_ids: by the names of the outputs; they replace those of the records.
         """
         for name, image_id in image_ids.items():
             record = self.record(name)
-            if record is not None and record.results:
-                yield [{**result, "image_id": image_id} for result in record.results]
+            for result in [] if record is None else record.results:
+                yield {**result, "image_id": image_id}
 
     def rotate(self) -> Path:
         """Close the journal and begin another; returns the closed one."""
@@ -305,7 +312,7 @@ class RunManifest:
         if self.path not in own:
             self.path.unlink(missing_ok=True)
         kept = {place.journal for name, place in self._records.items() if name not in self._own}
-        for journal in self._earlier - kept:
+        for journal in self.earlier - kept:
             journal.unlink(missing_ok=True)
         shutil.rmtree(self.staging, ignore_errors=True)
         self._lock.release()
@@ -347,7 +354,7 @@ class RunManifest:
                         "use separate --output folders, or wait until it has ended"
                     )
                 continue
-            self._earlier.add(path)
+            self.earlier.add(path)
             for name, offset in _names(path):
                 self._records[name] = _Place(path, offset, valid=same)
                 latest = header

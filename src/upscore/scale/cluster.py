@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
+import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -26,6 +28,14 @@ QUIET = {
 
 MOST_CPUS = 4
 """For one worker, unless told otherwise: a network gains less and less from more, and workers decode side by side."""
+
+
+WAIT, INTERVAL = 600.0, 1.0
+"""Seconds to wait for a machine with processors, and between two looks."""
+
+
+class ClusterWarning(UserWarning):
+    """The cluster makes the user wait."""
 
 
 class Workers(NamedTuple):
@@ -78,17 +88,22 @@ def connected(address: str | None = None) -> Iterator[Any]:
         ray.shutdown()
 
 
-def plan_workers(ray: Any, number: int | None = None, cpus: int | None = None) -> Workers:
-    """Workers for the machines that are there: a GPU each where there are any, else up to `MOST_CPUS` processors.
+def plan_workers(ray: Any, number: int | None = None, cpus: int | None = None, *, wait: float = WAIT) -> Workers:
+    """Workers for the machines of a cluster: one for each GPU, or else with up to `MOST_CPUS` processors each.
+
+    Where no machine has processors yet, as in a cluster that scales itself up from none, one is asked for and waited
+    for.
 
     Args:
+        ray: the module, connected.
         number: of all workers together; by default as many as have room.
         cpus: that each may use.
+        wait: seconds to wait for a machine with processors.
 
     Raises:
-        UserError: no machine has so many processors.
+        UserError: no machine has so many processors, or none has any after the wait.
     """
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    machines = _machines(ray) or _wait_for_machines(ray, cpus or 1, wait)
     processors = [int(machine["CPU"]) for machine in machines]
     gpus = sum(int(machine.get("GPU", 0)) for machine in machines)
     if cpus is None:
@@ -97,3 +112,32 @@ def plan_workers(ray: Any, number: int | None = None, cpus: int | None = None) -
     if cpus > max(processors):
         raise UserError(f"no machine has {cpus} processors for a worker: the largest has {max(processors)}")
     return Workers(number or gpus or sum(own // cpus for own in processors), cpus, int(gpus > 0))
+
+
+def _machines(ray: Any) -> list[dict[str, float]]:
+    """The resources of each machine that has processors."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+
+
+def _wait_for_machines(ray: Any, cpus: int, wait: float) -> list[dict[str, float]]:
+    warnings.warn(
+        f"no machine of the cluster has processors: waiting up to {wait:.0f} seconds for one", ClusterWarning, 3
+    )
+    _request_processors(cpus)
+    until = time.monotonic() + wait
+    while not (machines := _machines(ray)):
+        if time.monotonic() > until:
+            raise UserError(
+                f"no machine of the cluster has processors after {wait:.0f} seconds: start one that joins it, by "
+                "`ray start --address HEAD:6379`, or let its autoscaler start some"
+            )
+        time.sleep(INTERVAL)
+    _request_processors(0)  # the workers ask for theirs
+    return machines
+
+
+def _request_processors(number: int) -> None:
+    """Ask the cluster's autoscaler, if it has one, for machines with so many processors in all."""
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(num_cpus=number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -9,14 +10,18 @@ from pathlib import Path, PurePosixPath
 from upscore.data.decoding import SUFFIXES
 from upscore.errors import UserError
 from upscore.inference.outputs import ENDINGS, GEOMETRIC, find_photos, refuse_overwriting
+from upscore.inference.run_manifest import Fingerprint
 from upscore.results.writers.coco import RESULTS
 from upscore.scale.storage import Place, list_files, place
 
 
-def list_photos(sources: Sequence[str | Path], output: Place) -> dict[str, Place]:
-    """As `upscore.inference.outputs.find_photos`, of folders and photos that may be in stores.
+def list_photos(sources: Sequence[str | Path], output: Place) -> tuple[dict[str, Place], dict[Place, Fingerprint]]:
+    """Find images as `upscore.inference.outputs.find_photos` does, in folders and stores.
 
     What lies below `output`, should it be inside one of the folders, is left out.
+
+    Returns:
+        The images by the names of their outputs, and the fingerprints of those in stores.
 
     Raises:
         UserError: there are no photos, or two would be written to the same files.
@@ -25,24 +30,27 @@ def list_photos(sources: Sequence[str | Path], output: Place) -> dict[str, Place
     photos: dict[str, Place] = {}
     if local := [where.local for where in places if where.local is not None]:
         photos = {name: place(path) for name, path in find_photos(local, output=output.local).items()}
-    for where in places:
+    stored: dict[Place, Fingerprint] = {}
+    for where in dict.fromkeys(places):
         if where.local is None:
-            for name, photo in _list_store(where, output).items():
+            for name, photo in _list_store(where, output, stored).items():
                 if photos.setdefault(name, photo) != photo:
                     raise UserError(
                         f"{photo} and {photos[name]} would be written to the same files: predict them apart"
                     )
-    return photos
+    return photos, stored
 
 
-def _list_store(where: Place, output: Place) -> dict[str, Place]:
+def _list_store(where: Place, output: Place, stored: dict[Place, Fingerprint]) -> dict[str, Place]:
     found: dict[PurePosixPath, Place] = {}
-    for name in list_files(where):
+    for name, file in list_files(where).items():
         photo = where.below(name) if name else where
         path = PurePosixPath(name or photo.path.rpartition("/")[2])
         written = _is_below(photo, output) and where != output
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not written:
+        hidden = any(part.startswith(".") for part in path.parts)
+        if path.suffix.lower() in SUFFIXES and not hidden and not written:
             found[path] = photo
+            stored[photo] = {"file": path.name, "bytes": file.bytes, "modified": file.modified}
     if not found:
         raise UserError(f"no photos in {where}: they end in {', '.join(sorted(SUFFIXES))}")
     counts = Counter(path.with_suffix("") for path in found)
@@ -51,7 +59,8 @@ def _list_store(where: Place, output: Place) -> dict[str, Place]:
 
 def _name(path: PurePosixPath, *, alone: bool) -> str:
     """Without the suffix; but a.jpg beside an a.png is a_jpg."""
-    return str(path.with_suffix("") if alone else path.with_name(f"{path.stem}_{path.suffix.lstrip('.')}"))
+    named = path.with_suffix("") if alone else path.with_name(f"{path.stem}_{path.suffix.lstrip('.')}")
+    return unicodedata.normalize("NFC", str(named))
 
 
 def _is_below(photo: Place, folder: Place) -> bool:

@@ -1,30 +1,31 @@
-"""`upscore predict` over a cluster: workers read the photos, predict them and write the files; rows tell of it."""
+"""Prediction over a Ray cluster: workers read the images, predict them and write the files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from upscore.errors import UserError
 from upscore.inference.depths import find_depth
 from upscore.inference.engines import EngineName, Precision
-from upscore.inference.engines.choice import resolve_engine
-from upscore.inference.folder import require_fitting, sizes_to_expect
+from upscore.inference.engines.choice import resolve_engine, resolve_format
+from upscore.inference.folder import folder_settings, require_fitting, sizes_to_expect, write_found
 from upscore.inference.load import load
 from upscore.inference.model import Model
 from upscore.inference.outputs import write_prediction
+from upscore.inference.run_manifest import Fingerprint, Record, RunManifest, fingerprint, sizes_below, unchanged
 from upscore.progress import ProgressCallback
 from upscore.results import InstanceResult
-from upscore.results.writers.coco import ResultsFile
 from upscore.scale.cluster import connected, plan_workers
+from upscore.scale.manifests import run_manifest
 from upscore.scale.model_files import load_files, read_model
 from upscore.scale.photos import list_photos, refuse_photos_output
-from upscore.scale.spool import Spool
-from upscore.scale.storage import Place, clean, delivered, fetched, place
+from upscore.scale.storage import Place, delivered, fetched, list_files, place
 from upscore.scale.work import Row, run
 
 
@@ -39,6 +40,8 @@ class Outcome:
     classes: list[str]
     failures: list[str]
     """A sentence for each photo that could not be predicted, in the order of the photos."""
+    before: int
+    """Predicted by an earlier run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,8 @@ class Options:
     """What each worker has to know beside the model."""
 
     output: Place
+    staging: Path
+    """For files that are not complete, where the output is not in a store."""
     engine: EngineName
     precision: Precision
     depth: Path | None
@@ -68,6 +73,7 @@ def predict_on_ray(
     scores: bool = False,
     overlays: bool = True,
     min_score: float | None = None,
+    resume: bool = False,
     engine: EngineName = "auto",
     precision: Precision = "auto",
     progress: ProgressCallback | None = None,
@@ -78,7 +84,7 @@ def predict_on_ray(
     model is brought to the workers.
 
     Args:
-        model, depth, scores, overlays, min_score, engine, precision: as `upscore predict` has them.
+        model, depth, scores, overlays, min_score, resume, engine, precision: as `upscore predict` has them.
         paths: photos, and folders of photos.
         output: the folder to write to.
         address: of the cluster; by default RAY_ADDRESS, or else this machine alone.
@@ -87,60 +93,120 @@ def predict_on_ray(
 
     Raises:
         UserError: there are no photos, no model or no cluster, an option is for the other task, an output would take
-            the place of a photo or can't be written, or the workers can't load the model.
+            the place of a photo or can't be written, the workers can't load the model, another run is writing to the
+            output, or `resume` and it is of another model or other options.
     """
     target = place(output)
-    photos = list_photos(paths, target)
-    resolve_engine(engine, precision)
+    photos, stored = list_photos(paths, target)
+    resolved = resolve_engine(engine, precision)
     predictor = load(model, engine="torch", precision="float32")
     refuse_photos_output(photos, target, predictor.task, geometric=bool(predictor.geometric_classes))
     require_fitting(predictor, depth=depth, scores=scores, min_score=min_score)
-    options = Options(
-        output=target,
-        engine=engine,
-        precision=precision,
-        depth=None if depth is None else depth.absolute(),
+    depth = None if depth is None else depth.absolute()
+    settings = folder_settings(
+        predictor,
+        depth=depth,
         scores=scores,
         overlays=overlays,
         min_score=min_score,
-        sizes=tuple(sizes_to_expect([photo.local for photo in photos.values() if photo.local is not None])),
+        engine=resolved,
+        precision=resolve_format(predictor.net, resolved, precision),
     )
-    found, objects = Spool(len(photos)), 0
-    failures: dict[int, str] = {}
+    finds_objects, source = predictor.task == "instances", str(predictor.folder or model)
+    with ExitStack() as stack:
+        manifest = stack.enter_context(
+            run_manifest(target, settings, source=source, resume=resume, exclusive=finds_objects)
+        )
+        options = Options(
+            output=target,
+            staging=manifest.staging.absolute(),
+            engine=engine,
+            precision=precision,
+            depth=depth,
+            scores=scores,
+            overlays=overlays,
+            min_score=min_score,
+            sizes=tuple(sizes_to_expect([photo.local for photo in photos.values() if photo.local is not None])),
+        )
+        image_ids = {name: number for number, name in enumerate(photos, start=1)}
+        if finds_objects:  # those before an interruption, too
+            stack.callback(_write_results, manifest, image_ids, target)
+        before = _find_earlier(manifest, photos, stored, depth, target) if resume else {}
+        objects = sum(before.values())
+        rest = {name: photo for name, photo in photos.items() if name not in before}
+        failures: dict[int, str] = {}
+        rows = stack.enter_context(closing(_rows(model, _items(rest, image_ids), options, address, workers, cpus)))
+        for done, row in enumerate(rows, start=len(before) + 1):
+            if row["fault"]:
+                raise UserError(row["fault"])
+            if row["failure"]:
+                failures[row["number"]] = row["failure"]
+            if row["record"]:
+                record = Record(**json.loads(row["record"]))
+                if photos[record.name] in stored:
+                    record.inputs.insert(0, stored[photos[record.name]])
+                manifest.add(record)
+                objects += len(record.results)
+            if progress:
+                progress(done, len(photos))
+    return Outcome(
+        photos=len(photos),
+        objects=objects if finds_objects else None,
+        classes=predictor.classes,
+        failures=[failures[number] for number in sorted(failures)],
+        before=len(before),
+    )
+
+
+def _rows(
+    model: str, items: list[Row], options: Options, address: str | None, workers: int | None, cpus: int | None
+) -> Generator[Row, None, None]:
+    """The rows of images, as `run` has them; without any, no cluster is needed."""
+    if not items:
+        return
     with connected(address) as ray:
         arguments = {"files": ray.put(read_model(model)), "options": options}
         plan = plan_workers(ray, workers, cpus)
+        with closing(run(ray, items, PhotoWorker, arguments, plan)) as rows:
+            yield from rows
+
+
+def _find_earlier(
+    manifest: RunManifest,
+    photos: Mapping[str, Place],
+    stored: Mapping[Place, Fingerprint],
+    depth: Path | None,
+    output: Place,
+) -> dict[str, int]:
+    """The images that an earlier run has predicted, by name, and the numbers of objects in them."""
+    size = None
+    if output.local is None:
+        files = list_files(output)
+        size = {name: file.bytes for name, file in files.items()}.get
+
+    def same(photo: Place, name: str, before: Sequence[Fingerprint]) -> bool:
         try:
-            with closing(run(ray, _items(photos), PhotoWorker, arguments, plan)) as rows:
-                for done, row in enumerate(rows, start=1):
-                    if row["fault"]:
-                        raise UserError(row["fault"])
-                    if row["failure"]:
-                        failures[row["number"]] = row["failure"]
-                    found.add(row["number"], row["found"])
-                    objects += row["objects"]
-                    if progress:
-                        progress(done, len(photos))
-        finally:  # what was done before an interruption is kept
-            if predictor.task == "instances":
-                _write_results(found, target)
-            clean(target)
-    return Outcome(
-        photos=len(photos),
-        objects=objects if predictor.task == "instances" else None,
-        classes=predictor.classes,
-        failures=[failures[number] for number in sorted(failures)],
-    )
+            beside = [] if depth is None else [find_depth(depth, name)]
+        except UserError:  # the worker says so
+            return False
+        if photo.local is not None:
+            return unchanged(before, [photo.local, *beside])
+        return before[:1] == [stored[photo]] and unchanged(before[1:], beside)
+
+    records = {name: manifest.find(name, partial(same, photo, name), size) for name, photo in photos.items()}
+    return {name: len(record.results) for name, record in records.items() if record is not None}
 
 
-def _items(photos: Mapping[str, Place]) -> list[Row]:
-    return [{"name": name, "store": photo.store, "path": photo.path} for name, photo in photos.items()]
+def _items(photos: Mapping[str, Place], image_ids: Mapping[str, int]) -> list[Row]:
+    return [
+        {"name": name, "store": photo.store, "path": photo.path, "image_id": image_ids[name]}
+        for name, photo in photos.items()
+    ]
 
 
-def _write_results(found: Spool, output: Place) -> None:
-    with delivered(output) as folder, ResultsFile(folder) as file:
-        for text in found:
-            file.add(json.loads(text))
+def _write_results(manifest: RunManifest, image_ids: Mapping[str, int], output: Place) -> None:
+    with delivered(output, manifest.staging) as folder:
+        write_found(manifest, image_ids, folder)
 
 
 class PhotoWorker:
@@ -162,7 +228,7 @@ class PhotoWorker:
         if self.predictor is None:
             return _row(fault=self.fault)
         try:
-            return _row(found=self._predict(self.predictor, photo, item["name"], item["number"] + 1))
+            return _row(record=self._predict(self.predictor, photo, item["name"], item["image_id"]))
         except UserError as error:
             return _row(failure=str(error))
         except Exception as error:  # one photo of a million does not stop the others
@@ -173,24 +239,24 @@ class PhotoWorker:
         photo = Place(item["store"], item["path"])
         return _row(failure=f"{photo}: each process that had it died; is it too large for the memory of a machine?")
 
-    def _predict(self, predictor: Model, photo: Place, name: str, image_id: int) -> list[dict[str, Any]]:
-        """The objects in it, as in `instances.json`."""
+    def _predict(self, predictor: Model, photo: Place, name: str, image_id: int) -> Record:
         options = self.options
         beside = None if options.depth is None else find_depth(options.depth, name)
+        inputs = [fingerprint(path) for path in (photo.local, beside) if path is not None]
         with fetched(photo) as path:
             try:
                 prediction = predictor.predict(path, depth=beside, scores=options.scores, min_score=options.min_score)
             except UserError as error:
                 raise UserError(str(error).replace(str(path), str(photo))) from error
-        with delivered(options.output) as folder:
-            write_prediction(prediction, folder / name, overlays=options.overlays)
+        with delivered(options.output, options.staging) as folder:
+            written = write_prediction(prediction, folder / name, overlays=options.overlays)
+            files = sizes_below(written, folder)
         if not isinstance(prediction, InstanceResult):
-            return []
+            return Record(name, inputs, files)
         file_name = (PurePosixPath(name).parent / PurePosixPath(photo.path).name).as_posix()
-        return prediction.to_coco(image_id=image_id, file_name=file_name)
+        return Record(name, inputs, files, prediction.to_coco(image_id=image_id, file_name=file_name))
 
 
-def _row(found: Sequence[dict[str, Any]] = (), failure: str = "", fault: str = "") -> Row:
-    """Objects; what is wrong with the photo; what is wrong with all of them."""
-    text = json.dumps(found) if found else ""
-    return {"found": text, "objects": len(found), "failure": failure, "fault": fault}
+def _row(record: Record | None = None, failure: str = "", fault: str = "") -> Row:
+    """What was made of an image, as JSON; what is wrong with it; what is wrong with all of them."""
+    return {"record": "" if record is None else json.dumps(asdict(record)), "failure": failure, "fault": fault}

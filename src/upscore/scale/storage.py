@@ -17,13 +17,11 @@ from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 from upscore.errors import UserError
+from upscore.files import writing
 from upscore.scale.cluster import import_ray
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
-
-PARTIAL = ".partial"
-"""The folder in a local output where files are written before they are moved to their places."""
 
 
 class Place(NamedTuple):
@@ -88,8 +86,16 @@ def _reaching(where: Place) -> Iterator[FileSystem]:
         raise UserError(f"{where}: the store can't be used: {reason}") from error
 
 
-def list_files(where: Place) -> list[str]:
-    """The names of all files in and below a folder in a store, sorted; a file itself has the one name "".
+class Stored(NamedTuple):
+    """What a store tells of a file."""
+
+    bytes: int
+    modified: int
+    """Time in nanoseconds, 0 where the store does not tell it."""
+
+
+def list_files(where: Place) -> dict[str, Stored]:
+    """All files in and below a folder in a store by their names, sorted; a file itself has the one name "".
 
     Raises:
         UserError: the store can't be reached.
@@ -97,11 +103,16 @@ def list_files(where: Place) -> list[str]:
     with _reaching(where) as store:
         from pyarrow.fs import FileSelector, FileType
 
-        if store.get_file_info(where.path).type == FileType.File:
-            return [""]
+        itself = store.get_file_info(where.path)
+        if itself.type == FileType.File:
+            return {"": Stored(itself.size, itself.mtime_ns or 0)}
         found = store.get_file_info(FileSelector(where.path, recursive=True, allow_not_found=True))
         root = f"{where.path}/"
-        return sorted(file.path.removeprefix(root) for file in found if file.type == FileType.File)
+        files = (file for file in found if file.type == FileType.File)
+        return {
+            file.path.removeprefix(root): Stored(file.size, file.mtime_ns or 0)
+            for file in sorted(files, key=lambda file: file.path)
+        }
 
 
 @contextmanager
@@ -122,43 +133,55 @@ def fetched(where: Place) -> Iterator[Path]:
 
 
 @contextmanager
-def delivered(output: Place) -> Iterator[Path]:
-    """An empty folder; when the block ends well, each file in it goes to the output, whole or not at all.
+def delivered(output: Place, staging: Path) -> Iterator[Path]:
+    """Yield an empty folder; when the block ends, each of its files goes to the output, atomically.
+
+    Args:
+        output: the folder, or place in a store.
+        staging: for what is not complete, on the file system of the output; of this run alone.
 
     Raises:
-        UserError: the output can't be written to.
+        UserError: the output can't be written.
     """
     local = output.local
     if local is None:
         with tempfile.TemporaryDirectory(prefix="upscore-") as folder:
             yield Path(folder)
             for file in _files(Path(folder)):
-                _upload(file, output.below(file.relative_to(folder).as_posix()))
+                upload(file, output.below(file.relative_to(folder).as_posix()))
         return
-    folder = local / PARTIAL / uuid4().hex
+    folder = staging / uuid4().hex
     try:
-        folder.mkdir(parents=True)
-        yield folder
-        for file in _files(folder):
-            target = local / file.relative_to(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(target)
-    except OSError as error:
-        raise UserError(f"{output}: can't be written to ({error.strerror or error})") from error
+        with writing(local):
+            folder.mkdir(parents=True)
+            yield folder
+            for file in _files(folder):
+                target = local / file.relative_to(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def clean(output: Place) -> None:
-    """Remove what processes that died left half written."""
-    if output.local is not None:
-        shutil.rmtree(output.local / PARTIAL, ignore_errors=True)
 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
-def _upload(file: Path, target: Place) -> None:
+def delete_file(where: Place) -> None:
+    """Delete a file in a store.
+
+    Raises:
+        UserError: the store can't be used.
+    """
+    with _reaching(where) as store:
+        store.delete_file(where.path)
+
+
+def upload(file: Path, target: Place) -> None:
+    """Copy a file to a store.
+
+    Raises:
+        UserError: the store can't be used.
+    """
     with _reaching(target) as store, file.open("rb") as source, store.open_output_stream(target.path) as stream:
         shutil.copyfileobj(source, stream, 2**20)

@@ -1,14 +1,18 @@
-"""Items over the workers of a cluster, one row back for each: nothing lost, nothing twice.
+"""Task runner: items over the workers of a Ray cluster, with one row for each item.
 
-Ray Data sends a task again when the process that had it dies. What is done again is done one item at a time, and an
-item at which processes keep dying is given up, so that it takes no others with it and comes out as a row, too.
+Ray Data sends a task again when its process dies. A task that is sent again is done one item at a time, and an item at
+which processes keep dying is given up and has a row, too. The attempts are counted on the driver's machine, without
+which there is no run.
 """
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections import Counter
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -70,13 +74,13 @@ def run(
     size = max(1, min(MOST_ITEMS, len(items) // (SHARES * workers.number)))
     tasks = -(-len(items) // size)
     numbered = [{**item, "number": number} for number, item in enumerate(items)]
-    ledger = ray.remote(num_cpus=0)(_Ledger).remote()
     dataset = ray.data.from_items(numbered, override_num_blocks=tasks)
     dataset.context.enable_progress_bars = False
+    counter, counts = _start_counter(ray)
     rows = dataset.map_batches(
         _Tasks,
         batch_size=None,
-        fn_constructor_args=(worker, arguments, ledger, threads or workers.cpus + 1),
+        fn_constructor_args=(worker, arguments, counter, threads or workers.cpus + 1),
         compute=ray.data.ActorPoolStrategy(size=min(workers.number, tasks), max_tasks_in_flight_per_actor=IN_FLIGHT),
         num_cpus=workers.cpus,
         num_gpus=workers.gpus,
@@ -86,30 +90,63 @@ def run(
     except ray.exceptions.RayActorError as error:
         reason = (str(error).strip().splitlines() or [""])[-1]
         raise UserError(f"the cluster can't start workers; is upscore installed on all machines? {reason}") from error
+    finally:
+        ray.kill(counter)
+        counts.unlink(missing_ok=True)
 
 
-class _Ledger:
-    """How often something was begun and not ended, by whichever process."""
+class AttemptCounter:
+    """Counts how often something was begun and not ended, by whichever process.
 
-    def __init__(self) -> None:
-        self.begun: Counter[str] = Counter()
+    Args:
+        log: a file of all that was counted; a counter that is started again reads it.
+    """
+
+    def __init__(self, log: Path) -> None:
+        self._begun: Counter[str] = Counter()
+        for line in log.read_text(encoding="utf-8").splitlines():
+            change, _, what = line.partition(" ")
+            self._count(change, what)
+        self._log = log.open("a", encoding="utf-8")
 
     def begin(self, what: str) -> int:
-        """The times so far, this one included."""
-        self.begun[what] += 1
-        return self.begun[what]
+        """Count one more; returns the count."""
+        self._write("begin", what)
+        return self._begun[what]
 
     def end(self, what: str) -> None:
-        """Nobody died of it."""
-        del self.begun[what]
+        """Forget it: no process died."""
+        self._write("end", what)
+
+    def _write(self, change: str, what: str) -> None:
+        self._log.write(f"{change} {what}\n")
+        self._log.flush()
+        self._count(change, what)
+
+    def _count(self, change: str, what: str) -> None:
+        if change == "begin":
+            self._begun[what] += 1
+        else:
+            self._begun.pop(what, None)
+
+
+def _start_counter(ray: Any) -> tuple[Any, Path]:
+    """An `AttemptCounter` as an actor on the driver's machine, which Ray starts again if its process dies; its log."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    handle, name = tempfile.mkstemp(prefix="upscore-attempts-")
+    os.close(handle)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    remote = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(AttemptCounter)
+    return remote.remote(Path(name)), Path(name)
 
 
 class _Tasks:
     """Between Ray's columns and the items and rows of a worker."""
 
-    def __init__(self, worker: type[Worker], arguments: dict[str, Any], ledger: Any, threads: int) -> None:
+    def __init__(self, worker: type[Worker], arguments: dict[str, Any], counter: Any, threads: int) -> None:
         self.work = worker(**arguments)
-        self.ledger = ledger
+        self.counter = counter
         self.threads = ThreadPoolExecutor(threads)
 
     def __call__(self, columns: dict[str, np.ndarray]) -> dict[str, list[Any]]:
@@ -131,7 +168,7 @@ class _Tasks:
     def _tell(self, change: str, what: str) -> int:
         import ray
 
-        return ray.get(getattr(self.ledger, change).remote(what))
+        return ray.get(getattr(self.counter, change).remote(what))
 
 
 def _transposed(columns: dict[str, np.ndarray]) -> list[Row]:

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from upscore.console import Console, Progress, TextColumn
 from upscore.evaluation.instances import InstanceScores
 from upscore.files import write_text
 from upscore.training.measurements import Scores
@@ -70,16 +70,16 @@ class TerminalProgress(Callback):
         self._bar: Progress | None = None
 
     def on_log(self, message: str) -> None:
-        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(message, soft_wrap=True)
 
     def on_progress(self, task: str, done: int, total: int) -> None:
         if self.console.is_terminal:
             end = "\n" if done == total else "\r"
-            self.console.print(f"{task}: {done} of {total} images", end=end, highlight=False, markup=False)
+            self.console.print(f"{task}: {done} of {total} images", end=end)
 
     def on_train_start(self, folder: RunFolder) -> None:
         self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}"),
@@ -105,7 +105,6 @@ class TerminalProgress(Callback):
             f"epoch {last['epoch']:>3}  loss {last['train_loss']:.4g} / {last['val_loss']:.4g} val"
             f"  {_summary(scores)}"
             f"  {last['seconds']:.0f} s{'  best' if is_best else ''}",
-            highlight=False,
             soft_wrap=True,
         )
 

@@ -1,0 +1,49 @@
+"""Terminal output by rich in which names of files and classes are printed as they are.
+
+By default rich takes `[...]` in a text for markup and `:smile:` for an emoji, and passes terminal escapes on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import rich.console
+import rich.progress
+from rich.text import Text
+
+from upscore.text import printable
+
+
+class Console(rich.console.Console):
+    """A console without markup, emoji codes and highlighting, that escapes control characters."""
+
+    def __init__(self, **options: Any) -> None:
+        plain: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
+        super().__init__(**plain | options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Turn a string, printed or in a table, into rich's text."""
+        return super().render_str(printable(text), **options)
+
+
+class TextColumn(rich.progress.TextColumn):
+    """A column of a progress bar whose text is no markup."""
+
+    def __init__(self, text_format: str, **options: Any) -> None:
+        plain: dict[str, Any] = {"markup": False}
+        super().__init__(text_format, **plain | options)
+
+    def render(self, task: rich.progress.Task) -> Text:
+        """The text for a task."""
+        text = super().render(task)
+        text.plain = printable(text.plain)
+        return text
+
+
+class Progress(rich.progress.Progress):
+    """Progress bars whose descriptions are no markup."""
+
+    @classmethod
+    def get_default_columns(cls) -> tuple[rich.progress.ProgressColumn, ...]:
+        """Description, bar, percentage and time left."""
+        return (TextColumn("{task.description}"), *super().get_default_columns()[1:])
