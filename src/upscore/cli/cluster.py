@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from upscore.cli.progress import progress_bars
 from upscore.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from upscore.baselines.comparison import Comparison
     from upscore.data.datasets import Dataset
 
@@ -117,7 +116,7 @@ def cluster(
     dataset, split = _open(data, split, holdout)
     if limit is not None:
         dataset = subset(dataset, evenly(len(dataset), limit))
-    with _progress() as progress:
+    with progress_bars() as progress:
         task = progress.add_task(f"Clustering ({method})", total=len(dataset))
         comparison = compare(
             dataset,
@@ -202,7 +201,7 @@ def _cluster_photos(paths: list[Path], output: Path, method: Method, segments: i
     refuse_overwriting(photos, output)
     failures: list[str] = []
     found = 0
-    with _progress() as progress:
+    with progress_bars() as progress:
         for name, path in progress.track(photos.items(), len(photos), description=f"Clustering ({method})"):
             try:
                 photo = read_image(path).permute(1, 2, 0).contiguous().numpy()
@@ -217,15 +216,6 @@ def _cluster_photos(paths: list[Path], output: Path, method: Method, segments: i
     for failure in failures:
         print(f"upscore: {failure}", file=sys.stderr)
     return FAILED if failures else 0
-
-
-def _progress() -> Progress:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _print(comparison: Comparison, title: str) -> None:

@@ -72,8 +72,8 @@ def evaluate(
     from json import dumps
 
     from rich.console import Console
-    from rich.progress import Progress
 
+    from upscore.cli.progress import progress_bar
     from upscore.data import open_dataset
     from upscore.data.datasets import default_split
     from upscore.data.instance_datasets import open_instances
@@ -88,12 +88,7 @@ def evaluate(
         raise UserError("--address and --workers are for --ray: add it, or leave them out")
     split = split or default_split(data)
     stderr = Console(stderr=True)
-    with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
-        task = progress.add_task("Evaluating", total=None)
-
-        def advance(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
+    with progress_bar("Evaluating") as advance:
         if ray:
             from upscore.scale.evaluate import evaluate_on_ray
 
