@@ -17,17 +17,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from upscore.bench.environment import busy, describe
-from upscore.bench.measure import THREADS, fix_threads
-from upscore.bench.page import in_words
-from upscore.bench.quality import REFERENCE, WAYS, Quality, Way, measure_quality
+from peers.measure import THREADS, fix_threads
+from peers.page import in_words
+from peers.quality import REFERENCE, WAYS, Quality, Way, measure_quality
 from upscore.checkpoints import load_model
+from upscore.cli.progress import progress_bars
 from upscore.data.datasets import Dataset, open_splits, subset
 from upscore.data.instance_datasets import open_instance_splits
 from upscore.errors import UserError
 from upscore.files import write_text
 from upscore.inference import Model
 from upscore.inference.calibration import quantize
+from upscore.text import markdown_table
+from upscore.timing import busy, describe
 
 HOLDOUT = "0006R0*"
 CALIBRATION = 50
@@ -75,7 +77,7 @@ def first(dataset: Dataset, photos: int | None) -> Dataset:
 
 
 def measure(source: str | Path, train: Dataset, val: Dataset, calibration: int, console: Console) -> list[Quality]:
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with progress_bars() as progress:
         models = predictors(source, train, calibration, console, progress)
         task = progress.add_task(f"Scoring {source}", total=len(val))
         return measure_quality(models, val, progress=lambda done, _: progress.update(task, completed=done))
@@ -110,23 +112,20 @@ def predictors(
 def section(title: str, metric: str, found: list[Quality]) -> str:
     """A table of one network."""
     reference = next(quality for quality in found if quality.way == REFERENCE)
+    header = ("engine", "precision", metric, "change", "agreement", "a photo", "speed")
     lines = [
-        ("engine", "precision", metric, "change", "agreement", "a photo", "speed"),
-        ("---", "---", *["---:"] * 5),
-        *(
-            (
-                quality.way.engine,
-                quality.way.precision,
-                f"{quality.score:.2%}",
-                "" if quality is reference else f"{100 * (quality.score - reference.score):+.2f}",
-                "" if quality is reference else f"{quality.agreement:.2%}",
-                in_words(quality.seconds),
-                f"{reference.seconds / quality.seconds:.1f}x",
-            )
-            for quality in found
-        ),
+        (
+            quality.way.engine,
+            quality.way.precision,
+            f"{quality.score:.2%}",
+            "" if quality is reference else f"{100 * (quality.score - reference.score):+.2f}",
+            "" if quality is reference else f"{quality.agreement:.2%}",
+            in_words(quality.seconds),
+            f"{reference.seconds / quality.seconds:.1f}x",
+        )
+        for quality in found
     ]
-    return f"## {title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"## {title}\n\n{markdown_table(header, lines, left=2)}"
 
 
 def command(asked: argparse.Namespace) -> str:

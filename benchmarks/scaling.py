@@ -34,6 +34,7 @@ from upscore.models.build import build
 from upscore.scale.cluster import Workers, connected
 from upscore.scale.predict import predict_on_ray
 from upscore.scale.work import MOST_ITEMS, run
+from upscore.text import markdown_table
 
 MACHINES = (1, 10, 100, 1000)
 OBJECTS_TEXT = "x" * 2000
@@ -180,7 +181,8 @@ def measure_here(backbone: str, jpeg: bytes, cores: int, count: int = 80) -> tup
 
 def table(rates: list[Rates]) -> str:
     """Markdown: photos per second, hours for a million and what bounds them, by machines."""
-    lines = ["| network | storage | 1 | 10 | 100 | 1,000 machines | grows up to |", "|---|---|---:|---:|---:|---:|---|"]
+    header = ["network", "storage", "1", "10", "100", "1,000 machines", "grows up to"]
+    lines = []
     for rate in rates:
         for storage in STORAGES:
             cells = []
@@ -191,8 +193,8 @@ def table(rates: list[Rates]) -> str:
             others = {name: value for name, value in rate.limits(1, storage).items() if name != "machines"}
             first = min(others, key=lambda name: others[name])
             end = f"{others[first] / rate.machine:,.0f}: {first}"
-            lines.append(f"| {rate.network} | {storage.name} | {' | '.join(cells)} | {end} |")
-    return "\n".join(lines) + "\n"
+            lines.append([rate.network, storage.name, *cells, end])
+    return markdown_table(header, lines, left=2) + "\n"
 
 
 def _duration(seconds: float) -> str:

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from upscore.bench import train_fcn, train_mask_rcnn
-from upscore.bench.environment import busy, describe
-from upscore.bench.measure import REPEATS, THREADS, Row, Sides, compare, fix_threads
-from upscore.bench.memory import peak_memory
+from peers import train_fcn, train_mask_rcnn
+from peers.measure import REPEATS, THREADS, Row, Sides, compare, fix_threads
+from peers.memory import peak_memory
+from upscore.timing import busy, describe
 
 ROWS = {row.name: row for row in (train_fcn.row(), train_mask_rcnn.row())}
 OPERATIONS = 25

@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from upscore.files import write_text
+from upscore.text import markdown_table
 from upscore.training import train
 from upscore.training.callbacks import TerminalProgress
 
@@ -59,13 +60,7 @@ def table(runs: dict[str, Path]) -> str:
     title = ["net", "pixel acc.", "mean acc.", "mean IU", "f.w. IU", "epochs", "s / epoch", "minutes in all"]
     names = list(next(iter(per_class.values())))
     classes = [[name, *(f"{per_class[net][name]:.1%}" for net in runs)] for name in names]
-    return markdown(title, rows) + "\n" + markdown(["IU", *runs], classes)
-
-
-def markdown(title: list[str], rows: list[list[str]]) -> str:
-    """A table with numbers to the right."""
-    lines = [title, ["---", *["---:"] * (len(title) - 1)], *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(title, rows) + "\n\n" + markdown_table(["IU", *runs], classes) + "\n"
 
 
 if __name__ == "__main__":

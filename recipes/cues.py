@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import mean
 
 from rich.console import Console
-from table_pages import count, markdown, verdict
+from table_pages import count, verdict
 
 from upscore.analysis.cues import Experiment, count_classes, foreground_of, measure_cues
 from upscore.analysis.cues_files import PICTURES, write_cues
@@ -30,6 +30,7 @@ from upscore.data.masking import mean_color
 from upscore.evaluation.cues import ROWS, Cues, CueScores, Guess
 from upscore.files import atomic_path, write_text
 from upscore.models.preprocessing import LITE0
+from upscore.text import markdown_table
 from upscore.training.callbacks import TerminalProgress
 from upscore.training.feed import default_workers
 from upscore.training.recipes import MODERN
@@ -163,7 +164,7 @@ def section(data: str, runs: Sequence[Cues], picture: str) -> str:
         [
             f"## {PLACES[data]}\n\n{count(means.photos, 'photo')} held out, {count(len(runs), 'seed')}.\n",
             f"![Mean IU of each row, a dot for each seed]({picture})\n",
-            markdown(header, lines),
+            markdown_table(header, lines, escape=False) + "\n",
             "".join(f"- {sentence}\n" for sentence in verdicts),
             REASONS[data] + "\n",
             "".join(f"- {sentence}\n" for sentence in definitions(means, mean_color(LITE0), 0)),

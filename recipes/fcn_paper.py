@@ -35,7 +35,6 @@ import torch
 from fcn_paper_server import COMPETITION, submit
 from fcn_paper_tables import DEPTH_MEANS, GEOMETRIC, SCORES, TABLES, Row, Table
 from rich.console import Console
-from table_pages import markdown
 
 from upscore.data.datasets import Dataset, geometric_classes, list_files, open_dataset, subset
 from upscore.data.lists import read_list
@@ -45,6 +44,7 @@ from upscore.models import build
 from upscore.models.fcn import FCN
 from upscore.models.preprocessing import CAFFE, DepthPreprocessing
 from upscore.models.two_heads import TwoHeads
+from upscore.text import markdown_table
 from upscore.training import fit
 from upscore.training.callbacks import TerminalProgress
 from upscore.training.depth import fitting_depth
@@ -206,13 +206,16 @@ def report(name: str, results: Results) -> str:
     table = TABLES[name]
     titles = (*SCORES, GEOMETRIC) if table.geometric else SCORES
     heads = ["", *(f"{title}, {whose}" for title in titles for whose in ("paper", "yours"))]
-    text = f"# {table.title}\n\n{table.about}\n\n{markdown(heads, _lines(table, results, titles))}"
+    lines = markdown_table(heads, _lines(table, results, titles), escape=False)
+    text = f"# {table.title}\n\n{table.about}\n\n{lines}\n"
     if table.without_background:
         own = [
             [table.rows[row].title, *(f"{score:.1%}" for score in four_scores(results[row]["confusion"], first=1))]
             for row in results
         ]
-        text += f"\nYours without the background, over 59 classes:\n\n{markdown(['', *SCORES], own)}" if own else ""
+        if own:
+            lines = markdown_table(["", *SCORES], own, escape=False)
+            text += f"\nYours without the background, over 59 classes:\n\n{lines}\n"
     return text
 
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from table_pages import Results, markdown
+from table_pages import Results
 from table_runs import CAMVID, SCENES, Row, Table, open_data
 from tables import main
 
 from upscore.evaluation.ceiling import CeilingMeter
 from upscore.models import build
+from upscore.text import markdown_table
 
 REMARK = """\
 Where the paper's order does not show, stride 32 is to blame: on these labels it allows far less than on the paper's
@@ -87,7 +88,7 @@ def reasons(data: str, source: Path | None, _results: Results, _images: Path, _p
         ),
         ["mean norm of a cell's features before training", *(f"{norms[s]:.0f}" for s in STRIDES)],
     ]
-    return markdown(["stride", *map(str, STRIDES)], lines)
+    return markdown_table(["stride", *map(str, STRIDES)], lines, escape=False) + "\n"
 
 
 if __name__ == "__main__":

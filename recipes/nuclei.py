@@ -43,6 +43,7 @@ from upscore.objects import Objects
 from upscore.rendering import blend, borders, line_width, side_by_side
 from upscore.results import InstanceResult, as_instances
 from upscore.structures import Sample
+from upscore.text import markdown_table
 from upscore.training import train
 from upscore.training.callbacks import TerminalProgress
 
@@ -194,7 +195,8 @@ slightly optimistic.
 AP_dsb is average precision at an IoU threshold as StarDist and DSB2018 define it, TP / (TP + FP + FN) over all nuclei;
 F1 is 2 TP / (2 TP + FP + FN). Mask AP and AP50 are COCO's.
 
-{markdown(title, rows)}
+{markdown_table(title, rows)}
+
 The StarDist paper (Schmidt et al. 2018) has 83.2% for Mask R-CNN and 86.4% for StarDist, as AP_dsb at 0.5 on a
 fluorescence subset of the same data. {ours}That is not the same split: the photos are others, so these
 numbers do not rank the networks.
@@ -225,12 +227,6 @@ def ship(source: Path, folder: Path) -> None:
 
 def _share(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.1%}"
-
-
-def markdown(title: list[str], rows: list[list[str]]) -> str:
-    """A table with numbers to the right."""
-    lines = [title, ["---", *["---:"] * (len(title) - 1)], *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from upscore.evaluation.plot_style import BLUE, INK, ORANGE, PALE_INK, name_ticks, new_figure, save, style
+from upscore.text import markdown_table
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """row -> what was measured with seeds 0, 1, ..."""
@@ -55,7 +56,8 @@ def scores_table(
         )
         if any(paper.values()):
             lines[-1].append(paper[row])
-    return markdown([*head, whose] if any(paper.values()) else head, lines)
+    header = [*head, whose] if any(paper.values()) else head
+    return markdown_table(header, lines, escape=False) + "\n"
 
 
 def differences(results: Results, row: str, other: str, score: str) -> list[float]:
@@ -93,12 +95,6 @@ def _as_good(points: Sequence[float]) -> bool:
 
 def _listed(names: Sequence[str]) -> str:
     return "".join(names) if len(names) < 2 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def markdown(title: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table with numbers to the right."""
-    lines = [title, ["---", *["---:"] * (len(title) - 1)], *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def dots(axes: Axes, results: Results, titles: Mapping[str, str], score: str, label: str) -> None:

@@ -6,13 +6,13 @@ from types import ModuleType
 
 import pytest
 
-from upscore.bench import peers
+from peers import shared
 from upscore.errors import UserError
 
 
 def torchfcn_models() -> ModuleType:
     """`torchfcn.models`."""
     try:
-        return peers.torchfcn_models()
+        return shared.torchfcn_models()
     except UserError as error:
         pytest.skip(str(error))

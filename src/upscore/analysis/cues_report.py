@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from upscore.data.masking import SHAPE, Color
-from upscore.evaluation.ceiling_report import table
 from upscore.evaluation.cues import ROWS, Cues, Keeps
+from upscore.text import markdown_table
 
 ABOVE_GUESS = 0.05
 """What is not this much better than calling every object the same has told nothing."""
@@ -115,7 +115,7 @@ def markdown(cues: Cues, title: str, sentences: Sequence[str], defined: Sequence
         f"# What the network looks at: {title}",
         f"{cues.photos:,} held-out photos. Each network sees photos of which the foreground, the background or both "
         "are masked; if masking something costs nothing, the network did not need it (FCN, table 8).",
-        table(HEADER, cue_rows(cues)),
+        markdown_table(HEADER, cue_rows(cues)),
         "![Mean IU of each row](cues.png)",
         "## Advice",
         "\n".join(f"- {sentence}" for sentence in sentences),

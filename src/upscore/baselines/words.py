@@ -6,6 +6,7 @@ from typing import Any
 
 from upscore.baselines.comparison import Comparison
 from upscore.evaluation.metrics import SemanticScores
+from upscore.text import markdown_table
 
 CAVEAT = (
     "The oracle knows the answers: each segment gets the class that most of its labelled pixels have. It rises to 100% "
@@ -88,10 +89,10 @@ def markdown(comparison: Comparison, title: str) -> str:
     parts = [
         f"# {title}",
         conclusion(comparison),
-        _table(COLUMNS, score_rows(comparison)),
+        markdown_table(COLUMNS, score_rows(comparison)),
         CAVEAT,
         PROTOCOL,
-        _table(class_columns(comparison), class_rows(comparison)),
+        markdown_table(class_columns(comparison), class_rows(comparison)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -121,8 +122,3 @@ def _named(per_class: dict[str, float | None], classes: list[str]) -> dict[str, 
     if set(per_class) & set(classes):
         return {name: per_class.get(name) for name in classes}
     return dict(zip(classes, per_class.values(), strict=True))
-
-
-def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [columns, ("---", *["---:"] * (len(columns) - 1)), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)

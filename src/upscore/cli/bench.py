@@ -1,158 +1,180 @@
-"""`upscore bench`: how many times as fast as its peers."""
+"""`upscore bench`: images per second of a model on this machine."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-from cyclopts import Parameter
-
-from upscore.bench.measure import REPEATS, THREADS, Row
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from upscore.bench.results import Result
-    from upscore.console import Console
+    from collections.abc import Sequence
+
+    import numpy as np
+
+    from upscore.inference.benchmark import LeftOut, Speed
+
+ENGINES = ("torch", "openvino", "onnxruntime")
+PRECISIONS = ("float32", "bfloat16", "int8")
+DEFAULT_SIZE = "640x480"
 
 
 def bench(
-    *names: str,
-    repeats: int = REPEATS,
-    threads: int = THREADS,
-    output: Path = Path("bench"),
-    list_: Annotated[bool, Parameter("--list", negative="")] = False,
+    model: str,
+    images: list[Path] | None = None,
+    /,
+    *,
+    engine: list[Literal["auto", "torch", "openvino", "onnxruntime"]] | None = None,
+    precision: list[Literal["auto", "float32", "bfloat16", "int8"]] | None = None,
+    batch_size: list[int] | None = None,
+    image_size: list[str] | None = None,
+    rounds: int = 5,
+    threads: int | None = None,
+    json: Path | None = None,
 ) -> None:
-    """Measure speed and memory against other libraries, as ratios.
+    """Measure how many images per second a model predicts on this machine.
 
     ```
-    upscore bench --list
-    upscore bench masks upsampling-512x512
-    upscore bench --repeats 9 --output docs/speed/
+    upscore bench runs/streets
+    upscore bench nuclei slides/a.png --engine openvino --json bench.json
+    upscore bench runs/streets --image-size 640x480 --image-size 1920x1080
+    upscore bench runs/streets --engine torch --batch-size 1 --batch-size 8
     ```
 
-    Ours and the peer's calls take turns in one process, so that the ratio
-    of their medians holds on a busy machine too. All of it takes minutes;
-    results join those that are in the output folder already.
+    Every engine and number format that runs the model here is timed, from an
+    image in memory to its class map or objects. They take turns, so that a
+    busy machine slows all of them alike; the table has the medians of the
+    rounds. int8 is measured if `upscore calibrate` has been run.
 
     Parameters
     ----------
-    names
-        What to measure, as --list has it; all by default.
-    repeats
-        Rounds after a first one that does not count. Fewer than 5 are a
-        glance, and the page says so.
+    model
+        A model folder, a run, a built-in model's name, or hf://owner/name.
+    images
+        Image files to measure on, each at its own size. By default one of
+        scikit-image's photographs is resized. The time of a model that finds
+        objects depends on how many there are: give images of your own.
+    engine
+        Measure this engine; may be given several times. auto is what
+        `upscore predict` chooses.
+    precision
+        Measure this number format; may be given several times.
+    batch_size
+        Images that are predicted together; may be given several times.
+    image_size
+        WIDTHxHEIGHT in pixels; may be given several times. By default 640x480.
+    rounds
+        Timed calls of each setting, after one that is not timed.
     threads
-        Of both sides.
-    output
-        The folder to write results.json, speed.md and speed.png to.
-    list_
-        Name what can be measured, and stop.
+        Of the processor; by default as many as `upscore predict` uses.
+    json
+        Write all times, and what they were measured on, to this file.
     """
-    from upscore.bench.rows import ROWS, choose
-    from upscore.console import Console
-    from upscore.errors import UserError
-    from upscore.files import require_writable
+    from json import dumps
 
-    if list_:
-        _print_rows(ROWS)
-        return
-    for option, value in (("--repeats", repeats), ("--threads", threads)):
+    from upscore.errors import UserError
+    from upscore.files import require_writable_file, write_text
+
+    least = {"--batch-size": min(batch_size or [1]), "--rounds": rounds, "--threads": 1 if threads is None else threads}
+    for option, value in least.items():
         if value < 1:
-            raise UserError(f"{option} {value}: it must be 1 at least")
-    require_writable(output, "choose another --output")
-    stderr = Console(stderr=True)
-    try:
-        measured = _measure(choose(names), repeats, threads, output, stderr)
-    except OSError as error:
-        raise UserError(f"{error.filename or output}: can't be written ({error.strerror})") from error
-    _print(measured, output)
+            raise UserError(f"{option} {value}: give 1 or more")
+    if images and image_size:
+        raise UserError(f"--image-size {image_size[0]} is for the built-in image: leave it out, or give no images")
+    sizes = [_size(text) for text in image_size or [DEFAULT_SIZE]]
+    if json is not None:
+        require_writable_file(json, "choose another --json")
+
+    import torch
+
+    from upscore.cli.progress import progress_bar
+    from upscore.inference.benchmark import load_in_every_way, measure_speed
+    from upscore.timing import busy, describe_machine
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    warning = busy()
+    models, left_out = load_in_every_way(model, engine or ENGINES, precision or PRECISIONS)
+    with progress_bar("Measuring") as advance:
+        speeds = measure_speed(models, _images(images or [], sizes), batch_size or [1], rounds=rounds, progress=advance)
+    machine = describe_machine(torch.get_num_threads())
+    _print(model, speeds, left_out, machine, warning)
+    if json is not None:
+        report = {
+            "model": model,
+            "machine": machine,
+            "warning": warning,
+            "rounds": rounds,
+            "speeds": [speed.to_json() for speed in speeds],
+            "left_out": [{"engine": one.engine, "precision": one.precision, "reason": one.reason} for one in left_out],
+        }
+        write_text(json, dumps(report, indent=2) + "\n")
 
 
-def _measure(rows: Sequence[Row], repeats: int, threads: int, folder: Path, stderr: Console) -> list[Result]:
-    """What can't be measured here is told; results are written after each row, so that none is lost."""
-    from rich.progress import TaskID
-
-    from upscore.bench.results import read_results, write_results
-    from upscore.bench.rows import ROWS
-    from upscore.bench.run import run
-    from upscore.console import Progress
+def _size(text: str) -> tuple[int, int]:
+    """ "640x480" -> (480, 640)."""
     from upscore.errors import UserError
 
-    _bound_libraries(threads)
-    results, measured, missing = read_results(folder / "results.json"), [], []
-    with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
-        for row in rows:
-            task = progress.add_task(row.name, total=None)
-
-            def advance(done: int, total: int, task: TaskID = task) -> None:
-                progress.update(task, completed=done, total=total)
-
-            try:
-                result = run(row, repeats, threads=threads, progress=advance)
-            except UserError as error:
-                missing.append(f"{row.name}: {error}")
-                continue
-            finally:
-                progress.remove_task(task)
-            measured.append(result)
-            results = results.joined(result)
-            write_results(results, folder / "results.json")
-    if not measured:
-        raise UserError("; ".join(missing))
-    for sentence in missing:
-        stderr.print(f"left out: {sentence}")
-    write_pages(results.ordered([row.name for row in ROWS]), folder / "speed.md", folder / "speed.png")
-    return measured
+    match = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text)
+    if match is None:
+        raise UserError(f"--image-size {text}: write WIDTHxHEIGHT in pixels, such as {DEFAULT_SIZE}")
+    return int(match[2]), int(match[1])
 
 
-def write_pages(rows: Sequence[Result], page: Path, picture: Path) -> None:
-    """The Markdown page and the picture it shows."""
-    from os.path import relpath
+def _images(paths: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """(H, W, 3) uint8: the files, or the built-in image at these sizes."""
+    import numpy as np
 
-    from upscore.bench.page import markdown
-    from upscore.bench.plot import plot_results
-    from upscore.files import write_text
+    from upscore.data import read_image
 
-    plot_results(rows, picture)
-    write_text(page, markdown(rows, Path(relpath(picture, page.parent)).as_posix()))
+    if paths:
+        return [read_image(path).permute(1, 2, 0).contiguous().numpy() for path in paths]
+    from importlib.resources import files
 
+    from PIL import Image
 
-def _bound_libraries(threads: int) -> None:
-    """Libraries that count the cores when they are loaded; nothing has loaded them yet."""
-    import os
-
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = str(threads)
+    with files("skimage").joinpath("data", "coffee.png").open("rb") as file:
+        photo = Image.open(file).convert("RGB")
+    return [np.asarray(photo.resize((width, height), Image.Resampling.BICUBIC)) for height, width in sizes]
 
 
-def _print_rows(rows: Sequence[Row]) -> None:
-    from upscore.bench.page import times
-    from upscore.console import Console
+def _print(
+    model: str,
+    speeds: Sequence[Speed],
+    left_out: Sequence[LeftOut],
+    machine: dict[str, str | int],
+    warning: str | None,
+) -> None:
+    import sys
 
-    console = Console()
-    for row in rows:
-        targets = ", ".join(f"{times(ratio)} in {side}" for side, ratio in row.target.items())
-        console.print(row.name, style="bold")
-        console.print(f"    {row.work}\n    against {row.peer_name}; target {targets or 'none'}")
-
-
-def _print(rows: Sequence[Result], folder: Path) -> None:
     from rich import box
     from rich.table import Table
 
-    from upscore.bench.page import MEMORY_HEADER, SHORT_HEADER, memory_cells, remarks, short_cells
     from upscore.console import Console
 
+    objects = any(speed.objects is not None for speed in speeds)
     console = Console()
-    for header, lines in ((SHORT_HEADER, short_cells), (MEMORY_HEADER, memory_cells)):
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        for column in header:
-            table.add_column(column, justify="left" if column in ("name", "ours", "reached") else "right", no_wrap=True)
-        for row in rows:
-            for line in lines(row):
-                table.add_row(*line, style={"yes": "green", "no": "yellow"}.get(line[-1]))
-        if table.row_count:
-            console.print(table)
-    for line in remarks(rows):
-        console.print(line, style="dim")
-    console.print(f"Written to {folder / 'speed.md'}")
+    table = Table(box=box.SIMPLE_HEAD, title=model, title_justify="left")
+    columns = ("engine", "precision", "batch", "image size", "images/s", "ms/image", "spread of rounds")
+    for number, column in enumerate([*columns, *(["objects"] if objects else [])]):
+        table.add_column(column, justify="right" if number > 1 else "left", no_wrap=True)
+    best = max(speeds, key=lambda speed: speed.images_per_second)
+    for speed in speeds:
+        setting = speed.setting
+        milliseconds = [1e3 * seconds / setting.batch_size for seconds in sorted(speed.seconds)]
+        table.add_row(
+            setting.engine,
+            setting.precision,
+            str(setting.batch_size),
+            f"{setting.size[1]}x{setting.size[0]}",
+            f"{speed.images_per_second:.3g}",
+            f"{1e3 / speed.images_per_second:.3g}",
+            f"{milliseconds[0]:.3g} to {milliseconds[-1]:.3g}",
+            *([str(speed.objects)] if objects else []),
+            style="bold" if speed is best else "",
+        )
+    console.print(table)
+    console.print(", ".join(f"{name} {value}" for name, value in machine.items()), style="dim")
+    for one in left_out:
+        print(f"left out: {one.engine} {one.precision}: {one.reason}", file=sys.stderr)
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)

@@ -60,7 +60,7 @@ def calibrate(
 
     from upscore.checkpoints.folder import find_model, load_model
     from upscore.cli.predicting import FAILED
-    from upscore.console import Console, Progress
+    from upscore.cli.progress import progress_bars
     from upscore.errors import UserError
     from upscore.inference import Model
     from upscore.inference.calibration import evenly, quantize, require_quantizable
@@ -78,8 +78,7 @@ def calibrate(
     require_quantizable(net)
     reference = Model(net, "openvino", "float32", max_side=card.max_side)
     labelled = None if data is None else _labelled(reference, data, split)
-    stderr = Console(stderr=True)
-    with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
+    with progress_bars() as progress:
         sound, failures = _readable(evenly(given, photos), progress)
         others = len(sound) >= MANY
         seen, unseen = (sound[::2], sound[1::2]) if others else (sound, sound)

@@ -38,7 +38,7 @@ def ceiling(data: str, /, *, split: str | None = None, output: Path = Path("ceil
         Larger photos are reduced to this many pixels first, as in training;
         0 for none.
     """
-    from upscore.console import Console, Progress
+    from upscore.cli.progress import progress_bars
     from upscore.data import open_dataset
     from upscore.data.instance_datasets import task_of
     from upscore.data.resizing import resize_longest
@@ -55,8 +55,7 @@ def ceiling(data: str, /, *, split: str | None = None, output: Path = Path("ceil
     dataset = open_dataset(data, split)
     meter = CeilingMeter(dataset.classes)
     reduced = 0
-    stderr = Console(stderr=True)
-    with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
+    with progress_bars() as progress:
         for index in progress.track(range(len(dataset)), description="Measuring"):
             whole = dataset[index]
             sample = resize_longest(whole, max_side)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from upscore.cli.progress import progress_bars
 from upscore.errors import UserError
 
 if TYPE_CHECKING:
     from upscore.baselines.comparison import Comparison
-    from upscore.console import Progress
     from upscore.data.datasets import Dataset
 
 Method = Literal["felzenszwalb", "slic", "quickshift", "watershed", "ncut", "kmeans"]
@@ -118,7 +118,7 @@ def cluster(
     dataset, split = _open(data, split, holdout)
     if limit is not None:
         dataset = subset(dataset, evenly(len(dataset), limit))
-    with _progress() as progress:
+    with progress_bars() as progress:
         task = progress.add_task(f"Clustering ({method})", total=len(dataset))
         comparison = compare(
             dataset,
@@ -203,7 +203,7 @@ def _cluster_photos(paths: list[Path], output: Path, method: Method, segments: i
     refuse_overwriting(photos, output)
     failures: list[str] = []
     found = 0
-    with _progress() as progress:
+    with progress_bars() as progress:
         for name, path in progress.track(photos.items(), len(photos), description=f"Clustering ({method})"):
             try:
                 photo = read_image(path).permute(1, 2, 0).contiguous().numpy()
@@ -218,16 +218,6 @@ def _cluster_photos(paths: list[Path], output: Path, method: Method, segments: i
     for failure in failures:
         print(f"upscore: {failure}", file=sys.stderr)
     return FAILED if failures else 0
-
-
-def _progress() -> Progress:
-    from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
-
-    from upscore.console import Console, Progress, TextColumn
-
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _print(comparison: Comparison, title: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from upscore.cli.progress import progress_bars
 from upscore.errors import UserError
 from upscore.text import printable
 
@@ -128,14 +129,8 @@ def example(output: Path, /) -> None:
 
 
 def _progress(items: Iterable[T], total: int) -> Iterable[T]:
-    from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
-
-    from upscore.console import Console, Progress, TextColumn
-
-    console = Console(stderr=True)
-    columns = TextColumn("Reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield from progress.track(items, total=total)
+    with progress_bars() as progress:
+        yield from progress.track(items, total=total, description="Reading")
 
 
 def _print(report: Report | InstanceReport, console: Console) -> None:

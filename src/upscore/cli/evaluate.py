@@ -71,7 +71,8 @@ def evaluate(
     """
     from json import dumps
 
-    from upscore.console import Console, Progress
+    from upscore.cli.progress import progress_bar
+    from upscore.console import Console
     from upscore.data import open_dataset
     from upscore.data.datasets import default_split
     from upscore.data.digest import same_source
@@ -91,12 +92,7 @@ def evaluate(
         require_writable(plots, "choose another --plots")
     split = split or default_split(data)
     stderr = Console(stderr=True)
-    with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
-        task = progress.add_task("Evaluating", total=None)
-
-        def advance(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
+    with progress_bar("Evaluating") as advance:
         if ray:
             from upscore.scale.evaluate import evaluate_on_ray
 

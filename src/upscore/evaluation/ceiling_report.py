@@ -5,10 +5,10 @@ s: stride. A class's ceiling is the IU by the method that is kinder to it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from upscore.evaluation.ceiling import METHODS, PAPER, Ceilings, Method
+from upscore.text import markdown_escaped, markdown_table
 
 NETWORKS = {32: "fcn32s", 16: "fcn16s", 8: "fcn8s"}
 """Output stride -> the network that has it, from coarse to fine."""
@@ -175,32 +175,21 @@ def markdown(ceilings: Ceilings, data: str, sentences: Sequence[str]) -> str:
         f"{_count(ceilings.images, 'label map')}. Each is brought down to one cell for every stride x stride pixels, "
         f"and up again, and scored against itself, in one confusion matrix for all. The networks' strides: {networks}.",
         "## Advice",
-        "\n".join(f"- {_escaped(sentence)}" for sentence in sentences),
+        "\n".join(f"- {markdown_escaped(sentence)}" for sentence in sentences),
         f"A class is fine here from a ceiling of {FINE:.0%} on, by the better of the two methods. {ABOUT_CEILINGS}",
         "## Mean IU",
-        table(["method", *header], mean_rows(ceilings)),
+        markdown_table(["method", *header], mean_rows(ceilings)),
         "\n".join(f"- *{TITLES[method]}*: {words}." for method, words in METHODS.items()),
         ABOUT_PAPER,
     ]
     for method in METHODS:
         parts += [f"## IU of each class, {TITLES[method]}"]
-        parts += [table(["class", "pixels", "photos", *header], class_rows(ceilings, method))]
+        parts += [markdown_table(["class", "pixels", "photos", *header], class_rows(ceilings, method))]
     return "\n\n".join(parts) + "\n"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, the first column to the left and the others to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(_escaped(cell) for cell in line)} |" for line in lines)
 
 
 def _share(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}%}"
-
-
-def _escaped(text: str) -> str:
-    """Without what Markdown would take for markup of its own."""
-    return re.sub(r"([\\|*_`<])", r"\\\1", text)
 
 
 def _shares(ceilings: Ceilings, names: Sequence[str], stride: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from upscore.errors import UserError
 from upscore.inference.depths import find_depth
 from upscore.inference.engines import EngineName, Precision
-from upscore.inference.engines.choice import resolve_engine, resolve_format
+from upscore.inference.engines.choice import resolve_engine
 from upscore.inference.folder import folder_settings, require_fitting, sizes_to_expect, write_found
 from upscore.inference.load import load
 from upscore.inference.model import Model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from upscore.bench.measure import Row, Side, Sides
+from peers.measure import Row, Side, Sides
 
 if TYPE_CHECKING:
     from torch import Tensor

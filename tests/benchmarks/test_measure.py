@@ -5,9 +5,9 @@ from itertools import cycle
 
 import pytest
 
-from upscore.bench import measure
-from upscore.bench.measure import Comparison, Row, compare
-from upscore.bench.memory import CLEAR, peak_memory
+from peers.measure import Comparison, Row, compare
+from peers.memory import CLEAR, peak_memory
+from upscore import timing
 
 MIB = 1 << 20
 
@@ -33,7 +33,7 @@ def test_all_sides_take_turns_and_a_different_one_begins():
 
 def test_times_are_those_of_their_sides(monkeypatch):
     clock, durations = [0.0], {"peer": cycle([99, 8, 4, 6]), "ours": cycle([99, 1, 2, 4])}
-    monkeypatch.setattr(measure, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(timing, "perf_counter", lambda: clock[0])
 
     def call(side):
         clock[0] += next(durations[side])

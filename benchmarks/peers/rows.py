@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from upscore.bench import fcn_lite0, fcn_vgg16, folder, mask_rcnn, masks, train_fcn, train_mask_rcnn, upsampling
-from upscore.bench.measure import Row
+from peers import fcn_lite0, fcn_vgg16, folder, mask_rcnn, masks, train_fcn, train_mask_rcnn, upsampling
+from peers.measure import Row
 from upscore.errors import UserError
 
 ROWS = (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from upscore.bench.environment import busy, describe
-from upscore.bench.measure import REPEATS, THREADS, Row, compare, fix_threads
-from upscore.bench.memory import peak_memory
-from upscore.bench.results import Result, SideResult
+from peers.measure import REPEATS, THREADS, Row, compare, fix_threads
+from peers.memory import peak_memory
+from peers.results import Result, SideResult
 from upscore.progress import ProgressCallback
+from upscore.timing import busy, describe
 
 
 def run(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from upscore.bench.measure import Row, Sides
-from upscore.bench.peers import noise
+from peers.measure import Row, Sides
+from peers.shared import noise
 
 if TYPE_CHECKING:
     from torch import Tensor

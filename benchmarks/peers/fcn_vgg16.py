@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from upscore.bench.measure import Row, Side, Sides
-from upscore.bench.peers import noise, torchfcn_models, with_random_weights
+from peers.measure import Row, Side, Sides
+from peers.shared import noise, torchfcn_models, with_random_weights
 
 SIDE, CLASSES = 512, 21
 

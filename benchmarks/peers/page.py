@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-from upscore.bench.measure import REPEATS
-from upscore.bench.results import MIB, Result
+from peers.measure import REPEATS
+from peers.results import MIB, Result
+from upscore.text import markdown_table
 
 HEADER = ("work", "peer", "peer takes", "ours", "takes", "ratio", "spread", "target", "reached")
 SHORT_HEADER = ("name", "peer takes", "ours", "takes", "ratio", "target", "reached")
@@ -79,12 +80,12 @@ def markdown(rows: Sequence[Result], picture: str) -> str:
     """The page, which shows the picture of that address."""
     parts = [
         "# Speed, against peers",
-        "    upscore bench",
+        "    python benchmarks/speed.py",
         f"![ratios, with their targets]({picture})",
-        _table(HEADER, rows, cells),
+        markdown_table(HEADER, (line for row in rows for line in cells(row)), left=len(HEADER)),
     ]
-    if any(list(memory_cells(row)) for row in rows):
-        parts += [_table(MEMORY_HEADER, rows, memory_cells), ABOUT_MEMORY]
+    if memory := [line for row in rows for line in memory_cells(row)]:
+        parts += [markdown_table(MEMORY_HEADER, memory, left=len(MEMORY_HEADER)), ABOUT_MEMORY]
     parts += [ABOUT, "\n".join(f"- {line}" for line in remarks(rows))]
     return "\n\n".join(parts) + "\n"
 
@@ -106,8 +107,3 @@ def remarks(rows: Sequence[Result]) -> list[str]:
 
 def _span(values: Sequence[str]) -> str:
     return values[0] if len(values) == 1 else f"{values[0]} to {values[-1]}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Result], cells: Callable[[Result], Iterator[tuple[str, ...]]]) -> str:
-    lines = [header, ["---"] * len(header), *(line for row in rows for line in cells(row))]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from upscore.bench import masks, upsampling
-from upscore.bench.environment import describe
-from upscore.bench.measure import compare
-from upscore.bench.rows import ROWS, choose
+from peers import masks, upsampling
+from peers.measure import compare
+from peers.rows import ROWS, choose
 from upscore.errors import UserError
 
 
@@ -56,10 +55,3 @@ def test_masks_give_the_peer_s_pixels(monkeypatch):
         pixels = np.zeros_like(plane)
         pixels[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
         assert (pixels == plane).all()
-
-
-def test_the_environment_in_one_line():
-    line = describe(threads=2)
-    assert "\n" not in line
-    assert ", 2 threads, Python 3." in line
-    assert f"torch {torch.__version__.split('+')[0]}" in line

@@ -89,7 +89,9 @@ def read_results(path: Path) -> Results:
     try:
         return Results.model_validate_json(path.read_bytes())
     except (ValidationError, OSError) as error:
-        raise UserError(f"{path}: no results of `upscore bench`; move it away, or choose another --output") from error
+        raise UserError(
+            f"{path}: no results of benchmarks/speed.py; move it away, or choose another --output"
+        ) from error
 
 
 def write_results(results: Results, path: Path) -> None:

@@ -5,14 +5,14 @@ Milliseconds depend on the machine and on what else it does; a ratio of calls th
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
-from time import perf_counter
 
-from upscore.progress import ProgressCallback
+from upscore.progress import ProgressCallback, ignore_progress
+from upscore.timing import time_interleaved
 
+PEER = "the peer"
 THREADS = 2
 REPEATS = 5
 """The least number of rounds whose medians are worth reporting."""
@@ -76,29 +76,16 @@ def compare(
     threads: int = THREADS,
     progress: ProgressCallback | None = None,
 ) -> Comparison:
-    """Time all sides in turns, after one call of each that does not count.
-
-    The side that begins differs from round to round, so that none always follows the same one.
+    """Time all sides by `time_interleaved`.
 
     Args:
         repeats: rounds; `REPEATS` at least, where the result is going to be reported.
         threads: of torch; what makes threads of its own must be told when it is prepared.
     """
     assert ours, "a comparison needs a side of ours"
-    assert repeats > 0, "medians need a round"
     fix_threads(threads)
-    calls = [(None, peer), *ours.items()]
-    times: dict[str | None, list[float]] = {name: [] for name, _ in calls}
-    total = (repeats + 1) * len(calls)
-    for done in range(total):
-        turn, place = divmod(done, len(calls))
-        name, call = calls[(turn + place) % len(calls)]
-        seconds = _timed(call)
-        if turn:  # the first is the warm-up
-            times[name].append(seconds)
-        if progress is not None:
-            progress(done + 1, total)
-    return Comparison(ours={name: times[name] for name in ours}, peer=times[None])
+    times = time_interleaved({PEER: peer, **ours}, repeats, progress=progress or ignore_progress)
+    return Comparison(ours={name: times[name] for name in ours}, peer=times[PEER])
 
 
 def fix_threads(threads: int) -> None:
@@ -106,10 +93,3 @@ def fix_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-
-
-def _timed(call: Side) -> float:
-    gc.collect()
-    start = perf_counter()
-    call()
-    return perf_counter() - start

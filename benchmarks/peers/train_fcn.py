@@ -6,8 +6,8 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from upscore.bench.measure import Row, Sides
-from upscore.bench.peers import torchfcn_models, with_random_weights
+from peers.measure import Row, Sides
+from peers.shared import torchfcn_models, with_random_weights
 from upscore.errors import UserError
 
 SIDE, CLASSES = 512, 21

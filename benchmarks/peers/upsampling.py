@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from upscore.bench.measure import Row, Sides
+from peers.measure import Row, Sides
 
 CLASSES, STRIDE = 21, 8
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from upscore.bench.measure import Row, Sides
+from peers.measure import Row, Sides
 
 HEIGHT, WIDTH, OBJECTS, CELLS = 1500, 2000, 100, 28
 SMALLEST, LARGEST = 20, 500

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from upscore.bench.measure import Row, Side, Sides
-from upscore.bench.peers import noise, with_random_weights
+from peers.measure import Row, Side, Sides
+from peers.shared import noise, with_random_weights
 
 HEIGHT, WIDTH, CLASSES = 360, 480, 21
 

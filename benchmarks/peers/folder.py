@@ -7,8 +7,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from upscore.bench.measure import Row, Side, Sides
-from upscore.bench.peers import with_random_weights
+from peers.measure import Row, Side, Sides
+from peers.shared import with_random_weights
 
 PHOTOS, HEIGHT, WIDTH, CLASSES = 500, 375, 500, 21
 DIFFERENT = 25

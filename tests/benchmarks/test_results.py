@@ -2,9 +2,9 @@
 
 import pytest
 
-from upscore.bench.page import in_words, markdown, share, times
-from upscore.bench.plot import plot_results
-from upscore.bench.results import Result, Results, SideResult, read_results, write_results
+from peers.page import in_words, markdown, share, times
+from peers.plot import plot_results
+from peers.results import Result, Results, SideResult, read_results, write_results
 from upscore.errors import UserError
 
 
@@ -49,7 +49,7 @@ def test_what_is_written_is_read_and_joined(tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", '{"rows": {"a": 1}}', '{"results": {}}'])
 def test_other_files_are_refused(tmp_path, text):
     (tmp_path / "results.json").write_text(text)
-    with pytest.raises(UserError, match=r"results\.json: no results of `upscore bench`"):
+    with pytest.raises(UserError, match=r"results\.json"):
         read_results(tmp_path / "results.json")
 
 

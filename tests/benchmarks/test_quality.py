@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from upscore.bench.quality import REFERENCE, Way, measure_quality
+from peers.quality import REFERENCE, Way, measure_quality
 from upscore.data import open_dataset
 from upscore.inference import load
 from upscore.results import SemanticResult

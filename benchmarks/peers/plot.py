@@ -10,8 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from upscore.bench.page import times
-from upscore.bench.results import Result, SideResult
+from peers.page import times
+from peers.results import Result, SideResult
 from upscore.evaluation.plot_style import BLUE, INK, ORANGE, PALE_BLUE, PALE_INK, PAPER, new_figure, save, style
 
 BAR, GAP, SPACE = 0.62, 1.0, 0.25

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from upscore.bench.peers import noise, torchfcn_models
+from peers.shared import noise, torchfcn_models
 from upscore.errors import UserError
 
 

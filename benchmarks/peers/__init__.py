@@ -1,0 +1,1 @@
+"""Speed and memory of upscore against other libraries, as ratios; `benchmarks/speed.py` runs it."""

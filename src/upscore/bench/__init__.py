@@ -1,1 +1,0 @@
-"""Speed and memory against peers, as ratios: `upscore bench`. Importing it imports nothing heavy."""

@@ -1,0 +1,145 @@
+"""Images per second of a model, by engine, number format, batch size and image size.
+
+N images of a batch, H W pixels of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from upscore.errors import UserError
+from upscore.inference.engines import EngineName, Precision
+from upscore.inference.engines.choice import POSSIBLE
+from upscore.inference.load import load
+from upscore.inference.predictor import Predictor
+from upscore.progress import ProgressCallback, ignore_progress
+from upscore.timing import time_interleaved
+
+ROUNDS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """How a model is run."""
+
+    engine: str
+    precision: str
+    batch_size: int
+    """N."""
+    size: tuple[int, int]
+    """(H, W)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """What was measured of one setting."""
+
+    setting: Setting
+    seconds: list[float]
+    """Of a batch, in each round."""
+    objects: float | None
+    """Objects found per image; None for a model that classifies pixels."""
+
+    @property
+    def images_per_second(self) -> float:
+        """By the median of the rounds."""
+        return self.setting.batch_size / median(self.seconds)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name, as types that JSON has."""
+        setting = asdict(self.setting)
+        height, width = setting.pop("size")
+        return {
+            **setting,
+            "height": height,
+            "width": width,
+            "images_per_second": self.images_per_second,
+            "seconds": self.seconds,
+            "objects_per_image": self.objects,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """An engine and number format that can't run here, and why."""
+
+    engine: str
+    precision: str
+    reason: str
+
+
+def load_in_every_way(
+    source: str, engines: Sequence[EngineName], precisions: Sequence[Precision]
+) -> tuple[dict[tuple[str, str], Predictor], list[LeftOut]]:
+    """Load a model once for each engine and number format that can run it here.
+
+    Args:
+        source: see `upscore.load`.
+        engines, precisions: which ones; "auto" is what `upscore.load` chooses.
+
+    Returns:
+        The models by engine and number format, and what was left out.
+
+    Raises:
+        UserError: the model can't be loaded in any of these ways.
+    """
+    models: dict[tuple[str, str], Predictor] = {}
+    left_out: list[LeftOut] = []
+    for engine in engines:
+        for precision in precisions:
+            if engine in POSSIBLE and precision not in ("auto", *POSSIBLE[engine]):
+                continue
+            try:
+                model = load(source, engine=engine, precision=precision)
+            except UserError as error:
+                left_out.append(LeftOut(engine, precision, str(error)))
+                continue
+            models.setdefault((model.engine.name, model.engine.precision), model)
+    if not models:
+        reasons = dict.fromkeys(one.reason for one in left_out)
+        raise UserError("; ".join(reasons) or f"{', '.join(engines)} has no {', '.join(precisions)}")
+    return models, left_out
+
+
+def measure_speed(
+    models: dict[tuple[str, str], Predictor],
+    images: Sequence[np.ndarray],
+    batch_sizes: Sequence[int] = (1,),
+    *,
+    rounds: int = ROUNDS,
+    progress: ProgressCallback = ignore_progress,
+) -> list[Speed]:
+    """Time `predict` of images in memory, from pixels to results; all settings take turns.
+
+    Args:
+        models: of `load_in_every_way`.
+        images: (H, W, 3) uint8, RGB, one for each image size. A batch holds the same image several times.
+        batch_sizes: the numbers of images of a batch.
+        rounds: timed calls of each setting, after one that is not timed.
+        progress: receives the number of calls.
+    """
+    found: dict[Setting, int | None] = {}
+
+    def call(setting: Setting, model: Predictor, image: np.ndarray) -> Callable[[], None]:
+        def run() -> None:
+            results = [model.predict(image) for _ in range(setting.batch_size)]
+            instances = results[0].instances
+            found[setting] = None if instances is None else len(instances)
+
+        return run
+
+    calls: dict[Setting, Callable[[], None]] = {}
+    for (engine, precision), model in models.items():
+        model.expect(*((image.shape[0], image.shape[1]) for image in images))
+        for image in images:
+            for batch_size in batch_sizes:
+                size = image.shape[0], image.shape[1]
+                setting = Setting(engine=engine, precision=precision, batch_size=batch_size, size=size)
+                calls[setting] = call(setting, model, image)
+    seconds = time_interleaved(calls, rounds, progress=progress)
+    return [Speed(setting=setting, seconds=seconds[setting], objects=found[setting]) for setting in calls]
