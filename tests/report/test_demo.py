@@ -19,7 +19,7 @@ from upscore.report.nuclei import NucleiSettings
 from upscore.report.strides import STRIP_WIDTH, THIN, choose
 
 TINY = Settings(side=64, train=8, validation=2, test=4, images=16, batch_size=4)
-TINY_NUCLEI = NucleiSettings(epochs=1, min_side=64, crop=64)
+TINY_NUCLEI = NucleiSettings(images=8, min_side=64, crop=64, regions=16)
 
 
 def test_no_scene_is_in_two_splits():
@@ -63,8 +63,8 @@ def test_the_demo_leaves_a_page_pictures_and_networks(tmp_path, monkeypatch, cap
         assert prediction.class_map.shape == (50, 70)
         assert not (tmp_path / name / "state.pt").exists()
     assert upscore.load(tmp_path / "nuclei").classes == ["nucleus"]
-    assert not (tmp_path / "nuclei/run.json").exists()
-    assert TINY_NUCLEI.command in text
+    assert not (tmp_path / "nuclei/state.pt").exists()
+    assert f"{TINY_NUCLEI.images} random crops" in text
 
     (tmp_path / "fcn8s/run.json").write_text("{}")  # somebody continues training there
     with pytest.raises(UserError, match="fcn8s"):

@@ -33,7 +33,7 @@ def image_picture(image: np.ndarray) -> Image.Image:
 
 
 def objects_picture(image: np.ndarray, label_map: np.ndarray) -> Image.Image:
-    """The image with every object of the label map in a colour that differs from its neighbours', and outlined."""
+    """The image in grey, with every object of the label map outlined and in a colour that its neighbours do not have."""
     ids, label_map = np.unique(label_map, return_inverse=True)
     if ids[0] != 0:
         label_map = label_map + 1
@@ -74,11 +74,13 @@ def object_picture(image: np.ndarray, bitmask: np.ndarray, color: np.ndarray) ->
 
 
 def _painted(image: np.ndarray, label_map: np.ndarray, colors: np.ndarray) -> Image.Image:
-    """The image under a map (H, W) of objects 1 to N in colours (N, 3)."""
+    """The image in grey under a map (H, W) of objects 1 to N in colours (N, 3)."""
     numbers = np.asarray(label_map, np.int64).repeat(ENLARGED, 0).repeat(ENLARGED, 1)
     of_id = np.concatenate([np.zeros((1, 3), np.uint8), colors.astype(np.uint8)])
     light = (of_id * 0.35 + 255 * 0.65).astype(np.uint8)
-    picture = image_picture(image)
+    picture = (
+        image_picture(image).convert("L").convert("RGB")
+    )  # the colors of a stained image would hide those of masks
     painted = blend(picture, Image.fromarray(of_id[numbers]), OPACITY)
     painted.paste(Image.fromarray(light[numbers]), mask=Image.fromarray(borders(numbers, LINE) * np.uint8(230)))
     return Image.composite(painted, picture, Image.fromarray((numbers > 0) * np.uint8(255)))
