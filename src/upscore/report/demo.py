@@ -141,8 +141,8 @@ def _page(results: _Results, output: Path, seconds: float) -> str:
         "what an image classifier knows about positions; and what the stride of a network does to its masks. "
         "Everything was computed on this computer. Nothing was downloaded.",
         [
-            (f"{nuclei.f1(results.shipped.scores):.1%}", "F1 on held-out nuclei, shipped model"),
-            (f"{nuclei.f1(results.trained.scores):.1%}", "F1 on held-out nuclei, model trained here"),
+            (f"{results.shipped.scores.f1['0.5']:.1%}", "F1 on held-out nuclei, shipped model"),
+            (f"{results.trained.scores.f1['0.5']:.1%}", "F1 on held-out nuclei, model trained here"),
             (f"{gained:+.1f}", f"points of mean IoU from {coarsest.title} to {finest.title}"),
             (f"{minutes} min {rest:02d} s", f"for everything, on {threads} processor core{'s' * (threads > 1)}"),
         ],

@@ -33,6 +33,7 @@ from upscore.report.object_pictures import (
     region_picture,
 )
 from upscore.report.page import Chapter, Html, figure, heading, join, picture, row, stressed, terminal, text, tile
+from upscore.results import as_instances
 from upscore.structures import Sample
 from upscore.training.callbacks import Callback
 from upscore.training.loop import fit
@@ -132,9 +133,7 @@ def score(model: Predictor, images: Dataset, progress: ProgressCallback) -> Foun
     assert isinstance(scores, InstanceScores)
     shown = {}
     for sample in _named(images, [*SHOWN, *COMPARED]).values():
-        found = model.predict(sample.image).instances
-        assert found is not None
-        shown[sample.name] = np.asarray(found.id_map())
+        shown[sample.name] = as_instances(model.predict(sample.image)).label_map()
     return Found(scores=scores, label_maps=shown)
 
 
@@ -192,8 +191,7 @@ def steps(model: Predictor, images: Dataset) -> Steps | None:
     """The steps of Mask R-CNN in one image; None if nothing is found there."""
     net, sample = model.net, _named(images, [EXPLAINED])[EXPLAINED]
     assert isinstance(net, MaskRCNN)
-    found = model.predict(sample.image).instances
-    assert found is not None
+    found = as_instances(model.predict(sample.image))
     if not len(found):
         return None
     with torch.inference_mode():
@@ -204,11 +202,11 @@ def steps(model: Predictor, images: Dataset) -> Steps | None:
     return Steps(
         image=_pixels(sample),
         proposals=(boxes[0][:SHOWN_PROPOSALS].cpu() * (sample.image.shape[-1] / size[1])).numpy(),
-        boxes=found.boxes.numpy(),
-        label_map=np.asarray(found.id_map()),
+        boxes=found.boxes,
+        label_map=found.label_map(),
         largest=largest,
-        mask=found.masks[largest].numpy(),
-        bitmask=found.bitmasks()[largest].numpy(),
+        mask=found.masks[largest],
+        bitmask=found[largest].bitmask,
     )
 
 
@@ -234,7 +232,7 @@ def shipped_chapter(shipped: Found, images: Dataset, seconds: float) -> Chapter:
         body=join(
             stressed(
                 f"On {scores.images} images that it was not trained on, with {scores.objects:,} nuclei, the model that "
-                f"ships with upscore reaches an F1 score of {f1(scores):.1%}."
+                f"ships with upscore reaches an F1 score of {scores.f1['0.5']:.1%}."
             ),
             figure(
                 row(tiles, "four"),
@@ -300,7 +298,7 @@ def training_chapter(
         body=join(
             stressed(
                 f"After {_duration(seconds)} of training on {len(train_images)} images, Mask R-CNN reaches an F1 score "
-                f"of {f1(trained.scores):.1%} on the same held-out images."
+                f"of {trained.scores.f1['0.5']:.1%} on the same held-out images."
             ),
             text(
                 f"The package contains an example data set: {len(train_images)} images for training and {len(images)} "
@@ -415,17 +413,7 @@ def _count(label_map: np.ndarray) -> int:
 
 
 def _row(scores: InstanceScores) -> tuple[float, ...]:
-    return ap(scores), f1(scores), scores.AP
-
-
-def ap(scores: InstanceScores) -> float:
-    """TP / (TP + FP + FN) at IoU 0.5."""
-    return scores.matched_f["0.5"]
-
-
-def f1(scores: InstanceScores) -> float:
-    """2 TP / (2 TP + FP + FN) at IoU 0.5."""
-    return 2 * ap(scores) / (1 + ap(scores))
+    return scores.ap_dsb["0.5"], scores.f1["0.5"], scores.AP
 
 
 def _duration(seconds: float) -> str:

@@ -33,7 +33,7 @@ def image_picture(image: np.ndarray) -> Image.Image:
 
 
 def objects_picture(image: np.ndarray, label_map: np.ndarray) -> Image.Image:
-    """The image in grey, with every object of the label map outlined and in a colour that its neighbours do not have."""
+    """The image in grey, with every object of the label map outlined and in a colour unlike its neighbours'."""
     ids, label_map = np.unique(label_map, return_inverse=True)
     if ids[0] != 0:
         label_map = label_map + 1
