@@ -13,6 +13,7 @@ import argparse
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -54,7 +55,7 @@ def write_pair(row: dict[str, str], data: Path, folder: Path) -> None:
     _save(Image.fromarray(numbers.astype(np.uint16)), folder / "labels" / f"{row['name']}.png", optimize=True)
 
 
-def _save(image: Image.Image, path: Path, **options: int | bool) -> None:
+def _save(image: Image.Image, path: Path, **options: Any) -> None:
     with atomic_path(path) as temporary:
         image.save(temporary, **options)
 

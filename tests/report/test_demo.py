@@ -9,14 +9,17 @@ from PIL import Image
 
 import upscore
 from tests.report.test_page import read
+from upscore.data.datasets import subset
 from upscore.data.scenes import SceneDataset
 from upscore.errors import UserError
-from upscore.report import heatmap
+from upscore.report import heatmap, nuclei
 from upscore.report.demo import run
 from upscore.report.networks import Settings, draw_scenes
+from upscore.report.nuclei import NucleiSettings
 from upscore.report.strides import STRIP_WIDTH, THIN, choose
 
-TINY = Settings(side=64, train=8, validation=2, test=4, images=16, batch_size=4, detector_images=4)
+TINY = Settings(side=64, train=8, validation=2, test=4, images=16, batch_size=4)
+TINY_NUCLEI = NucleiSettings(images=8, min_side=64, crop=64, regions=16)
 
 
 def test_no_scene_is_in_two_splits():
@@ -37,13 +40,16 @@ def test_chosen_scenes_have_a_thin_shape_and_two_others():
 @pytest.mark.slow
 def test_the_demo_leaves_a_page_pictures_and_networks(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(heatmap, "SUBJECTS", {"tripod": heatmap.SUBJECTS["tripod"]})
+    few = nuclei.held_out()
+    names = [*nuclei.SHOWN, *nuclei.COMPARED]
+    monkeypatch.setattr(nuclei, "held_out", lambda: subset(few, [few.names.index(name) for name in names]))
     (tmp_path / "mine.txt").write_text("mine")
-    page = run(tmp_path, seed=1, settings=TINY)
+    page = run(tmp_path, seed=1, settings=TINY, nuclei_settings=TINY_NUCLEI)
     assert page == tmp_path / "report.html"
     reader = read(page.read_text(encoding="utf-8"))
-    assert reader.ids == ["where", "idea", "answers", "scores", "learning", "objects", "yours"]
-    assert len(reader.images) >= 2 + 3 + 4 * 5 + 3 + 2
-    assert f"upscore predict {tmp_path}/fcn8s" in capsys.readouterr().out
+    assert reader.ids == ["nuclei", "train", "where", "strides", "yours"]
+    assert len(reader.images) - (2 * 4 + 2 * 6 + 4 * 4 + 2 + 3 + 4 * 5) in (0, 5)  # 5 more where a nucleus is found
+    assert f"upscore predict {tmp_path}/nuclei" in capsys.readouterr().out
 
     pictures = sorted(path.name for path in (tmp_path / "images").iterdir())
     assert {"heatmap_tripod.jpg", "strides.jpg", "curves_fcn8s.png", "confusion_fcn32s.png"} <= set(pictures)
@@ -56,9 +62,11 @@ def test_the_demo_leaves_a_page_pictures_and_networks(tmp_path, monkeypatch, cap
         prediction = upscore.load(tmp_path / name).predict(np.zeros((50, 70, 3), np.uint8))
         assert prediction.class_map.shape == (50, 70)
         assert not (tmp_path / name / "state.pt").exists()
-    assert "FCN-32s reaches a mean IU of" in text
+    assert upscore.load(tmp_path / "nuclei").classes == ["nucleus"]
+    assert not (tmp_path / "nuclei/state.pt").exists()
+    assert f"{TINY_NUCLEI.images} random crops" in text
 
-    (tmp_path / "fcn8s/run.json").write_text("{}")  # somebody goes on training there
+    (tmp_path / "fcn8s/run.json").write_text("{}")  # somebody continues training there
     with pytest.raises(UserError, match="fcn8s"):
         run(tmp_path, settings=TINY)
     assert page.exists()

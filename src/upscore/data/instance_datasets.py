@@ -125,8 +125,8 @@ def list_objects(source: str | Path, split: str | None = None) -> tuple[Listing,
 def task_of(source: str | Path) -> Task:
     """What a source's labels are for, by its layout and a few of its files.
 
-    Labels number objects if they are COCO's, if class maps lie beside them, or if most of a sample have more than 8 bits
-    and, where `classes.txt` names classes, hold values that are neither a class index nor void.
+    Labels number objects if they are COCO's, if class maps lie beside them, or if most of a sample have more than 8
+    bits and, where `classes.txt` names classes, hold values that are neither a class index nor void.
     """
     if parse_scenes(source) is not None:
         return "semantic"
@@ -145,6 +145,9 @@ def _numbers_objects(label: Path, classes: list[str] | None) -> bool:
     try:
         if not is_deep(label):
             return False
-        return classes is None or bool(((ids := read_ids(label)) >= len(classes)).logical_and(ids != VOID).any())
+        if classes is None:
+            return True
+        ids = read_ids(label)
+        return bool(((ids >= len(classes)) & (ids != VOID)).any())
     except UserError:
         return False

@@ -1,4 +1,4 @@
-"""Chapter: a classifier made convolutional shows where (FCN figure 2)."""
+"""Chapter: heat maps of an image classifier that is applied as a convolution (FCN, figure 2)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from upscore.inference.heatmap import HeatMap, heat_map
 from upscore.models.classifiers import imagenet_classifier
 from upscore.rendering import heat_overlay
 from upscore.report.charts import ranking
-from upscore.report.page import Chapter, Html, figure, heading, join, picture, row, text, tile
+from upscore.report.page import Chapter, Html, figure, heading, join, picture, row, terminal, text, tile
 
 SUBJECTS = {
     "cat": ("chelsea.png", ("tabby cat", "tiger cat", "Egyptian cat")),
@@ -22,11 +22,11 @@ SUBJECTS = {
     "tripod": ("camera.png", ("tripod",)),
     "moped": ("motorcycle_left.png", ("moped",)),
 }
-"""Photos inside scikit-image's wheel, and the ImageNet classes to look for in them."""
+"""Photographs in scikit-image's wheel, and the ImageNet classes whose heat maps are computed."""
 
 
 class Found(NamedTuple):
-    """A photo and where something is in it."""
+    """A photograph and its heat map."""
 
     name: str
     photo: Image.Image
@@ -34,17 +34,17 @@ class Found(NamedTuple):
 
     @property
     def picture(self) -> Image.Image:
-        """The photo under its heat, with a strip that has the label and the scale."""
+        """The photograph under its heat map, above a strip with the label and the scale."""
         return heat_overlay(np.asarray(self.photo), self.map.heat, self.map.label)
 
     @property
     def bare_picture(self) -> Image.Image:
-        """The photo under its heat alone."""
+        """The photograph under its heat map."""
         return self.picture.crop((0, 0, *self.photo.size))
 
 
 def look() -> Iterator[Found]:
-    """Find each subject with EfficientNet-Lite0 and the ImageNet weights that are installed."""
+    """Compute the heat map of each subject with EfficientNet-Lite0 and the installed ImageNet weights."""
     classifier = imagenet_classifier("efficientnet_lite0")
     for name, (file_name, labels) in SUBJECTS.items():
         with files("skimage").joinpath("data", file_name).open("rb") as file:
@@ -54,35 +54,35 @@ def look() -> Iterator[Found]:
 
 
 def chapter(found: Sequence[Found]) -> Chapter:
-    """What the first photo's heat map shows, and those of the others."""
+    """The heat map of the first photograph, and those of the others."""
     first, others = found[0], found[1:]
     label = first.map.label
     return Chapter(
         anchor="where",
-        title="A classifier already knows where",
+        title="A classifier shows where it sees a cat",
         body=join(
             text(
-                "A photo classifier gives one answer for the whole photo. It looks everywhere, then averages what it "
-                "has found, and only then decides. But the deciding layer can just as well be applied at each place: "
-                "the same weights, read as a convolution of size one. The network is then *fully convolutional*. It "
-                "takes a photo of any size and gives a map of answers instead of one.",
-                "Nothing was trained for the pictures below. The classifier, EfficientNet-Lite0, learned ImageNet's "
-                "thousand classes from photos with a single label each, and nobody ever told it where in a photo the "
-                "thing is.",
+                "An image classifier gives one answer for the whole image: it averages its last feature map and "
+                "applies a linear layer to the average. The same layer can be applied at every position, as a 1 x 1 "
+                "convolution. The network is then *fully convolutional*: it takes an image of any size and returns a "
+                "map of class probabilities.",
+                "Nothing was trained for these pictures. The classifier is EfficientNet-Lite0 with ImageNet weights, "
+                "whose training images have one label each and no positions.",
             ),
             row(
                 [
-                    tile(picture(first.photo, "A photo, as it is"), "the photo"),
-                    tile(picture(first.bare_picture, f"The same photo under its heat map of {label}"), label),
+                    tile(picture(first.photo, "A photograph of a cat"), "image"),
+                    tile(picture(first.bare_picture, f"The same photograph under its heat map of {label}"), label),
                 ],
                 "pair",
             ),
             figure(
                 ranking(first.map.top),
-                "One answer: what the classifier says of the photo as a whole. The heat map adds up the probabilities "
-                f"of {label}, place by place. A place sees far around itself, so heat says where the evidence "
-                "is; it is no outline.",
+                "The probabilities of the whole image. The heat map adds up those of "
+                f"{label} at every position. A position depends on a large part of the image, so the map shows where "
+                "the evidence is, not an outline.",
             ),
+            terminal(['upscore heatmap photo.jpg --label "tiger cat" --label tabby']),
             *_more(others),
         ),
     )
@@ -92,4 +92,4 @@ def _more(found: Sequence[Found]) -> list[Html]:
     if not found:
         return []
     tiles = [tile(picture(one.bare_picture, f"A heat map of {one.map.label}"), one.map.label) for one in found]
-    return [heading("The same network, other questions"), row(tiles, "few")]
+    return [heading("Other classes"), row(tiles, "few")]

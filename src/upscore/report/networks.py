@@ -47,8 +47,6 @@ class Settings:
     images: int = 3000
     """How many each FCN sees in training."""
     batch_size: int = 16
-    detector_images: int = 1300
-    """How many Mask R-CNN sees, which takes several times as long over each."""
 
     @property
     def recipe(self) -> Recipe:

@@ -114,7 +114,9 @@ def data_uri(image: Image.Image) -> str:
 
 
 def _marked(words: str) -> str:
-    """Escaped text with `code` and *stress*."""
+    """Escaped text with `code` and *stress*; no line breaks inside "R-CNN" and "FCN-8s"."""
+    for name in ("R-CNN", "FCN-"):
+        words = words.replace(name, name.replace("-", "\N{NON-BREAKING HYPHEN}"))
     for mark, tag in (("`", "code"), ("*", "em")):
         pieces = (escape(words) if mark == "`" else words).split(mark)
         assert len(pieces) % 2, f"an odd number of {mark} in: {words}"

@@ -1,4 +1,4 @@
-"""Chapters about FCN-32s, 16s and 8s: what sets them apart, what they see, how they score, how they learned."""
+"""Chapter: FCN-32s, FCN-16s and FCN-8s on generated scenes; how their output strides change masks and scores."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STRIP_WIDTH = 1000
 
 
 def choose(scenes: Dataset, count: int) -> list[int]:
-    """The first scenes with a thin shape and at least two kinds of others; chosen by the truth alone."""
+    """The first scenes with a thin shape and at least two kinds of others, by their labels."""
     thin = {scenes.classes.index(name) for name in THIN}
 
     def tells_little(index: int) -> bool:
@@ -39,85 +39,80 @@ def choose(scenes: Dataset, count: int) -> list[int]:
     return sorted(range(len(scenes)), key=tells_little)[:count]
 
 
-def idea(scenes: Dataset, example: int, settings: Settings) -> Chapter:
-    """How the three differ, and how they are trained."""
+def chapter(networks: Sequence[Trained], scenes: Dataset, chosen: Sequence[int], settings: Settings) -> Chapter:
+    """How the three networks differ and are trained, what they predict, and their scores."""
+    return Chapter(
+        anchor="strides",
+        title="The stride of a network limits its masks",
+        body=join(
+            stressed(words.verdict(networks)),
+            *_idea(scenes, chosen[0], settings),
+            heading("Predictions on test scenes"),
+            *_predictions(networks, scenes, chosen),
+            heading("Scores"),
+            *_scores(networks),
+            heading("Training"),
+            *_learning(networks, settings),
+        ),
+    )
+
+
+def _idea(scenes: Dataset, example: int, settings: Settings) -> list[Html]:
     photo = picture(_photo(scenes, example), "A generated scene")
     cells = []
     for name, title in TITLES.items():
         stride = STRIDES[name]
         count = -(-settings.side // stride)
         grid = f'<div class="cells" style="--cell:{100 * stride / settings.side:.4f}%">{photo}</div>'
-        cells.append(tile(Html(grid), f"{title}: {count} by {count} answers"))
-    return Chapter(
-        anchor="idea",
-        title="But it answers only once every 32 pixels",
-        body=join(
-            text(
-                "A map of answers is nearly a segmentation. Two things are missing. The last layer has to speak of "
-                "*our* classes, so it is replaced, and the whole network is fine-tuned with one small exam per pixel. "
-                "And the map has to grow back to the photo's size, for on its way to an answer the classifier has "
-                "halved its maps five times: one answer is left for every 32 by 32 pixels. Upsampling makes that map "
-                "larger. It does not make it sharper.",
-                "The remedy is to ask earlier layers too. They understand less, but they are finer. *FCN-16s* adds "
-                "the scores of the layer at 1/16 to the upsampled coarse ones, and *FCN-8s* also those at 1/8, before "
-                "the sum is brought to full size: the coarse scores say what, the fine ones say where.",
-            ),
-            figure(
-                row(cells, "three"),
-                "The same scene under the grids of the three networks. Each cell gets one set of scores; what lies "
-                "between is interpolated.",
-            ),
-            heading("A fair race"),
-            text(
-                "The scenes are made for the purpose: shapes lie on real photographs, filled with other photographs, "
-                "so colour and texture give nothing away. Only the outline tells a star from a disk. Two of the seven "
-                f"shapes, {' and '.join(THIN)}, are a few pixels thin.",
-                "All three networks start from the classifier's ImageNet weights, see the same "
-                f"{settings.images:,} scenes ({settings.train:,} different ones) in the same order, and take the same "
-                "number of steps. (The paper starts 16s from the finished 32s and 8s from 16s, which also works, but "
-                "gives the finer networks more training. Here nobody has a head start.) They are scored on "
-                f"{settings.test:,} other scenes that played no part in training.",
-            ),
+        cells.append(tile(Html(grid), f"{title}: {count} x {count} predictions"))
+    return [
+        text(
+            "*Semantic segmentation* gives every pixel a class. A fully convolutional network (FCN) replaces the "
+            "last layer of a classifier by a 1 x 1 convolution that scores the classes, and upsamples the scores to "
+            "the size of the image. The classifier reduces its feature maps five times by two, so FCN-32s predicts "
+            "once every 32 pixels. FCN-16s adds scores from the feature map at stride 16, FCN-8s also those at "
+            "stride 8.",
         ),
-    )
+        figure(
+            row(cells, "three"),
+            "The same scene under the grids of the three networks. Every cell has one set of scores; values in between "
+            "are interpolated.",
+        ),
+        text(
+            "The scenes are generated: seven kinds of shapes on photographs, filled with other photographs, so that "
+            f"only their outlines tell them apart. Two kinds, {' and '.join(THIN)}, are a few pixels wide. The three "
+            f"networks start from the same ImageNet weights, see the same {settings.images:,} scenes "
+            f"({settings.train:,} different ones) in the same order, and are scored on {settings.test:,} other scenes.",
+        ),
+    ]
 
 
-def answers(networks: Sequence[Trained], scenes: Dataset, chosen: Sequence[int]) -> Chapter:
-    """Scenes, the truth, and what each network says, side by side."""
+def _predictions(networks: Sequence[Trained], scenes: Dataset, chosen: Sequence[int]) -> list[Html]:
     rows = []
     for index in chosen:
         truth = _truth(scenes, index).numpy()
         tiles = [
             tile(picture(_photo(scenes, index), f"Scene {index}"), "scene"),
-            tile(picture(_painted(scenes, index, truth), "The same scene with its true classes"), "truth"),
+            tile(picture(_painted(scenes, index, truth), "The same scene with its labels"), "labels"),
         ]
         for net in networks:
-            iu = semantic_scores(net.counts[index], scenes.classes).mean_iu
-            shown = picture(_painted(scenes, index, net.class_maps[index]), f"What {net.title} says of it")
-            tiles.append(tile(shown, f"{net.title} · {iu:.0%}"))
+            iou = semantic_scores(net.counts[index], scenes.classes).mean_iu
+            shown = picture(_painted(scenes, index, net.class_maps[index]), f"The prediction of {net.title}")
+            tiles.append(tile(shown, f"{net.title} · {iou:.0%}"))
         rows.append(row(tiles, "five"))
     colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in class_colors(len(scenes.classes)).tolist()]
-    return Chapter(
-        anchor="answers",
-        title="What they say of scenes they have never seen",
-        body=join(
-            text(
-                "Follow the thin bars and crosses from left to right, and the tips of the stars. The number beside "
-                "each network is its mean IU on that one scene."
-            ),
-            legend(list(zip(scenes.classes, colors, strict=True))[1:]),
-            figure(
-                join(*rows),
-                f"{len(chosen)} of the {len(scenes)} test scenes: the first with a thin shape and two other kinds, "
-                "whatever the networks made of them.",
-            ),
+    return [
+        legend(list(zip(scenes.classes, colors, strict=True))[1:]),
+        figure(
+            join(*rows),
+            f"The first {len(chosen)} of {len(scenes)} test scenes with a thin shape and two other kinds, with the "
+            "mean IoU of each prediction. Compare the thin bars and crosses, and the tips of the stars.",
         ),
-    )
+    ]
 
 
-def scores(networks: Sequence[Trained]) -> Chapter:
-    """The four scores, each class, and what they amount to in words."""
-    names = ("pixel accuracy", "mean accuracy", "mean IU", "f.w. IU")
+def _scores(networks: Sequence[Trained]) -> list[Html]:
+    names = ("pixel accuracy", "mean accuracy", "mean IoU", "frequency-weighted IoU")
     table = {
         net.title: (
             net.scores.pixel_accuracy,
@@ -128,70 +123,55 @@ def scores(networks: Sequence[Trained]) -> Chapter:
         for net in networks
     }
     classes = {name: {net.title: net.scores.per_class[name] for net in networks} for name in networks[0].scores.pixels}
-    return Chapter(
-        anchor="scores",
-        title="By how much the finer ones win" if words.finer_wins(networks) else "Do the finer ones win?",
-        body=join(
-            stressed(words.verdict(networks)),
-            text(*words.certainty(networks)),
-            figure(
-                score_table(names, table),
-                "In per cent, over all pixels of all test scenes. IU, intersection over union: the pixels that are "
-                "rightly given a class, as a share of those that have it or were given it. f.w.: weighted by how "
-                "often a class occurs, which background dominates.",
-            ),
-            heading("Class by class"),
-            text(words.thin_classes(networks, THIN)),
-            figure(grouped_bars(classes, COLORS), "IU in per cent."),
+    return [
+        text(*words.certainty(networks)),
+        figure(
+            score_table(names, table),
+            "In per cent, over all pixels of all test scenes. The IoU (intersection over union) of a class is the "
+            "number of its correctly predicted pixels divided by the number of pixels that are labelled or predicted "
+            "as the class.",
         ),
-    )
+        text(words.thin_classes(networks, THIN)),
+        figure(grouped_bars(classes, COLORS), "IoU of each class in per cent."),
+    ]
 
 
-def learning(networks: Sequence[Trained], settings: Settings) -> Chapter:
-    """Curves of the three, and the confusions of the last."""
+def _learning(networks: Sequence[Trained], settings: Settings) -> list[Html]:
     losses = {net.title: _smoothed(net.losses, settings.images) for net in networks}
-    ius = {
+    ious = {
         net.title: [(record["epoch"] * settings.train, record["mean_iu"]) for record in net.records] for net in networks
     }
     best = networks[-1]
-    return Chapter(
-        anchor="learning",
-        title="How they learned, and what is still confused",
-        body=join(
-            row(
-                [
-                    line_chart(
-                        losses,
-                        COLORS,
-                        x_title="scenes seen",
-                        title="loss while training",
-                        top=_ceiling(losses, 0.4),
-                        percent=False,
-                        dots=False,
-                    ),
-                    line_chart(
-                        ius,
-                        COLORS,
-                        x_title="scenes seen",
-                        title="mean IU on validation scenes",
-                        top=min(1, _ceiling(ius, 0.2)),
-                        percent=True,
-                        dots=True,
-                    ),
-                ],
-                "charts",
-            ),
-            text(
-                "The score layers start at zero, where every class is as likely as every other; most of what is "
-                "learned early on is that most pixels are background. The curves are of this run."
-            ),
-            heading(f"{best.title}, class by class"),
-            figure(
-                confusion_table(best.scores.confusion, list(best.scores.per_class)),
-                "Of a hundred pixels of the class on the left, how many were taken for the class above.",
-            ),
+    return [
+        row(
+            [
+                line_chart(
+                    losses,
+                    COLORS,
+                    x_title="scenes seen",
+                    title="training loss",
+                    top=_ceiling(losses, 0.4),
+                    percent=False,
+                    dots=False,
+                ),
+                line_chart(
+                    ious,
+                    COLORS,
+                    x_title="scenes seen",
+                    title="mean IoU on validation scenes",
+                    top=min(1, _ceiling(ious, 0.2)),
+                    percent=True,
+                    dots=True,
+                ),
+            ],
+            "charts",
         ),
-    )
+        figure(
+            confusion_table(best.scores.confusion, list(best.scores.per_class)),
+            f"Confusion matrix of {best.title}: of 100 pixels of the class on the left, how many were predicted as the "
+            "class above.",
+        ),
+    ]
 
 
 def _ceiling(lines: Mapping[str, Sequence[tuple[float, float]]], step: float) -> float:
@@ -200,13 +180,13 @@ def _ceiling(lines: Mapping[str, Sequence[tuple[float, float]]], step: float) ->
 
 
 def strip(networks: Sequence[Trained], scenes: Dataset, chosen: Sequence[int]) -> Image.Image:
-    """Scenes in rows; photo, truth and each network in columns."""
+    """Scenes in rows; image, labels and each network in columns."""
     columns = [
         [_photo(scenes, index) for index in chosen],
         [_painted(scenes, index, _truth(scenes, index).numpy()) for index in chosen],
         *[[_painted(scenes, index, net.class_maps[index]) for index in chosen] for net in networks],
     ]
-    sheet = side_by_side([_column(pictures) for pictures in columns], ["scene", "truth", *(n.title for n in networks)])
+    sheet = side_by_side([_column(pictures) for pictures in columns], ["scene", "labels", *(n.title for n in networks)])
     sheet.thumbnail((STRIP_WIDTH, STRIP_WIDTH), Image.Resampling.LANCZOS)
     return sheet
 

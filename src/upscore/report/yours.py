@@ -1,53 +1,41 @@
-"""Chapter: the commands that do all this with one's own photos."""
+"""Chapter: the commands that do this with one's own images."""
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
+from upscore.report.nuclei import predict_line
 from upscore.report.page import Chapter, heading, join, terminal, text
 
 
-def predict_line(model: Path) -> str:
-    """The command that tries a model on a photo."""
-    return f"upscore predict {shlex.quote(str(model))} photo.jpg --output out"
-
-
-def chapter(output: Path, model: str) -> Chapter:
-    """What to type next."""
+def chapter(output: Path) -> Chapter:
+    """The folder layout of training data, and the next commands."""
     return Chapter(
         anchor="yours",
-        title="Now with your own photos",
+        title="Your own images",
         body=join(
             text(
-                "The classifier, the code and the weights are re-usable, which is the point of it all. What is yours "
-                "is a folder: `images/` with photos, and `labels/` with a mask of the same name for each, whose values "
-                "are class numbers (255: leave this pixel out)."
+                "Put images in `images/` and label files of the same names in `labels/`. For semantic segmentation a "
+                "label is a PNG with the class index of every pixel (255 = ignore), and `classes.txt` names the "
+                "classes. For instance segmentation a label is a 16-bit PNG with the number of an object per pixel "
+                "(0 = background). COCO and PASCAL VOC folders are read as they are. A fifth of the images is held "
+                "out for validation, unless there are `train/` and `val/` folders."
             ),
             terminal(
                 [
-                    "# where is the tiger cat?",
-                    'upscore heatmap photo.jpg --label "tiger cat"',
-                    "# are photos and masks as they should be?",
+                    "# what is in the data, and what is wrong with it",
                     "upscore data check photos/",
-                    "# train; Ctrl-C stops, --resume goes on",
-                    "upscore train photos/ --model fcn8s --output runs/mine",
-                    "# how good is it, and what does it say of new photos?",
+                    "# semantic segmentation; Ctrl-C saves the state, --resume continues",
+                    "upscore train photos/ --output runs/mine",
+                    "# instance segmentation",
+                    "upscore train photos/ --model mask_rcnn --output runs/mine",
+                    "# scores on the held-out images, masks and overlays of new ones",
                     "upscore evaluate runs/mine photos/",
                     "upscore predict runs/mine new/ --output out",
                 ]
             ),
             heading("The networks of this page"),
-            text(
-                "They are beside it and can be used as they are, though shapes on photographs are all they know. "
-                "More training on more scenes takes them further:"
-            ),
-            terminal(
-                [
-                    predict_line(output / model),
-                    f"upscore evaluate {shlex.quote(str(output / model))} scenes:400:7",
-                    "upscore train scenes:2000 --epochs 20 --output runs/scenes",
-                ]
-            ),
+            text("The networks that were trained for this page are beside it and can be used:"),
+            terminal([predict_line(output), "upscore predict nuclei image.png --output out"]),
         ),
     )

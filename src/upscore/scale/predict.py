@@ -110,7 +110,7 @@ def predict_on_ray(
         overlays=overlays,
         min_score=min_score,
         engine=resolved,
-        precision=resolve_format(predictor.net, resolved, precision),
+        precision=precision,
     )
     finds_objects, source = predictor.task == "instances", str(predictor.folder or model)
     with ExitStack() as stack:
