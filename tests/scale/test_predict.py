@@ -82,9 +82,7 @@ def test_two_runs_into_one_output_and_resuming(
     (output / f"{images[0].stem}.png").unlink()
     expected = outputs(output)
     told: list[tuple[int, int]] = []
-    again = predict_on_ray(
-        str(trained), images, output, resume=True, progress=lambda *done: told.append(done), **TWO
-    )
+    again = predict_on_ray(str(trained), images, output, resume=True, progress=lambda *done: told.append(done), **TWO)
     assert (again.before, told, again.failures) == (7, [(8, 8)], [])
     assert expected.items() < outputs(output).items()
     with pytest.raises(UserError, match=r"model .*trained.*finder"):
