@@ -18,10 +18,10 @@ import numpy as np
 import tifffile
 import torch
 
-from upscore.data.rasters import open_raster
+from upscore.data.io.rasters import open_raster
 from upscore.inference import Model
-from upscore.inference.huge import predict_raster
 from upscore.inference.tiled.in_memory import MEMORY, exact_plan
+from upscore.inference.tiled.semantic import predict_raster
 from upscore.models import build
 
 BLOCK = 512
@@ -51,7 +51,7 @@ def main() -> None:
     predictor = Model(net, engine=options.engine, precision=options.precision)
     raster = open_raster(source)
     plan = exact_plan(net, raster.height, raster.width, memory=options.memory << 20)
-    print(f"core {plan.core}, halo {plan.halo}, {len(plan)} tiles; before them {resident()} MB", flush=True)
+    print(f"core {plan.tile_size}, halo {plan.halo}, {len(plan)} tiles; before them {resident()} MB", flush=True)
     start = time.perf_counter()
 
     def progress(done: int, of: int) -> None:

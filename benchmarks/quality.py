@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warning = busy()
     parts = []
     if asked.camvid:
-        splits = open_splits(asked.camvid, holdout=HOLDOUT)
+        splits = open_splits(asked.camvid, val_pattern=HOLDOUT)
         parts.append(("CamVid, the video 0006R0", "mean IU", asked.camvid_model, *splits))
     if asked.nuclei:
         splits = open_instance_splits(asked.nuclei)
@@ -91,7 +91,7 @@ def predictors(
     for way in WAYS:
         if way.precision == "int8" and not calibration:
             continue
-        net, card = load_model(source)  # one of its own, for engines may change a network's layout
+        net, config = load_model(source)  # one of its own, for engines may change a network's layout
         try:
             parts = None
             if way.precision == "int8":
@@ -103,7 +103,7 @@ def predictors(
                     progress=lambda done, total, task=task: progress.update(task, completed=done, total=total),
                 )
                 progress.remove_task(task)
-            models[way] = Model(net, way.engine, way.precision, max_side=card.max_side, quantized=parts)
+            models[way] = Model(net, way.engine, way.precision, max_side=config.max_side, quantized=parts)
         except UserError as error:
             console.print(f"left out: {way.engine}, {way.precision}: {error}", markup=False)
     return models

@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 
 from upscore.inference.tiled.in_memory import MEMORY
-from upscore.inference.tiles import core_size
+from upscore.inference.tiled.plan import core_size
 from upscore.models import build
-from upscore.models.fcn import FCN
-from upscore.models.receptive import receptive_field
+from upscore.models.fcn.fcn import FCN
+from upscore.models.receptive_field import receptive_field
 
 NETWORKS = [
     ("fcn8s", "vgg16", "same"),
@@ -38,8 +38,8 @@ def main() -> None:
         sizes = [str(seen.maps[stride][0].size) if stride in seen.maps else "" for stride in (8, 16, 32)]
         row = [f"{name} {backbone} ({geometry})", *sizes, str(seen.rows.size), str(seen.halo)]
         for size in BYTES:
-            core = core_size(net, seen.halo, 256, size)
-            row += [str(core), f"{(1 + 2 * seen.halo / core) ** 2:.1f}x"]
+            tile_size = core_size(net, seen.halo, 256, size)
+            row += [str(tile_size), f"{(1 + 2 * seen.halo / tile_size) ** 2:.1f}x"]
         print(f"| {' | '.join(row)} |", flush=True)
 
 

@@ -26,15 +26,15 @@ from PIL import Image
 from skimage import data
 
 from upscore.checkpoints import save_model
-from upscore.data.images import read_image
-from upscore.evaluation.plot_style import BLUE, GREEN, INK, ORANGE, PALE_INK, new_figure, save, style
+from upscore.data.io.images import read_image
+from upscore.distributed.ray.cluster import Workers, connected
+from upscore.distributed.ray.predict import predict_on_ray
+from upscore.distributed.ray.task_runner import MOST_ITEMS, run
 from upscore.inference import Model
 from upscore.inference.outputs import write_prediction
 from upscore.models.build import build
-from upscore.scale.cluster import Workers, connected
-from upscore.scale.predict import predict_on_ray
-from upscore.scale.work import MOST_ITEMS, run
 from upscore.text import markdown_table
+from upscore.viz.plot_style import BLUE, FOREGROUND, GREEN, MUTED, ORANGE, new_figure, save, style
 
 MACHINES = (1, 10, 100, 1000)
 OBJECTS_TEXT = "x" * 2000
@@ -214,8 +214,8 @@ def plot(rates: list[Rates], path: Path) -> None:
             values = [min(rate.limits(count, storage).values()) for count in counts]
             label = f"{rate.network}: {storage.name}"
             axes.plot(counts, values, line, color=color, linewidth=1.9, label=label)
-    axes.set_xlabel("machines", color=PALE_INK)
-    axes.legend(frameon=False, fontsize=7.5, labelcolor=INK, loc="upper left")
+    axes.set_xlabel("machines", color=MUTED)
+    axes.legend(frameon=False, fontsize=7.5, labelcolor=FOREGROUND, loc="upper left")
     save(figure, path)
 
 

@@ -1,7 +1,7 @@
 """Training steps against peers', with the operations of ours that take the longest.
 
     python benchmarks/train_step.py                      # both rows; 3 minutes on 2 cores
-    python benchmarks/train_step.py train-fcn-vgg16 --profile
+    python benchmarks/train_step.py train-fcn-vgg16 --preset
 
 With `--memory` also how much each side's first step takes, in a process of its own.
 """
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--threads", type=int, default=THREADS)
     parser.add_argument("--memory", action="store_true", help="measure memory instead of time")
-    parser.add_argument("--profile", action="store_true", help="list operations instead")
+    parser.add_argument("--preset", action="store_true", help="list operations instead")
     asked = parser.parse_args(arguments)
     if unknown := [name for name in asked.rows if name not in ROWS]:
         parser.error(f"no row is called {unknown[0]!r}; choose among {', '.join(ROWS)}")
@@ -38,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in asked.rows or ROWS:
         row = ROWS[name]
         console.print(f"\n{row.work}; {row.peer_name}")
-        if asked.profile:
-            profile(row, asked.threads)
+        if asked.preset:
+            preset(row, asked.threads)
         elif asked.memory:
             memory(row, asked.threads, console)
         else:
@@ -67,9 +67,9 @@ def memory(row: Row, threads: int, console: Console) -> None:
         console.print(f"{side}: {ours / 2**20:.0f} MiB against {theirs / 2**20:.0f} MiB, {ours / theirs:.2f} of it")
 
 
-def profile(row: Row, threads: int) -> None:
+def preset(row: Row, threads: int) -> None:
     from torch.profiler import ProfilerActivity
-    from torch.profiler import profile as profiled
+    from torch.profiler import preset as profiled
 
     ours, _ = prepared(row, threads)
     for call in ours.values():

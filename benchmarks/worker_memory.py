@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 
 from upscore.data.instance_datasets import InstanceDataset, open_instances
-from upscore.training.feed import TrainingView, batches
+from upscore.training.loader import TrainingView, batches
 from upscore.training.recipes import INSTANCE_RECIPES
 
 HEIGHT, WIDTH = 48, 64

@@ -39,7 +39,7 @@ def main() -> None:
     folders = {name: arguments.output / name.replace(", ", "-") for name in RUNS}
     for name, settings in RUNS.items():
         callbacks = [TerminalProgress(console, name)]
-        train(arguments.data, folders[name], **settings, holdout=HOLDOUT, resume=True, callbacks=callbacks)
+        train(arguments.data, folders[name], **settings, val_pattern=HOLDOUT, resume=True, callbacks=callbacks)
     text = table(folders)
     write_text(arguments.output / "camvid.md", text)
     print(text)

@@ -20,19 +20,18 @@ from statistics import mean
 from rich.console import Console
 from table_pages import count, verdict
 
-from upscore.analysis.cues import Experiment, count_classes, foreground_of, measure_cues
-from upscore.analysis.cues_files import PICTURES, write_cues
-from upscore.analysis.cues_pictures import plot_cues
-from upscore.analysis.cues_report import advice, as_json, definitions
-from upscore.analysis.subject import Subject
 from upscore.data import open_splits
-from upscore.data.masking import mean_color
-from upscore.evaluation.cues import ROWS, Cues, CueScores, Guess
+from upscore.experiments.cues.conditions import ROWS, Cues, CueScores, Guess
+from upscore.experiments.cues.experiment import TrainingSetup
+from upscore.experiments.cues.figures import plot_cues
+from upscore.experiments.cues.masking import mean_color
+from upscore.experiments.cues.report import PICTURES, advice, as_json, definitions, write_cues
+from upscore.experiments.cues.run import Experiment, count_classes, foreground_of, measure_cues
 from upscore.files import atomic_path, write_text
 from upscore.models.preprocessing import LITE0
 from upscore.text import markdown_table
 from upscore.training.callbacks import TerminalProgress
-from upscore.training.feed import default_workers
+from upscore.training.loader import default_workers
 from upscore.training.recipes import MODERN
 
 SCENES, CAMVID = "scenes", "camvid"
@@ -121,12 +120,12 @@ def run(data: str, camvid: Path | None, seed: int, images: int, folder: Path) ->
         train, val = open_splits(f"scenes:{images}:{seed}", fraction=HELD_OUT)
     else:
         assert camvid is not None
-        train, val = open_splits(camvid, holdout=HOLDOUT)
+        train, val = open_splits(camvid, val_pattern=HOLDOUT)
     experiment = Experiment(
         train=train,
         val=val,
         foreground=foreground_of(train.classes, OBJECTS[data]),
-        subject=Subject(
+        setup=TrainingSetup(
             architecture={"name": "fcn8s", "backbone": "efficientnet_lite0", "num_classes": len(train.classes)},
             recipe=RECIPE.model_copy(update={"images": images}),
             max_side=SIDE,

@@ -37,21 +37,21 @@ from fcn_paper_tables import DEPTH_MEANS, GEOMETRIC, SCORES, TABLES, Row, Table
 from rich.console import Console
 
 from upscore.data.datasets import Dataset, geometric_classes, list_files, open_dataset, subset
-from upscore.data.lists import read_list
+from upscore.data.formats.name_lists import read_list
 from upscore.errors import UserError
 from upscore.files import write_text
 from upscore.models import build
-from upscore.models.fcn import FCN
+from upscore.models.fcn.fcn import FCN
+from upscore.models.fcn.two_heads import TwoHeads
 from upscore.models.preprocessing import CAFFE, DepthPreprocessing
-from upscore.models.two_heads import TwoHeads
 from upscore.text import markdown_table
 from upscore.training import fit
 from upscore.training.callbacks import TerminalProgress
-from upscore.training.depth import fitting_depth
-from upscore.training.feed import default_workers
+from upscore.training.dataset_stats import fitting_depth
+from upscore.training.init_weights import IMAGENET, NONE, start_from
+from upscore.training.loader import default_workers
 from upscore.training.recipes import HEAVY
 from upscore.training.run_folder import RunFolder
-from upscore.training.start import IMAGENET, NONE, start_from
 
 Results = dict[str, dict[str, Any]]
 """row -> the scores of its network, as `SemanticScores.to_json` has them."""
@@ -187,11 +187,11 @@ def network(table: Table, row: Row, train: Dataset, asked: argparse.Namespace) -
         return net
     start_from(net, asked.weights)
     if asked.caffe:
-        net.trunk.preprocessing = replace(CAFFE, mean=table.mean)
+        net.backbone.preprocessing = replace(CAFFE, mean=table.mean)
     if row.depth_channels is not None:
         means = DEPTH_MEANS[row.depth_channels]
         authors = DepthPreprocessing(mean=means, std=(1.0,) * len(means))
-        net.trunk.depth_preprocessing = authors if asked.caffe else fitting_depth(train, net.preprocessing)
+        net.backbone.depth_preprocessing = authors if asked.caffe else fitting_depth(train, net.preprocessing)
     return net
 
 

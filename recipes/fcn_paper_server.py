@@ -8,13 +8,13 @@ from pathlib import Path
 from rich.progress import track
 
 from upscore.data.datasets import open_dataset
-from upscore.data.voc import CLASSES
+from upscore.data.formats.voc import CLASSES
 from upscore.errors import UserError
 from upscore.files import atomic_path
 from upscore.inference import load
-from upscore.rendering import index_image
 from upscore.results import as_semantic
 from upscore.training.run_folder import RunFolder
+from upscore.viz.overlays import index_image
 
 COMPETITION = "comp6"
 """Segmentation by who has trained on more than VOC's own photos, as those of SBD are."""

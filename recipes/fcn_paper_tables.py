@@ -36,7 +36,7 @@ class Row:
     after: str | None = None
     """The row that it starts from."""
     depth_after: str | None = None
-    """The row that its trunk for depth starts from."""
+    """The row that its backbone for depth starts from."""
     depth: Literal["early", "late", "only"] | None = None
     depth_channels: Literal[1, 3] | None = None
     head_only: bool = False

@@ -17,8 +17,8 @@ from table_pages import Results, differences
 from table_runs import CAMVID, SCENES, Row, Table
 from tables import PLACES, main
 
-from upscore.evaluation.plot_style import BLUE, INK, ORANGE, PALE_INK, new_figure, save, style
 from upscore.training.recipes import HEAVY
+from upscore.viz.plot_style import BLUE, FOREGROUND, MUTED, ORANGE, new_figure, save, style
 
 RATE = 5e-9
 """Of all three regimes, as in the paper; found by line search for heavy learning. The loss is a sum over pixels."""
@@ -104,7 +104,7 @@ def curves(data: str, _source: Path | None, results: Results, images: Path, page
     axes = figure.add_subplot()
     seeds = len(next(iter(results.values())))
     style(axes, f"{PLACES[data]}: training loss", f"mean of {seeds} seeds" if seeds > 1 else "")
-    colors = {"accum": BLUE, "online": PALE_INK, "heavy": ORANGE, "accum_as_1": BLUE, "heavy_as_5": ORANGE}
+    colors = {"accum": BLUE, "online": MUTED, "heavy": ORANGE, "accum_as_1": BLUE, "heavy_as_5": ORANGE}
     for row, runs in results.items():
         points = max(len(run["losses"]) for run in runs)
         whole = [run["losses"] for run in runs if len(run["losses"]) == points]  # of a resumed run the start is lost
@@ -118,13 +118,13 @@ def curves(data: str, _source: Path | None, results: Results, images: Path, page
             alpha=0.35 if twin else 1,
             label=TABLE.rows[row].title,
         )
-    axes.set_xlabel("images seen, in % of all", color=PALE_INK)
-    axes.set_ylabel("loss of an image, summed over its pixels", color=PALE_INK)
+    axes.set_xlabel("images seen, in % of all", color=MUTED)
+    axes.set_ylabel("loss of an image, summed over its pixels", color=MUTED)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.yaxis.set_minor_formatter("{x:,.0f}")
     axes.tick_params(which="both", length=0, labelsize=8)
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    axes.legend(frameon=False, fontsize=8, labelcolor=FOREGROUND)
     path = images / f"{TABLE.name}_{data}_losses.png"
     save(figure, path)
     return f"![The training loss of each regime]({os.path.relpath(path, page.parent)})\n\n{likeness(results)}\n"

@@ -16,7 +16,7 @@ from table_pages import Results
 from table_runs import CAMVID, SCENES, Row, Table, open_data
 from tables import main
 
-from upscore.evaluation.ceiling import CeilingMeter
+from upscore.experiments.ceiling.meter import CeilingMeter
 from upscore.models import build
 from upscore.text import markdown_table
 
@@ -79,7 +79,7 @@ def reasons(data: str, source: Path | None, _results: Results, _images: Path, _p
     allowed = meter.ceilings().mean_iu
     net = build("fcn8s", num_classes=2, pretrained=True).eval()
     with torch.no_grad():
-        maps = net.trunk(net.preprocessing(torch.stack([sample.image for sample in held_out.samples[:16]])))
+        maps = net.backbone(net.preprocessing(torch.stack([sample.image for sample in held_out.samples[:16]])))
     norms = {stride: maps[stride].norm(dim=1).mean().item() for stride in STRIDES}
     lines = [
         *(

@@ -31,21 +31,21 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from upscore.annotations import ObjectAnnotations
 from upscore.checkpoints import load_model, save_model
 from upscore.data.instance_datasets import InstanceDataset, open_instance_splits
+from upscore.data.sample import Sample
 from upscore.evaluation.instances import InstanceEvaluator, InstanceScores
 from upscore.files import atomic_path, write_text
 from upscore.inference import Model, load
-from upscore.instance_overlay import instance_overlay, object_colors
-from upscore.lettering import stack
-from upscore.models.mask_rcnn import MaskRCNN
-from upscore.objects import Objects
-from upscore.rendering import blend, borders, line_width, side_by_side
+from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 from upscore.results import InstanceResult, as_instances
-from upscore.structures import Sample
 from upscore.text import markdown_table
 from upscore.training import train
 from upscore.training.callbacks import TerminalProgress
+from upscore.viz.instance_overlay import instance_overlay, object_colors
+from upscore.viz.legend import stack
+from upscore.viz.overlays import blend, borders, line_width, side_by_side
 
 ALL, UNKNOWN = "all", "of unknown modality"
 IOUS = ("0.5", "0.6", "0.7", "0.8", "0.9")
@@ -60,7 +60,7 @@ class Shown:
 
     sample: Sample
     modality: str
-    objects: Objects
+    objects: ObjectAnnotations
     found: InstanceResult
 
 
@@ -113,20 +113,22 @@ def evaluate(
 ) -> tuple[dict[str, InstanceScores], list[Shown]]:
     """The scores of all and of each modality, and what the picture shows."""
     assert isinstance(model.module, MaskRCNN)
-    limit, min_score = model.module.detections, model.module.min_score
+    limit, score_threshold = model.module.max_detections, model.module.score_threshold
     whole, evaluators = InstanceEvaluator(model.classes, max_detections=limit), {}
     first: dict[str, list[Shown]] = {}
     for index in track(range(len(val)), "Evaluating", console=console, transient=True):
         sample = val[index]
-        found, objects = as_instances(model.predict(sample.image, min_score=0.0)), sample.objects
+        found, objects = as_instances(model.predict(sample.image, score_threshold=0.0)), sample.objects
         assert objects is not None
         whole.update(found, objects)
         modality = modalities.get(sample.name, UNKNOWN)
         evaluators.setdefault(modality, InstanceEvaluator(model.classes, max_detections=limit)).update(found, objects)
         group = first.setdefault(modality, [])
         if len(group) < PICTURES:
-            group.append(Shown(sample, modality, objects, found.filter(score_threshold=min_score)))
-    scores = {name: evaluator.scores(min_score) for name, evaluator in [(ALL, whole), *sorted(evaluators.items())]}
+            group.append(Shown(sample, modality, objects, found.filter(score_threshold=score_threshold)))
+    scores = {
+        name: evaluator.scores(score_threshold) for name, evaluator in [(ALL, whole), *sorted(evaluators.items())]
+    }
     return scores, choose(first)
 
 
@@ -153,7 +155,7 @@ def draw(shown: Sequence[Shown]) -> Image.Image:
     return stack([side_by_side([_scaled(picture) for picture in row], title) for row, title in rows])
 
 
-def labels_overlay(image: np.ndarray, objects: Objects) -> Image.Image:
+def labels_overlay(image: np.ndarray, objects: ObjectAnnotations) -> Image.Image:
     """The photo with every labelled object in a colour of its own, as `instance_overlay` paints those found."""
     id_map = objects.id_map[0].numpy()
     of_id = np.zeros((id_map.max() + 1, 3), np.uint8)
@@ -189,7 +191,7 @@ def report(scores: dict[str, InstanceScores], minutes: float | None) -> str:
 Mask R-CNN over EfficientNet-Lite0-FPN with the backbone's ImageNet weights, trained as
 `upscore train NUCLEI --model mask_rcnn --output runs/nuclei` does; one seed.{time}
 The scores are those of the {whole.images} photos ({whole.objects} nuclei) that the run holds out, at their own size.
-The best epoch and the score threshold ({whole.min_score:.2f}) were chosen on the same photos, so the scores are
+The best epoch and the score threshold ({whole.score_threshold:.2f}) were chosen on the same photos, so the scores are
 slightly optimistic.
 
 AP_dsb is average precision at an IoU threshold as StarDist and DSB2018 define it, TP / (TP + FP + FN) over all nuclei;
@@ -214,10 +216,10 @@ def minutes(run: Path) -> float | None:
 
 def ship(source: Path, folder: Path) -> None:
     """Write a model as float16, its class by its name, without the place that its data had."""
-    net, card = load_model(source)
-    training = {**card.training, "data": Path(card.training.get("data", "nuclei")).name}
+    net, config = load_model(source)
+    training = {**config.training, "data": Path(config.training.get("data", "nuclei")).name}
     save_model(
-        folder, net, classes=["nucleus"], max_side=card.max_side, training=training, scores=card.scores, half=True
+        folder, net, classes=["nucleus"], max_side=config.max_side, training=training, scores=config.scores, half=True
     )
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{folder}: {size / 1e6:.1f} MB")

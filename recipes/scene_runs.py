@@ -18,20 +18,20 @@ import torch
 from rich.console import Console
 
 from upscore.data.datasets import Dataset, geometric_classes, open_splits
-from upscore.data.shapes import SHAPES
-from upscore.evaluation.metrics import SemanticScores, TwoHeadedScores
+from upscore.data.sample import Sample
+from upscore.data.synthetic.scenes import SHAPES
+from upscore.evaluation.semantic import SemanticScores, TwoHeadedScores
 from upscore.files import write_text
 from upscore.models import build
-from upscore.models.fcn import FCN
-from upscore.models.two_heads import TwoHeads
-from upscore.structures import Sample
+from upscore.models.fcn.fcn import FCN
+from upscore.models.fcn.two_heads import TwoHeads
 from upscore.training import fit
 from upscore.training.callbacks import Callback, TerminalProgress
-from upscore.training.depth import fitting_depth
-from upscore.training.measurements import Scores
+from upscore.training.dataset_stats import fitting_depth
+from upscore.training.init_weights import start_from
 from upscore.training.recipes import MODERN
 from upscore.training.run_folder import RunFolder
-from upscore.training.start import start_from
+from upscore.training.validation import Scores
 
 SCENES, SIDE, HELD_OUT = 500, 160, 0.2
 """Scenes to train on; their side in pixels; how many are held out, for each that is trained on."""
@@ -148,8 +148,8 @@ def run(row: Row, folder: RunFolder, starts: Sequence[Path], *, seed: int, scene
         net.geometric_classes = geometric_classes(train)
     if starts:
         start_from(net, *starts)
-    elif net.trunk.depth_preprocessing is not None:
-        net.trunk.depth_preprocessing = fitting_depth(train, net.preprocessing)
+    elif net.backbone.depth_preprocessing is not None:
+        net.backbone.depth_preprocessing = fitting_depth(train, net.preprocessing)
     recipe = BASE.model_copy(update={"images": scenes})
     last = Last()
     result = fit(

@@ -10,8 +10,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from upscore.evaluation.plot_style import BLUE, INK, ORANGE, PALE_INK, name_ticks, new_figure, save, style
 from upscore.text import markdown_table
+from upscore.viz.plot_style import BLUE, FOREGROUND, MUTED, ORANGE, name_ticks, new_figure, save, style
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """row -> what was measured with seeds 0, 1, ..."""
@@ -105,13 +105,15 @@ def dots(axes: Axes, results: Results, titles: Mapping[str, str], score: str, la
         for seed, value in enumerate(each):
             place = row + 0.5 * ((seed + 0.5) / len(each) - 0.5)  # seeds under one another, so that none is hidden
             axes.plot(value, place, "o", color=BLUE, markersize=5)
-            axes.annotate(str(seed), (value, place), (5, 0), textcoords="offset points", va="center", size=7, color=INK)
+            axes.annotate(
+                str(seed), (value, place), (5, 0), textcoords="offset points", va="center", size=7, color=FOREGROUND
+            )
     first = next(iter(results.values()))
-    axes.axvline(mean(run[score] for run in first), color=PALE_INK, linewidth=0.9, linestyle="--")
+    axes.axvline(mean(run[score] for run in first), color=MUTED, linewidth=0.9, linestyle="--")
     name_ticks(axes, "y", [titles[row] for row in results])
     axes.set_ylim(len(results) - 0.5, -0.5)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set_xlabel(f"{label}; numbers are seeds", color=PALE_INK)
+    axes.set_xlabel(f"{label}; numbers are seeds", color=MUTED)
 
 
 def plot_rows(results: Results, titles: Mapping[str, str], path: Path, *, title: str, score: str, label: str) -> None:

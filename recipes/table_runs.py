@@ -22,16 +22,16 @@ from table_pages import SCORES
 
 from upscore.data.datasets import Dataset, open_splits
 from upscore.data.resizing import resize_longest
+from upscore.data.sample import Sample
 from upscore.files import write_text
 from upscore.models import build
-from upscore.models.fcn import FCN
-from upscore.structures import Sample
+from upscore.models.fcn.fcn import FCN
 from upscore.training import fit
 from upscore.training.callbacks import Callback, TerminalProgress
-from upscore.training.class_weights import median_frequency_weights
+from upscore.training.dataset_stats import median_frequency_weights
+from upscore.training.init_weights import start_from
 from upscore.training.recipes import MODERN, Recipe
 from upscore.training.run_folder import RunFolder
-from upscore.training.start import start_from
 
 Runs = dict[str, dict[str, Any]]
 """DATA/ROW-SEED -> what was measured."""
@@ -158,7 +158,7 @@ def open_data(data: str, source: Path | None, seed: int) -> tuple[Remembered, Re
         train, val = open_splits(f"scenes:{DIFFERENT}:{seed}", fraction=HELD_OUT / DIFFERENT)
     else:
         assert source is not None
-        train, val = open_splits(source, holdout=HOLDOUT)
+        train, val = open_splits(source, val_pattern=HOLDOUT)
     return Remembered(train, SIDE), Remembered(val, SIDE)
 
 

@@ -1,4 +1,4 @@
-"""One network for two questions (the FCN paper's table 6, SIFT Flow): two heads over one trunk against two networks.
+"""One network for two questions (the FCN paper's table 6, SIFT Flow): two heads over one backbone against two networks.
 
     python recipes/two_heads.py --output runs/two_heads --docs docs/results
 
@@ -16,7 +16,7 @@ from statistics import mean
 from scene_runs import HELD_OUT, SIDE, Asked, Row, Runs, main
 from table_pages import count, differences, dots, scores_table
 
-from upscore.evaluation.plot_style import ORANGE, new_figure, save, style
+from upscore.viz.plot_style import ORANGE, new_figure, save, style
 
 ROWS = {
     "semantic": Row(title="semantic head alone"),

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from upscore.data.datasets import Dataset
-from upscore.data.scenes import SceneDataset
+from upscore.data.synthetic.scenes import SceneDataset
 from upscore.data.transforms import Batch, collate
 from upscore.inference.run_manifest import FOLDER
 from upscore.models.build import build
-from upscore.models.fcn import FCN, Upsampling
+from upscore.models.fcn.fcn import FCN, Upsampling
 from upscore.training.recipes import ACCUM, HEAVY, MODERN, Recipe
 
 BACKBONE = "timm/test_resnet"
@@ -53,7 +53,7 @@ class StubModel:
     training: ClassVar[dict[str, Any]] = {}
     folder = None
 
-    def expect(self, *sizes: tuple[int, int]) -> None:
+    def warmup(self, *sizes: tuple[int, int]) -> None:
         pass
 
 

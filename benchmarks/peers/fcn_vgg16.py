@@ -36,12 +36,12 @@ def prepare() -> Sides:
     @torch.inference_mode()
     def peer() -> object:
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-        return theirs(net.trunk.prepare(pixels)).argmax(1)[0].numpy()
+        return theirs(net.backbone.prepare(pixels)).argmax(1)[0].numpy()
 
     def ours(precision: Precision) -> Side:
         parts = quantize(net, [image]) if precision == "int8" else None
         predictor = Model(net, "openvino", precision, quantized=parts)
-        predictor.expect((SIDE, SIDE))
+        predictor.warmup((SIDE, SIDE))
         return lambda: predictor.predict(image)
 
     return {"int8": ours("int8"), "bfloat16": ours("bfloat16"), "float32": ours("float32")}, peer

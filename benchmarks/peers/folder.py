@@ -32,7 +32,7 @@ def row() -> Row:
 
 def prepare() -> Sides:
     """Photos in a temporary folder, and in memory."""
-    from upscore.data.images import read_image
+    from upscore.data.io.images import read_image
     from upscore.inference import Model
     from upscore.inference.folder import predict_folder
     from upscore.inference.outputs import find_photos
@@ -64,7 +64,7 @@ def write_photos(folder: Path) -> None:
     """Scenes as JPEGs, some of them under many names."""
     from PIL import Image
 
-    from upscore.data.scenes import SceneDataset
+    from upscore.data.synthetic.scenes import SceneDataset
 
     folder.mkdir()
     scenes = SceneDataset(DIFFERENT, size=(HEIGHT, WIDTH))

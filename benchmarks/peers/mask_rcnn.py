@@ -36,7 +36,7 @@ def prepare() -> Sides:
     """Random weights that find many objects; int8 is calibrated on the photo itself, which is enough for its speed."""
     import torch
 
-    from upscore.checkpoints.torchvision_mask_rcnn import import_torchvision_mask_rcnn
+    from upscore.checkpoints.importers.torchvision import import_torchvision_mask_rcnn
     from upscore.inference import Model
     from upscore.inference.calibration import quantize
     from upscore.inference.engines import Precision
@@ -53,10 +53,10 @@ def prepare() -> Sides:
     def ours(precision: Precision) -> Side:
         parts = quantize(net, [image]) if precision == "int8" else None
         predictor = Model(net, "openvino", precision, quantized=parts)
-        predictor.expect((HEIGHT, WIDTH))
+        predictor.warmup((HEIGHT, WIDTH))
 
         def side() -> object:
-            found = as_instances(predictor.predict(image, min_score=0))  # all of them, as the peer returns
+            found = as_instances(predictor.predict(image, score_threshold=0))  # all of them, as the peer returns
             return found.bitmasks()
 
         return side

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from peers.page import times
 from peers.results import Result, SideResult
-from upscore.evaluation.plot_style import BLUE, INK, ORANGE, PALE_BLUE, PALE_INK, PAPER, new_figure, save, style
+from upscore.viz.plot_style import BACKGROUND, BLUE, FOREGROUND, MUTED, ORANGE, PALE_BLUE, new_figure, save, style
 
 BAR, GAP, SPACE = 0.62, 1.0, 0.25
 """The thickness of a bar, what a row's title takes, and what is left free below a row; from bar to bar is 1."""
@@ -58,25 +58,25 @@ def _scale(axes: Axes, rows: Sequence[Result], height: float) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
     axes.grid(visible=False, axis="y")
-    axes.axvline(1, color=PALE_INK, linewidth=1, zorder=1.7)
+    axes.axvline(1, color=MUTED, linewidth=1, zorder=1.7)
 
 
 def _bar(axes: Axes, y: float, side: SideResult) -> None:
     color = {True: BLUE, False: ORANGE, None: PALE_BLUE}[side.reached]
     axes.barh(y, side.ratio - 1, BAR, left=1, color=color)
-    axes.plot([side.low, side.high], [y, y], color=INK, linewidth=0.9, alpha=0.55)
+    axes.plot([side.low, side.high], [y, y], color=FOREGROUND, linewidth=0.9, alpha=0.55)
     if side.target is not None:
-        axes.plot([side.target] * 2, [y - 0.46, y + 0.46], color=INK, linewidth=2.2, solid_capstyle="butt")
+        axes.plot([side.target] * 2, [y - 0.46, y + 0.46], color=FOREGROUND, linewidth=2.2, solid_capstyle="butt")
     end = max(side.ratio, side.high, side.target or 0, 1)
     text = axes.annotate(times(side.ratio), (end, y), (6, 0), textcoords="offset points", va="center")
-    text.set(size=9, color=INK, weight="bold" if side.target is not None else "normal")
+    text.set(size=9, color=FOREGROUND, weight="bold" if side.target is not None else "normal")
 
 
 def _title(axes: Axes, y: float, row: Result) -> None:
-    axes.axhspan(y - 0.42, y + 0.34, color=PAPER, linewidth=0, zorder=1.8)  # over the grid
+    axes.axhspan(y - 0.42, y + 0.34, color=BACKGROUND, linewidth=0, zorder=1.8)  # over the grid
     transform = axes.get_yaxis_transform()
-    axes.text(0, y, row.work, transform=transform, size=9, weight="bold", color=INK, va="center")
-    axes.text(1, y, f"against {row.peer_name}", transform=transform, size=8, color=PALE_INK, va="center", ha="right")
+    axes.text(0, y, row.work, transform=transform, size=9, weight="bold", color=FOREGROUND, va="center")
+    axes.text(1, y, f"against {row.peer_name}", transform=transform, size=8, color=MUTED, va="center", ha="right")
 
 
 def _legend(axes: Axes) -> None:
@@ -84,10 +84,10 @@ def _legend(axes: Axes) -> None:
         Patch(color=BLUE, label="target reached"),
         Patch(color=ORANGE, label="target missed"),
         Patch(color=PALE_BLUE, label="for information"),
-        Line2D([], [], color=INK, linewidth=2.2, label="target"),
-        Line2D([], [], color=INK, linewidth=0.9, alpha=0.55, label="spread of rounds"),
+        Line2D([], [], color=FOREGROUND, linewidth=2.2, label="target"),
+        Line2D([], [], color=FOREGROUND, linewidth=0.9, alpha=0.55, label="spread of rounds"),
     ]
     axes.legend(
-        handles=handles, frameon=False, fontsize=8.5, labelcolor=INK, ncols=5, loc="upper center",
+        handles=handles, frameon=False, fontsize=8.5, labelcolor=FOREGROUND, ncols=5, loc="upper center",
         bbox_to_anchor=(0.5, -0.06), handlelength=1.4, columnspacing=1.4,
     )  # fmt: skip

@@ -11,15 +11,15 @@ from statistics import mean, median
 from time import perf_counter
 
 from upscore.data.datasets import Dataset
+from upscore.data.sample import Sample
 from upscore.evaluation.instances import InstanceEvaluator
-from upscore.evaluation.metrics import ConfusionMatrix, semantic_scores
+from upscore.evaluation.semantic import ConfusionMatrix, semantic_scores
 from upscore.inference import Model
-from upscore.inference.agreement import agreement
+from upscore.inference.calibration import agreement
 from upscore.inference.engines import EngineName, Precision
 from upscore.inference.folder import SAMPLE, common_sizes
 from upscore.progress import ProgressCallback
 from upscore.results import InstanceResult, Result, SemanticResult
-from upscore.structures import Sample
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def measure_quality(
     seconds: dict[Way, list[float]] = {way: [] for way in models}
     expected = common_sizes([_size(dataset[index]) for index in range(0, len(dataset), max(1, len(dataset) // SAMPLE))])
     for model in models.values():
-        model.expect(*expected)
+        model.warmup(*expected)
     for index in range(len(dataset)):
         sample, shown = dataset[index], {}
         for way in _rotated(list(models), index):
@@ -112,21 +112,21 @@ class _Objects:
 
     def __init__(self, model: Model) -> None:
 
-        self.model, self.min_score = model, model.display_threshold
+        self.model, self.score_threshold = model, model.display_threshold
         self.evaluator = InstanceEvaluator(model.classes, max_detections=model.max_detections)
 
     def predict(self, sample: Sample) -> Result:
-        return self.model.predict(sample.image, min_score=0.0)
+        return self.model.predict(sample.image, score_threshold=0.0)
 
     def update(self, found: Result, sample: Sample) -> Result:
         """What a user would see of it."""
         assert isinstance(found, InstanceResult)
         assert sample.objects is not None
         self.evaluator.update(found, sample.objects)
-        return found.filter(score_threshold=self.min_score).mask_nms()
+        return found.filter(score_threshold=self.score_threshold).mask_nms()
 
     def score(self) -> float:
-        return self.evaluator.scores(self.min_score).AP
+        return self.evaluator.scores(self.score_threshold).AP
 
 
 def _rotated(ways: Sequence[Way], by: int) -> list[Way]:

@@ -44,7 +44,7 @@ def prepare() -> Sides:
     trainer.train_mode()
     pixels = torch.randint(0, 256, (1, 3, SIDE, SIDE), dtype=torch.uint8)
     class_maps = torch.randint(0, CLASSES, (1, SIDE, SIDE), dtype=torch.uint8)
-    images, targets = net.trunk.prepare(pixels), class_maps.long()
+    images, targets = net.backbone.prepare(pixels), class_maps.long()
     batch = Batch(images=pixels, class_maps=class_maps, names=["noise"], sizes=[(SIDE, SIDE)])
 
     def peer() -> object:

@@ -37,10 +37,10 @@ def prepare() -> Sides:
     from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
     from torchvision.ops import FrozenBatchNorm2d
 
+    from upscore.annotations import ObjectAnnotations
     from upscore.data.transforms import Batch
     from upscore.models import build
-    from upscore.models.resnet import ResNetTrunk
-    from upscore.objects import Objects
+    from upscore.models.backbones.resnet import ResNetBackbone
     from upscore.training.recipes import INSTANCE_RECIPES
     from upscore.training.trainer import Trainer
 
@@ -49,14 +49,14 @@ def prepare() -> Sides:
     theirs = MaskRCNN(_resnet_fpn_extractor(resnet50(norm_layer=FrozenBatchNorm2d), 3), CLASSES + 1).train()
     learned = [parameter for parameter in theirs.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(learned, lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
-    net = build("mask_rcnn", backbone="resnet50", num_classes=CLASSES, profile="torchvision", norm="frozen")
-    assert isinstance(net.trunk, ResNetTrunk)
-    net.trunk.freeze_at(2)
+    net = build("mask_rcnn", backbone="resnet50", num_classes=CLASSES, preset="torchvision", norm="frozen")
+    assert isinstance(net.backbone, ResNetBackbone)
+    net.backbone.freeze_at(2)
     recipe = INSTANCE_RECIPES["paper"].model_copy(update={"learning_rate": RATE})
     trainer = Trainer(net, recipe, Accelerator(cpu=True), dtype=torch.bfloat16)
     trainer.train_mode()
     pixels = torch.from_numpy(noise(HEIGHT, WIDTH)).permute(2, 0, 1)
-    objects = Objects.from_masks(masks, labels)
+    objects = ObjectAnnotations.from_masks(masks, labels)
     batch = Batch(images=pixels[None], class_maps=None, objects=[objects], names=["noise"], sizes=[(HEIGHT, WIDTH)])
     image = pixels / 255
     target = {"boxes": torch.tensor(BOXES).float(), "labels": labels + 1, "masks": masks.to(torch.uint8)}

@@ -26,8 +26,8 @@ def prepare(height: int, width: int) -> Sides:
     import torch
     from torch.nn import functional as F
 
-    from upscore.inference.class_maps import by_matrices, class_map
-    from upscore.models.upsampling import linear_matrix
+    from upscore.inference.semantic import by_matrices, class_map
+    from upscore.models.fcn.upsampling import linear_matrix
 
     torch.manual_seed(0)
     cells = height // STRIDE, width // STRIDE

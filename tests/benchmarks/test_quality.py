@@ -16,7 +16,7 @@ class Wrong:
     def __init__(self, model):
         self.classes, self.task = model.classes, model.task
 
-    def expect(self, *sizes):
+    def warmup(self, *sizes):
         pass
 
     def predict(self, image):

@@ -93,11 +93,11 @@ def detectron2_shapes(depth: int = 50, classes: int = 80) -> dict[str, torch.Siz
 
 def detectron2_c4_shapes(depth: int = 50, classes: int = 80) -> dict[str, torch.Size | tuple[int, ...]]:
     """A network on res4, with res5 in its head."""
-    trunk = "backbone.bottom_up."
+    backbone = "backbone.bottom_up."
     shapes: dict[str, torch.Size | tuple[int, ...]] = {
-        name.replace(f"{trunk}res5.", "roi_heads.res5.").replace(trunk, "backbone."): shape
+        name.replace(f"{backbone}res5.", "roi_heads.res5.").replace(backbone, "backbone."): shape
         for name, shape in detectron2_shapes(depth).items()
-        if name.startswith(trunk)
+        if name.startswith(backbone)
     }
     layers = {
         "proposal_generator.rpn_head.conv": (1024, 1024, 3, 3),

@@ -36,7 +36,7 @@ UPSAMPLING = {
 
 
 def pytorch_fcn_state(name: str, num_classes: int) -> dict[str, Tensor]:
-    """The state dict of pytorch-fcn's fcn32s, fcn16s or fcn8s; each trunk tensor is full of a number of its own."""
+    """The state dict of pytorch-fcn's fcn32s, fcn16s or fcn8s; each backbone tensor is full of a number of its own."""
     shapes = CONVOLUTIONS | {layer: (num_classes, width, 1, 1) for layer, width in SCORES[name].items()}
     state = {}
     for number, (layer, shape) in enumerate(shapes.items(), start=1):

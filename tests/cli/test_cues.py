@@ -12,7 +12,7 @@ from PIL import Image
 from tests.tiny import BACKBONE
 from upscore.cli.cues import cues
 from upscore.errors import UserError
-from upscore.evaluation.cues import ROWS
+from upscore.experiments.cues.conditions import ROWS
 
 FILES = ["bg_only.png", "cues.json", "cues.md", "cues.png", "fg_only.png", "mask_only.png"]
 
@@ -62,7 +62,7 @@ def test_a_run_becomes_a_page_and_pictures(
         ({"images": 0}, "--images 0"),
         ({"epochs": 1, "images": 1}, "give one of the two"),
         ({"workers": -1}, "--workers -1"),
-        ({"holdout": "x*"}, "scenes have no file names"),
+        ({"val_pattern": "x*"}, "scenes have no file names"),
     ],
 )
 def test_what_cannot_be_done_is_told_in_a_sentence(options: dict, words: str, tmp_path: Path) -> None:
@@ -87,6 +87,6 @@ def test_an_interrupted_analysis_says_how_to_go_on(
     def fit(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("upscore.analysis.cues.fit", fit)
+    monkeypatch.setattr("upscore.experiments.cues.run.fit", fit)
     assert cues(str(photos), backbone=BACKBONE, weights="none", images=4, output=tmp_path / "out") == 130
     assert "the same command goes on from here" in capsys.readouterr().err

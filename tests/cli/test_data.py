@@ -48,7 +48,7 @@ def test_faults(root, monkeypatch, capsys, tmp_path):
     assert "a.jpg: is not an image" in out
     assert out.endswith("9 faults.\n")
     report = json.loads(target.read_text())
-    assert len(report["faults"]) == 9
+    assert len(report["issues"]) == 9
     assert report["classes"][0] == {"name": "[red]sky", "pixels": 24, "share": 0.5, "images": 2}
 
 
@@ -61,7 +61,7 @@ def test_objects(monkeypatch, capsys, tmp_path):
     assert run(monkeypatch, tmp_path, "--json", tmp_path / "report.json") == 1
     assert "annotation 8 is of the category 1" in capsys.readouterr().out
     report = json.loads((tmp_path / "report.json").read_text())
-    assert (report["faults"][0]["annotation"], report["faults"][0]["kind"]) == (8, "category")
+    assert (report["issues"][0]["annotation"], report["issues"][0]["kind"]) == (8, "category")
 
 
 def test_the_task_can_be_forced(root, monkeypatch, capsys):

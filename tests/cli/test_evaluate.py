@@ -58,8 +58,8 @@ def test_what_cannot_be_scored(
 def test_photos_that_were_trained_on_are_warned_about(
     trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    net, card = load_model(trained)
-    save_model(tmp_path / "model", net, classes=card.classes, training={"data": str(photos)})
+    net, config = load_model(trained)
+    save_model(tmp_path / "model", net, classes=config.classes, training={"data": str(photos)})
     assert upscore(monkeypatch, "evaluate", tmp_path / "model", photos) == 0
     assert "was trained on" in " ".join(capsys.readouterr().err.split())
     assert upscore(monkeypatch, "evaluate", trained, photos) == 0

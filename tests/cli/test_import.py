@@ -14,7 +14,7 @@ from tests.cli.command import sentence, upscore
 from upscore.checkpoints import load_model
 from upscore.cli import app
 from upscore.cli.import_ import import_
-from upscore.data.voc import CLASSES as VOC_CLASSES
+from upscore.data.formats.voc import CLASSES as VOC_CLASSES
 from upscore.errors import UserError
 
 
@@ -43,11 +43,11 @@ def test_pytorch_fcn_becomes_a_model_folder(tmp_path: Path, capsys: pytest.Captu
     torch.save(state, tmp_path / "net.pth")
     run(tmp_path / "net.pth", "--from", "pytorch-fcn", "--at-once", "--output", tmp_path / "voc")
     assert "fcn8s-atonce over vgg16 with 21 classes" in capsys.readouterr().out
-    net, card = load_model(tmp_path / "voc")
-    assert card.classes == net.classes == VOC_CLASSES
-    assert card.architecture.geometry == "caffe"
-    assert card.preprocessing.channel_order == "BGR"
-    assert torch.equal(net.trunk.conv5_3.bias, state["conv5_3.bias"])
+    net, config = load_model(tmp_path / "voc")
+    assert config.classes == net.classes == VOC_CLASSES
+    assert config.architecture.geometry == "caffe"
+    assert config.preprocessing.channel_order == "BGR"
+    assert torch.equal(net.backbone.conv5_3.bias, state["conv5_3.bias"])
     assert torch.equal(net.score["8"].weight, state["score_pool3.weight"])
 
 
@@ -60,11 +60,11 @@ def test_torchvision_becomes_a_model_folder_to_train(tmp_path: Path) -> None:
         *(tmp_path / "vgg16.pth", "--from", "torchvision", "--model", "fcn16s"),
         *("--classes", classes, "--output", tmp_path / "start"),
     )
-    net, card = load_model(tmp_path / "start")
-    assert card.classes == ["sky", "road"]
-    assert card.architecture.name == "fcn16s"
-    assert card.architecture.geometry == "same"
-    assert net.trunk.fc6.weight.eq(13).all()
+    net, config = load_model(tmp_path / "start")
+    assert config.classes == ["sky", "road"]
+    assert config.architecture.name == "fcn16s"
+    assert config.architecture.geometry == "same"
+    assert net.backbone.fc6.weight.eq(13).all()
     assert net.score["32"].weight.eq(0).all()
 
 
@@ -106,8 +106,8 @@ def test_torchvisions_detector_becomes_a_model_folder(
     assert predictor.task == "instances"
     assert predictor.classes == ["cat", "dog"]
     net = predictor.module
-    assert torch.equal(net.trunk.body.conv1.weight, state["backbone.body.conv1.weight"])
-    assert net.trunk.body.bn1.eps == 0
+    assert torch.equal(net.backbone.body.conv1.weight, state["backbone.body.conv1.weight"])
+    assert net.backbone.body.bn1.eps == 0
     assert predictor.predict(np.zeros((20, 30, 3), np.uint8)).size == (20, 30)
 
     with pytest.raises(UserError, match="says itself which one"):

@@ -41,7 +41,7 @@ def test_one_damaged_photo_leaves_the_others_alone(
         *("a.png", "a_overlay.jpg", "a_scores.npz", "sub/c.png", "sub/c_overlay.jpg", "sub/c_scores.npz")
     ]
     assert {path: path.read_bytes() for path in mixed.rglob("*.*")} == before
-    model.expect((64, 37), (50, 90))  # as the command does, for half of the photos have either
+    model.warmup((64, 37), (50, 90))  # as the command does, for half of the photos have either
     for name, photo, size in (("a", mixed / "a.png", (37, 64)), ("sub/c", mixed / "sub/c.jpg", (90, 50))):
         with Image.open(output / f"{name}.png") as mask:
             assert mask.size == size

@@ -27,7 +27,7 @@ def test_classes_in_tiles(
     trained: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = ("predict", trained, image, "--output", tmp_path / "out", "--precision", "float32")
-    assert upscore(monkeypatch, *run, "--tiled", "--core", "256") == 0
+    assert upscore(monkeypatch, *run, "--tiled", "--tile-size", "256") == 0
     assert f"{tmp_path / 'out/field.tif'}: 8 classes, by openvino in float32" in capsys.readouterr().out
     found = tifffile.imread(tmp_path / "out/field.tif")
     whole = package.load(trained, precision="float32")
@@ -35,14 +35,14 @@ def test_classes_in_tiles(
     assert (found == whole.predict(image).class_map).mean() > 0.9999  # but for sums in another order
     assert set(outputs(tmp_path / "out")) == {"field.tif", "field_overlay.jpg"}
     written = (tmp_path / "out/field.tif").stat().st_mtime_ns
-    assert upscore(monkeypatch, *run, "--tiled", "--core", "256") == 0
+    assert upscore(monkeypatch, *run, "--tiled", "--tile-size", "256") == 0
     assert f"{tmp_path / 'out/field.tif'}: was done before" in capsys.readouterr().out
     assert (tmp_path / "out/field.tif").stat().st_mtime_ns == written
-    assert upscore(monkeypatch, *run, "--tiled", "--core", "512", "--resume") == 2
+    assert upscore(monkeypatch, *run, "--tiled", "--tile-size", "512", "--resume") == 2
     assert "core 256, but now it is 512" in sentence(capsys)
-    assert upscore(monkeypatch, *run, "--tiled", "--core", "512") == 0
+    assert upscore(monkeypatch, *run, "--tiled", "--tile-size", "512") == 0
     assert "8 classes" in capsys.readouterr().out
-    assert upscore(monkeypatch, *run, "--tiled", "--core", "100") == 1
+    assert upscore(monkeypatch, *run, "--tiled", "--tile-size", "100") == 1
     assert "multiple of 256" in sentence(capsys)
 
 
@@ -65,7 +65,7 @@ def test_objects_in_tiles(
 ) -> None:
     output = tmp_path / "out"
     gone = image.with_name("gone.tif")
-    run = ("predict", "nuclei", image, "--output", output, "--tiled", "--core", "256", "--min-score", "0.05")
+    run = ("predict", "nuclei", image, "--output", output, "--tiled", "--tile-size", "256", "--score-threshold", "0.05")
     assert upscore(monkeypatch, *run[:2], gone, *run[2:]) == 1
     assert "gone.tif" in sentence(capsys)
     ids, results = tifffile.imread(output / "field.tif"), json.loads((output / "field_instances.json").read_text())
@@ -81,7 +81,7 @@ def test_objects_in_tiles(
     assert "object" in capsys.readouterr().out
     assert upscore(monkeypatch, *run[:-1], "1.5") == 2
     assert "scores are from 0 to 1" in sentence(capsys)
-    assert upscore(monkeypatch, "predict", "nuclei", image, "--output", output, "--tiled", "--core", "0") == 1
+    assert upscore(monkeypatch, "predict", "nuclei", image, "--output", output, "--tiled", "--tile-size", "0") == 1
     assert "tiles of 0 px" in sentence(capsys)
 
 
@@ -90,7 +90,7 @@ def test_what_does_not_go_together(
 ) -> None:
     run = ("predict", trained, image, "--output", tmp_path / "out")
     for flags, words in (
-        (("--core", "256"), "for --tiled"),
+        (("--tile-size", "256"), "for --tiled"),
         (("--workers", "2"), "for --ray"),
         (("--tiled", "--scores"), "--tiled has neither"),
         (("--ray", "--resume"), "one machine"),

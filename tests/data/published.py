@@ -4,8 +4,8 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from upscore.data.pascal_context import ALIASES, CLASSES
-from upscore.data.sift_flow import SCENES
+from upscore.data.formats.pascal_context import ALIASES, CLASSES
+from upscore.data.formats.sift_flow import SCENES
 
 from .layouts import label, photo
 
@@ -110,4 +110,4 @@ def voc(home, lists=None, size=SIZE):
 
 
 def messages(report):
-    return [fault.message for fault in report.faults]
+    return [issue.message for issue in report.issues]

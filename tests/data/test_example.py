@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.cli.command import sentence, upscore
 from tests.recipes.load import recipe
-from upscore.data.check_instances import check_instances
+from upscore.data.checks.instances import check_instances
 from upscore.data.example import copy_example, example_path
 from upscore.data.instance_datasets import open_instance_splits, task_of
 from upscore.errors import UserError
@@ -29,7 +29,7 @@ def test_it_is_a_sound_data_set_of_objects():
     root = example_path()
     assert task_of(root) == "instances"
     report = check_instances(root)
-    assert (report.faults, report.images, report.objects, dict(report.sizes)) == ([], 56, 2258, {(256, 256): 56})
+    assert (report.issues, report.images, report.objects, dict(report.sizes)) == ([], 56, 2258, {(256, 256): 56})
     train, val = open_instance_splits(root)
     assert (len(train), len(val), train.classes) == (40, 16, ["nucleus"])
     assert sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) < LARGEST

@@ -8,7 +8,7 @@ from PIL import Image
 
 from upscore.data.datasets import default_split, image_ids, subset
 from upscore.data.instance_datasets import open_instance_splits, open_instances, task_of
-from upscore.data.shapes import SHAPES
+from upscore.data.synthetic.scenes import SHAPES
 from upscore.errors import UserError
 
 from .coco_files import CATEGORIES, small, write
@@ -45,7 +45,7 @@ def test_numbered_objects(root):
     train, val = open_instance_splits(root, fraction=0.4, seed=1)
     assert sorted(names(train) + names(val)) == list("abcde")
     assert len(val) == 2
-    train, val = open_instance_splits(root, holdout="[ab]*")
+    train, val = open_instance_splits(root, val_pattern="[ab]*")
     assert (names(val), names(train)) == (["a", "b"], ["c", "d", "e"])
     assert default_split(root) is None
     assert task_of(root) == "instances"
@@ -166,7 +166,7 @@ def test_layouts_of_coco(tmp_path, files, photos):
     assert open_instances(tmp_path, "val").image_ids.tolist() == [6, 7]
     assert names(open_instances(tmp_path, "trainval")) == ["4", "5", "6", "7"]
     assert default_split(tmp_path) == "val"
-    train, val = open_instance_splits(tmp_path, holdout="[47]")
+    train, val = open_instance_splits(tmp_path, val_pattern="[47]")
     assert (train.image_ids.tolist(), val.image_ids.tolist()) == ([5, 6], [4, 7])
     assert [len(sample.objects) for sample in (val[0], val[1])] == [0, 2]
     with pytest.raises(UserError, match="has no split 'test'; it has train, val"):
@@ -226,7 +226,7 @@ def test_scenes():
     assert not torch.equal(val[0].image, train[0].image)
     assert len(open_instances("scenes:5")) == 5
     with pytest.raises(UserError, match="no file names"):
-        open_instance_splits("scenes", holdout="a")
+        open_instance_splits("scenes", val_pattern="a")
 
 
 def test_what_is_no_source(tmp_path):

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import torch
 
-from upscore.data.patches import CELL, keep_patches
+from upscore.data.sample import Sample
+from upscore.data.transforms import CELL, keep_patches
 from upscore.labels import VOID
-from upscore.structures import Sample
 
 
 def photo(height: int, width: int) -> Sample:

@@ -11,12 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from upscore.annotations import ObjectAnnotations
 from upscore.data.resizing import resize_longest, resize_to
+from upscore.data.sample import Sample
 from upscore.data.transforms import FILL, PAPER, Augmentation, collate
 from upscore.errors import UserError
 from upscore.labels import VOID
-from upscore.objects import Objects
-from upscore.structures import Sample
 
 EVERYTHING = Augmentation(scale=(0.5, 2.0), crop=(48, 40), flip=0.5, colour=0.4)
 
@@ -29,7 +29,7 @@ def photo(height, width, seed=0):
         torch.randint(0, 4, (height, width), generator=generator)
     ]
     id_map = torch.randint(0, 70_000, (height, width), generator=generator, dtype=torch.int32)
-    return Sample(name="photo", image=image, class_map=class_map, objects=Objects.from_id_map(id_map))
+    return Sample(name="photo", image=image, class_map=class_map, objects=ObjectAnnotations.from_id_map(id_map))
 
 
 def same(one, other):
@@ -47,7 +47,9 @@ def ramp(height, width):
     columns = torch.arange(width, dtype=torch.int32)[None, :].expand(height, width)
     image = torch.stack([rows, columns, torch.zeros_like(rows)]).to(torch.uint8)
     class_map = (rows % 5).to(torch.uint8)
-    return Sample(name="ramp", image=image, class_map=class_map, objects=Objects.from_id_map(rows * 256 + columns))
+    return Sample(
+        name="ramp", image=image, class_map=class_map, objects=ObjectAnnotations.from_id_map(rows * 256 + columns)
+    )
 
 
 def misalignment(sample):
@@ -344,7 +346,7 @@ def overlapping():
     """Three objects, of 40x40, 40x40 and 4x4 pixels; the first two overlap."""
     masks = torch.zeros(3, 100, 120, dtype=torch.bool)
     masks[0, 10:50, 10:50] = masks[1, 30:70, 30:70] = masks[2, 90:94, 100:104] = True
-    objects = Objects.from_masks(masks, torch.tensor([4, 5, 6]), torch.tensor([False, True, False]))
+    objects = ObjectAnnotations.from_masks(masks, torch.tensor([4, 5, 6]), torch.tensor([False, True, False]))
     return Sample(name="objects", image=photo(100, 120).image, objects=objects)
 
 
@@ -370,8 +372,8 @@ def test_overlapping_objects_move_as_each_would_alone(seed):
 
 def test_objects_are_measured_once_in_an_augmentation(monkeypatch):
     calls = []
-    moved = Objects.moved
-    monkeypatch.setattr(Objects, "moved", lambda self, move: calls.append(1) or moved(self, move))
+    moved = ObjectAnnotations.moved
+    monkeypatch.setattr(ObjectAnnotations, "moved", lambda self, move: calls.append(1) or moved(self, move))
     Augmentation(scale=(0.5, 2.0), crop=(130, 130), flip=1.0, min_visible=0.1)(overlapping(), 0)
     assert len(calls) == 1
 

@@ -15,10 +15,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy import ndimage
 
+from upscore.annotations import ObjectAnnotations
 from upscore.errors import UserError
 from upscore.evaluation.average_precision import labelled_in
 from upscore.evaluation.instances import InstanceEvaluator
-from upscore.objects import Objects
 from upscore.results import InstanceResult, rle
 
 COCO_MINI = Path(__file__).parents[3] / "shared/data/coco_mini"
@@ -77,14 +77,14 @@ def rectangle(x1, y1, x2, y2, size=(20, 20)):
 def objects(masks, labels=None, crowd=None, size=(20, 20)):
     masks = torch.from_numpy(np.array(masks, bool).reshape(-1, *size))
     labels = None if labels is None else torch.tensor(labels, dtype=torch.int64)
-    return Objects.from_masks(masks, labels, None if crowd is None else torch.tensor(crowd, dtype=torch.bool))
+    return ObjectAnnotations.from_masks(masks, labels, None if crowd is None else torch.tensor(crowd, dtype=torch.bool))
 
 
-def evaluate(*photos, classes=("thing",), min_score=None, **options):
+def evaluate(*photos, classes=("thing",), score_threshold=None, **options):
     evaluator = InstanceEvaluator(list(classes), **options)
     for instances, labelled in photos:
         evaluator.update(instances, labelled)
-    return evaluator.scores(min_score)
+    return evaluator.scores(score_threshold)
 
 
 def jittered(masks, labels, classes, generator):
@@ -252,7 +252,7 @@ def test_real_instances_agree_with_themselves():
         size=(32, 40),
         classes=["a", "b"],
     )
-    truth = Objects.from_masks(torch.from_numpy(instances.bitmasks()), torch.from_numpy(instances.labels))
+    truth = ObjectAnnotations.from_masks(torch.from_numpy(instances.bitmasks()), torch.from_numpy(instances.labels))
     truth.boxes = torch.from_numpy(boxes)
     evaluator = InstanceEvaluator(["a", "b"])
     evaluator.update(instances, truth)

@@ -7,13 +7,13 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
+from upscore.annotations import ObjectAnnotations
 from upscore.evaluation.object_matching import THRESHOLDS, Counts, best_threshold, count_matches, pairs
-from upscore.objects import Objects
 
 
 def compare(id_map, scores, truth, labels=None, classes=None, crowd=None):
     labels = [0] * len(scores) if labels is None else labels
-    objects = Objects.from_id_map(
+    objects = ObjectAnnotations.from_id_map(
         torch.tensor(truth),
         None if classes is None else torch.tensor(classes),
         None if crowd is None else torch.tensor(crowd),
@@ -21,8 +21,8 @@ def compare(id_map, scores, truth, labels=None, classes=None, crowd=None):
     return pairs(np.array(id_map, np.uint16), np.array(scores, np.float64), np.array(labels), objects)
 
 
-def ap_dsb(photos, min_score, threshold):
-    return count_matches(photos, min_score, threshold).ap_dsb
+def ap_dsb(photos, score_threshold, threshold):
+    return count_matches(photos, score_threshold, threshold).ap_dsb
 
 
 def row(*runs):
@@ -54,18 +54,20 @@ def test_random_maps_give_what_the_definition_gives(seed):
         maps.append(id_map)
         photos.append(compare(id_map, scores, truth))
 
-    def expected(photo, min_score, threshold):
-        kept = [n for n in np.unique(maps[photo]) if n and photos[photo].scores[n - 1] >= min_score]
+    def expected(photo, score_threshold, threshold):
+        kept = [n for n in np.unique(maps[photo]) if n and photos[photo].scores[n - 1] >= score_threshold]
         return brute(maps[photo], kept, truths[photo], threshold)
 
     for photo in range(3):
         for threshold in THRESHOLDS:
-            for min_score in (0, 0.45):
-                assert ap_dsb([photos[photo]], min_score, threshold) == expected(photo, min_score, threshold)
+            for score_threshold in (0, 0.45):
+                assert ap_dsb([photos[photo]], score_threshold, threshold) == expected(
+                    photo, score_threshold, threshold
+                )
     tried = {cut: ap_dsb(photos, cut, 0.5) for cut in np.arange(0.05, 1, 0.1)}
     best = best_threshold(photos)
     assert best.ap_dsb == pytest.approx(max(tried.values()))
-    assert ap_dsb(photos, best.min_score, 0.5) == best.ap_dsb
+    assert ap_dsb(photos, best.score_threshold, 0.5) == best.ap_dsb
 
 
 def test_counts_are_of_the_whole_set():
@@ -116,7 +118,7 @@ def test_a_network_that_finds_nothing_right_has_the_usual_threshold():
     assert best_threshold([compare(row((1, 2), (0, 2)), [0.3], row((0, 2), (1, 2)))]) == (0.5, 0)
     assert best_threshold([compare(row((0, 4)), [], row((0, 2), (1, 2)))]) == (0.5, 0)
     empty = best_threshold([compare(row((0, 4)), [], row((0, 4)))])
-    assert empty.min_score == 0.5
+    assert empty.score_threshold == 0.5
     assert math.isnan(empty.ap_dsb)
 
 

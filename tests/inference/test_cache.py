@@ -17,11 +17,11 @@ from tests.tiny import scenes
 from upscore.errors import UserError
 from upscore.inference import Model
 from upscore.inference.engines.cache import Store, code_version, prune, store_for
-from upscore.inference.huge import predict_raster
 from upscore.inference.run_manifest import model_digest
-from upscore.models.fcn import FCN
-from upscore.models.receptive import receptive_field
-from upscore.models.trunks import TrunkFacts
+from upscore.inference.tiled.semantic import predict_raster
+from upscore.models.backbones.base import BackboneSpec
+from upscore.models.fcn.fcn import FCN
+from upscore.models.receptive_field import receptive_field
 from upscore.results import as_instances
 
 PHOTO = scenes(1, seed=9)[0].image
@@ -36,10 +36,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def starts_without_layers(model: Model) -> bool:
     """Whether the session has the compiled backbone alone; the module is complete nevertheless."""
     module = model.module
-    assert not isinstance(module.trunk, TrunkFacts)
+    assert not isinstance(module.backbone, BackboneSpec)
     with torch.no_grad():
         module(module.preprocessing(PHOTO[None]))
-    return isinstance(model.session.net.trunk, TrunkFacts)
+    return isinstance(model.session.net.backbone, BackboneSpec)
 
 
 @pytest.mark.slow
@@ -69,7 +69,7 @@ def test_objects_are_found_without_layers_too(cache: Path) -> None:
     assert first.session.engine.name == "openvino"
     second = upscore.load("nuclei", engine="openvino", precision="float32")
     assert starts_without_layers(second)
-    expected, found = (as_instances(predictor.predict(PHOTO, min_score=0)) for predictor in (first, second))
+    expected, found = (as_instances(predictor.predict(PHOTO, score_threshold=0)) for predictor in (first, second))
     assert found.scores.tolist() == expected.scores.tolist()
     assert np.array_equal(found.masks, expected.masks)
 

@@ -15,8 +15,7 @@ from tests.tiny import scenes, tiny_net, write_photos
 from upscore.checkpoints import load_model
 from upscore.errors import UserError
 from upscore.inference import Model
-from upscore.inference.agreement import agreement
-from upscore.inference.calibration import evenly, quantize
+from upscore.inference.calibration import agreement, evenly, quantize
 from upscore.inference.quantized import save_quantized
 
 
@@ -73,14 +72,14 @@ def test_calibrating_from_the_command_line(
 
 @pytest.mark.slow
 def test_objects_in_int8() -> None:
-    net, card = load_model("nuclei")
+    net, config = load_model("nuclei")
     photos = [scenes(1, seed=seed, side=128)[0].image for seed in range(2)]
     parts = quantize(net, photos)
     assert {*parts} >= {"dense", "box"}
-    predictor = Model(net, "openvino", "int8", quantized=parts, max_side=card.max_side)
-    assert predictor.predict(photos[0], min_score=0).size
+    predictor = Model(net, "openvino", "int8", quantized=parts, max_side=config.max_side)
+    assert predictor.predict(photos[0], score_threshold=0).size
     for side in (544, 608):  # at which OpenVINO crashed with asymmetric ranges
-        assert predictor.predict(np.zeros((side, side, 3), np.uint8), min_score=0).size
+        assert predictor.predict(np.zeros((side, side, 3), np.uint8), score_threshold=0).size
 
 
 @pytest.mark.slow
@@ -107,7 +106,7 @@ def test_parts_that_nothing_reached_stay_in_bfloat16(
     assert command(monkeypatch, "calibrate", "nuclei", tmp_path / "black.png", "--output", copy) == 0
     assert "in int8: dense, box; in bfloat16: mask" in capsys.readouterr().out
     photo = scenes(1, side=128)[0].image
-    assert upscore.load(copy, precision="int8").predict(photo, min_score=0).size
+    assert upscore.load(copy, precision="int8").predict(photo, score_threshold=0).size
 
 
 def test_photos_are_spread_evenly() -> None:

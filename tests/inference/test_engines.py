@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from tests.models.test_mask_rcnn import SMALL
+from tests.models.mask_rcnn.test_mask_rcnn import SMALL
 from upscore.errors import UserError
 from upscore.inference import Model
-from upscore.inference.engines.graphs import MOST, REPEATS, Graphs
+from upscore.inference.detector import MASK_BLOCK, ObjectFinder
+from upscore.inference.engines.cuda_graphs import MOST, REPEATS, Graphs
 from upscore.inference.engines.openvino import OpenVINOPart
-from upscore.inference.finder import MASK_BLOCK, ObjectFinder
 from upscore.models import build
-from upscore.models.detector_parts import as_outputs
-from upscore.models.fcn import FCN
-from upscore.models.mask_rcnn import MaskRCNN
+from upscore.models.fcn.fcn import FCN
+from upscore.models.mask_rcnn.inference_parts import as_outputs
+from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 from upscore.results import InstanceResult
 
 BACKBONE = "efficientnet_lite0"
@@ -72,7 +72,7 @@ def test_engines_agree_at_any_size(variant: str, engine: str) -> None:
 def test_expected_sizes_change_nothing(variant: str) -> None:
     """In float32; a part is compiled when its first image comes."""
     plain, ready = (Model(network(**VARIANTS[variant]), "openvino", "float32") for _ in range(2))
-    ready.expect((64, 96), (97, 131))
+    ready.warmup((64, 96), (97, 131))
     part = ready._run.coarse_scores
     assert isinstance(part, OpenVINOPart)
     assert not part.requests
@@ -80,7 +80,7 @@ def test_expected_sizes_change_nothing(variant: str) -> None:
         expected, found = (p.predict(photo(*size), scores=True) for p in (plain, ready))
         assert found.scores == pytest.approx(expected.scores, abs=2e-3)
         assert len(part.requests) == compiled
-    ready.expect((50, 200))  # what is no longer expected goes
+    ready.warmup((50, 200))  # what is no longer expected goes
     assert len(part.requests) == 1
 
 
@@ -90,18 +90,18 @@ def test_objects_of_an_expected_size() -> None:
     torch.manual_seed(0)
     net = build("mask_rcnn", **SMALL)
     assert isinstance(net, MaskRCNN)
-    net.settings = type(net.settings)(score_threshold=0.0, detections=2 * MASK_BLOCK + 3)
+    net.settings = type(net.settings)(score_threshold=0.0, max_detections=2 * MASK_BLOCK + 3)
     image = photo(90, 131)
-    reference = Model(net.eval(), "torch", "float32").predict(image, min_score=0)
+    reference = Model(net.eval(), "torch", "float32").predict(image, score_threshold=0)
     predictor = Model(net, "openvino", "float32")
     for _ in range(2):  # any size, then this one
-        found = predictor.predict(image, min_score=0)
+        found = predictor.predict(image, score_threshold=0)
         assert isinstance(reference, InstanceResult)
         assert isinstance(found, InstanceResult)
         assert len(found) == len(reference) == 2 * MASK_BLOCK + 3
         assert found.scores == pytest.approx(reference.scores, abs=1e-3)
         assert np.allclose(found.masks, reference.masks, atol=1e-2)
-        predictor.expect((90, 131))
+        predictor.warmup((90, 131))
     assert isinstance(predictor._run, ObjectFinder)
     dense = predictor._run.dense
     assert isinstance(dense, OpenVINOPart)

@@ -9,11 +9,11 @@ import torch
 
 import upscore
 from tests.tiny import scenes
+from upscore.data.sample import Sample
 from upscore.errors import UserError
 from upscore.evaluation.class_matching import ClassMatchWarning
 from upscore.inference import Model, evaluate
 from upscore.labels import VOID
-from upscore.structures import Sample
 
 
 class Labelled:

@@ -12,10 +12,10 @@ from PIL import Image
 
 import upscore
 from tests.tiny import StubModel, outputs
-from upscore.data.images import read_image
+from upscore.data.io.images import read_image
 from upscore.errors import UserError
 from upscore.inference import Model
-from upscore.inference.folder import predict_folder, sizes_to_expect
+from upscore.inference.folder import predict_folder, warmup_sizes
 from upscore.inference.outputs import find_photos, write_prediction
 from upscore.results import InstanceResult
 
@@ -50,17 +50,17 @@ def test_sizes_that_many_photos_have(tmp_path: Path) -> None:
             Image.new("RGB", size[::-1]).save(folder / f"{number}.png")
         return sorted(folder.iterdir())
 
-    assert sizes_to_expect([]) == []
-    assert sizes_to_expect(photos((8, 9))) == [(8, 9)]
-    assert sizes_to_expect(photos((8, 9), (9, 8), (9, 8))) == [(9, 8), (8, 9)]
-    assert sizes_to_expect(photos(*((8, 8 + n) for n in range(5)))) == []
-    assert sizes_to_expect(photos((8, 9), (8, 9), (1, 1), (1, 2), (1, 3), (1, 4))) == [(8, 9)]
+    assert warmup_sizes([]) == []
+    assert warmup_sizes(photos((8, 9))) == [(8, 9)]
+    assert warmup_sizes(photos((8, 9), (9, 8), (9, 8))) == [(9, 8), (8, 9)]
+    assert warmup_sizes(photos(*((8, 8 + n) for n in range(5)))) == []
+    assert warmup_sizes(photos((8, 9), (8, 9), (1, 1), (1, 2), (1, 3), (1, 4))) == [(8, 9)]
     turned, broken = tmp_path / "turned.jpg", tmp_path / "broken.png"
     exif = Image.Exif()
     exif[274] = 6
     Image.new("RGB", (20, 10)).save(turned, exif=exif)
     broken.write_bytes(b"no photo")
-    assert sizes_to_expect([turned, broken]) == [(20, 10)]
+    assert warmup_sizes([turned, broken]) == [(20, 10)]
     assert tuple(read_image(turned).shape[1:]) == (20, 10)
 
 
@@ -89,7 +89,7 @@ class Stub(StubModel):
     def __init__(self) -> None:
         self.seen: list[int] = []
 
-    def predict(self, photo, *, depth, scores, min_score):
+    def predict(self, photo, *, depth, scores, score_threshold):
         assert threading.current_thread() is threading.main_thread()
         count = int(photo[0, 0, 0])
         if count == 255:
@@ -205,8 +205,8 @@ def test_resuming_with_another_model_or_other_options_is_refused(tmp_path: Path)
     other.folder = None
     with pytest.raises(UserError, match="model"):
         next(predict_folder(other, photos, output, resume=True))  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"min_score 0\.5, but now it is 0\.3"):
-        next(predict_folder(Stub(), photos, output, min_score=0.3, resume=True))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"score_threshold 0\.5, but now it is 0\.3"):
+        next(predict_folder(Stub(), photos, output, score_threshold=0.3, resume=True))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="overlays True, but now it is False"):
         next(predict_folder(Stub(), photos, output, overlays=False, resume=True))  # type: ignore[arg-type]
     list(predict_folder(other, {"a": photos["a"]}, output))  # type: ignore[arg-type]

@@ -7,10 +7,10 @@ from skimage import data
 from torchvision.models import get_model
 
 from upscore.cli.heatmap import heatmap
-from upscore.data.images import read_image
+from upscore.data.io.images import read_image
 from upscore.errors import UserError
 from upscore.inference.heatmap import class_index, heat_map
-from upscore.models.classifiers import imagenet_classes, imagenet_classifier
+from upscore.models.classifiers.imagenet import imagenet_classes, imagenet_classifier
 from upscore.models.preprocessing import IMAGENET
 
 CATS = ["tiger cat", "Egyptian cat"]
@@ -160,8 +160,8 @@ def test_a_failed_download_says_what_to_do(monkeypatch):
     def offline(*args, **options):
         raise OSError("no network")
 
-    monkeypatch.setattr("upscore.models.classifiers.get_model", offline)
-    monkeypatch.setattr("upscore.models.classifiers.timm.create_model", offline)
+    monkeypatch.setattr("upscore.models.classifiers.imagenet.get_model", offline)
+    monkeypatch.setattr("upscore.models.classifiers.imagenet.timm.create_model", offline)
     for name in ("alexnet", "timm/resnet18"):
         with pytest.raises(UserError, match=r"can't be fetched \(no network\): give a local file with --weights"):
             imagenet_classifier(name)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from upscore.data.images import read_image
+from upscore.data.io.images import read_image
 from upscore.errors import UserError
 from upscore.inference.inputs import as_image
 

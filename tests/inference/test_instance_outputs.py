@@ -96,10 +96,10 @@ def model(monkeypatch, prediction):
         classes = prediction.classes
         seen = None
 
-        def predict(self, photo, *, depth, scores, min_score):
+        def predict(self, photo, *, depth, scores, score_threshold):
             if photo.min() == 255:
                 raise KeyboardInterrupt
-            Finder.seen = [*(Finder.seen or []), min_score]
+            Finder.seen = [*(Finder.seen or []), score_threshold]
             return prediction
 
     monkeypatch.setattr("upscore.inference.load", lambda *_, **__: Finder())
@@ -116,7 +116,7 @@ def test_one_file_has_the_objects_of_all_photos(model, tmp_path, monkeypatch, ca
         save_photo(tmp_path / name)
     (tmp_path / "bad.jpg").touch()
     out = tmp_path / "out"
-    assert upscore(monkeypatch, "predict", "any", tmp_path, "--output", out, "--min-score", "0.25") == 1
+    assert upscore(monkeypatch, "predict", "any", tmp_path, "--output", out, "--score-threshold", "0.25") == 1
     text = capsys.readouterr()
     assert "2 of 3 photos, 4 objects, 2 classes" in text.out
     assert "bad.jpg: is empty" in text.err

@@ -15,7 +15,7 @@ from tests.tiny import scenes, tiny_net
 from upscore.checkpoints import load_model
 from upscore.errors import UserError
 from upscore.inference import Model
-from upscore.inference.class_maps import ROWS_AT_ONCE, best_classes, by_resizing, class_map
+from upscore.inference.semantic import ROWS_AT_ONCE, best_classes, by_resizing, class_map
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_a_larger_photo_is_seen_smaller(predictor: Model) -> None:
     photo = scenes(1, seed=5, side=128)[0].image[:, :, :96]
     seen = []
     net = copy.deepcopy(predictor.module)
-    net.trunk.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].shape[-2:]))
+    net.backbone.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].shape[-2:]))
     for max_side in (0, 128, 64):
         assert Model(net, "torch", "float32", max_side=max_side).predict(photo).class_map.shape == (128, 96)
     assert seen == [(128, 96), (128, 96), (64, 64)]  # 48 wide, padded
@@ -137,7 +137,7 @@ def test_bfloat16_agrees_with_float32(trained: Path) -> None:
     )
     assert np.mean(np.array(one) == np.array(other)) > 0.99
     seen = []
-    convolution = next(layer for layer in net.trunk.modules() if isinstance(layer, torch.nn.Conv2d))
+    convolution = next(layer for layer in net.backbone.modules() if isinstance(layer, torch.nn.Conv2d))
     convolution.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
     Model(net, "torch", "bfloat16").predict(scenes()[0].image)
     assert seen == [torch.bfloat16]

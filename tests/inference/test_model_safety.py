@@ -20,7 +20,7 @@ from tests.tiny import BACKBONE, scenes, tiny_net
 from upscore.checkpoints import load_model
 from upscore.inference import Model
 from upscore.models import build
-from upscore.models.mask_rcnn import MaskRCNN
+from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 from upscore.results import InstanceResult, SemanticResult
 
 ENGINES = ["torch", "openvino"]
@@ -34,7 +34,7 @@ def images(count: int, side: int = 64) -> list[np.ndarray]:
 def detector() -> MaskRCNN:
     torch.manual_seed(0)
     net = build("mask_rcnn", backbone=BACKBONE, num_classes=2, min_side=64, max_side=128)
-    net.min_score = 0.05
+    net.score_threshold = 0.05
     return net
 
 
@@ -55,7 +55,7 @@ def same(one: SemanticResult | InstanceResult, other: SemanticResult | InstanceR
 @pytest.mark.parametrize("task", ["semantic", "instances"])
 def test_the_module_is_left_as_it_was(engine: str, task: str) -> None:
     net = (tiny_net() if task == "semantic" else detector()).train()
-    net.trunk.eval()  # modes differ
+    net.backbone.eval()  # modes differ
     modes = [module.training for module in net.modules()]
     state = copy.deepcopy(net.state_dict())
     strides = [p.stride() for p in net.parameters()]

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from upscore.inference import pictures
-from upscore.inference.pictures import is_own_picture, save_labels, save_overlay
+from upscore.results.writers import pictures
+from upscore.results.writers.pictures import is_own_picture, save_labels, save_overlay
 
 
 def test_labels_are_read_back(tmp_path: Path) -> None:

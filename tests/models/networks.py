@@ -7,15 +7,15 @@ import copy
 import torch
 from torch import nn
 
-from upscore.models.fcn import FCN
-from upscore.models.trunks import ChainTrunk
-from upscore.models.vgg import vgg16
+from upscore.models.backbones.base import SequentialBackbone
+from upscore.models.backbones.vgg import vgg16
+from upscore.models.fcn.fcn import FCN
 
 
-def thin(trunk: ChainTrunk, width: int = 6) -> ChainTrunk:
+def thin(backbone: SequentialBackbone, width: int = 6) -> SequentialBackbone:
     """The same chain of kernels, strides and paddings with few channels, and He weights."""
     layers: dict[str, nn.Module] = {}
-    for name, layer in trunk.named_children():
+    for name, layer in backbone.named_children():
         if isinstance(layer, nn.Conv2d):
             thinned = nn.Conv2d(min(layer.in_channels, width), width, layer.kernel_size, layer.stride, layer.padding)  # type: ignore[arg-type]
             if layer.in_channels == 3:
@@ -24,17 +24,17 @@ def thin(trunk: ChainTrunk, width: int = 6) -> ChainTrunk:
             layers[name] = thinned
         else:
             layers[name] = copy.deepcopy(layer)
-    return ChainTrunk(
+    return SequentialBackbone(
         layers,
-        taps=trunk.taps,
-        channels=dict.fromkeys(trunk.taps, width),
-        multiple=trunk.multiple,
-        border=trunk.border,
-        preprocessing=trunk.preprocessing,
+        taps=backbone.taps,
+        channels=dict.fromkeys(backbone.taps, width),
+        multiple=backbone.multiple,
+        border=backbone.border,
+        preprocessing=backbone.preprocessing,
     )
 
 
-def thin_vgg16(geometry: str) -> ChainTrunk:
+def thin_vgg16(geometry: str) -> SequentialBackbone:
     """VGG16 with few channels; the whole one is never made."""
     with torch.device("meta"):
         whole = vgg16(geometry)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import torch
 from upscore.errors import UserError
 from upscore.models import build
 from upscore.models.build import FCN_STRIDES
-from upscore.models.fcn import AT_ONCE_SCALES
+from upscore.models.fcn.fcn import AT_ONCE_SCALES
 from upscore.models.preprocessing import CAFFE, IMAGENET, LITE0
 
 

@@ -41,7 +41,7 @@ def test_proper_padding_crops_a_quarter_of_each_kernel(name: str, crops: dict[in
 
 def test_vgg16_in_caffes_geometry_as_the_authors_give_it() -> None:
     with torch.device("meta"):
-        coordinates = build("fcn8s", backbone="vgg16", num_classes=2, geometry="caffe").trunk.coordinates
+        coordinates = build("fcn8s", backbone="vgg16", num_classes=2, geometry="caffe").backbone.coordinates
     # the first score stands at pixel 12.5, where 32 x + b = 0
     assert coordinates[32] == CoordinateMap(Fraction(1, 32), Fraction(-25, 64))
     assert coordinates[16].scale == Fraction(1, 16)

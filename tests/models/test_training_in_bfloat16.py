@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from upscore.models.frozen_norm import FrozenBatchNorm2d, NormedConv2d
-from upscore.models.resnet import ResNetTrunk, resnet
-from upscore.models.rpn import RPNHead
-from upscore.models.vgg import vgg16
-from upscore.models.wide_conv import WideConv2d
+from upscore.models.backbones.frozen_batchnorm import FrozenBatchNorm2d, NormedConv2d
+from upscore.models.backbones.resnet import ResNetBackbone, resnet
+from upscore.models.backbones.vgg import vgg16
+from upscore.models.kernels.large_kernel_conv import WideConv2d
+from upscore.models.mask_rcnn.rpn import RPNHead
 
 
 def both_ways(
@@ -36,7 +36,7 @@ def both_ways(
 def test_a_wide_convolution_is_a_convolution(
     kernel_size: int, padding: int, memory_format: torch.memory_format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("upscore.models.wide_conv.KERNELS_AT_ONCE", 7)
+    monkeypatch.setattr("upscore.models.kernels.large_kernel_conv.KERNELS_AT_ONCE", 7)
     torch.manual_seed(0)
     layer = WideConv2d(12, 20, kernel_size, padding=padding).to(memory_format=memory_format)  # pyright: ignore
     images = torch.randn(2, 12, 9, 11, requires_grad=True)
@@ -57,9 +57,9 @@ def test_a_wide_convolution_of_what_needs_no_gradient() -> None:
 
 def test_vggs_wide_layers_are_such() -> None:
     with torch.device("meta"):
-        trunk = vgg16("same")
-    assert isinstance(trunk.fc6, WideConv2d)
-    assert isinstance(trunk.fc7, WideConv2d)
+        backbone = vgg16("same")
+    assert isinstance(backbone.fc6, WideConv2d)
+    assert isinstance(backbone.fc7, WideConv2d)
 
 
 def shaken(name: str) -> nn.Module:
@@ -80,14 +80,14 @@ def test_frozen_norms_go_into_the_convolutions_before_them(name: str) -> None:
     assert network.state_dict().keys() == {
         key for key in resnet(name).state_dict() if not key.endswith("num_batches_tracked")
     }
-    trunk = ResNetTrunk(network)
-    convolutions = [layer for layer in trunk.modules() if isinstance(layer, nn.Conv2d)]
+    backbone = ResNetBackbone(network)
+    convolutions = [layer for layer in backbone.modules() if isinstance(layer, nn.Conv2d)]
     assert all(isinstance(layer, NormedConv2d) and layer.norm for layer in convolutions)
     images = torch.randn(1, 3, 64, 64)
     of = [convolutions[0].weight, convolutions[-1].weight]
-    expected = trunk(images)
+    expected = backbone(images)
     with torch.autocast("cpu", torch.bfloat16):
-        found = trunk(images)
+        found = backbone(images)
     assert found[32].dtype == torch.bfloat16  # a norm's own float32 would have made it float32
     for stride, features in expected.items():
         assert (found[stride].float() - features).norm() < 0.05 * features.norm()  # after up to 50 layers

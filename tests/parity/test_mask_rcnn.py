@@ -15,13 +15,13 @@ from torch import Tensor
 from torchvision.models.detection import MaskRCNN as Peer
 
 from tests.parity.torchvision_peers import MAX_SIDE, MIN_SIDE, PROPOSALS, photo, torchvision_peer
+from upscore.annotations import ObjectAnnotations
 from upscore.checkpoints import save_model
-from upscore.checkpoints.torchvision_mask_rcnn import import_torchvision_mask_rcnn
+from upscore.checkpoints.importers.torchvision import import_torchvision_mask_rcnn
 from upscore.inference import load
 from upscore.inference.model import Model
 from upscore.models import MaskRCNN
-from upscore.models.resizing import Resizing
-from upscore.objects import Objects
+from upscore.models.mask_rcnn.resizing import Resizing
 from upscore.results import InstanceResult, as_instances
 from upscore.results.mask_paste import paste_soft
 
@@ -55,7 +55,7 @@ def imported(peer: Peer) -> MaskRCNN:
 def test_the_same_objects_are_found(peer: Peer, net: MaskRCNN, height: int, width: int) -> None:
     image = photo(height, width)
     (expected,) = peer([image / 255])
-    found = as_instances(Model(net, precision="float32").predict(image.byte(), min_score=0))
+    found = as_instances(Model(net, precision="float32").predict(image.byte(), score_threshold=0))
     assert len(found) == len(expected["boxes"]) > 30
     assert len(expected["labels"].unique()) > 5
 
@@ -169,7 +169,7 @@ def test_losses_are_the_same(version: str, monkeypatch: pytest.MonkeyPatch) -> N
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     discs = [(40, 45, 30), (90, 100, 34), (60, 150, 20), (20, 20, 8)]
     masks = torch.stack([(y - row) ** 2 + (x - column) ** 2 < radius**2 for row, column, radius in discs])
-    objects = Objects.from_masks(masks, torch.tensor([0, 16, 89, 3]))
+    objects = ObjectAnnotations.from_masks(masks, torch.tensor([0, 16, 89, 3]))
     target = {"boxes": objects.boxes, "labels": objects.labels + 1, "masks": masks.byte()}
 
     proposed: list[Tensor] = []

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from tests.parity.peers import torchfcn_models
 from tests.weights import he_weights
-from upscore.checkpoints.pytorch_fcn import import_pytorch_fcn
+from upscore.checkpoints.importers.pytorch_fcn import import_pytorch_fcn
 from upscore.models import FCN, build
-from upscore.models.fcn import Upsampling
+from upscore.models.fcn.fcn import Upsampling
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +25,7 @@ UNDO_SCALE = {"score_pool4.weight": 1e2, "score_pool3.weight": 1e4}
 
 @pytest.fixture(scope="module")
 def peers() -> dict[str, nn.Module]:
-    """Name -> pytorch-fcn's network; the four share one set of trunk weights."""
+    """Name -> pytorch-fcn's network; the four share one set of backbone weights."""
     models = torchfcn_models()
     with torch.device("meta"):
         nets = {name: getattr(models, peer)(C) for name, peer in PEERS.items()}
@@ -47,11 +47,11 @@ def ours(peers: dict[str, nn.Module]) -> dict[str, FCN]:
     return {name: import_pytorch_fcn(peer.state_dict(), at_once=name == "fcn8s-atonce") for name, peer in peers.items()}
 
 
-def run_trunk_once(nets: dict[str, FCN], images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The nets' trunks have the same weights; all but the first take their maps from it."""
-    maps = nets["fcn32s"].trunk(images)
+def run_backbone_once(nets: dict[str, FCN], images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nets' backbones have the same weights; all but the first take their maps from it."""
+    maps = nets["fcn32s"].backbone(images)
     for net in nets.values():
-        monkeypatch.setattr(net.trunk, "forward", lambda _: maps)
+        monkeypatch.setattr(net.backbone, "forward", lambda _: maps)
 
 
 def relative_difference(found: Tensor, expected: Tensor) -> float:
@@ -73,7 +73,7 @@ def test_logits_are_those_of_pytorch_fcn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     images = photo(height, width)
-    run_trunk_once(ours, images, monkeypatch)
+    run_backbone_once(ours, images, monkeypatch)
     logits = {name: net(images) for name, net in ours.items()}
     for name, peer in peers.items():
         assert relative_difference(logits[name], peer(images)) < 1e-4, name
@@ -89,7 +89,7 @@ def test_learned_upsampling_starts_out_as_fixed(
     ours: dict[str, FCN], upsampling: Upsampling, grouped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = photo(40, 70)
-    run_trunk_once(ours, images, monkeypatch)
+    run_backbone_once(ours, images, monkeypatch)
     for name, fixed in ours.items():
         with torch.device("meta"):
             learned = build(
@@ -98,5 +98,5 @@ def test_learned_upsampling_starts_out_as_fixed(
         learned.load_state_dict(fixed.state_dict(), assign=True, strict=False)
         for layer in learned.upscore.values():
             layer.to_empty(device="cpu").reset_parameters()
-        learned.trunk = fixed.trunk
+        learned.backbone = fixed.backbone
         assert relative_difference(learned(images), fixed(images)) < 1e-5, name

@@ -13,7 +13,7 @@ from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn_v2
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops import FrozenBatchNorm2d
 
-from upscore.models.profiles import Limits
+from upscore.models.mask_rcnn.presets import Limits
 
 Version = Literal["v1", "v2"]
 
@@ -25,8 +25,8 @@ def torchvision_peer(version: Version) -> MaskRCNN:
     """The network in evaluation mode; v1 as its published weights make it, frozen and without an epsilon."""
     torch.manual_seed(7)
     if version == "v1":
-        trunk = resnet50(weights=None, norm_layer=partial(FrozenBatchNorm2d, eps=0.0))
-        peer = MaskRCNN(_resnet_fpn_extractor(trunk, 3), num_classes=91, min_size=MIN_SIDE, max_size=MAX_SIDE)
+        backbone = resnet50(weights=None, norm_layer=partial(FrozenBatchNorm2d, eps=0.0))
+        peer = MaskRCNN(_resnet_fpn_extractor(backbone, 3), num_classes=91, min_size=MIN_SIDE, max_size=MAX_SIDE)
     else:
         peer = maskrcnn_resnet50_fpn_v2(
             weights=None, weights_backbone=None, num_classes=91, min_size=MIN_SIDE, max_size=MAX_SIDE

@@ -86,8 +86,8 @@ def test_table3_and_the_servers_table4(tmp_path: Path) -> None:
     assert all(all(row_of(page, row.title)) for row in paper.TABLES["table3"].rows.values())
     scores = json.loads((runs / "fcn8s" / "result.json").read_text())
     assert sum(map(sum, scores["confusion"])) == 2 * 40 * 48 // 3
-    _, card = load_model(runs / "fcn8s" / "best")
-    assert card.training["recipe"]["learning_rate"] == 1e-14
+    _, config = load_model(runs / "fcn8s" / "best")
+    assert config.training["recipe"]["learning_rate"] == 1e-14
     assert not list(runs.glob("*/state.pt"))
 
     model = ["table4", str(voc), "--model", str(runs / "fcn8s"), "--output", str(tmp_path / "runs"), "--year", "2011"]
@@ -115,7 +115,7 @@ def test_table5(tmp_path: Path) -> None:
     nets = {name: load_model(runs / name)[0] for name in ("rgb", "rgbd", "hha", "late")}
     found = {name: (net.architecture["depth"], net.architecture["depth_channels"]) for name, net in nets.items()}
     assert found == {"rgb": ("none", 0), "rgbd": ("early", 1), "hha": ("only", 3), "late": ("late", 3)}
-    assert nets["late"].trunk.depth_preprocessing == nets["hha"].trunk.depth_preprocessing
+    assert nets["late"].backbone.depth_preprocessing == nets["hha"].backbone.depth_preprocessing
     assert load_model(runs / "rgb")[1].training["train_images"] == 3
 
     before = {path: path.stat().st_mtime_ns for path in runs.glob("*/result.json")}
@@ -134,10 +134,10 @@ def test_table6(tmp_path: Path) -> None:
     assert cells[1::2] == ["85.9%", "53.9%", "41.2%", "77.2%", "94.6%"]
     scores = json.loads((tmp_path / "runs" / "table6" / "fcn8s" / "result.json").read_text())
     assert cells[10] == f"{scores['geometric']['pixel_accuracy']:.1%}"
-    net, card = load_model(tmp_path / "runs" / "table6" / "fcn8s")
+    net, config = load_model(tmp_path / "runs" / "table6" / "fcn8s")
     assert net.geometric_classes == ["sky", "horizontal", "vertical"]
-    assert card.training["recipe"]["learning_rate"] == 1e-12
-    assert card.training["train_images"] == 2
+    assert config.training["recipe"]["learning_rate"] == 1e-12
+    assert config.training["train_images"] == 2
 
 
 @pytest.mark.slow
@@ -153,15 +153,15 @@ def test_table7(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_caffes_numbers_are_seen_as_the_authors_have_them(tmp_path: Path) -> None:
-    from upscore.models.backbones import build_trunk
+    from upscore.models.backbones.factory import build_backbone
 
-    trunk = build_trunk(BACKBONE)
-    torch.save(trunk.get_submodule("body").state_dict(), tmp_path / "classifier.pth")
+    backbone = build_backbone(BACKBONE)
+    torch.save(backbone.get_submodule("body").state_dict(), tmp_path / "classifier.pth")
     home = published.nyud(tmp_path / "nyud", size=SIZE)
     asked = [*options(tmp_path / "runs"), "--caffe", "--weights", str(tmp_path / "classifier.pth")]
     paper.main(["table5", str(home), *asked, "--rows", "rgbd"])
     net, _ = load_model(tmp_path / "runs" / "table5" / "rgbd")
     assert net.preprocessing.channel_order == "BGR"
     assert net.preprocessing.mean == (92.318, 97.203, 116.190)
-    assert net.trunk.depth_preprocessing.mean == pytest.approx((7.844 - log(1000),))
-    assert net.trunk.depth_preprocessing.std == (1.0,)
+    assert net.backbone.depth_preprocessing.mean == pytest.approx((7.844 - log(1000),))
+    assert net.backbone.depth_preprocessing.std == (1.0,)

@@ -68,8 +68,8 @@ def test_a_model_is_scored_by_modality_drawn_and_shipped(data: Path, model: Path
         assert picture.width > len(samples) * nuclei.HEIGHT
 
     assert 2 * (shipped / "model.safetensors").stat().st_size < 1.1 * (model / "model.safetensors").stat().st_size
-    net, card = load_model(shipped)
-    assert card.training == {"data": "nuclei", "epoch": 3}
+    net, config = load_model(shipped)
+    assert config.training == {"data": "nuclei", "epoch": 3}
     half, whole = (source.state_dict() for source in (net, load_model(model)[0]))
     assert all(torch.allclose(half[name].float(), whole[name].float(), rtol=1e-3, atol=1e-6) for name in whole)
 

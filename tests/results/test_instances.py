@@ -22,7 +22,7 @@ from upscore.results.polygons import polygons_of_crop
 SIZE = (97, 120)
 
 
-def found(boxes, size=SIZE, seed=0, pasting="exact", side=28):
+def found(boxes, size=SIZE, seed=0, mask_paste="exact", side=28):
     """Blobs in boxes: noise with some coarse structure, so that there are holes and parts."""
     generator = torch.Generator().manual_seed(seed)
     count = len(boxes)
@@ -35,7 +35,7 @@ def found(boxes, size=SIZE, seed=0, pasting="exact", side=28):
         masks=list(masks.numpy()),
         size=size,
         classes=["cell", "nerve", "vessel"],
-        mask_paste=pasting,
+        mask_paste=mask_paste,
     )
 
 
@@ -52,7 +52,7 @@ BOXES = [
 
 @pytest.fixture(params=["exact", "legacy"])
 def objects(request):
-    return found(BOXES, pasting=request.param)
+    return found(BOXES, mask_paste=request.param)
 
 
 def full(height, width, *boxes):

@@ -19,22 +19,22 @@ import upscore
 from tests.cli.command import sentence
 from tests.cli.command import upscore as command
 from tests.tiny import BACKBONE, metrics, outcome, same, scenes, tiny_net, weights
+from upscore.annotations import ObjectAnnotations
 from upscore.checkpoints import load_model, save_model
 from upscore.data.instance_datasets import open_instance_splits
+from upscore.data.sample import Sample
 from upscore.data.transforms import Batch, collate
 from upscore.errors import UserError
 from upscore.inference import Model, evaluate
 from upscore.models.build import build
-from upscore.models.mask_rcnn import MaskRCNN
-from upscore.objects import Objects
+from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 from upscore.results import InstanceResult, as_instances
-from upscore.structures import Sample
 from upscore.training.callbacks import Callback
-from upscore.training.counting import enough_detections, most_objects
+from upscore.training.dataset_stats import enough_detections, most_objects
+from upscore.training.init_weights import start_from
 from upscore.training.loop import fit
 from upscore.training.recipes import MASK_RCNN_PAPER, MODERN_INSTANCES
 from upscore.training.run_folder import RunFolder
-from upscore.training.start import start_from
 from upscore.training.train import train
 from upscore.training.trainer import Progress, Trainer
 
@@ -78,7 +78,7 @@ class Renamed(Shapes):
 
 def empty(index: int) -> Sample:
     """A photo in which nothing is labelled."""
-    nothing = Objects.from_id_map(torch.zeros(64, 64, dtype=torch.int32))
+    nothing = ObjectAnnotations.from_id_map(torch.zeros(64, 64, dtype=torch.int32))
     return replace(scenes()[index], class_map=None, objects=nothing)
 
 
@@ -141,14 +141,14 @@ def test_records_and_cards(tmp_path: Path) -> None:
     first = metrics(tmp_path / "run")[-1]
     assert set(first) == {
         *("epoch", "step", "train_loss", "val_loss", "learning_rate"),
-        *("AP", "AP50", "AP75", "box_AP", "ap_dsb", "f1", "min_score"),
+        *("AP", "AP50", "AP75", "box_AP", "ap_dsb", "f1", "score_threshold"),
         *(f"{part}_loss" for part in PARTS),
     }
     assert sum(first[f"{part}_loss"] for part in PARTS) == pytest.approx(first["train_loss"], rel=1e-5)
-    net, card = load_model(tmp_path / "run")
+    net, config = load_model(tmp_path / "run")
     assert isinstance(net, MaskRCNN)
-    assert card.min_score == net.min_score == progress.records[progress.best_epoch - 1]["min_score"]
-    assert card.scores["validation"]["AP"] == progress.best
+    assert config.score_threshold == net.score_threshold == progress.records[progress.best_epoch - 1]["score_threshold"]
+    assert config.scores["validation"]["AP"] == progress.best
     assert net.classes == Shapes().classes
     assert net.architecture == tiny_rcnn().architecture
     assert {type(value) for value in net.architecture.values()} == {str, int, float, bool}
@@ -165,7 +165,7 @@ def test_photos_without_objects(dtype: torch.dtype) -> None:
     assert not same(before, trainer.net.state_dict())
     loss, scores = trainer.validate([collate([empty(0)])])
     assert math.isfinite(loss)
-    assert set(trainer.task.record(scores)) >= {"AP", "min_score"}
+    assert set(trainer.task.record(scores)) >= {"AP", "score_threshold"}
     assert trainer.task.record(scores)["AP"] is None
 
 
@@ -177,9 +177,9 @@ def test_validation_leaves_the_operating_point(knowing: MaskRCNN) -> None:
     assert (loss, scores) == trainer.validate(batches)
     record = trainer.task.record(scores)
     assert record["AP50"] > 0.5
-    assert trainer.net.min_score == record["min_score"] != 0.5
+    assert trainer.net.score_threshold == record["score_threshold"] != 0.5
     for other in (0.06, 0.3, 0.6, 0.9):
-        trainer.net.min_score = other
+        trainer.net.score_threshold = other
         found = evaluate(Model(trainer.net, "torch", "float32"), _first_two())
         assert found.ap_dsb["0.5"] <= record["ap_dsb"] + 1e-9, other
         assert pytest.approx(record["AP"], abs=1e-6) == found.AP  # ranks all, wherever the operating point is
@@ -220,30 +220,30 @@ def test_objects_at_the_photos_own_size(knowing: MaskRCNN) -> None:
     predictor = Model(copy.deepcopy(knowing), "torch", "float32")
     assert predictor.task == "instances"
     photo = torch.nn.functional.interpolate(Shapes()[0].image[None], size=(150, 200))[0]
-    every = predictor.predict(photo, min_score=0.0)
+    every = predictor.predict(photo, score_threshold=0.0)
     assert isinstance(every, InstanceResult)
     assert every.size == (150, 200)
     assert every.image is not None
     assert every.image.shape == (150, 200, 3)
     assert (np.diff(every.scores) <= 0).all()
     assert every.boxes[:, 2].max() > 100  # in pixels of the photo, not of the 64 that the network saw
-    predictor.module.min_score = float(every.scores[2])
+    predictor.module.score_threshold = float(every.scores[2])
     default = predictor.predict(photo)
     assert isinstance(default, InstanceResult)
     expected = every[:3].mask_nms()  # without what is all behind better ones
     assert np.array_equal(default.scores, expected.scores)
     for wrong in (-0.1, 1.5):
         with pytest.raises(UserError, match="scores are from 0 to 1"):
-            predictor.predict(photo, min_score=wrong)
+            predictor.predict(photo, score_threshold=wrong)
     with pytest.raises(UserError, match="no class probabilities"):
         predictor.predict(photo, scores=True)
-    with pytest.raises(UserError, match="min_score is for models that find objects"):
-        Model(tiny_net()).predict(photo, min_score=0.5)
+    with pytest.raises(UserError, match="score_threshold is for models that find objects"):
+        Model(tiny_net()).predict(photo, score_threshold=0.5)
 
 
 def test_bfloat16_finds_the_same(knowing: MaskRCNN) -> None:
     found = [
-        as_instances(Model(copy.deepcopy(knowing), "torch", precision).predict(Shapes()[0].image, min_score=0.5))
+        as_instances(Model(copy.deepcopy(knowing), "torch", precision).predict(Shapes()[0].image, score_threshold=0.5))
         for precision in ("float32", "bfloat16")
     ]
     assert len(found[0]) > 0
@@ -272,13 +272,13 @@ def test_classes_are_matched_by_name(knowing: MaskRCNN) -> None:
 
 
 def test_half_the_size(knowing: MaskRCNN, tmp_path: Path) -> None:
-    knowing.min_score = 0.375
+    knowing.score_threshold = 0.375
     for name, half in (("whole", False), ("half", True)):
         save_model(tmp_path / name, knowing, classes=knowing.classes, half=half)
     sizes = {name: (tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half")}
     assert sizes["half"] < 0.55 * sizes["whole"]
-    net, card = load_model(tmp_path / "half")
-    assert net.min_score == card.min_score == 0.375
+    net, config = load_model(tmp_path / "half")
+    assert net.score_threshold == config.score_threshold == 0.375
     assert {parameter.dtype for parameter in net.parameters()} == {torch.float32}
     stored = weights(tmp_path / "half")
     for name, value in knowing.state_dict().items():
@@ -298,9 +298,9 @@ def test_a_card_that_is_not_valid(field: str, value: object, complaint: str, tmp
     net = tiny_rcnn()
     save_model(tmp_path / "model", net, classes=net.classes)
     path = tmp_path / "model/model.json"
-    card = json.loads(path.read_text())
-    card["architecture"][field] = value
-    path.write_text(json.dumps(card))
+    config = json.loads(path.read_text())
+    config["architecture"][field] = value
+    path.write_text(json.dumps(config))
     with pytest.raises(UserError, match=complaint):
         load_model(tmp_path / "model")
 
@@ -308,7 +308,7 @@ def test_a_card_that_is_not_valid(field: str, value: object, complaint: str, tmp
 def test_built_in_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net = tiny_rcnn()
     save_model(tmp_path / "package/shapes", net, classes=net.classes)
-    monkeypatch.setattr("upscore.checkpoints.folder.BUILT_IN", tmp_path / "package")
+    monkeypatch.setattr("upscore.checkpoints.model_folder.BUILT_IN", tmp_path / "package")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert upscore.load("shapes").task == "instances"
@@ -363,7 +363,7 @@ def test_the_command_line(
     assert command(monkeypatch, "evaluate", output, labelled, *written) == 0
     out = capsys.readouterr().out
     report = json.loads((tmp_path / "scores.json").read_text(), parse_constant=pytest.fail)
-    assert {"AP", "AP50", "box_AP", "ap_dsb", "f1", "min_score", "model", "images"} <= set(report)
+    assert {"AP", "AP50", "box_AP", "ap_dsb", "f1", "score_threshold", "model", "images"} <= set(report)
     assert report["images"] == 8
     assert "mask AP50" in out
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["per_class.png", "precision_recall.png"]
@@ -383,11 +383,11 @@ def test_the_command_line(
         (("--model", "mask_rcnn", "--geometry", "caffe"), "--geometry is an option of the FCNs; --model is mask_rcnn"),
         (("--model", "mask_rcnn", "--upsampling", "fixed"), "--upsampling is an option of the FCNs"),
         (("--model", "mask_rcnn", "--dense"), "--dense is an option of the FCNs"),
-        (("--detections", "200"), "--detections is an option of mask_rcnn; --model is fcn8s"),
+        (("--max-detections", "200"), "--max-detections is an option of mask_rcnn; --model is fcn8s"),
         (("--min-side", "200"), "--min-side is an option of mask_rcnn"),
-        (("--profile", "paper"), "--profile is an option of mask_rcnn"),
+        (("--preset", "paper"), "--preset is an option of mask_rcnn"),
         (("--validate-every", "0"), "--validate-every 0"),
-        (("--model", "mask_rcnn", "--detections", "0"), "detections is 0"),
+        (("--model", "mask_rcnn", "--max-detections", "0"), "max_detections is 0"),
     ],
 )
 def test_options_of_the_other_task(

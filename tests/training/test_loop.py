@@ -16,7 +16,7 @@ from tests.tiny import RECIPES, metrics, outcome, same, scenes, small, tiny_net,
 from upscore.checkpoints import load_model
 from upscore.data.transforms import Batch
 from upscore.errors import UserError
-from upscore.evaluation.metrics import SemanticScores
+from upscore.evaluation.semantic import SemanticScores
 from upscore.training.callbacks import Callback
 from upscore.training.loop import count_epochs, count_steps, fit
 from upscore.training.recipes import MODERN, Recipe
@@ -233,8 +233,8 @@ def test_divergence_leaves_the_last_good_model(tmp_path: Path) -> None:
             max_side=0,
             callbacks=[Stop(diverge, step=7)],
         )
-    net, card = load_model(tmp_path / "run")
-    assert card.training["epoch"] == 1
+    net, config = load_model(tmp_path / "run")
+    assert config.training["epoch"] == 1
     assert net(torch.zeros(1, 3, 64, 64)).isfinite().all()
     assert len(metrics(tmp_path / "run")) == 1
     json.loads((tmp_path / "run" / "metrics.jsonl").read_text())

@@ -14,8 +14,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from tests.tiny import BACKBONE, batch_of, scenes
 from upscore.checkpoints import load_model
+from upscore.models.backbones.frozen_batchnorm import initial_norms
 from upscore.models.build import build
-from upscore.models.frozen_norm import initial_norms
 from upscore.training.recipes import HEAVY, INSTANCE_RECIPES, Recipe
 from upscore.training.train import train
 from upscore.training.trainer import FrozenStatisticsWarning, Trainer
@@ -58,7 +58,7 @@ def test_loaded_statistics_stay() -> None:
 @pytest.mark.parametrize(("options", "head_only"), [({"norm": "frozen"}, False), ({}, True)])
 def test_a_warning_of_frozen_layers_without_statistics(options: dict[str, Any], head_only: bool) -> None:
     net = build("mask_rcnn", backbone="resnet18", num_classes=7, **SMALL, **options)
-    with pytest.warns(FrozenStatisticsWarning, match=r"20 .*trunk\.body\.bn1"):
+    with pytest.warns(FrozenStatisticsWarning, match=r"20 .*backbone\.body\.bn1"):
         Trainer(net, INSTANCE_RECIPES["modern"], Accelerator(cpu=True), head_only=head_only)
 
 
@@ -74,12 +74,12 @@ def test_the_norm_follows_from_the_weights(tmp_path: Path) -> None:
         "precision": "float32",
     }
     train("scenes:4", tmp_path / "scratch", weights="none", **options)
-    scratch, card = load_model(tmp_path / "scratch/last")
-    assert card.architecture.model_dump()["norm"] == "batch"
+    scratch, config = load_model(tmp_path / "scratch/last")
+    assert config.architecture.model_dump()["norm"] == "batch"
     assert any(isinstance(layer, nn.BatchNorm2d) for layer in scratch.modules())
     assert not initial_norms(scratch)
     train("scenes:4", tmp_path / "tuned", weights=tmp_path / "scratch/last", **options)
-    tuned, card = load_model(tmp_path / "tuned/last")
-    assert card.architecture.model_dump()["norm"] == "frozen"
+    tuned, config = load_model(tmp_path / "tuned/last")
+    assert config.architecture.model_dump()["norm"] == "frozen"
     assert any(isinstance(layer, FrozenBatchNorm2d) for layer in tuned.modules())
     assert not initial_norms(tuned)

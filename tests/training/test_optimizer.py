@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.tiny import batch_of, scenes, tiny_net
 from upscore.labels import VOID
-from upscore.models.fcn import FCN, Upsampling
+from upscore.models.fcn.fcn import FCN, Upsampling
 from upscore.training.optimizer import SGD, make_optimizer, parameter_groups, rate_factor, set_rates
 from upscore.training.recipes import HEAVY, MODERN, RECIPES, Recipe
 from upscore.training.trainer import Trainer
@@ -100,12 +100,12 @@ def test_modern_gives_what_is_new_a_higher_rate() -> None:
     net = tiny_net()
     rates = {id(p): group["lr"] for group in parameter_groups(net, MODERN) for p in group["params"]}
     assert rates[id(net.score["8"].weight)] == 4 * MODERN.learning_rate
-    assert {rates[id(p)] for p in net.trunk.parameters() if p.requires_grad} == {MODERN.learning_rate}
+    assert {rates[id(p)] for p in net.backbone.parameters() if p.requires_grad} == {MODERN.learning_rate}
 
 
 def test_what_is_frozen_is_in_no_group() -> None:
     net = tiny_net()
-    net.trunk.requires_grad_(False)
+    net.backbone.requires_grad_(False)
     found = {id(parameter) for group in parameter_groups(net, HEAVY) for parameter in group["params"]}
     assert found == {id(parameter) for parameter in net.score.parameters()}
 

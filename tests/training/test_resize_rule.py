@@ -6,21 +6,21 @@ import pytest
 import torch
 
 from tests.tiny import BACKBONE
-from upscore.data.scenes import SceneDataset
+from upscore.data.synthetic.scenes import SceneDataset
 from upscore.data.transforms import Augmentation, collate
 from upscore.models.build import build
-from upscore.models.profiles import PROFILES
-from upscore.training.feed import TrainingView, ValidationView
+from upscore.models.mask_rcnn.presets import PRESETS
+from upscore.training.loader import TrainingView, ValidationView
 from upscore.training.recipes import MASK_RCNN_PAPER
 from upscore.training.tasks import INSTANCES
 
 SIZES = {"channels": 16, "box_features": 16, "min_side": 64, "max_side": 96, "smallest_anchor": 8}
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("size", [(200, 150), (64, 64), (40, 50)])
-def test_all_three_see_the_same(profile: str, size: tuple[int, int]) -> None:
-    net = build("mask_rcnn", backbone=BACKBONE, num_classes=7, profile=profile, **SIZES)
+def test_all_three_see_the_same(preset: str, size: tuple[int, int]) -> None:
+    net = build("mask_rcnn", backbone=BACKBONE, num_classes=7, preset=preset, **SIZES)
     net.resizing = type(net.resizing)(min_side=64, max_side=96, rule=net.resizing.rule, shrink=True)
     data = SceneDataset(1, seed=0, size=size)
     predicted = net.resizing(data[0].image, net.preprocessing)

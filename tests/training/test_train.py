@@ -13,10 +13,10 @@ from tests.tiny import BACKBONE, QUICK, metrics, same, scenes, small, tiny_net, 
 from upscore.checkpoints import load_model, save_model
 from upscore.errors import UserError
 from upscore.labels import VOID
-from upscore.models.backbones import build_trunk, load_classifier
+from upscore.models.backbones.factory import build_backbone, load_classifier
 from upscore.models.build import build
 from upscore.training.callbacks import Callback
-from upscore.training.feed import TrainingView
+from upscore.training.loader import TrainingView
 from upscore.training.recipes import MODERN
 from upscore.training.train import start_from, train
 
@@ -29,13 +29,13 @@ def quick(data: Path, output: Path, **options: Any):
 def test_what_a_run_leaves_behind(run: Path) -> None:
     records = metrics(run)
     assert [record["epoch"] for record in records] == [1, 2]
-    net, card = load_model(run)
-    assert net.architecture == card.architecture.model_dump()
-    assert card.classes == scenes().classes
-    assert card.training["recipe"]["crop"] == QUICK["crop"]
-    assert card.training["train_images"] + card.training["validation_images"] == 8
+    net, config = load_model(run)
+    assert net.architecture == config.architecture.model_dump()
+    assert config.classes == scenes().classes
+    assert config.training["recipe"]["crop"] == QUICK["crop"]
+    assert config.training["train_images"] + config.training["validation_images"] == 8
     best = max(records, key=lambda record: record["mean_iu"])
-    assert card.scores["validation"]["mean_iu"] == best["mean_iu"]
+    assert config.scores["validation"]["mean_iu"] == best["mean_iu"]
     scores = json.loads((run / "scores.json").read_text())
     assert scores["mean_iu"] == best["mean_iu"]
     for name in ("curves.png", "confusion.png", "per_class.png"):
@@ -104,7 +104,7 @@ def test_a_start_from_a_model_of_other_classes(tmp_path: Path) -> None:
     same_number, fewer = tiny_net(), tiny_net(classes=3)
     for net in (same_number, fewer):
         start_from(net, tmp_path / "model")
-        assert same(dict(net.trunk.state_dict()), dict(source.trunk.state_dict()))
+        assert same(dict(net.backbone.state_dict()), dict(source.backbone.state_dict()))
         assert all(parameter.eq(0).all() for parameter in net.score.parameters())
     save_model(tmp_path / "model", source, classes=same_number.classes)
     start_from(same_number, tmp_path / "model")
@@ -134,19 +134,19 @@ def test_a_start_from_a_file_with_a_classifier(name: str, tmp_path: Path) -> Non
     start_from(net, tmp_path / "classifier.pth")
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        features = net.eval().trunk(images)[32]
+        features = net.eval().backbone(images)[32]
         head = getattr(classifier, "forward_head", lambda maps: classifier.fc(maps.mean(dim=(2, 3))))  # type: ignore[operator]
         assert torch.allclose(head(features), classifier(images), atol=1e-4)
 
     state = classifier.state_dict()
     key = next(key for key in state if key.endswith("weight"))
-    trunk = build_trunk(name)
+    backbone = build_backbone(name)
     with pytest.raises(UserError, match=f"{key} is missing"):
-        load_classifier(trunk, {name: value for name, value in state.items() if name != key})
+        load_classifier(backbone, {name: value for name, value in state.items() if name != key})
     with pytest.raises(UserError, match="extra is left over"):
-        load_classifier(trunk, {**state, "extra": torch.zeros(1)})
+        load_classifier(backbone, {**state, "extra": torch.zeros(1)})
     with pytest.raises(UserError, match=rf"{key} has shape \(1, 2\); the backbone needs"):
-        load_classifier(trunk, {**state, key: torch.zeros(1, 2)})
+        load_classifier(backbone, {**state, key: torch.zeros(1, 2)})
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_start_from_a_file_with_a_classifier(name: str, tmp_path: Path) -> Non
         ({"workers": -1}, "--workers -1: give 0 or more"),
         ({"max_side": -1}, "--max-side -1: give 0 or more"),
         ({"weights": "nowhere.pth"}, "nowhere.pth is not a folder"),
-        ({"holdout": "nothing*"}, "matches none"),
+        ({"val_pattern": "nothing*"}, "matches none"),
         ({"null_background": True}, "a background without a score needs the sigmoid loss"),
         ({"changes": {"patches": 0}}, "--patches 0: input should be greater than 0"),
         ({"changes": {"patches": 1.5}}, "--patches 1.5"),
@@ -195,7 +195,7 @@ def test_the_seed_decides_on_weights_that_start_from_none(photos: Path, tmp_path
         quick(photos, tmp_path / name, seed=seed)
     one, again, other = (weights(tmp_path / name / "last") for name in ("one", "again", "other"))
     assert same(one, again)
-    assert not torch.equal(one["trunk.body.layer4.0.conv1.weight"], other["trunk.body.layer4.0.conv1.weight"])
+    assert not torch.equal(one["backbone.body.layer4.0.conv1.weight"], other["backbone.body.layer4.0.conv1.weight"])
 
 
 def test_beginning_over_a_run(photos: Path, tmp_path: Path) -> None:
@@ -258,16 +258,16 @@ def test_head_only_through_to_the_model(photos: Path, tmp_path: Path) -> None:
     quick(photos, tmp_path / "run", weights=tmp_path / "model", head_only=True)
     before, after = weights(tmp_path / "model"), weights(tmp_path / "run/last")
     assert {name for name in before if not torch.equal(before[name], after[name])} == {
-        name for name in before if not name.startswith("trunk.")
+        name for name in before if not name.startswith("backbone.")
     }
 
 
 def test_the_loss_is_a_part_of_the_model(photos: Path, tmp_path: Path) -> None:
     quick(photos, tmp_path / "run", pixel_loss="sigmoid", null_background=True)
-    net, card = load_model(tmp_path / "run")
-    assert card.architecture.model_dump()["pixel_loss"] == "sigmoid"
+    net, config = load_model(tmp_path / "run")
+    assert config.architecture.model_dump()["pixel_loss"] == "sigmoid"
     assert net.null_background  # type: ignore[union-attr]
-    assert weights(tmp_path / "run/last")["score.8.weight"].shape[0] == len(card.classes) - 1
+    assert weights(tmp_path / "run/last")["score.8.weight"].shape[0] == len(config.classes) - 1
     with pytest.raises(UserError, match="pixel_loss"):
         quick(photos, tmp_path / "run", resume=True)
 

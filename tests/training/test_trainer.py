@@ -13,9 +13,9 @@ from tests.tiny import BACKBONE, batch_of, same, scenes, small, tiny_net
 from upscore.data.datasets import geometric_classes
 from upscore.labels import VOID
 from upscore.models.build import build
-from upscore.models.fcn import FCN
-from upscore.models.two_heads import TwoHeads
-from upscore.training.averaging import averaged
+from upscore.models.fcn.fcn import FCN
+from upscore.models.fcn.two_heads import TwoHeads
+from upscore.training.optimizer import averaged
 from upscore.training.recipes import HEAVY, MODERN, Recipe
 from upscore.training.trainer import DivergedError, Trainer
 
@@ -34,20 +34,20 @@ def copied(net: FCN) -> dict[str, torch.Tensor]:
 
 def test_accumulating_batches_of_one_is_one_batch() -> None:
     data = scenes(6)
-    together, apart = trainer_of(SGD), trainer_of(SGD)
+    synchronized, apart = trainer_of(SGD), trainer_of(SGD)
     for indices in [(0, 1, 2), (3, 4, 5), (2, 0, 4)]:
-        one = together.step([batch_of(data, *indices)], 1.0)
+        one = synchronized.step([batch_of(data, *indices)], 1.0)
         other = apart.step([batch_of(data, index) for index in indices], 1.0)
         assert one == pytest.approx(other, rel=1e-4)
     start = tiny_net().state_dict()
-    for name, value in together.net.state_dict().items():
+    for name, value in synchronized.net.state_dict().items():
         assert torch.allclose(value, apart.net.state_dict()[name], atol=1e-5), name
-    assert not torch.allclose(together.net.score["8"].weight, start["score.8.weight"], atol=1e-3)
-    assert together.progress.position == apart.progress.position == 9
-    assert together.progress.step == apart.progress.step == 3
+    assert not torch.allclose(synchronized.net.score["8"].weight, start["score.8.weight"], atol=1e-3)
+    assert synchronized.progress.position == apart.progress.position == 9
+    assert synchronized.progress.step == apart.progress.step == 3
 
 
-def test_head_only_leaves_the_trunk_and_its_statistics_alone() -> None:
+def test_head_only_leaves_the_backbone_and_its_statistics_alone() -> None:
     recipe = MODERN.model_copy(update={"ema": 0.5})
     trainer = trainer_of(recipe, head_only=True)
     before = copied(trainer.net)
@@ -55,7 +55,7 @@ def test_head_only_leaves_the_trunk_and_its_statistics_alone() -> None:
         trainer.step([batch_of(scenes(3), index)], 1.0)
     for net in (trainer.net, trainer.result):
         for name, value in net.state_dict().items():
-            assert torch.equal(value, before[name]) == name.startswith("trunk."), name
+            assert torch.equal(value, before[name]) == name.startswith("backbone."), name
 
 
 def test_frozen_norm() -> None:
@@ -70,7 +70,7 @@ def test_frozen_norm() -> None:
     statistics = {name for name, _ in tiny_net().named_buffers()}
     assert statistics & changed(frozen=False) == statistics
     assert not statistics & changed(frozen=True)
-    assert any(name.startswith("trunk.") for name in changed(frozen=True))
+    assert any(name.startswith("backbone.") for name in changed(frozen=True))
 
 
 def test_a_loss_that_is_not_finite_names_step_and_photos() -> None:
@@ -185,7 +185,7 @@ def test_bfloat16_and_float32_in_one_process() -> None:
         trainer = Trainer(tiny_net(), recipe, Accelerator(mixed_precision="no"), dtype=dtype)
         trainer.train_mode()
         seen = []
-        convolution = next(layer for layer in trainer.net.trunk.modules() if isinstance(layer, nn.Conv2d))
+        convolution = next(layer for layer in trainer.net.backbone.modules() if isinstance(layer, nn.Conv2d))
         hook = convolution.register_forward_hook(lambda _m, _i, output, seen=seen: seen.append(output.dtype))
         losses[dtype] = [trainer.step([batch_of(scenes(), index)], 1.0) for index in range(3)]
         hook.remove()

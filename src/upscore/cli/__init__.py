@@ -13,7 +13,6 @@ import upscore
 from upscore.cli.bench import bench
 from upscore.cli.calibrate import calibrate
 from upscore.cli.ceiling import ceiling
-from upscore.cli.cluster import cluster
 from upscore.cli.cues import cues
 from upscore.cli.data import check, example
 from upscore.cli.demo import demo
@@ -21,6 +20,7 @@ from upscore.cli.evaluate import evaluate
 from upscore.cli.heatmap import heatmap
 from upscore.cli.import_ import import_
 from upscore.cli.predict import predict
+from upscore.cli.superpixels import cluster
 from upscore.cli.train import train
 from upscore.errors import UserError
 from upscore.text import printable

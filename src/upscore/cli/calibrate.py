@@ -58,7 +58,7 @@ def calibrate(
     """
     import sys
 
-    from upscore.checkpoints.folder import find_model, load_model
+    from upscore.checkpoints.model_folder import find_model, load_model
     from upscore.cli.predicting import FAILED
     from upscore.cli.progress import progress_bars
     from upscore.errors import UserError
@@ -74,16 +74,16 @@ def calibrate(
     folder = find_model(model)
     _require_place(model, folder, output)
     given = list(find_photos(paths).values())
-    net, card = load_model(folder)
+    net, config = load_model(folder)
     require_quantizable(net)
-    reference = Model(net, "openvino", "float32", max_side=card.max_side)
+    reference = Model(net, "openvino", "float32", max_side=config.max_side)
     labelled = None if data is None else _labelled(reference, data, split)
     with progress_bars() as progress:
         sound, failures = _readable(evenly(given, photos), progress)
         others = len(sound) >= MANY
         seen, unseen = (sound[::2], sound[1::2]) if others else (sound, sound)
         parts = quantize(net, seen, most=len(seen), progress=_shown(progress))
-        int8 = Model(net, "openvino", "int8", max_side=card.max_side, quantized=parts)
+        int8 = Model(net, "openvino", "int8", max_side=config.max_side, quantized=parts)
         both = {"float32": reference, "int8": int8}
         report = {
             "agreement": _agreement(both, unseen, progress),
@@ -108,7 +108,7 @@ MANY = 20
 
 
 def _require_place(model: str, folder: Path, output: Path | None) -> None:
-    from upscore.checkpoints.folder import BUILT_IN
+    from upscore.checkpoints.model_folder import BUILT_IN
     from upscore.errors import UserError
     from upscore.files import require_writable
     from upscore.inference.quantized import ELSEWHERE
@@ -135,7 +135,7 @@ def _labelled(reference: Model, data: str, split: str | None) -> tuple[str | Non
 
 def _readable(photos: list[Path], progress: Progress) -> tuple[list[Path], list[str]]:
     """Those that can be read, and what is wrong with the others."""
-    from upscore.data.images import read_image
+    from upscore.data.io.images import read_image
     from upscore.errors import UserError
 
     sound: list[Path] = []
@@ -165,7 +165,7 @@ def _shown(progress: Progress) -> ProgressCallback:
 def _agreement(both: dict[str, Model], photos: list[Path], progress: Progress) -> float:
     from statistics import mean
 
-    from upscore.inference.agreement import agreement
+    from upscore.inference.calibration import agreement
 
     return mean(
         agreement(*(predictor.predict(photo) for predictor in both.values()))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from upscore.evaluation.ceiling import Ceilings
+    from upscore.experiments.ceiling.meter import Ceilings
 
 
 def ceiling(data: str, /, *, split: str | None = None, output: Path = Path("ceiling"), max_side: int = 1024) -> None:
@@ -43,8 +43,8 @@ def ceiling(data: str, /, *, split: str | None = None, output: Path = Path("ceil
     from upscore.data.instance_datasets import task_of
     from upscore.data.resizing import resize_longest
     from upscore.errors import UserError
-    from upscore.evaluation.ceiling import CeilingMeter
-    from upscore.evaluation.ceiling_report import advice
+    from upscore.experiments.ceiling.meter import CeilingMeter
+    from upscore.experiments.ceiling.report import advice
     from upscore.files import require_writable
 
     if task_of(data) == "instances":
@@ -80,8 +80,8 @@ def _write(
 ) -> None:
     from json import dumps
 
-    from upscore.evaluation.ceiling_plots import plot_ceilings, plot_class_ceilings
-    from upscore.evaluation.ceiling_report import markdown
+    from upscore.experiments.ceiling.figures import plot_ceilings, plot_class_ceilings
+    from upscore.experiments.ceiling.report import markdown
     from upscore.files import write_text
 
     report = {**settings, "advice": sentences, **ceilings.to_json()}
@@ -96,8 +96,8 @@ def _print(ceilings: Ceilings, title: str, sentences: Sequence[str]) -> None:
     from rich.table import Table
 
     from upscore.console import Console
-    from upscore.evaluation.ceiling import METHODS
-    from upscore.evaluation.ceiling_report import ABOUT_CEILINGS, ABOUT_PAPER, TITLES, class_rows, mean_rows
+    from upscore.experiments.ceiling.meter import METHODS
+    from upscore.experiments.ceiling.report import ABOUT_CEILINGS, ABOUT_PAPER, TITLES, class_rows, mean_rows
 
     console = Console()
     classes = [[name, pixels, *shares] for name, pixels, _photos, *shares in class_rows(ceilings, digits=0)]

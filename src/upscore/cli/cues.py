@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from upscore.evaluation.cues import Cues
+    from upscore.experiments.cues.conditions import Cues
 
 
 def cues(
@@ -24,7 +24,7 @@ def cues(
     epochs: int | None = None,
     crop: int | None = None,
     max_side: int | None = None,
-    holdout: str | None = None,
+    val_pattern: str | None = None,
     seed: int = 0,
     workers: int | None = None,
 ) -> int:
@@ -76,7 +76,7 @@ def cues(
     max_side
         Of a network that is named: larger photos are reduced to this many
         pixels; by default 1024, 0 for none.
-    holdout
+    val_pattern
         Test on the photos whose names match this pattern; by default what
         the given model held out of the same data.
     seed
@@ -84,34 +84,33 @@ def cues(
     workers
         Processes that read photos.
     """
-    from upscore.analysis.cues import Experiment, count_classes, foreground_of, measure_cues
-    from upscore.analysis.cues_files import write_cues
-    from upscore.analysis.cues_report import advice, definitions
-    from upscore.analysis.subject import budget, subject_of
     from upscore.console import Console
     from upscore.data import open_splits
     from upscore.data.digest import same_source
     from upscore.data.instance_datasets import task_of
     from upscore.errors import UserError
+    from upscore.experiments.cues.experiment import budget, training_setup
+    from upscore.experiments.cues.report import advice, definitions, write_cues
+    from upscore.experiments.cues.run import Experiment, count_classes, foreground_of, measure_cues
     from upscore.files import require_writable
     from upscore.training.callbacks import RunFolderWriter, TerminalProgress
-    from upscore.training.feed import default_workers
+    from upscore.training.loader import default_workers
 
     if task_of(data) == "instances":
         raise UserError(f"{data}: its labels number objects, but cues are of the classes of pixels: give it class maps")
     if workers is not None and workers < 0:
         raise UserError(f"--workers {workers}: give 0 or more")
     require_writable(output, "choose another --output")
-    train, val = open_splits(data, holdout=holdout)
+    train, val = open_splits(data, val_pattern=val_pattern)
     names = None if foreground is None else [name.strip() for name in foreground.split(",") if name.strip()]
     chosen = foreground_of(train.classes, names)
-    subject = subject_of(model, train.classes, backbone=backbone, weights=weights, max_side=max_side)
-    theirs = subject.training.get("holdout") if same_source(subject.training.get("data"), data) else None
-    if holdout is None and theirs is not None:
-        holdout = theirs
-        train, val = open_splits(data, holdout=holdout)
-    subject = budget(subject, len(train), images=images, epochs=epochs, crop=crop)
-    experiment = Experiment(train=train, val=val, foreground=chosen, subject=subject, output=output, seed=seed)
+    setup = training_setup(model, train.classes, backbone=backbone, weights=weights, max_side=max_side)
+    theirs = setup.training.get("val_pattern") if same_source(setup.training.get("data"), data) else None
+    if val_pattern is None and theirs is not None:
+        val_pattern = theirs
+        train, val = open_splits(data, val_pattern=val_pattern)
+    setup = budget(setup, len(train), images=images, epochs=epochs, crop=crop)
+    experiment = Experiment(train=train, val=val, foreground=chosen, setup=setup, output=output, seed=seed)
 
     console = Console(stderr=True)
     terminal = TerminalProgress(console)
@@ -127,17 +126,17 @@ def cues(
         console.print(f"stopped; the same command goes on from here ({output})")
         return 130
     sentences = advice(found)
-    defined = definitions(found, experiment.fill, subject.colour)
-    about = {"data": data, "holdout": holdout, "model": model}
+    defined = definitions(found, experiment.fill, setup.colour)
+    about = {"data": data, "val_pattern": val_pattern, "model": model}
     try:
         written = write_cues(experiment, found, counts, about, sentences, defined)
     except OSError as error:
         raise UserError(f"{error.filename or output}: can't be written ({error.strerror})") from error
-    same_data = same_source(subject.training.get("data"), data) and subject.training.get("holdout") == holdout
-    if subject.reference is not None and not same_data:
+    same_data = same_source(setup.training.get("data"), data) and setup.training.get("val_pattern") == val_pattern
+    if setup.reference is not None and not same_data:
         console.print(
-            f"warning: {model} was trained on {subject.training.get('data', 'data unknown')}, held out: "
-            f"{subject.training.get('holdout') or 'by itself'}; where it knows the photos that are held out here, the "
+            f"warning: {model} was trained on {setup.training.get('data', 'data unknown')}, held out: "
+            f"{setup.training.get('val_pattern') or 'by itself'}; where it knows the photos that are held out here, the "
             "Reference rows are too high",
             style="yellow",
         )
@@ -150,8 +149,8 @@ def _print(found: Cues, title: str, sentences: Sequence[str], defined: Sequence[
     from rich import box
     from rich.table import Table
 
-    from upscore.analysis.cues_report import HEADER, cue_rows
     from upscore.console import Console
+    from upscore.experiments.cues.report import HEADER, cue_rows
 
     console = Console()
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))

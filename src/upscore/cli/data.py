@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from upscore.console import Console
-    from upscore.data.check import Report
-    from upscore.data.folder import Fault
-    from upscore.data.instance_report import InstanceReport
+    from upscore.data.checks.report import InstanceReport
+    from upscore.data.checks.semantic import Report
+    from upscore.data.formats.folder import Issue
 
 T = TypeVar("T")
 
 # The JSON has them all.
-SHOWN_FAULTS = 5  # of each kind
+SHOWN_ISSUES = 5  # of each kind
 SHOWN_CLASSES = 160
-FAULTS = {
+ISSUES = {
     "unreadable": "cannot be read",
     "label values": "labels hold something else than the classes",
     "size": "labels differ from their photo in size",
@@ -88,8 +88,8 @@ def check(
     from json import dumps
 
     from upscore.console import Console
-    from upscore.data.check import check as check_classes
-    from upscore.data.check_instances import check_instances
+    from upscore.data.checks.instances import check_instances
+    from upscore.data.checks.semantic import check as check_classes
     from upscore.data.instance_datasets import task_of
     from upscore.files import require_writable_file, write_text
 
@@ -104,7 +104,7 @@ def check(
     _print(report, Console())
     if json is not None:
         write_text(json, dumps(report.as_dict(), indent=2) + "\n")
-    return 1 if report.faults else 0
+    return 1 if report.issues else 0
 
 
 def example(output: Path, /) -> None:
@@ -134,7 +134,7 @@ def _progress(items: Iterable[T], total: int) -> Iterable[T]:
 
 
 def _print(report: Report | InstanceReport, console: Console) -> None:
-    from upscore.data.instance_report import InstanceReport
+    from upscore.data.checks.report import InstanceReport
 
     splits = ", ".join(f"{name} {count:,}" for name, count in report.splits.items())
     console.print(printable(report.source), style="bold")
@@ -148,17 +148,17 @@ def _print(report: Report | InstanceReport, console: Console) -> None:
         _print_sizes(report, console)
     for note in report.notes:
         console.print(f"Note: {printable(note)}", style="yellow")
-    groups: dict[str, list[Fault]] = defaultdict(list)
-    for fault in report.faults:
-        groups[fault.kind].append(fault)
-    for kind, faults in groups.items():
-        console.print(f"\n{len(faults):,} {FAULTS[kind]}", style="bold red")
-        for fault in faults[:SHOWN_FAULTS]:
-            console.print(f"  {printable(fault.message)}", soft_wrap=True)
-        if len(faults) > SHOWN_FAULTS:
-            console.print(f"  and {len(faults) - SHOWN_FAULTS:,} more (--json FILE lists them all)")
-    if report.faults:
-        console.print(f"\n{_count(len(report.faults), 'fault')}.", style="bold red")
+    groups: dict[str, list[Issue]] = defaultdict(list)
+    for issue in report.issues:
+        groups[issue.kind].append(issue)
+    for kind, issues in groups.items():
+        console.print(f"\n{len(issues):,} {ISSUES[kind]}", style="bold red")
+        for issue in issues[:SHOWN_ISSUES]:
+            console.print(f"  {printable(issue.message)}", soft_wrap=True)
+        if len(issues) > SHOWN_ISSUES:
+            console.print(f"  and {len(issues) - SHOWN_ISSUES:,} more (--json FILE lists them all)")
+    if report.issues:
+        console.print(f"\n{_count(len(report.issues), 'issue')}.", style="bold red")
     else:
         console.print("No faults.", style="bold green")
 

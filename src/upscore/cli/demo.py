@@ -31,6 +31,6 @@ def demo(*, output: Path = Path("demo"), seed: int = 0) -> None:
     # before the imports, which take seconds
     print(f"upscore demo: takes a few minutes, downloads nothing, writes to {output}", file=sys.stderr)
 
-    from upscore.report.demo import run
+    from upscore.demo.run import run
 
     run(output, seed=seed)

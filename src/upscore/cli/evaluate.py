@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from upscore.evaluation.instances import InstanceScores
-    from upscore.evaluation.metrics import SemanticScores
+    from upscore.evaluation.semantic import SemanticScores
 
 
 def evaluate(
@@ -79,7 +79,7 @@ def evaluate(
     from upscore.data.instance_datasets import open_instances
     from upscore.errors import UserError
     from upscore.evaluation.instances import InstanceScores
-    from upscore.evaluation.metrics import TwoHeadedScores
+    from upscore.evaluation.semantic import TwoHeadedScores
     from upscore.files import require_writable, require_writable_file, write_text
     from upscore.inference import evaluate as score
     from upscore.inference import load
@@ -94,7 +94,7 @@ def evaluate(
     stderr = Console(stderr=True)
     with progress_bar("Evaluating") as advance:
         if ray:
-            from upscore.scale.evaluate import evaluate_on_ray
+            from upscore.distributed.ray.evaluate import evaluate_on_ray
 
             found = evaluate_on_ray(
                 model,
@@ -138,9 +138,8 @@ def evaluate(
 def _plot(scores: SemanticScores | InstanceScores, folder: Path) -> None:
     import torch
 
-    from upscore.evaluation.instance_plots import plot_class_precision, plot_precision_recall
     from upscore.evaluation.instances import InstanceScores
-    from upscore.evaluation.plots import plot_confusion, plot_per_class
+    from upscore.viz.score_plots import plot_class_precision, plot_confusion, plot_per_class, plot_precision_recall
 
     if isinstance(scores, InstanceScores):
         plot_precision_recall(scores, folder / "precision_recall.png")
@@ -151,9 +150,9 @@ def _plot(scores: SemanticScores | InstanceScores, folder: Path) -> None:
 
 
 def _print_objects(scores: InstanceScores, title: str) -> None:
-    from upscore.evaluation.instance_tables import CLASS_COLUMNS, class_rows, summary_rows
+    from upscore.evaluation.instances import CLASS_COLUMNS, class_rows, summary_rows
 
-    summary = [*summary_rows(scores), ("score threshold", f"{scores.min_score:.2f} (of StarDist's AP and F1)")]
+    summary = [*summary_rows(scores), ("score threshold", f"{scores.score_threshold:.2f} (of StarDist's AP and F1)")]
     _print(title, CLASS_COLUMNS, class_rows(scores), summary)
 
 

@@ -63,11 +63,11 @@ def heatmap(
     from rich.table import Table
 
     from upscore.console import Console
-    from upscore.data.images import read_image
+    from upscore.data.io.images import read_image
     from upscore.files import atomic_path
     from upscore.inference.heatmap import heat_map
-    from upscore.models.classifiers import imagenet_classifier
-    from upscore.rendering import heat_overlay
+    from upscore.models.classifiers.imagenet import imagenet_classifier
+    from upscore.viz.overlays import heat_overlay
 
     image = read_image(photo)
     found = heat_map(imagenet_classifier(backbone, weights), image, label or (), scale)

@@ -10,8 +10,8 @@ from cyclopts import Parameter
 from upscore.errors import UserError
 
 if TYPE_CHECKING:
-    from upscore.models.fcn import FCN
-    from upscore.models.mask_rcnn import MaskRCNN
+    from upscore.models.fcn.fcn import FCN
+    from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 
 Source = Literal["pytorch-fcn", "torchvision", "detectron2"]
 
@@ -72,7 +72,7 @@ def import_(
             "--at-once is for --from pytorch-fcn" + "; give --model fcn8s-atonce" * (source == "torchvision")
         )
 
-    from upscore.checkpoints.folder import refuse_others, save_model
+    from upscore.checkpoints.model_folder import refuse_others, save_model
     from upscore.files import require_writable
 
     refuse_others(output)
@@ -96,9 +96,9 @@ def import_(
 
 
 def _from_pytorch_fcn(checkpoint: Path, at_once: bool) -> FCN:
-    from upscore.checkpoints.pytorch_fcn import import_pytorch_fcn
-    from upscore.checkpoints.read import read_checkpoint
-    from upscore.data.voc import CLASSES
+    from upscore.checkpoints.importers.pytorch_fcn import import_pytorch_fcn
+    from upscore.checkpoints.importers.reading import read_checkpoint
+    from upscore.data.formats.voc import CLASSES
 
     net = import_pytorch_fcn(read_checkpoint(checkpoint), at_once=at_once)
     if net.num_classes == len(CLASSES):
@@ -107,9 +107,12 @@ def _from_pytorch_fcn(checkpoint: Path, at_once: bool) -> FCN:
 
 
 def _from_torchvision(checkpoint: Path, model: str | None, classes: list[str] | None) -> FCN | MaskRCNN:
-    from upscore.checkpoints.read import read_state_dict
-    from upscore.checkpoints.torchvision_mask_rcnn import import_torchvision_mask_rcnn, is_detector
-    from upscore.checkpoints.torchvision_vgg import import_torchvision_vgg16
+    from upscore.checkpoints.importers.reading import read_state_dict
+    from upscore.checkpoints.importers.torchvision import (
+        import_torchvision_mask_rcnn,
+        import_torchvision_vgg16,
+        is_detector,
+    )
 
     state = read_state_dict(checkpoint)
     if is_detector(state):
@@ -125,13 +128,13 @@ def _from_torchvision(checkpoint: Path, model: str | None, classes: list[str] | 
 
 
 def _from_detectron2(checkpoint: Path) -> MaskRCNN:
-    from upscore.checkpoints.detectron2 import import_detectron2, read_detectron2
+    from upscore.checkpoints.importers.detectron2 import import_detectron2, read_detectron2
 
     return import_detectron2(read_detectron2(checkpoint))
 
 
 def _read_names(classes: str) -> list[str]:
-    from upscore.data.classes import read_classes
+    from upscore.data.formats.class_names import read_classes
     from upscore.labels import MAX_CLASSES
 
     if not classes.isdecimal():

@@ -20,10 +20,10 @@ def predict(
     scores: Annotated[bool, Flag] = False,
     overlays: bool = True,
     resume: Annotated[bool, Flag] = False,
-    min_score: float | None = None,
+    score_threshold: float | None = None,
     tiled: Annotated[bool, Flag] = False,
-    core: int | None = None,
-    level: int = 0,
+    tile_size: int | None = None,
+    pyramid_level: int = 0,
     ray: Annotated[bool, Flag] = False,
     address: str | None = None,
     workers: int | None = None,
@@ -35,7 +35,7 @@ def predict(
     ```
     upscore predict runs/streets photos/ --output out
     upscore predict runs/streets a.jpg b.png --output out --scores
-    upscore predict runs/nuclei slides/ --output out --min-score 0.7
+    upscore predict runs/nuclei slides/ --output out --score-threshold 0.7
     upscore predict runs/rooms rgb/ --depth depth/ --output out
     upscore predict runs/streets photos/ --output out --no-overlays --resume
     upscore predict runs/fields orthophoto.tif --output out --tiled
@@ -71,7 +71,7 @@ def predict(
         Leave out photos that an earlier run has predicted into the same
         folder. Another model or other options are refused; photos that have
         changed since are predicted again.
-    min_score
+    score_threshold
         Objects with a lower score are left out, 0 to 1; by default the
         score that was best on the photos the model was validated on.
     tiled
@@ -80,9 +80,9 @@ def predict(
         NAME.tif (NAME.zarr for Zarr), class maps exactly as of the whole image,
         objects cut by no seam, and listed in NAME_instances.json. The same
         command goes on after a kill, and leaves out images that are done.
-    core
+    tile_size
         With --tiled: side of a tile without its margin, in pixels.
-    level
+    pyramid_level
         With --tiled: which image of a pyramid; 0 is the finest.
     ray
         Spread the photos, or with --tiled the tiles, over a Ray cluster, or
@@ -103,15 +103,15 @@ def predict(
 
     if not ray and (address is not None or workers is not None):
         raise UserError("--address and --workers are for --ray: add it, or leave them out")
-    if not tiled and (core is not None or level):
-        raise UserError("--core and --level are for --tiled: add it, or leave them out")
+    if not tiled and (tile_size is not None or pyramid_level):
+        raise UserError("--tile-size and --pyramid-level are for --tiled: add it, or leave them out")
     cluster = predicting.Cluster(address, workers) if ray else None
     if tiled:
         if depth is not None or scores or not overlays:
             raise UserError("--tiled has neither --depth, --scores nor --no-overlays: leave them out")
-        tiles = predicting.Tiles(core=core, level=level)
-        return predicting.tiled(model, paths, output, tiles, cluster, min_score, resume, engine, precision)
-    options = predicting.Options(depth=depth, scores=scores, overlays=overlays, min_score=min_score)
+        tiles = predicting.Tiles(tile_size=tile_size, pyramid_level=pyramid_level)
+        return predicting.tiled(model, paths, output, tiles, cluster, score_threshold, resume, engine, precision)
+    options = predicting.Options(depth=depth, scores=scores, overlays=overlays, score_threshold=score_threshold)
     if cluster is None:
         return predicting.folder(model, paths, output, options, resume, engine, precision)
     return predicting.on_ray(model, paths, output, options, cluster, resume, engine, precision)

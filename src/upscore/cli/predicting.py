@@ -23,15 +23,15 @@ class Options:
     depth: Path | None
     scores: bool
     overlays: bool
-    min_score: float | None
+    score_threshold: float | None
 
 
 @dataclass(frozen=True)
 class Tiles:
     """How a huge image is cut up."""
 
-    core: int | None
-    level: int
+    tile_size: int | None
+    pyramid_level: int
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def folder(
     photos = find_photos([Path(path) for path in paths], output=target)
     predictor = load(model, engine=engine, precision=precision)
     refuse_overwriting(photos, target, predictor.task, geometric=bool(predictor.geometric_classes))
-    require_fitting(predictor, depth=options.depth, scores=options.scores, min_score=options.min_score)
+    require_fitting(predictor, depth=options.depth, scores=options.scores, score_threshold=options.score_threshold)
     outcomes = predict_folder(
         predictor,
         photos,
@@ -70,7 +70,7 @@ def folder(
         depth=options.depth,
         scores=options.scores,
         overlays=options.overlays,
-        min_score=options.min_score,
+        score_threshold=options.score_threshold,
         resume=resume,
     )
     done = objects = before = 0
@@ -99,7 +99,7 @@ def on_ray(
     precision: Precision,
 ) -> int:
     """Photos, over a cluster."""
-    from upscore.scale.predict import predict_on_ray
+    from upscore.distributed.ray.predict import predict_on_ray
 
     with _progress("Predicting") as advance:
         outcome = predict_on_ray(
@@ -111,7 +111,7 @@ def on_ray(
             depth=options.depth,
             scores=options.scores,
             overlays=options.overlays,
-            min_score=options.min_score,
+            score_threshold=options.score_threshold,
             resume=resume,
             engine=engine,
             precision=precision,
@@ -130,7 +130,7 @@ def tiled(
     output: str,
     tiles: Tiles,
     cluster: Cluster | None,
-    min_score: float | None,
+    score_threshold: float | None,
     resume: bool,
     engine: EngineName,
     precision: Precision,
@@ -138,32 +138,41 @@ def tiled(
     """Images of any size, here or over a cluster."""
     from functools import partial
 
+    from upscore.distributed.ray.tiles import predict_objects_on_ray, predict_raster_on_ray
     from upscore.errors import UserError
     from upscore.files import require_writable
     from upscore.inference import load
-    from upscore.inference.folder import require_min_score
-    from upscore.inference.huge import plan_classes, predict_raster
-    from upscore.inference.huge_objects import entries_of, plan_search, predict_objects
-    from upscore.inference.map_files import overlay_of
+    from upscore.inference.folder import require_score_threshold
     from upscore.inference.run_manifest import Record, RunManifest, fingerprint, run_settings, sizes_below, unchanged
-    from upscore.scale.object_tiles import predict_objects_on_ray
-    from upscore.scale.tiles import predict_raster_on_ray
+    from upscore.inference.tiled.instances import entries_of, plan_search, predict_objects
+    from upscore.inference.tiled.output import overlay_of
+    from upscore.inference.tiled.semantic import plan_classes, predict_raster
 
     targets = _targets([Path(path) for path in paths], Path(output))
     predictor = load(model, engine=engine, precision=precision)
-    require_min_score(predictor, min_score)
+    require_score_threshold(predictor, score_threshold)
     over: dict[str, Any] = {"engine": engine, "precision": precision} | (asdict(cluster) if cluster else {})
     if predictor.task == "instances":
-        options: dict[str, Any] = {"level": tiles.level, "tile": tiles.core, "min_score": min_score}
+        options: dict[str, Any] = {
+            "level": tiles.pyramid_level,
+            "tile": tiles.tile_size,
+            "score_threshold": score_threshold,
+        }
         plan = partial(plan_search, predictor, **options)
         run = partial(predict_objects_on_ray, model, **over) if cluster else partial(predict_objects, predictor)
     else:
-        options = {"level": tiles.level, "core": tiles.core}
+        options = {"level": tiles.pyramid_level, "core": tiles.tile_size}
         plan = partial(plan_classes, predictor, **options)
         run = partial(predict_raster_on_ray, model, **over) if cluster else partial(predict_raster, predictor)
     require_writable(Path(output), "choose another output")
     classes = counted(len(predictor.classes), "class")
-    settings = run_settings(predictor, tiled=True, core=tiles.core, level=tiles.level, min_score=min_score)
+    settings = run_settings(
+        predictor,
+        tiled=True,
+        tile_size=tiles.tile_size,
+        pyramid_level=tiles.pyramid_level,
+        score_threshold=score_threshold,
+    )
     failures: list[str] = []
     with RunManifest(Path(output), settings, source=str(predictor.folder or ""), resume=resume) as manifest:
         for name, (source, target) in targets.items():

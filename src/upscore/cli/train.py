@@ -23,7 +23,7 @@ def train(
     recipe: Literal["modern", "heavy", "accum", "staged", "at-once", "paper"] = "modern",
     weights: str = "imagenet",
     resume: Annotated[bool, Flag] = False,
-    holdout: str | None = None,
+    val_pattern: str | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     accumulate: int | None = None,
@@ -35,8 +35,8 @@ def train(
     head_only: Annotated[bool, Flag] = False,
     max_side: int | None = None,
     min_side: int | None = None,
-    detections: int | None = None,
-    profile: Literal["paper", "torchvision", "detectron2"] | None = None,
+    max_detections: int | None = None,
+    preset: Literal["paper", "torchvision", "detectron2"] | None = None,
     geometry: Literal["same", "caffe"] | None = None,
     upsampling: Literal["fixed", "intermediate", "learned"] | None = None,
     dense: Annotated[bool, Flag] = False,
@@ -56,7 +56,7 @@ def train(
     ```
     upscore train photos/ --output runs/mine
     upscore train photos/ --output runs/mine --resume
-    upscore train camvid/ --holdout "0006R0*" --output runs/streets
+    upscore train camvid/ --val-pattern "0006R0*" --output runs/streets
     upscore train voc/ --model fcn8s --backbone vgg16 --geometry caffe \\
         --recipe staged --weights vgg16.pth --output runs/paper
     upscore train scenes:400 --epochs 10 --output runs/scenes
@@ -95,7 +95,7 @@ def train(
         backbone's classifier as torchvision or timm publish it.
     resume
         Go on with the run in --output, if there is one.
-    holdout
+    val_pattern
         Validate on the photos whose names match this pattern.
     epochs
         Passes over the photos; by default as the recipe has it.
@@ -123,10 +123,10 @@ def train(
     min_side
         mask_rcnn: the shorter side becomes this many pixels; by default 800
         for ResNets, and at least 512 for other backbones.
-    detections
+    max_detections
         mask_rcnn: the most objects found in a photo; by default half as
         many again as the fullest photo of the data has, at least 100.
-    profile
+    preset
         mask_rcnn: the rules of the paper (the default) or of a code base.
     geometry
         FCNs. caffe: pad by 100 and crop, as published (vgg16). same: scores at
@@ -179,8 +179,8 @@ def train(
         "class_weights": class_weights,
         "patches": patches,
     }
-    leads = "LOCAL_RANK" not in os.environ or os.environ["RANK"] == "0"  # torchrun sets both for each process
-    console = Console(stderr=True, quiet=not leads)
+    is_main_process = "LOCAL_RANK" not in os.environ or os.environ["RANK"] == "0"  # torchrun sets both for each process
+    console = Console(stderr=True, quiet=not is_main_process)
     try:
         progress = run(
             data,
@@ -199,12 +199,12 @@ def train(
             geometric=geometric or None,
             depth=depth,
             depth_weights=depth_weights,
-            detections=detections,
+            max_detections=max_detections,
             min_side=min_side,
-            profile=profile,
+            preset=preset,
             head_only=head_only,
             max_side=max_side,
-            holdout=holdout,
+            val_pattern=val_pattern,
             precision=precision,
             seed=seed,
             workers=workers,
@@ -214,7 +214,7 @@ def train(
     except KeyboardInterrupt:
         console.print(f"stopped; the same command with --resume goes on from here ({output})")
         return 130
-    if leads:
+    if is_main_process:
         score = f"{task_named(model).title} {progress.best:.1%}"
         print(f"{output}: {score} on the validation photos, after epoch {progress.best_epoch}")
     return 0

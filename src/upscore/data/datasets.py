@@ -15,20 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from upscore.data import images
-from upscore.data.camvid import list_camvid
-from upscore.data.classes import BINARY, classes_of_values
-from upscore.data.coco_files import find_coco
-from upscore.data.folder import Listing, Pair, child_folders, list_folder
-from upscore.data.nyud import DepthChannels, list_nyud
-from upscore.data.pascal_context import list_pascal_context
+from upscore.data.formats.camvid import list_camvid
+from upscore.data.formats.class_names import BINARY, classes_of_values
+from upscore.data.formats.coco.files import find_coco
+from upscore.data.formats.folder import DatasetIndex, Pair, child_folders, list_folder
+from upscore.data.formats.nyud import DepthChannels, list_nyud
+from upscore.data.formats.pascal_context import list_pascal_context
+from upscore.data.formats.sift_flow import list_sift_flow
+from upscore.data.formats.voc import list_sbd, list_voc
+from upscore.data.io import images
+from upscore.data.sample import Sample
 from upscore.data.samples import FileDataset
-from upscore.data.sift_flow import list_sift_flow
 from upscore.data.splits import require_fraction, require_soundness, select, train_and_val
-from upscore.data.voc import list_sbd, list_voc
 from upscore.errors import UserError
 from upscore.labels import VOID
-from upscore.structures import Sample
 
 LAYOUTS = """\
   images/ and labels/ (or masks/, annotations/); also both inside train/ and val/, or both with train/ and val/ inside
@@ -124,14 +124,14 @@ def open_dataset(
 def open_splits(
     source: str | Path,
     *,
-    holdout: str | None = None,
+    val_pattern: str | None = None,
     fraction: float = 0.2,
     seed: int = 0,
     sbd: str | Path | None = None,
 ) -> tuple[Dataset, Dataset]:
     """Open what to train on and what to validate on: the source's own splits where it has them.
 
-    Otherwise `fraction` of the photos is held out, chosen by `seed` from their sorted names. `holdout`, a pattern of
+    Otherwise `fraction` of the photos is held out, chosen by `seed` from their sorted names. `val_pattern`, a pattern of
     file names such as "0006R0*", pools the two splits and holds out what it matches: a whole video, a whole patient.
     The test split is in neither. Of scenes, `fraction` as many more are drawn to validate on.
 
@@ -140,12 +140,12 @@ def open_splits(
     """
     require_fraction(fraction)
     scenes = parse_scenes(source)
-    if scenes is not None and holdout is not None:
-        raise UserError(f"holdout={holdout!r}: scenes have no file names to match; leave the pattern out.")
+    if scenes is not None and val_pattern is not None:
+        raise UserError(f"val_pattern={val_pattern!r}: scenes have no file names to match; leave the pattern out.")
     if scenes is not None:
         return open_scenes(*scenes, split="train"), open_scenes(*scenes, split="val", fraction=fraction)
     listing = _with_classes(list_files(source, sbd=sbd), source)
-    train, val = train_and_val(listing, source, holdout=holdout, fraction=fraction, seed=seed)
+    train, val = train_and_val(listing, source, val_pattern=val_pattern, fraction=fraction, seed=seed)
     return _dataset(listing, train), _dataset(listing, val)
 
 
@@ -159,7 +159,7 @@ def default_split(source: str | Path) -> str | None:
 
 def list_files(
     source: str | Path, *, sbd: str | Path | None = None, depth_channels: DepthChannels | None = None
-) -> Listing:
+) -> DatasetIndex:
     """Find the files of a folder in any of the `LAYOUTS`, by the lists in it and the files' names."""
     root = Path(source)
     try:
@@ -176,7 +176,7 @@ def list_files(
     return listing
 
 
-def _list(root: Path, sbd: Path | None, depth_channels: DepthChannels | None) -> Listing | None:
+def _list(root: Path, sbd: Path | None, depth_channels: DepthChannels | None) -> DatasetIndex | None:
     if sbd is not None:
         listing = list_voc(root, sbd)
         if listing is None:
@@ -202,7 +202,7 @@ def parse_scenes(source: str | Path) -> tuple[int, int] | None:
 
 def open_scenes(count: int, seed: int, *, split: str | None, fraction: float = 0.2) -> Dataset:
     """Generated scenes: `count` to train on, or `fraction` as many others to validate on."""
-    from upscore.data.scenes import SceneDataset
+    from upscore.data.synthetic.scenes import SceneDataset
 
     if split in (None, "train"):
         return SceneDataset(count, seed=seed)
@@ -218,7 +218,7 @@ def read_binary_label(path: Path) -> Tensor:
     return labels
 
 
-def _with_classes(listing: Listing, source: str | Path) -> Listing:
+def _with_classes(listing: DatasetIndex, source: str | Path) -> DatasetIndex:
     """The listing with its classes, learnt from the labels where nothing else tells; a fault in it is raised."""
     require_soundness(listing, source)
     if listing.classes is not None:
@@ -234,7 +234,7 @@ def _with_classes(listing: Listing, source: str | Path) -> Listing:
     return replace(listing, classes=classes, classes_from="as found in the labels", read_label=read_label)
 
 
-def _dataset(listing: Listing, pairs: list[Pair]) -> FileDataset:
+def _dataset(listing: DatasetIndex, pairs: list[Pair]) -> FileDataset:
     assert listing.classes is not None
     return FileDataset(
         pairs,

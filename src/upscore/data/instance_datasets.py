@@ -12,17 +12,17 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from upscore.data import voc
-from upscore.data.coco_files import find_coco, list_coco
 from upscore.data.datasets import list_files, open_scenes, parse_scenes
-from upscore.data.folder import Listing, Pair, child_folders, list_folder
-from upscore.data.id_maps import id_maps_of
-from upscore.data.images import is_deep, read_ids
+from upscore.data.formats import voc
+from upscore.data.formats.coco.files import find_coco, list_coco
+from upscore.data.formats.folder import DatasetIndex, Pair, child_folders, list_folder
+from upscore.data.formats.id_maps import id_maps_of
+from upscore.data.io.images import is_deep, read_ids
 from upscore.data.object_samples import CocoPhotos, ObjectFiles, SceneObjects
+from upscore.data.sample import Sample
 from upscore.data.splits import require_fraction, require_soundness, select, train_and_val
 from upscore.errors import UserError
 from upscore.labels import VOID
-from upscore.structures import Sample
 
 LAYOUTS = """\
   COCO: annotations/instances_train.json (or in the folder itself), annotations.json, or the path of such a file
@@ -72,7 +72,7 @@ def open_instances(source: str | Path, split: str | None = None) -> InstanceData
 
 
 def open_instance_splits(
-    source: str | Path, *, holdout: str | None = None, fraction: float = 0.2, seed: int = 0
+    source: str | Path, *, val_pattern: str | None = None, fraction: float = 0.2, seed: int = 0
 ) -> tuple[InstanceDataset, InstanceDataset]:
     """Open what to train on and what to validate on, as `upscore.data.datasets.open_splits` does.
 
@@ -81,18 +81,18 @@ def open_instance_splits(
     """
     require_fraction(fraction)
     scenes = parse_scenes(source)
-    if scenes is not None and holdout is not None:
-        raise UserError(f"holdout={holdout!r}: scenes have no file names to match; leave the pattern out.")
+    if scenes is not None and val_pattern is not None:
+        raise UserError(f"val_pattern={val_pattern!r}: scenes have no file names to match; leave the pattern out.")
     if scenes is not None:
         train, val = (open_scenes(*scenes, split=split, fraction=fraction) for split in ("train", "val"))
         return SceneObjects(train), SceneObjects(val)
     listing, opener = list_objects(source)
     require_soundness(listing, source)
-    train, val = train_and_val(listing, source, holdout=holdout, fraction=fraction, seed=seed)
+    train, val = train_and_val(listing, source, val_pattern=val_pattern, fraction=fraction, seed=seed)
     return opener(train), opener(val)
 
 
-def list_objects(source: str | Path, split: str | None = None) -> tuple[Listing, Opener]:
+def list_objects(source: str | Path, split: str | None = None) -> tuple[DatasetIndex, Opener]:
     """The files of a source, with its classes, and what makes data sets of them.
 
     Of COCO's files only that of `split` is read, where there is one.

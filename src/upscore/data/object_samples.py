@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from upscore.data.coco_files import CocoListing
+from upscore.annotations import ObjectAnnotations
 from upscore.data.datasets import Dataset
-from upscore.data.folder import Pair
-from upscore.data.images import LabelError, read_image
-from upscore.data.samples import flat, size_fault
+from upscore.data.formats.coco.files import CocoIndex
+from upscore.data.formats.folder import Pair
+from upscore.data.io.images import LabelError, read_image
+from upscore.data.sample import Sample
+from upscore.data.samples import flat, size_issue
 from upscore.errors import UserError
-from upscore.objects import Objects
-from upscore.structures import Sample
 
 
 class ObjectFiles:
@@ -29,7 +29,9 @@ class ObjectFiles:
         UserError: on reading a sample whose file of objects differs from its photo in size, or is at fault.
     """
 
-    def __init__(self, pairs: list[Pair], classes: list[str], read_objects: Callable[[Path], Objects]) -> None:
+    def __init__(
+        self, pairs: list[Pair], classes: list[str], read_objects: Callable[[Path], ObjectAnnotations]
+    ) -> None:
         self.classes = classes
         self.read_objects = read_objects
         self.image_ids = np.arange(1, len(pairs) + 1)
@@ -53,9 +55,9 @@ class ObjectFiles:
         path, label = Path(os.fsdecode(self._images[index])), os.fsdecode(self._labels[index])
         image = read_image(path)
         objects = self.read_objects(Path(label)) if label else None
-        fault = None if objects is None else size_fault(Path(label), objects.id_map[0], path, image)
-        if fault is not None:
-            raise LabelError(fault)
+        issue = None if objects is None else size_issue(Path(label), objects.id_map[0], path, image)
+        if issue is not None:
+            raise LabelError(issue)
         return Sample(name=os.fsdecode(self._names[index]), image=image, objects=objects, path=path)
 
 
@@ -66,7 +68,7 @@ class CocoPhotos:
         UserError: on reading a sample whose photo cannot be read, or is not of the size that the JSON says.
     """
 
-    def __init__(self, pairs: list[Pair], listing: CocoListing) -> None:
+    def __init__(self, pairs: list[Pair], listing: CocoIndex) -> None:
         self._files = list(listing.files.values())
         self.classes, self.category_ids = self._files[0].classes, self._files[0].category_ids
         numbers = {path: number for number, path in enumerate(listing.files)}
@@ -98,13 +100,13 @@ class CocoPhotos:
         file, place = self._files[self._file_of[index]], int(self._place_of[index])
         image = read_image(path)
         height, width = image.shape[-2:]
-        fault = listed_size_fault(path, (height, width), file.sizes[place], file.path)
-        if fault is not None:
-            raise UserError(fault)
+        issue = listed_size_issue(path, (height, width), file.sizes[place], file.path)
+        if issue is not None:
+            raise UserError(issue)
         return Sample(name=os.fsdecode(self._names[index]), image=image, objects=file.objects(place), path=path)
 
 
-def listed_size_fault(photo: Path, size: tuple[int, int], listed: np.ndarray, json: Path) -> str | None:
+def listed_size_issue(photo: Path, size: tuple[int, int], listed: np.ndarray, json: Path) -> str | None:
     """What is wrong where a photo's (height, width) is not what its JSON says, as a sentence."""
     (height, width), (listed_height, listed_width) = size, listed.tolist()
     if (height, width) == (listed_height, listed_width):

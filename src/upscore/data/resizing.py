@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
+from upscore.data.sample import Sample
 from upscore.errors import UserError
 from upscore.labels import VOID
-from upscore.structures import Sample
 
 
 def resize_longest(sample: Sample, max_side: int) -> Sample:
@@ -81,7 +81,7 @@ def piece_of(side: int, factor: float, crop: int | None, place: float) -> Piece:
 def resized(image: Tensor, rows: Piece, columns: Piece) -> Tensor:
     """Cut out the rows and columns and resize them: bytes with antialiasing, float pixels without.
 
-    Images are float where the network's resize rule is torchvision's; see `upscore.models.resizing`.
+    Images are float where the network's resize rule is torchvision's; see `upscore.models.mask_rcnn.resizing`.
 
     Pixels are squares with their centres at +0.5, for labels too (torch's mode "nearest", and so v2's resizing of a
     `Mask`, has them elsewhere: its labels lie up to half a pixel off the image).

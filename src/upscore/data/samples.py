@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from upscore.data import images
-from upscore.data.folder import DepthMaps, GeometricLabels, Pair
+from upscore.data.formats.folder import DepthMaps, GeometricLabels, Pair
+from upscore.data.io import images
+from upscore.data.sample import Sample
 from upscore.labels import VOID
-from upscore.structures import Sample
 
 
 class FileDataset:
@@ -74,7 +74,7 @@ class FileDataset:
             )
         if self._depth is not None and (depth := pair["depth"]):
             sample.depth = self._depth.read(Path(depth))
-            _require(size_fault(Path(depth), sample.depth[0], path, sample.image))
+            _require(size_issue(Path(depth), sample.depth[0], path, sample.image))
         return sample
 
     @staticmethod
@@ -83,15 +83,15 @@ class FileDataset:
     ) -> Tensor:
         assert sample.path is not None
         class_map = read(label_path)
-        _require(size_fault(label_path, class_map, sample.path, sample.image))
+        _require(size_issue(label_path, class_map, sample.path, sample.image))
         counts = torch.bincount(class_map.flatten(), minlength=256)
-        _require(value_fault(label_path, counts.numpy(), classes, classes_from))
+        _require(value_issue(label_path, counts.numpy(), classes, classes_from))
         return class_map
 
 
-def _require(fault: str | None) -> None:
-    if fault is not None:
-        raise images.LabelError(fault)
+def _require(issue: str | None) -> None:
+    if issue is not None:
+        raise images.LabelError(issue)
 
 
 def flat(texts: Iterable[str | Path]) -> np.ndarray:
@@ -99,7 +99,7 @@ def flat(texts: Iterable[str | Path]) -> np.ndarray:
     return np.array([os.fsencode(text) for text in texts], dtype=bytes)
 
 
-def size_fault(label_path: Path, label: Tensor, image_path: Path, image: Tensor) -> str | None:
+def size_issue(label_path: Path, label: Tensor, image_path: Path, image: Tensor) -> str | None:
     """What is wrong where a label or depth (H, W) and its photo (3, H, W) differ in size, as a sentence."""
     (height, width), (image_height, image_width) = label.shape, image.shape[-2:]
     if (height, width) == (image_height, image_width):
@@ -110,7 +110,7 @@ def size_fault(label_path: Path, label: Tensor, image_path: Path, image: Tensor)
     return f"{label_path}: is {width}x{height} pixels, but {image_path} is {image_width}x{image_height}; {remedy}."
 
 
-def value_fault(label_path: Path, counts: np.ndarray, classes: list[str], classes_from: str) -> str | None:
+def value_issue(label_path: Path, counts: np.ndarray, classes: list[str], classes_from: str) -> str | None:
     """What is wrong where a label, by its (256,) count of pixels per value, holds more than classes and void."""
     outside = np.flatnonzero(counts[len(classes) : VOID]) + len(classes)
     if not len(outside):

@@ -7,11 +7,11 @@ from collections import Counter
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from upscore.data.folder import UNSPLIT, Listing, Pair
+from upscore.data.formats.folder import UNSPLIT, DatasetIndex, Pair
 from upscore.errors import UserError
 
 
-def select(listing: Listing, split: str | None, source: str | Path) -> list[Pair]:
+def select(listing: DatasetIndex, split: str | None, source: str | Path) -> list[Pair]:
     """The pairs of a split, or all that have labels, sorted by name."""
     splits = listing.splits
     if split is None:
@@ -26,15 +26,15 @@ def select(listing: Listing, split: str | None, source: str | Path) -> list[Pair
 
 
 def train_and_val(
-    listing: Listing, source: str | Path, *, holdout: str | None, fraction: float, seed: int
+    listing: DatasetIndex, source: str | Path, *, val_pattern: str | None, fraction: float, seed: int
 ) -> tuple[list[Pair], list[Pair]]:
     """The pairs of the listing's own splits, or those that a pattern or chance holds out.
 
     Raises:
         UserError: one of the two would be empty.
     """
-    if holdout is not None:
-        return _hold_out_matches(_to_learn_from(listing, source), holdout, source)
+    if val_pattern is not None:
+        return _hold_out_matches(_to_learn_from(listing, source), val_pattern, source)
     if {"train", "val"} <= listing.splits.keys():
         return listing.splits["train"], listing.splits["val"]
     return _hold_out_fraction(_to_learn_from(listing, source), fraction, seed, source)
@@ -46,10 +46,10 @@ def require_fraction(fraction: float) -> None:
         raise UserError(f"fraction={fraction}: the part held out for validation must be between 0 and 1.")
 
 
-def require_soundness(listing: Listing, source: str | Path) -> None:
+def require_soundness(listing: DatasetIndex, source: str | Path) -> None:
     """Raise a listing's first fault as a `UserError`."""
-    if listing.faults:
-        first, *others = listing.faults
+    if listing.issues:
+        first, *others = listing.issues
         more = f" ({len(others)} more faults: upscore data check {source})" if others else ""
         raise UserError(first.message + more)
 
@@ -65,7 +65,7 @@ def _pool(splits: dict[str, list[Pair]]) -> list[Pair]:
     return sorted(pooled)
 
 
-def _to_learn_from(listing: Listing, source: str | Path) -> list[Pair]:
+def _to_learn_from(listing: DatasetIndex, source: str | Path) -> list[Pair]:
     """All but the test split."""
     pairs = _pool({split: pairs for split, pairs in listing.splits.items() if split != "test"})
     if not pairs:
@@ -82,7 +82,7 @@ def _hold_out_matches(pairs: list[Pair], pattern: str, source: str | Path) -> tu
     if not val or not train:
         extent = "none" if not val else "all"
         raise UserError(
-            f"holdout={pattern!r}: matches {extent} of the {len(pairs)} photos of {source}, as {pairs[0].name}."
+            f"val_pattern={pattern!r}: matches {extent} of the {len(pairs)} photos of {source}, as {pairs[0].name}."
         )
     return train, val
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from upscore.annotations import ObjectAnnotations
 from upscore.data.resizing import Piece, extended, piece_of, relabelled, resized
+from upscore.data.sample import Sample
 from upscore.errors import UserError
 from upscore.labels import VOID
-from upscore.objects import Objects
-from upscore.structures import Sample
 
 FILL = (124, 116, 104)
 """RGB of padding: the mean of ImageNet, which preprocessing takes to about zero."""
@@ -92,14 +92,14 @@ class Batch:
     """Samples of one size, or padded to it at the bottom and the right."""
 
     images: Tensor
-    """(N, 3, H, W) uint8, RGB; or float32, 0 to 255, see `upscore.models.resizing.Resizing.pixels`."""
+    """(N, 3, H, W) uint8, RGB; or float32, 0 to 255, see `upscore.models.mask_rcnn.resizing.Resizing.pixels`."""
     class_maps: Tensor | None
     """(N, H, W) uint8, a class index or `VOID`; None if no sample is labelled."""
     geometric_maps: Tensor | None = None
     """(N, H, W) uint8, as `class_maps`, of the second set of classes."""
     depth: Tensor | None = None
     """(N, D, H, W) float32, NaN where unknown; None if no sample has any."""
-    objects: list[Objects] | None = None
+    objects: list[ObjectAnnotations] | None = None
     """Of each image, at its size before padding; None if no sample has any labelled."""
     names: list[str]
     """The N samples' names."""
@@ -112,7 +112,9 @@ def collate(samples: list[Sample]) -> Batch:
     sizes = [(sample.image.shape[-2], sample.image.shape[-1]) for sample in samples]
     common = max(height for height, _ in sizes), max(width for _, width in sizes)
     objects = [
-        Objects.from_id_map(torch.zeros(size, dtype=torch.int32)) if sample.objects is None else sample.objects
+        ObjectAnnotations.from_id_map(torch.zeros(size, dtype=torch.int32))
+        if sample.objects is None
+        else sample.objects
         for sample, size in zip(samples, sizes, strict=True)
     ]
     return Batch(
@@ -148,7 +150,7 @@ def _stacked(maps: list[Tensor | None], size: tuple[int, int], fill: float) -> T
     return torch.stack([empty if values is None else extended(values, size, fill) for values in maps])
 
 
-def _visible_shares(objects: Objects, rows: Piece, columns: Piece) -> Tensor:
+def _visible_shares(objects: ObjectAnnotations, rows: Piece, columns: Piece) -> Tensor:
     """By number: the share of an object's pixels that lies in the rows and columns."""
     cut = objects.id_map.narrow(-2, rows.start, rows.length).narrow(-1, columns.start, columns.length)
     whole = torch.bincount(objects.id_map.flatten())
@@ -175,3 +177,23 @@ def _recoloured(image: Tensor, strength: float, jitter: list[float]) -> Tensor:
         return shifted * 255
     image = pixels.round().clamp(0, 255).to(torch.uint8)
     return F.adjust_hue(F.adjust_saturation(image, 1 + saturation), hue / 8)
+
+
+CELL = 32
+"""Side, in pixels, of what is kept or taken away as a whole: a cell of the coarsest map."""
+
+
+def keep_patches(sample: Sample, share: float, seed: int) -> Sample:
+    """Keep the labels of each cell of `CELL` x `CELL` pixels with the probability `share`; the others become void."""
+    if share == 1 or sample.class_map is None:
+        return sample
+    height, width = sample.class_map.shape
+    generator = torch.Generator().manual_seed(seed)
+    kept = torch.rand(-(-height // CELL), -(-width // CELL), generator=generator) < share
+    pixels = kept.repeat_interleave(CELL, 0)[:height].repeat_interleave(CELL, 1)[:, :width]
+    surfaces = sample.geometric_map
+    return replace(
+        sample,
+        class_map=sample.class_map.masked_fill(~pixels, VOID),
+        geometric_map=None if surfaces is None else surfaces.masked_fill(~pixels, VOID),
+    )

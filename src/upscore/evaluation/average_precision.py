@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy import ndimage
 
-from upscore.objects import Objects
+from upscore.annotations import ObjectAnnotations
 from upscore.results import InstanceResult, rle
 
 ALL, SMALL, MEDIUM, LARGE = range(4)
@@ -73,7 +73,7 @@ def found_in(result: InstanceResult) -> Annotated:
     return Annotated(result.size, result.to_coco(category_ids=range(len(result.classes))))
 
 
-def labelled_in(objects: Objects) -> Annotated:
+def labelled_in(objects: ObjectAnnotations) -> Annotated:
     """The objects of the ground truth."""
     rles = _rles(objects)
     corners = objects.boxes.double().numpy()
@@ -109,7 +109,7 @@ def _coco(images: Sequence[Annotated], num_classes: int, box_areas: bool = False
     return coco
 
 
-def _rles(objects: Objects) -> list[dict[str, Any]]:
+def _rles(objects: ObjectAnnotations) -> list[dict[str, Any]]:
     """The run-length encoding of each object, made from its crop of the id map."""
     nothing = np.zeros((0, 0), bool)
     rles = [rle.encode(nothing, 0, 0, objects.size)] * len(objects)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from upscore.annotations import ObjectAnnotations
 from upscore.errors import UserError
 from upscore.evaluation.average_precision import (
     ALL,
@@ -24,7 +25,6 @@ from upscore.evaluation.average_precision import (
     precision_recall,
 )
 from upscore.evaluation.object_matching import THRESHOLDS, Pairs, Threshold, best_threshold, count_matches, pairs
-from upscore.objects import Objects
 from upscore.results import InstanceResult
 
 AT_50, AT_75 = 0, 5
@@ -71,7 +71,7 @@ class InstanceScores:
     """TP / (TP + FP + FN) by IoU threshold, which StarDist and DSB2018 call average precision."""
     f1: dict[str, float]
     """2 TP / (2 TP + FP + FN) by IoU threshold."""
-    min_score: float
+    score_threshold: float
     """Score threshold of the objects that count for `ap_dsb` and `f1`; it does not apply to the other scores."""
     per_class: dict[str, ClassScores]
     """By class name, in the order of the classes."""
@@ -110,7 +110,7 @@ class InstanceEvaluator:
                     f"two classes are called {name!r}: scores are reported by name, give each class its own"
                 )
 
-    def update(self, instances: InstanceResult, objects: Objects) -> None:
+    def update(self, instances: InstanceResult, objects: ObjectAnnotations) -> None:
         """Add one image; masks are kept run-length encoded."""
         assert instances.size == objects.size, f"found in {instances.size}, labelled in {objects.size}"
         self._found.append(found_in(instances))
@@ -125,17 +125,17 @@ class InstanceEvaluator:
         self._found += other._found
         self._pairs += other._pairs
 
-    def best_min_score(self) -> Threshold:
+    def best_score_threshold(self) -> Threshold:
         """The score threshold with the highest `ap_dsb` at an IoU of 0.5, and that value."""
         return best_threshold(self._pairs)
 
-    def scores(self, min_score: float | None = None) -> InstanceScores:
+    def scores(self, score_threshold: float | None = None) -> InstanceScores:
         """Score what was seen so far.
 
-        `min_score` applies to `ap_dsb` and `f1` alone, where None counts all objects: COCO's measures rank all of them.
+        `score_threshold` applies to `ap_dsb` and `f1` alone, where None counts all objects: COCO's measures rank all of them.
         """
-        min_score = min_score or 0.0
-        counts = {f"{iou:g}": count_matches(self._pairs, min_score, iou) for iou in THRESHOLDS}
+        score_threshold = score_threshold or 0.0
+        counts = {f"{iou:g}": count_matches(self._pairs, score_threshold, iou) for iou in THRESHOLDS}
         limits = [min(limit, self.max_detections) for limit in (1, 10, self.max_detections)]
         masks, boxes = (
             precision_recall(self._labelled, self._found, len(self.classes), overlap=overlap, limits=limits)
@@ -158,7 +158,7 @@ class InstanceEvaluator:
             box_AP75=_mean(box_precision[AT_75]),
             ap_dsb={iou: found.ap_dsb for iou, found in counts.items()},
             f1={iou: found.f1 for iou, found in counts.items()},
-            min_score=min_score,
+            score_threshold=score_threshold,
             per_class=self._per_class(everywhere, box_precision),
             precision={
                 "0.5": _class_means(everywhere[AT_50]),
@@ -205,3 +205,39 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_nan(part) for part in value]
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+CLASS_COLUMNS = ("class", "objects", "AP", "AP50", "box AP")
+
+
+def class_rows(scores: InstanceScores) -> list[tuple[str, ...]]:
+    """A row of `CLASS_COLUMNS` for each class."""
+    return [
+        (name, str(entry.objects), *map(_share, (entry.AP, entry.AP50, entry.box_AP)))
+        for name, entry in scores.per_class.items()
+    ]
+
+
+def summary_rows(scores: InstanceScores) -> list[tuple[str, str]]:
+    """Names and values of the scores of the whole set."""
+    values = {
+        "mask AP": scores.AP,
+        "mask AP50": scores.AP50,
+        "mask AP75": scores.AP75,
+        "mask AP small": scores.APs,
+        "mask AP medium": scores.APm,
+        "mask AP large": scores.APl,
+        "recall, 1 object": scores.AR1,
+        "recall, 10 objects": scores.AR10,
+        f"recall, {scores.max_detections} objects": scores.AR_max,
+        "box AP": scores.box_AP,
+        "box AP50": scores.box_AP50,
+        "box AP75": scores.box_AP75,
+        **{f"AP at IoU {iou} (StarDist, DSB2018)": scores.ap_dsb[iou] for iou in ("0.5", "0.7", "0.9")},
+        **{f"F1 at IoU {iou}": scores.f1[iou] for iou in ("0.5", "0.7", "0.9")},
+    }
+    return [(name, _share(value)) for name, value in values.items()]
+
+
+def _share(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1%}"

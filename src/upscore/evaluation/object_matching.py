@@ -26,7 +26,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from upscore.objects import Objects
+from upscore.annotations import ObjectAnnotations
 
 THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
 """IoU thresholds t."""
@@ -73,12 +73,12 @@ class Counts(NamedTuple):
 class Threshold(NamedTuple):
     """A score threshold and its result."""
 
-    min_score: float
+    score_threshold: float
     ap_dsb: float
     """At an IoU of 0.5; NaN where there is no object."""
 
 
-def pairs(id_map: np.ndarray, scores: np.ndarray, labels: np.ndarray, objects: Objects) -> Pairs:
+def pairs(id_map: np.ndarray, scores: np.ndarray, labels: np.ndarray, objects: ObjectAnnotations) -> Pairs:
     """Compare an (H, W) map of predicted objects, numbered by their positions from 1, with the labelled objects."""
     crowd, classes = objects.crowd.numpy(), objects.labels.numpy()
     shared, areas = _contingency(id_map, len(scores), objects)
@@ -97,14 +97,14 @@ def pairs(id_map: np.ndarray, scores: np.ndarray, labels: np.ndarray, objects: O
     )
 
 
-def count_matches(photos: Sequence[Pairs], min_score: float, threshold: float) -> Counts:
+def count_matches(photos: Sequence[Pairs], score_threshold: float, threshold: float) -> Counts:
     """Count the matches of a whole set at one IoU threshold, of predicted objects with at least a score.
 
     An unmatched object on a crowd is no false positive, as in COCO.
     """
     right = wrong = 0
     for photo in photos:
-        counted = photo.visible & (photo.scores >= min_score)
+        counted = photo.visible & (photo.scores >= score_threshold)
         matches = _matches(photo, counted, threshold)
         right += matches.sum()
         wrong += (counted & ~matches & (photo.on_crowd < threshold)).sum()
@@ -140,7 +140,7 @@ def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else float("nan")
 
 
-def _contingency(id_map: np.ndarray, count: int, objects: Objects) -> tuple[np.ndarray, np.ndarray]:
+def _contingency(id_map: np.ndarray, count: int, objects: ObjectAnnotations) -> tuple[np.ndarray, np.ndarray]:
     """(N, K) int64, the pixels that each pair shares; (K,) int64, the pixels of each labelled object."""
     shared = np.zeros((count + 1, len(objects) + 1), np.int64)
     found = id_map.astype(np.int64)

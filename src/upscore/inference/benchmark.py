@@ -14,7 +14,7 @@ import numpy as np
 
 from upscore.errors import UserError
 from upscore.inference.engines import EngineName, Precision
-from upscore.inference.engines.choice import POSSIBLE
+from upscore.inference.engines.select import POSSIBLE
 from upscore.inference.load import load
 from upscore.inference.predictor import Predictor
 from upscore.progress import ProgressCallback, ignore_progress
@@ -135,7 +135,7 @@ def measure_speed(
 
     calls: dict[Setting, Callable[[], None]] = {}
     for (engine, precision), model in models.items():
-        model.expect(*((image.shape[0], image.shape[1]) for image in images))
+        model.warmup(*((image.shape[0], image.shape[1]) for image in images))
         for image in images:
             for batch_size in batch_sizes:
                 size = image.shape[0], image.shape[1]

@@ -18,14 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from upscore.annotations import ObjectAnnotations
 from upscore.errors import UserError
+from upscore.evaluation.object_matching import count_matches, pairs
 from upscore.inference.engines import Run
 from upscore.inference.engines.openvino import HINTS, OpenVINOEngine, convert, import_openvino
 from upscore.inference.inputs import ImageInput
 from upscore.inference.model import Model
-from upscore.models.fcn import FCN
-from upscore.models.mask_rcnn import MaskRCNN
+from upscore.models.fcn.fcn import FCN
+from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 from upscore.progress import ProgressCallback
+from upscore.results import InstanceResult, SemanticResult
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -73,9 +76,9 @@ class Recorded:
             self.inputs.append(_some(tensor).float().clone().numpy())
         return self.run(tensor)
 
-    def expect(self, *shapes: tuple[int, ...]) -> None:
+    def warmup(self, *shapes: tuple[int, ...]) -> None:
         """See `Run`."""
-        self.run.expect(*shapes)
+        self.run.warmup(*shapes)
 
 
 def quantize(
@@ -120,7 +123,7 @@ def require_quantizable(net: FCN | MaskRCNN) -> None:
     """
     if find_spec("nncf") is None:
         raise UserError('int8 needs NNCF: pip install "upscore[int8]"')
-    if net.trunk.depth_preprocessing is not None:
+    if net.backbone.depth_preprocessing is not None:
         raise UserError("this model sees depth beside the photo, and int8 is calibrated on photos alone: use bfloat16")
 
 
@@ -165,3 +168,21 @@ def _import_nncf() -> Any:
 def _some(tensor: Tensor) -> Tensor:
     """What is kept of a part's input: an image, or some regions."""
     return tensor if tensor.ndim == 4 else tensor[:: max(1, len(tensor) // REGIONS_AT_ONCE)][:REGIONS_AT_ONCE]
+
+
+IOU = 0.5
+"""IoU from which on two objects are the same."""
+
+
+def agreement(reference: SemanticResult | InstanceResult, other: SemanticResult | InstanceResult) -> float:
+    """The share of equal pixels of class maps, or `ap_dsb` of objects: those of both / those of either. 0 to 1."""
+    if isinstance(reference, SemanticResult) and isinstance(other, SemanticResult):
+        return float((reference.class_map == other.class_map).mean())
+    assert isinstance(reference, InstanceResult)
+    assert isinstance(other, InstanceResult)
+    if not len(reference) and not len(other):
+        return 1.0
+    truth = ObjectAnnotations.from_id_map(
+        torch.from_numpy(reference.label_map().astype("int32")), torch.from_numpy(reference.labels)
+    )
+    return count_matches([pairs(other.label_map(), other.scores, other.labels, truth)], 0.0, IOU).ap_dsb

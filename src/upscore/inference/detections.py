@@ -5,7 +5,7 @@ N objects, H W pixels.
 
 from __future__ import annotations
 
-from upscore.models.mask_rcnn import Detections, MaskRCNN
+from upscore.models.mask_rcnn.mask_rcnn import Detections, MaskRCNN
 from upscore.results import InstanceResult
 
 
@@ -20,5 +20,5 @@ def instance_result(net: MaskRCNN, detections: Detections) -> InstanceResult:
         size=detections.size,
         classes=net.classes,
         category_ids=net.category_ids,
-        mask_paste=net.profile.pasting,
+        mask_paste=net.preset.mask_paste,
     )

@@ -14,17 +14,17 @@ from torch import Tensor
 
 from upscore.data.datasets import Dataset, default_split, geometric_classes, open_dataset
 from upscore.data.instance_datasets import open_instances
+from upscore.data.sample import Sample
 from upscore.errors import UserError
 from upscore.evaluation.class_matching import ClassMatchWarning, match_classes
 from upscore.evaluation.instances import InstanceEvaluator, InstanceScores
-from upscore.evaluation.metrics import ConfusionMatrix, SemanticScores, semantic_scores, two_headed_scores
+from upscore.evaluation.semantic import ConfusionMatrix, SemanticScores, semantic_scores, two_headed_scores
 from upscore.inference.load import load
 from upscore.inference.model import Model
-from upscore.inference.threads import in_threads
+from upscore.inference.threading import in_threads
 from upscore.labels import VOID
 from upscore.progress import ProgressCallback
 from upscore.results import InstanceResult, SemanticResult
-from upscore.structures import Sample
 
 
 class ClassOrders(NamedTuple):
@@ -141,7 +141,7 @@ def compare_objects(
         if objects is None:
             raise UserError(f"{sample.name} has no labelled objects to compare with")
         objects = replace(objects, labels=order[objects.labels])
-        found = model.predict(sample.image, min_score=0.0)
+        found = model.predict(sample.image, score_threshold=0.0)
         assert isinstance(found, InstanceResult)
         evaluator.update(found, objects)
     return evaluator

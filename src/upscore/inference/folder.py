@@ -13,10 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from upscore.data.images import photo_size, read_image
+from upscore.data.io.depth import as_depth, find_depth
+from upscore.data.io.images import photo_size, read_image
+from upscore.data.sample import Sample
 from upscore.errors import UserError
 from upscore.files import require_writable
-from upscore.inference.depths import as_depth, find_depth
 from upscore.inference.model import Model
 from upscore.inference.outputs import write_prediction
 from upscore.inference.run_manifest import (
@@ -29,10 +30,9 @@ from upscore.inference.run_manifest import (
     sizes_below,
     unchanged,
 )
-from upscore.inference.threads import in_threads, one_torch_thread
+from upscore.inference.threading import in_threads, one_torch_thread
 from upscore.results import InstanceResult, Result
 from upscore.results.writers.coco import RESULTS, write_results
-from upscore.structures import Sample
 
 SAMPLE, SHARE = 64, 4
 """Photos whose size is asked for, and the part of them that must share one, as 1 / SHARE, for it to be a common one."""
@@ -73,7 +73,7 @@ def predict_folder(
     depth: Path | None = None,
     scores: bool = False,
     overlays: bool = True,
-    min_score: float | None = None,
+    score_threshold: float | None = None,
     resume: bool = False,
 ) -> Generator[Outcome, None, None]:
     """Predict photos, by the names of their outputs, and write what `write_prediction` does, and `instances.json`.
@@ -86,7 +86,7 @@ def predict_folder(
         depth: the folder with a file for each photo, for a network that sees depth.
         scores: keep class probabilities too.
         overlays: draw on the photos too, which takes longer than all else but the network.
-        min_score: as in `Model.predict`.
+        score_threshold: as in `Model.predict`.
         resume: leave out images that an earlier run into the same folder, with the same model and options, has
             predicted, unless the image or an output has changed since.
 
@@ -95,10 +95,12 @@ def predict_folder(
             other options.
     """
     require_writable(output, "choose another output")
-    job = _Job(predictor, output, depth, scores, overlays, min_score)
+    job = _Job(predictor, output, depth, scores, overlays, score_threshold)
     entries = [Entry(name, path, number) for number, (name, path) in enumerate(photos.items(), start=1)]
     with ExitStack() as stack:
-        settings = folder_settings(predictor, depth=depth, scores=scores, overlays=overlays, min_score=min_score)
+        settings = folder_settings(
+            predictor, depth=depth, scores=scores, overlays=overlays, score_threshold=score_threshold
+        )
         source = str(predictor.folder or "")
         manifest = RunManifest(output, settings, source=source, resume=resume, exclusive=job.finds_objects)
         stack.enter_context(manifest)
@@ -114,7 +116,7 @@ def predict_folder(
                 rest.append(entry)
             else:
                 yield Outcome(entry.name, len(record.results), before=True)
-        predictor.expect(*sizes_to_expect(list(photos.values())))
+        predictor.warmup(*warmup_sizes(list(photos.values())))
         predictions = stack.enter_context(closing(job.predictions(rest)))
         for (entry, _, _), written in stack.enter_context(closing(in_threads(predictions, job.write))):
             if isinstance(written, UserError):
@@ -130,14 +132,14 @@ def folder_settings(
     depth: Path | None,
     scores: bool,
     overlays: bool,
-    min_score: float | None,
+    score_threshold: float | None,
     **others: Setting,
 ) -> dict[str, Setting]:
     """The settings of a run over photos, for its `RunManifest`."""
-    if predictor.task == "instances" and min_score is None:
-        min_score = predictor.score_threshold
+    if predictor.task == "instances" and score_threshold is None:
+        score_threshold = predictor.score_threshold
     options: dict[str, Setting] = {"depth": depth is not None, "scores": scores, "overlays": overlays}
-    return run_settings(predictor, min_score=min_score, **options, **others)
+    return run_settings(predictor, score_threshold=score_threshold, **options, **others)
 
 
 def write_found(manifest: RunManifest, image_ids: Mapping[str, int], output: Path) -> None:
@@ -166,7 +168,7 @@ def _inputs(entry: Entry, depth: Path | None) -> list[Path]:
     return [entry.path, *([] if depth is None else [find_depth(depth, entry.name)])]
 
 
-def require_fitting(predictor: Model, *, depth: Path | None, scores: bool, min_score: float | None) -> None:
+def require_fitting(predictor: Model, *, depth: Path | None, scores: bool, score_threshold: float | None) -> None:
     """Make sure, before the first photo, that options of `upscore predict` are for this network.
 
     Raises:
@@ -174,7 +176,7 @@ def require_fitting(predictor: Model, *, depth: Path | None, scores: bool, min_s
     """
     if predictor.task == "instances" and scores:
         raise UserError("--scores writes class probabilities of pixels, but this model finds objects: leave it out")
-    require_min_score(predictor, min_score)
+    require_score_threshold(predictor, score_threshold)
     if (depth is None) != (not predictor.depth_channels):
         have = "sees depth: give --depth FOLDER" if depth is None else "sees photos alone: leave --depth out"
         raise UserError(f"this model {have}")
@@ -182,19 +184,21 @@ def require_fitting(predictor: Model, *, depth: Path | None, scores: bool, min_s
         raise UserError(f"{depth}: there is no such folder of depth")
 
 
-def require_min_score(predictor: Model, min_score: float | None) -> None:
-    """Make sure that --min-score is for this network.
+def require_score_threshold(predictor: Model, score_threshold: float | None) -> None:
+    """Make sure that --score-threshold is for this network.
 
     Raises:
         UserError: it is not, or is out of range.
     """
-    if min_score is not None and predictor.task != "instances":
-        raise UserError("--min-score is for models that find objects, but this one classifies pixels: leave it out")
-    if min_score is not None and not 0 <= min_score <= 1:
-        raise UserError(f"--min-score {min_score}: scores are from 0 to 1")
+    if score_threshold is not None and predictor.task != "instances":
+        raise UserError(
+            "--score-threshold is for models that find objects, but this one classifies pixels: leave it out"
+        )
+    if score_threshold is not None and not 0 <= score_threshold <= 1:
+        raise UserError(f"--score-threshold {score_threshold}: scores are from 0 to 1")
 
 
-def sizes_to_expect(photos: Sequence[Path]) -> list[tuple[int, int]]:
+def warmup_sizes(photos: Sequence[Path]) -> list[tuple[int, int]]:
     """The common sizes of photos, by the headers of a sample of them."""
     sizes = []
     for photo in photos[:: max(1, len(photos) // SAMPLE)]:
@@ -204,7 +208,7 @@ def sizes_to_expect(photos: Sequence[Path]) -> list[tuple[int, int]]:
 
 
 def common_sizes(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The sizes (H, W) that many photos have, two at most, for `Model.expect`."""
+    """The sizes (H, W) that many photos have, two at most, for `Model.warmup`."""
     return [size for size, count in Counter(sizes).most_common(2) if SHARE * count >= len(sizes)]
 
 
@@ -217,7 +221,7 @@ class _Job:
     depth: Path | None
     scores: bool
     overlays: bool
-    min_score: float | None
+    score_threshold: float | None
 
     @property
     def finds_objects(self) -> bool:
@@ -244,7 +248,7 @@ class _Job:
     def _predict(self, sample: Sample) -> Result | UserError:
         try:
             return self.predictor.predict(
-                sample.image, depth=sample.depth, scores=self.scores, min_score=self.min_score
+                sample.image, depth=sample.depth, scores=self.scores, score_threshold=self.score_threshold
             )
         except UserError as error:
             return error

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upscore.errors import UserError
-from upscore.models.classifiers import Classifier
-from upscore.models.convolutionalize import convolutionalize
-from upscore.models.dense import shift_and_stitch
+from upscore.models.classifiers.convolutionalize import convolutionalize
+from upscore.models.classifiers.dense import shift_and_stitch
+from upscore.models.classifiers.imagenet import Classifier
 
 MAX_PIXELS = 4_000_000
 """The largest photo, after resizing, that is run at once."""

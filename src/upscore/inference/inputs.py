@@ -14,9 +14,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from upscore.data.bit_depth import to_bytes, warn_if_dark
-from upscore.data.decoding import MemoryFile
-from upscore.data.images import read_image
+from upscore.data.io.bit_depth import to_bytes, warn_if_dark
+from upscore.data.io.decoding import MemoryFile
+from upscore.data.io.images import read_image
 from upscore.errors import UserError
 
 ImageInput = str | Path | bytes | bytearray | memoryview | IO[bytes] | Image.Image | np.ndarray | Tensor
@@ -30,7 +30,7 @@ def as_image(image: ImageInput) -> Tensor:
     """Convert an image in any form to (3, H, W) uint8 RGB, which shares no memory with it.
 
     - A path, the bytes of an image file, or a binary file object, read from its current position: as
-      `upscore.data.images.read_image`.
+      `upscore.data.io.images.read_image`.
     - A PIL image is turned upright by its EXIF orientation; alpha is dropped.
     - An array is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), RGB; alpha is dropped. A tensor is (H, W), (1, H, W) or
       (3, H, W), on any device.

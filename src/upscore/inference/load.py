@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upscore.checkpoints.card import CARD, read_card
-from upscore.checkpoints.folder import WEIGHTS, find_model, load_model
+from upscore.checkpoints.config import CONFIG, read_config
+from upscore.checkpoints.model_folder import WEIGHTS, find_model, load_model
 from upscore.errors import UserError
 from upscore.inference.engines import Device, EngineName, Precision
 from upscore.inference.engines.cache import Store, code_version, digest_of, store_for
-from upscore.inference.engines.choice import choose_precision, resolve_engine
+from upscore.inference.engines.select import choose_precision, resolve_engine
 from upscore.inference.model import Model, Options
 from upscore.inference.quantized import find_quantized, read_quantized
-from upscore.inference.threads import usual_torch_threads
+from upscore.inference.threading import usual_torch_threads
 from upscore.inference.tiled.in_memory import bytes_per_pixel
-from upscore.models.fcn import FCN
-from upscore.models.mask_rcnn import MaskRCNN
-from upscore.models.trunks import TrunkFacts, facts_of
+from upscore.models.backbones.base import BackboneSpec, spec_of
+from upscore.models.fcn.fcn import FCN
+from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -52,15 +52,15 @@ def load(
         source = _download(source.removeprefix(HUB))
     name = resolve_engine(engine, precision, device)
     folder = find_model(source)
-    card = read_card(folder)
+    config = read_config(folder)
     quantized = find_quantized(folder) if precision == "int8" else None
-    architecture = card.architecture.model_dump_json()
+    architecture = config.architecture.model_dump_json()
     choice = choose_precision(architecture, lambda: load_model(folder)[0], name, precision, device=device)
     store = _store(folder, architecture, choice.name, quantized) if name == "openvino" and cache else None
     files = ModelFolder(folder, store)
     parts: dict[str, ov.Model] = read_quantized(quantized) if quantized else {}
     options = Options(name, precision, device=device, quantized=parts, choice=choice, store=store)
-    return Model.of_source(files, options, max_side=card.max_side, training=card.training, folder=folder)
+    return Model.of_source(files, options, max_side=config.max_side, training=config.training, folder=folder)
 
 
 class ModelFolder:
@@ -77,10 +77,10 @@ class ModelFolder:
     def __init__(self, path: Path, store: Store | None) -> None:
         self.path, self.store = path, store
         known = (store.read_facts() if store else None) or {}
-        trunk = _known_trunk(known)
-        self.has_layers = trunk is None
-        self.facts = load_model(path, trunk)[0]
-        self.bytes_per_pixel: float | None = known.get(BYTES_PER_PIXEL) if trunk else None
+        backbone = _known_backbone(known)
+        self.has_layers = backbone is None
+        self.facts = load_model(path, backbone)[0]
+        self.bytes_per_pixel: float | None = known.get(BYTES_PER_PIXEL) if backbone else None
         self._module: FCN | MaskRCNN | None = None
 
     @property
@@ -96,10 +96,10 @@ class ModelFolder:
 
     def compiled(self, net: FCN | MaskRCNN) -> None:
         """Keep what the next start has to know of the network."""
-        if self.store is None or isinstance(net.trunk, TrunkFacts) or net.architecture.get("neck") == "c4":
+        if self.store is None or isinstance(net.backbone, BackboneSpec) or net.architecture.get("neck") == "c4":
             return  # the head of a C4 network is a part of its backbone's
         self.bytes_per_pixel = bytes_per_pixel(net) if isinstance(net, FCN) else 0.0
-        self.store.write_facts(facts_of(net.trunk) | {BYTES_PER_PIXEL: self.bytes_per_pixel})
+        self.store.write_facts(spec_of(net.backbone) | {BYTES_PER_PIXEL: self.bytes_per_pixel})
 
 
 BYTES_PER_PIXEL = "bytes_per_pixel"
@@ -114,11 +114,11 @@ def _store(folder: Path, architecture: str, precision: str, quantized: Path | No
         return None
 
 
-def _known_trunk(facts: dict[str, Any]) -> TrunkFacts | None:
+def _known_backbone(facts: dict[str, Any]) -> BackboneSpec | None:
     """What the store knows of the backbone; None where it is nothing, or damaged."""
     try:
         float(facts[BYTES_PER_PIXEL])
-        return TrunkFacts(facts)
+        return BackboneSpec(facts)
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
 
@@ -129,7 +129,7 @@ def _download(repository: str) -> Path:
 
     try:
         # nothing else of a repository is fetched, let alone run
-        return Path(snapshot_download(repository, allow_patterns=[CARD, WEIGHTS]))
+        return Path(snapshot_download(repository, allow_patterns=[CONFIG, WEIGHTS]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{HUB}{repository} can't be fetched: {reason}") from error

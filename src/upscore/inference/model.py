@@ -20,19 +20,20 @@ import numpy as np
 from torch import Tensor, nn
 
 from upscore.autotune import Choice
+from upscore.data.io.depth import Depth, as_depth
 from upscore.data.resizing import longest_size, resize_longest
+from upscore.data.sample import Sample
 from upscore.errors import UserError
-from upscore.inference.depths import Depth, as_depth
 from upscore.inference.detections import instance_result
 from upscore.inference.engines import Device, Engine, EngineName, Precision
 from upscore.inference.engines.cache import Store
-from upscore.inference.engines.choice import choose_precision, create_engine, resolve_engine
+from upscore.inference.engines.select import choose_precision, create_engine, resolve_engine
 from upscore.inference.engines.session import REMEDY, Session
 from upscore.inference.inputs import FORMS, ImageInput, as_image
 from upscore.inference.memory import memory_errors
-from upscore.inference.object_tiles import Tiling
-from upscore.inference.pixels import PixelScores
-from upscore.inference.threads import THREADS, in_threads
+from upscore.inference.semantic import PixelScores
+from upscore.inference.threading import THREADS, in_threads
+from upscore.inference.tiled.detection import Tiling
 from upscore.inference.tiled.in_memory import (
     MIN_TILES,
     bytes_per_pixel,
@@ -43,13 +44,12 @@ from upscore.inference.tiled.in_memory import (
     warn_if_reduced,
     warn_of_limit,
 )
-from upscore.models.fcn import FCN
-from upscore.models.mask_rcnn import MaskRCNN
+from upscore.models.fcn.fcn import FCN
+from upscore.models.fcn.two_heads import TwoHeads
+from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
+from upscore.models.mask_rcnn.resizing import Resizing
 from upscore.models.preprocessing import Preprocessing
-from upscore.models.resizing import Resizing
-from upscore.models.two_heads import TwoHeads
 from upscore.results import InstanceResult, SemanticResult
-from upscore.structures import Sample
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -256,13 +256,13 @@ class Model:
     @property
     def depth_channels(self) -> int:
         """Of the depth that the network sees; 0 for one that sees images alone."""
-        depth = self._facts.trunk.depth_preprocessing
+        depth = self._facts.backbone.depth_preprocessing
         return 0 if depth is None else len(depth.mean)
 
     @property
     def score_threshold(self) -> float:
         """Of the objects that `predict` returns by default; 0 for a model that classifies pixels."""
-        return self._facts.min_score if isinstance(self._facts, MaskRCNN) else 0.0
+        return self._facts.score_threshold if isinstance(self._facts, MaskRCNN) else 0.0
 
     @property
     def display_threshold(self) -> float:
@@ -314,7 +314,7 @@ class Model:
             with self._lock:
                 if self._session is None:
                     session = self._compiled()
-                    session.expect(*self._expected)
+                    session.warmup(*self._expected)
                     self._session = session
         return self._session
 
@@ -351,7 +351,7 @@ class Model:
 
     # What it does
 
-    def expect(self, *sizes: tuple[int, int]) -> None:
+    def warmup(self, *sizes: tuple[int, int]) -> None:
         """Prepare for images of these sizes (height, width), instead of those expected before; others may come too.
 
         OpenVINO compiles a network for each of them when its first image comes, which is then predicted faster, in int8
@@ -361,11 +361,16 @@ class Model:
         with self._lock:
             self._expected = tuple(self._seen_size(size) for size in sizes)
             if self._session is not None:
-                self._session.expect(*self._expected)
+                self._session.warmup(*self._expected)
 
     @overload
     def predict(
-        self, image: ImageInput, *, depth: Depth | None = None, scores: bool = False, min_score: float | None = None
+        self,
+        image: ImageInput,
+        *,
+        depth: Depth | None = None,
+        scores: bool = False,
+        score_threshold: float | None = None,
     ) -> Result: ...
     @overload
     def predict(
@@ -374,10 +379,10 @@ class Model:
         *,
         depth: Sequence[Depth] | None = None,
         scores: bool = False,
-        min_score: float | None = None,
+        score_threshold: float | None = None,
     ) -> list[Result]: ...
     def predict(
-        self, image: Any, *, depth: Any = None, scores: bool = False, min_score: float | None = None
+        self, image: Any, *, depth: Any = None, scores: bool = False, score_threshold: float | None = None
     ) -> Result | list[Result]:
         """The most probable class of each pixel, or the objects, at the image's own size.
 
@@ -390,7 +395,7 @@ class Model:
             depth: for a network that sees depth too, in the unit that it was trained on: the path of a 16-bit PNG, a
                 TIFF or a .npy file, or an (H, W) or (D, H, W) array. For a list of images, a list.
             scores: keep the class probabilities of pixels too, (C, H, W) float16.
-            min_score: objects of at least this score; by default the model's own threshold. With 0 every object that
+            score_threshold: objects of at least this score; by default the model's own threshold. With 0 every object that
                 the network detects is returned, as average precision ranks them, without suppression by masks.
 
         Returns:
@@ -403,10 +408,10 @@ class Model:
         if isinstance(image, list | tuple):
             if depth is not None and (not isinstance(depth, list | tuple) or len(depth) != len(image)):
                 raise UserError(f"{len(image)} images are given: give depth as a list of as many")
-            with closing(self.stream(image, depth=depth, scores=scores, min_score=min_score)) as results:
+            with closing(self.stream(image, depth=depth, scores=scores, score_threshold=score_threshold)) as results:
                 return [*results]
-        self._check_options(scores=scores, min_score=min_score)
-        return self._predict_item(self._read(image, depth), scores=scores, min_score=min_score)
+        self._check_options(scores=scores, score_threshold=score_threshold)
+        return self._predict_item(self._read(image, depth), scores=scores, score_threshold=score_threshold)
 
     def stream(
         self,
@@ -415,7 +420,7 @@ class Model:
         batch_size: int = BATCH_SIZE,
         depth: Iterable[Depth] | None = None,
         scores: bool = False,
-        min_score: float | None = None,
+        score_threshold: float | None = None,
     ) -> Generator[Result, None, None]:
         """Predict one image after the other, in order; threads read ahead meanwhile.
 
@@ -426,7 +431,7 @@ class Model:
             batch_size: how many images are read ahead. On a GPU, images among them of like size run as one batch, in
                 float32 with results equal to single ones up to rounding (1e-5 of the scores).
             depth: as many items as images.
-            scores, min_score: see `predict`.
+            scores, score_threshold: see `predict`.
 
         Raises:
             UserError: as `predict`; for an image at fault, when its turn comes.
@@ -435,8 +440,8 @@ class Model:
             raise UserError(f"batch_size={batch_size}: give at least 1")
         if isinstance(images, str | bytes | bytearray | Path | np.ndarray | Tensor) or not isinstance(images, Iterable):
             raise UserError(f"stream takes an iterable of images, each as predict takes it: {FORMS}")
-        self._check_options(scores=scores, min_score=min_score)
-        return self._stream(images, batch_size, depth, scores, min_score)
+        self._check_options(scores=scores, score_threshold=score_threshold)
+        return self._stream(images, batch_size, depth, scores, score_threshold)
 
     def _stream(
         self,
@@ -444,25 +449,25 @@ class Model:
         batch_size: int,
         depth: Iterable[Any] | None,
         scores: bool,
-        min_score: float | None,
+        score_threshold: float | None,
     ) -> Generator[Result, None, None]:
         with closing(in_threads(_paired(images, depth), self._try_reading, waiting=batch_size + THREADS)) as read:
             for batch in _batches(read, batch_size if self.session.batches else 1):
                 items = [item for item in batch if isinstance(item, _Item)]
-                yield from self._predict_batch(items, scores=scores, min_score=min_score)
+                yield from self._predict_batch(items, scores=scores, score_threshold=score_threshold)
                 for item in batch:
                     if isinstance(item, UserError):
                         raise item
 
-    def find_scaled(self, image: Tensor, factor: float, *, min_score: float | None = None) -> InstanceResult:
+    def find_scaled(self, image: Tensor, factor: float, *, score_threshold: float | None = None) -> InstanceResult:
         """The objects in an image or tile that the network sees at a given scale, whatever its size.
 
         Args:
             image: (3, H, W) uint8, RGB.
             factor: pixels of the network's input per pixel of the image.
-            min_score: see `predict`.
+            score_threshold: see `predict`.
         """
-        return self._detect_scaled(image, factor, min_score)[0]
+        return self._detect_scaled(image, factor, score_threshold)[0]
 
     def class_maps(self, image: Tensor) -> list[np.ndarray]:
         """The class maps (H, W) uint8 of an image (3, H, W) uint8 that is not reduced, one for each head."""
@@ -471,13 +476,13 @@ class Model:
 
     # How
 
-    def _check_options(self, *, scores: bool, min_score: float | None) -> None:
+    def _check_options(self, *, scores: bool, score_threshold: float | None) -> None:
         if self.task == "instances" and scores:
             raise UserError("this model finds objects: it has no class probabilities of pixels to keep")
-        if self.task != "instances" and min_score is not None:
-            raise UserError("this model classifies pixels: min_score is for models that find objects")
-        if min_score is not None and not 0 <= min_score <= 1:
-            raise UserError(f"min_score={min_score}: scores are from 0 to 1")
+        if self.task != "instances" and score_threshold is not None:
+            raise UserError("this model classifies pixels: score_threshold is for models that find objects")
+        if score_threshold is not None and not 0 <= score_threshold <= 1:
+            raise UserError(f"score_threshold={score_threshold}: scores are from 0 to 1")
 
     def _read(self, image: Any, depth: Any) -> _Item:
         pixels = as_image(image)
@@ -494,18 +499,18 @@ class Model:
         except UserError as error:
             return error
 
-    def _predict_item(self, item: _Item, *, scores: bool = False, min_score: float | None = None) -> Result:
-        return self._predict_batch([item], scores=scores, min_score=min_score)[0]
+    def _predict_item(self, item: _Item, *, scores: bool = False, score_threshold: float | None = None) -> Result:
+        return self._predict_batch([item], scores=scores, score_threshold=score_threshold)[0]
 
-    def _predict_batch(self, items: Sequence[_Item], *, scores: bool, min_score: float | None) -> list[Result]:
+    def _predict_batch(self, items: Sequence[_Item], *, scores: bool, score_threshold: float | None) -> list[Result]:
         """Those that are equal in size once padded run together, up to `MAX_BATCH_PIXELS`."""
         results: dict[int, Result] = {}
-        sizes = [self._facts.trunk.padded_size(*self._seen_size(item.size)) for item in items]
+        sizes = [self._facts.backbone.padded_size(*self._seen_size(item.size)) for item in items]
         for size in dict.fromkeys(sizes):
             positions = [n for n, other in enumerate(sizes) if other == size]
             for some in _parts(positions, max(1, MAX_BATCH_PIXELS // (size[0] * size[1]))):
                 chosen = [items[n] for n in some]
-                found = self._find(chosen, min_score) if self.task == "instances" else self._map(chosen, scores)
+                found = self._find(chosen, score_threshold) if self.task == "instances" else self._map(chosen, scores)
                 results.update(zip(some, found, strict=True))
         return [results[n] for n in range(len(items))]
 
@@ -555,12 +560,14 @@ class Model:
         session = self.session
         with memory_errors(f"an image of {sizes[0][1]}x{sizes[0][0]} pixels", REMEDY):
             inputs = [
-                session.net.trunk.prepare(sample.image[None], None if sample.depth is None else sample.depth[None])[0]
+                session.net.backbone.prepare(sample.image[None], None if sample.depth is None else sample.depth[None])[
+                    0
+                ]
                 for sample in seen
             ]
             return session.classify(inputs, sizes, probabilities=scores)
 
-    def _find(self, items: Sequence[_Item], min_score: float | None) -> list[InstanceResult]:
+    def _find(self, items: Sequence[_Item], score_threshold: float | None) -> list[InstanceResult]:
         """The objects in images that are seen at the model's own size, or in tiles where that is too small."""
         net = self.session.net
         assert isinstance(net, MaskRCNN)
@@ -574,14 +581,14 @@ class Model:
                     f"an image of {item.size[1]}x{item.size[0]} pixels would be reduced to {seen[1]}x{seen[0]}, much "
                     "smaller than the images that this model was trained on"
                 )
-                results[n] = self._find_in_tiles(item, 1.0, min_score, reason)
+                results[n] = self._find_in_tiles(item, 1.0, score_threshold, reason)
         whole = [n for n in range(len(items)) if n not in results]
-        found = self._detect([items[n] for n in whole], min_score, net.resizing) if whole else []
+        found = self._detect([items[n] for n in whole], score_threshold, net.resizing) if whole else []
         for n, (result, is_full) in zip(whole, found, strict=True):
-            results[n] = self._searched_again(items[n], min_score) or result if is_full else result
+            results[n] = self._searched_again(items[n], score_threshold) or result if is_full else result
         return [results[n] for n in range(len(items))]
 
-    def _searched_again(self, item: _Item, min_score: float | None) -> InstanceResult | None:
+    def _searched_again(self, item: _Item, score_threshold: float | None) -> InstanceResult | None:
         """The objects of an image that holds as many as the network finds at once, in tiles where these help."""
         net = self.session.net
         assert isinstance(net, MaskRCNN)
@@ -589,21 +596,21 @@ class Model:
         if not net.resizing.shrink:
             factor = max(1.0, factor)
         if len(Tiling.of(net.resizing.min_side, factor).windows(item.size)) < MIN_TILES:
-            warn_of_limit(item.size, net.detections)
+            warn_of_limit(item.size, net.max_detections)
             return None
         reason = (
-            f"an image of {item.size[1]}x{item.size[0]} pixels holds {net.detections} objects or more, as many as the "
+            f"an image of {item.size[1]}x{item.size[0]} pixels holds {net.max_detections} objects or more, as many as the "
             "network finds at once"
         )
-        return self._find_in_tiles(item, factor, min_score, reason)
+        return self._find_in_tiles(item, factor, score_threshold, reason)
 
-    def _find_in_tiles(self, item: _Item, factor: float, min_score: float | None, reason: str) -> InstanceResult:
+    def _find_in_tiles(self, item: _Item, factor: float, score_threshold: float | None, reason: str) -> InstanceResult:
         assert self.resizing is not None
         tiling, full = Tiling.of(self.resizing.min_side, factor), 0
 
         def find(tile: Tensor) -> InstanceResult:
             nonlocal full
-            result, is_full = self._detect_scaled(tile, factor, min_score)
+            result, is_full = self._detect_scaled(tile, factor, score_threshold)
             full += is_full
             return result
 
@@ -613,22 +620,24 @@ class Model:
         result.image = item.pixels
         return result
 
-    def _detect_scaled(self, image: Tensor, factor: float, min_score: float | None) -> tuple[InstanceResult, bool]:
+    def _detect_scaled(
+        self, image: Tensor, factor: float, score_threshold: float | None
+    ) -> tuple[InstanceResult, bool]:
         net = self.session.net
         assert isinstance(net, MaskRCNN)
         shorter, longer = sorted(image.shape[-2:])
         side = max(1, round(shorter * factor))
         resizing = Resizing(min_side=side, max_side=side * longer, rule=net.resizing.rule)
-        return self._detect([_Item(image)], min_score, resizing)[0]
+        return self._detect([_Item(image)], score_threshold, resizing)[0]
 
     def _detect(
-        self, items: Sequence[_Item], min_score: float | None, resizing: Resizing
+        self, items: Sequence[_Item], score_threshold: float | None, resizing: Resizing
     ) -> list[tuple[InstanceResult, bool]]:
         """The objects in images, and whether they are as many as the network finds at once."""
         session = self.session
         net = session.net
         assert isinstance(net, MaskRCNN)
-        threshold = self.score_threshold if min_score is None else min_score
+        threshold = self.score_threshold if score_threshold is None else score_threshold
         with memory_errors(f"an image of {items[0].size[1]}x{items[0].size[0]} pixels", REMEDY):
             detections = session.find([resizing(item.image, net.preprocessing) for item in items])
         results = []
@@ -639,7 +648,7 @@ class Model:
             if net.mask_nms and threshold > 0:
                 result = result.mask_nms()
             result.image = item.pixels
-            results.append((result, bool(threshold > 0 and shown >= net.detections)))
+            results.append((result, bool(threshold > 0 and shown >= net.max_detections)))
         return results
 
     def _warn_if_reduced(self, size: tuple[int, int]) -> None:

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from upscore.data.decoding import SUFFIXES
-from upscore.data.folder import walk_files
+from upscore.data.formats.folder import walk_files
+from upscore.data.io.decoding import SUFFIXES
 from upscore.errors import UserError
 from upscore.files import atomic_path, not_own
-from upscore.inference.pictures import is_own_picture, require_own_picture, save_labels, save_overlay
-from upscore.rendering import index_image
 from upscore.results import InstanceResult, SemanticResult
 from upscore.results.writers.coco import RESULTS, require_results
+from upscore.results.writers.pictures import is_own_picture, require_own_picture, save_labels, save_overlay
+from upscore.viz.overlays import index_image
 
 ENDINGS = {
     "semantic": (".png", "_overlay.jpg", "_scores.npz"),

@@ -8,16 +8,16 @@ from pathlib import Path
 from shutil import copyfile
 from typing import TYPE_CHECKING, Any
 
-from upscore.checkpoints.card import CARD
-from upscore.checkpoints.folder import BUILT_IN, QUANTIZED, WEIGHTS
+from upscore.checkpoints.config import CONFIG
+from upscore.checkpoints.model_folder import BUILT_IN, QUANTIZED, WEIGHTS
 from upscore.errors import UserError
 from upscore.files import atomic_folder
+from upscore.inference.detector import BOX, DENSE, MASK
 from upscore.inference.engines.cache import digest_of
 from upscore.inference.engines.openvino import core, import_openvino
-from upscore.inference.finder import BOX, DENSE, MASK
-from upscore.inference.pixels import SCORES
-from upscore.models.fcn import FCN
-from upscore.models.mask_rcnn import MaskRCNN
+from upscore.inference.semantic import SCORES
+from upscore.models.fcn.fcn import FCN
+from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -100,7 +100,7 @@ def save_quantized(
                 _fill(temporary, model, parts, report)
             return
         with atomic_folder(output) as temporary:
-            for name in (WEIGHTS, CARD):
+            for name in (WEIGHTS, CONFIG):
                 copyfile(model / name, temporary / name)
             (temporary / QUANTIZED).mkdir()
             _fill(temporary / QUANTIZED, model, parts, report)

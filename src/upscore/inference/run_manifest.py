@@ -27,7 +27,7 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from upscore.checkpoints.folder import QUANTIZED, WEIGHTS
+from upscore.checkpoints.model_folder import QUANTIZED, WEIGHTS
 from upscore.errors import UserError
 from upscore.files import write_text, writing
 from upscore.inference.engines.cache import digest_of

@@ -1,8 +1,8 @@
 """Networks as plain torch modules: no trainer, no file formats of ours, no command line."""
 
 from upscore.models.build import build
-from upscore.models.fcn import FCN
-from upscore.models.mask_rcnn import MaskRCNN
+from upscore.models.fcn.fcn import FCN
+from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 from upscore.models.preprocessing import Preprocessing
 
 __all__ = ["FCN", "MaskRCNN", "Preprocessing", "build"]

@@ -8,15 +8,15 @@ from typing import Literal, get_args, overload
 
 from upscore.errors import UserError
 from upscore.labels import MAX_CLASSES
-from upscore.models.detectors import build_mask_rcnn
-from upscore.models.fcn import AT_ONCE_SCALES, FCN, PixelLoss, Upsampling
-from upscore.models.mask_rcnn import MaskRCNN
-from upscore.models.rgbd import Fusion, with_depth
-from upscore.models.trunks import Trunk
-from upscore.models.two_heads import TwoHeads
-from upscore.models.vgg import Geometry
+from upscore.models.backbones.base import Backbone
+from upscore.models.backbones.vgg import Geometry
+from upscore.models.fcn.fcn import AT_ONCE_SCALES, FCN, PixelLoss, Upsampling
+from upscore.models.fcn.rgbd import Fusion, with_depth
+from upscore.models.fcn.two_heads import TwoHeads
+from upscore.models.mask_rcnn.build import build_mask_rcnn
+from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 
-Option = str | int | float | bool | Trunk | None
+Option = str | int | float | bool | Backbone | None
 
 FCNName = Literal["fcn8s", "fcn16s", "fcn32s", "fcn8s-atonce", "fcn-pool5", "fcn-pool4", "fcn-pool3"]
 FCN_STRIDES = {
@@ -69,13 +69,13 @@ def build_fcn(
     geometric_classes: int = 0,
     depth: Literal["none"] | Fusion = "none",
     depth_channels: int = 1,
-    trunk: Trunk | None = None,
+    backbone_module: Backbone | None = None,
 ) -> FCN:
     """An FCN by its name, with random weights unless `pretrained`; its scores are zero until it is trained.
 
     Args:
         name: "fcn32s", "fcn16s", "fcn8s" or "fcn8s-atonce"; "fcn-pool5", "fcn-pool4" or "fcn-pool3" for one map alone.
-        backbone: the classifier it is made of; see `upscore.models.backbones.build_trunk`.
+        backbone: the classifier it is made of; see `upscore.models.backbones.factory.build_backbone`.
         num_classes: 1 to 255, the background included where there is one.
         geometry: "caffe" (padded by 100 and cropped, as published) or "same"; VGG16 has both.
         pretrained: the backbone's ImageNet weights.
@@ -83,10 +83,10 @@ def build_fcn(
         grouped: learned upsampling keeps the classes apart; otherwise kernels are dense, as in Caffe.
         pixel_loss: "softmax" cross-entropy over the classes, or "sigmoid": a binary one for each class.
         null_background: class 0 gets no score but a constant 0 that the others must exceed; with the sigmoid loss.
-        geometric_classes: of a second head, see `upscore.models.two_heads`; 0 for one head alone.
-        depth: where depth joins the photo, or takes its place, see `upscore.models.rgbd`.
+        geometric_classes: of a second head, see `upscore.models.fcn.two_heads`; 0 for one head alone.
+        depth: where depth joins the photo, or takes its place, see `upscore.models.fcn.rgbd`.
         depth_channels: 1, or 3 of HHA.
-        trunk: one for all of this, made before; a new one by default.
+        backbone_module: one for all of this, made before; a new one by default.
 
     Raises:
         UserError: a name is unknown, the backbone lacks a stride, options exclude each other, or weights can't be had.
@@ -106,13 +106,13 @@ def build_fcn(
     if backbone == "alexnet":
         geometry = "caffe"
     strides = FCN_STRIDES[name]
-    if trunk is None:
-        trunk = _trunk(name, backbone, geometry, pretrained)
+    if backbone_module is None:
+        backbone_module = _backbone(name, backbone, geometry, pretrained)
         if depth != "none":
-            trunk = with_depth(trunk, depth, depth_channels)
+            backbone_module = with_depth(backbone_module, depth, depth_channels)
     heads = partial(TwoHeads, geometric_classes=geometric_classes) if geometric_classes else FCN
     net = heads(
-        trunk,
+        backbone_module,
         num_classes,
         strides=strides,
         skip_scales=AT_ONCE_SCALES if name == "fcn8s-atonce" else None,
@@ -137,18 +137,18 @@ def build_fcn(
     return net
 
 
-def _trunk(name: str, backbone: str, geometry: Geometry, pretrained: bool) -> Trunk:
+def _backbone(name: str, backbone: str, geometry: Geometry, pretrained: bool) -> Backbone:
     """One for photos, with the maps that the network needs."""
-    # torchvision and timm take seconds to import, and a network whose trunk is there does without them
-    from upscore.models.backbones import build_trunk
+    # torchvision and timm take seconds to import, and a network whose backbone_module is there does without them
+    from upscore.models.backbones.factory import build_backbone
 
-    trunk = build_trunk(backbone, geometry=geometry, pretrained=pretrained)
+    backbone_module = build_backbone(backbone, geometry=geometry, pretrained=pretrained)
     strides = FCN_STRIDES[name]
-    if lacking := set(strides) - set(trunk.channels):
+    if lacking := set(strides) - set(backbone_module.channels):
         raise UserError(f"{backbone} has no map at stride {max(lacking)}, which {name} needs; try fcn32s")
     if name.startswith("fcn-"):
         try:
-            trunk.end_at(strides[0])
+            backbone_module.end_at(strides[0])
         except KeyError as error:
             raise UserError(f"{backbone} has no layers after its last map: {name} would be fcn32s") from error
-    return trunk
+    return backbone_module

@@ -240,8 +240,8 @@ class InstanceResult:
         Raises:
             UserError: the result has no image, or the opacity is not in 0..1.
         """
-        from upscore.instance_overlay import instance_overlay
         from upscore.results.pictures import require_image
+        from upscore.viz.instance_overlay import instance_overlay
 
         return instance_overlay(require_image(self.image), self, self.classes, opacity=opacity)
 

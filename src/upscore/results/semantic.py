@@ -58,8 +58,8 @@ class SemanticResult:
         Raises:
             UserError: the result has no image, or the opacity is not in 0..1.
         """
-        from upscore.rendering import overlay
         from upscore.results.pictures import require_image
+        from upscore.viz.overlays import overlay
 
         return overlay(require_image(self.image), self.class_map, self.classes, opacity=opacity)
 

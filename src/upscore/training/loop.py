@@ -17,17 +17,17 @@ import torch
 from upscore.checkpoints import save_model
 from upscore.data.datasets import Dataset
 from upscore.data.transforms import Batch
+from upscore.distributed.process_group import accelerator, connected
 from upscore.errors import UserError
 from upscore.files import WriteError
 from upscore.training.callbacks import Callback, CallbackList
-from upscore.training.feed import TrainingView, ValidationView, batches, reading_failures, refuse_reading_process
-from upscore.training.measurements import Scores
+from upscore.training.loader import TrainingView, ValidationView, batches, reading_failures, refuse_reading_process
 from upscore.training.optimizer import rate_factor
 from upscore.training.recipes import Recipe
 from upscore.training.run_folder import RunFolder
 from upscore.training.tasks import Network
-from upscore.training.team import accelerator, connected
 from upscore.training.trainer import Progress, Trainer
+from upscore.training.validation import Scores
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -67,11 +67,11 @@ def fit(
     """
     refuse_reading_process()
     trainer = Trainer(net, recipe, accelerator(), dtype=dtype, head_only=head_only, seed=seed)
-    team = trainer.team
+    process_group = trainer.process_group
     if resume:
-        with team.together():
+        with process_group.synchronized():
             trainer.restore(folder.load_state())
-    callback = CallbackList(tuple(callbacks) if team.leads else ())
+    callback = CallbackList(tuple(callbacks) if process_group.is_main_process else ())
     run = _Run(trainer, folder, callback, count_epochs(recipe, len(train)), len(train))
     resize = trainer.task.resize(net, max_side)
 
@@ -81,7 +81,7 @@ def fit(
             trainer.train_mode()
             view = TrainingView(train, recipe, resize=resize, seed=seed, epoch=at.epoch, start=at.position)
             with _interrupts_held() as interrupted:
-                with closing(batches(view, recipe.batch_size, workers, team.share)) as feed:
+                with closing(batches(view, recipe.batch_size, workers, process_group.share)) as feed:
                     run.epoch(feed, interrupted)
                 rate = rate_factor(recipe, run.steps_done() - 1, run.steps)
                 scores, is_best = None, False
@@ -89,7 +89,7 @@ def fit(
                     _record(trainer, rate)
                 else:
                     begun = time.monotonic()
-                    own = ValidationView(val, resize=resize, within=team.block(len(val)))
+                    own = ValidationView(val, resize=resize, within=process_group.block(len(val)))
                     try:
                         with closing(batches(own, 1, workers)) as feed:
                             loss, scores = trainer.validate(_until(interrupted, feed))
@@ -97,8 +97,10 @@ def fit(
                         run.save()
                         raise
                     is_best = _record_validated(trainer, rate, loss, scores, time.monotonic() - begun)
-                    with team.together():
-                        for model in [folder.last, *([folder.best] if is_best else [])] if team.leads else ():
+                    with process_group.synchronized():
+                        for model in (
+                            [folder.last, *([folder.best] if is_best else [])] if process_group.is_main_process else ()
+                        ):
                             save_model(
                                 model,
                                 trainer.result,
@@ -108,7 +110,7 @@ def fit(
                                 scores={"validation": scores.to_json()},
                             )
                 run.close_epoch(scores, is_best, interrupted)
-                if team.any(interrupted()):
+                if process_group.any(interrupted()):
                     raise KeyboardInterrupt
     except OSError as error:
         if isinstance(error, WriteError) or error.errno in NO_SPACE:
@@ -125,12 +127,12 @@ class _Run:
     def __init__(self, trainer: Trainer, folder: RunFolder, callback: Callback, epochs: int, length: int) -> None:
         self.trainer, self.folder, self.callback = trainer, folder, callback
         self.epochs, self.length = epochs, length
-        self.steps = epochs * count_steps(trainer.recipe, length, trainer.team.size)
+        self.steps = epochs * count_steps(trainer.recipe, length, trainer.process_group.size)
         self.saved = time.monotonic()
 
     def steps_done(self) -> int:
         """Of `steps`: by the images that are behind us, for the number of processes may have been another one."""
-        at, recipe, processes = self.trainer.progress, self.trainer.recipe, self.trainer.team.size
+        at, recipe, processes = self.trainer.progress, self.trainer.recipe, self.trainer.process_group.size
         in_epoch = count_steps(recipe, self.length, processes)
         whole = at.position // (recipe.batch_size * recipe.accumulate * processes)
         return at.epoch * in_epoch + (whole if at.position < self.length else in_epoch)
@@ -141,19 +143,19 @@ class _Run:
         Raises:
             KeyboardInterrupt: after the state was saved.
         """
-        at, team = self.trainer.progress, self.trainer.team
+        at, process_group = self.trainer.progress, self.trainer.process_group
         started, spent = time.monotonic(), at.seconds
         while True:
-            with team.together():
+            with process_group.synchronized():
                 group = list(islice(feed, self.trainer.recipe.accumulate))
             if not group:
                 return
             loss = self.trainer.step(group, rate_factor(self.trainer.recipe, self.steps_done(), self.steps))
             at.seconds = spent + time.monotonic() - started
-            with team.together():
+            with process_group.synchronized():
                 self.callback.on_step_end(self.steps_done(), self.steps, loss)
-            stopping = team.any(interrupted())
-            with team.together():
+            stopping = process_group.any(interrupted())
+            with process_group.synchronized():
                 if stopping or time.monotonic() - self.saved > SAVE_EVERY:
                     self.save()
             if stopping:
@@ -162,8 +164,8 @@ class _Run:
     def close_epoch(self, scores: Scores | None, is_best: bool, interrupted: Callable[[], bool]) -> None:
         """Write the records and call the callbacks."""
         records = self.trainer.progress.records
-        with self.trainer.team.together():
-            if self.trainer.team.leads:
+        with self.trainer.process_group.synchronized():
+            if self.trainer.process_group.is_main_process:
                 self.folder.write_metrics(records)
             self.callback.on_epoch_end(records, scores, is_best)
             if scores or interrupted() or time.monotonic() - self.saved > SAVE_EVERY:
@@ -171,7 +173,7 @@ class _Run:
 
     def save(self) -> None:
         """Write the state, in one process for all, which have the same."""
-        if self.trainer.team.leads:
+        if self.trainer.process_group.is_main_process:
             self.folder.save_state(self.trainer.state())
         self.saved = time.monotonic()
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.optim.sgd import sgd
+from torch.optim.swa_utils import AveragedModel
 
 from upscore.training.recipes import Recipe
+from upscore.training.tasks import Network
 
 WARM_UP = 0.05
 """Share of the steps over which a cosine schedule rises."""
@@ -20,7 +23,7 @@ DROPS = (2 / 3, 8 / 9)
 """Where a schedule of steps falls to a tenth: at 60,000 and 80,000 of 90,000 steps (Detectron's "1x")."""
 
 
-BACKBONE = ("trunk.", "shared_head.")
+BACKBONE = ("backbone.", "shared_head.")
 """Where a network has the layers of its classifier; the head of a C4 network is the last of them."""
 
 
@@ -119,3 +122,17 @@ def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Apply a schedule's factor to every group."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_rate"] * factor
+
+
+def averaged(net: Network, decay: float) -> AveragedModel:
+    """A running average of weights and statistics, which forgets faster at first so that the start does not linger."""
+
+    def update(averages: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+        weight = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
+        for average, value in zip(averages, current, strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, weight)
+            else:
+                average.copy_(value)
+
+    return AveragedModel(net, multi_avg_fn=update, use_buffers=True)  # pyright: ignore[reportArgumentType]

@@ -24,7 +24,7 @@ class Recipe(BaseModel):
     bias_rate: float = Field(default=1, gt=0)
     """What the learning rate is multiplied by for biases."""
     score_rate: float = Field(default=1, gt=0)
-    """What the learning rate is multiplied by for all layers but the trunk, which are new."""
+    """What the learning rate is multiplied by for all layers but the backbone, which are new."""
     loss: Literal["mean", "sum"] = "mean"
     """Over the valid pixels of a batch; losses of objects are always means."""
     class_weights: Literal["none", "median"] = "none"

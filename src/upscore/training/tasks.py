@@ -15,25 +15,22 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from upscore.annotations import ObjectAnnotations
 from upscore.data.datasets import Dataset, open_splits
 from upscore.data.instance_datasets import open_instance_splits
 from upscore.data.resizing import resize_longest, resize_to
+from upscore.data.sample import Sample
 from upscore.data.transforms import Batch
 from upscore.evaluation.instances import InstanceScores
-from upscore.evaluation.metrics import (
-    SemanticScores,
-    TwoHeadedScores,
-)
-from upscore.models.fcn import FCN
-from upscore.models.mask_rcnn import MaskRCNN, Outputs
-from upscore.models.resizing import Resizing
-from upscore.models.terms import Term
-from upscore.models.two_heads import TwoHeads
-from upscore.objects import Objects
-from upscore.structures import Sample
-from upscore.training.feed import Resize
-from upscore.training.measurements import Measurement, ObjectsFound, Pixels, TwoMaps
+from upscore.evaluation.semantic import SemanticScores, TwoHeadedScores
+from upscore.models.fcn.fcn import FCN
+from upscore.models.fcn.two_heads import TwoHeads
+from upscore.models.losses import LossSum
+from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN, Outputs
+from upscore.models.mask_rcnn.resizing import Resizing
+from upscore.training.loader import Resize
 from upscore.training.recipes import INSTANCE_RECIPES, RECIPES, Recipe
+from upscore.training.validation import Measurement, ObjectsFound, Pixels, TwoMaps
 
 Network = FCN | MaskRCNN
 
@@ -60,7 +57,7 @@ class Task(Protocol):
         of each batch."""
         ...
 
-    def open_splits(self, source: str | Path, *, holdout: str | None = None) -> tuple[Dataset, Dataset]:
+    def open_splits(self, source: str | Path, *, val_pattern: str | None = None) -> tuple[Dataset, Dataset]:
         """Open what to train on and what to validate on."""
         ...
 
@@ -73,14 +70,14 @@ class Task(Protocol):
         ...
 
     def forward(self, net: Any, images: Tensor) -> Any:
-        """The network's outputs for `terms`."""
+        """The network's outputs for `loss_sums`."""
         ...
 
     def targets(self, batch: Batch, device: torch.device) -> Any:
-        """What `terms` compares outputs with."""
+        """What `loss_sums` compares outputs with."""
         ...
 
-    def terms(self, net: Any, outputs: Any, targets: Any, seeds: Sequence[int]) -> dict[str, Term]:
+    def loss_sums(self, net: Any, outputs: Any, targets: Any, seeds: Sequence[int]) -> dict[str, LossSum]:
         """The losses by name, whose sum is minimised; `seeds` are the images' own for what is drawn of them."""
         ...
 
@@ -100,17 +97,17 @@ class SemanticTask:
     primary, title = "mean_iu", "mean IU"
     summable = True
 
-    def open_splits(self, source: str | Path, *, holdout: str | None = None) -> tuple[Dataset, Dataset]:
-        return open_splits(source, holdout=holdout)
+    def open_splits(self, source: str | Path, *, val_pattern: str | None = None) -> tuple[Dataset, Dataset]:
+        return open_splits(source, val_pattern=val_pattern)
 
     def resize(self, net: FCN, max_side: int) -> Resize:
-        depth, geometric = net.trunk.depth_preprocessing is not None, isinstance(net, TwoHeads)
+        depth, geometric = net.backbone.depth_preprocessing is not None, isinstance(net, TwoHeads)
         return partial(_reduce, max_side=max_side, depth=depth, geometric=geometric)
 
     def inputs(self, net: FCN, batch: Batch, device: torch.device) -> Tensor:
         """(N, 3, H, W), or (N, 3 + D, H, W) with depth."""
         depth = None if batch.depth is None else batch.depth.to(device, non_blocking=True)
-        return net.trunk.prepare(batch.images.to(device, non_blocking=True), depth)
+        return net.backbone.prepare(batch.images.to(device, non_blocking=True), depth)
 
     def forward(self, net: FCN, images: Tensor) -> Any:
         return net.forward_for_loss(images)
@@ -120,9 +117,9 @@ class SemanticTask:
         assert batch.class_maps is not None
         return batch.class_maps.to(device, non_blocking=True)
 
-    def terms(self, net: FCN, outputs: Tensor, targets: Tensor, seeds: Sequence[int]) -> dict[str, Term]:
+    def loss_sums(self, net: FCN, outputs: Tensor, targets: Tensor, seeds: Sequence[int]) -> dict[str, LossSum]:
         counts = net.counts(targets)
-        return {name: Term(loss, counts[name]) for name, loss in net.losses(outputs, targets, "sum").items()}
+        return {name: LossSum(loss, counts[name]) for name, loss in net.losses(outputs, targets, "sum").items()}
 
     def measure(self, net: FCN, device: torch.device) -> Measurement:
         return Pixels(net, device)
@@ -162,8 +159,8 @@ class InstanceTask:
     primary, title = "AP", "mask AP"
     summable = False
 
-    def open_splits(self, source: str | Path, *, holdout: str | None = None) -> tuple[Dataset, Dataset]:
-        return open_instance_splits(source, holdout=holdout)
+    def open_splits(self, source: str | Path, *, val_pattern: str | None = None) -> tuple[Dataset, Dataset]:
+        return open_instance_splits(source, val_pattern=val_pattern)
 
     def resize(self, net: MaskRCNN, max_side: int) -> Resize:
         return partial(_resize_by, resizing=net.resizing)
@@ -174,13 +171,15 @@ class InstanceTask:
     def forward(self, net: MaskRCNN, images: Tensor) -> Outputs:
         return net(images)
 
-    def targets(self, batch: Batch, device: torch.device) -> list[Objects]:
+    def targets(self, batch: Batch, device: torch.device) -> list[ObjectAnnotations]:
         """Of each image, at its size before padding; the network moves what it needs."""
         assert batch.objects is not None
         return batch.objects
 
-    def terms(self, net: MaskRCNN, outputs: Outputs, targets: list[Objects], seeds: Sequence[int]) -> dict[str, Term]:
-        return net.terms(outputs, targets, seeds)
+    def loss_sums(
+        self, net: MaskRCNN, outputs: Outputs, targets: list[ObjectAnnotations], seeds: Sequence[int]
+    ) -> dict[str, LossSum]:
+        return net.loss_sums(outputs, targets, seeds)
 
     def measure(self, net: MaskRCNN, device: torch.device) -> Measurement:
         return ObjectsFound(net)
@@ -193,7 +192,7 @@ class InstanceTask:
             "box_AP": scores.box_AP,
             "ap_dsb": scores.ap_dsb["0.5"],
             "f1": scores.f1["0.5"],
-            "min_score": scores.min_score,
+            "score_threshold": scores.score_threshold,
         }
         return {name: None if math.isnan(value) else value for name, value in values.items()}
 

@@ -10,32 +10,35 @@ from typing import Any, TypeGuard
 import numpy as np
 import torch
 
-from upscore.checkpoints.card import DEFAULT_MAX_SIDE
+from upscore.checkpoints.config import DEFAULT_MAX_SIDE
 from upscore.data.datasets import Dataset, geometric_classes, parse_scenes, subset
 from upscore.data.digest import data_digest
 from upscore.data.instance_datasets import task_of
+from upscore.distributed.process_group import ProcessGroup, accelerator, connected
 from upscore.errors import UserError
+from upscore.models.backbones.base import RESNETS
+from upscore.models.backbones.vgg import Geometry
 from upscore.models.build import build
-from upscore.models.detectors import ProfileName
-from upscore.models.fcn import FCN, PixelLoss, Upsampling
+from upscore.models.fcn.fcn import FCN, PixelLoss, Upsampling
+from upscore.models.fcn.rgbd import Fusion
+from upscore.models.fcn.two_heads import TwoHeads
+from upscore.models.mask_rcnn.build import PresetName
 from upscore.models.precision import Precision, resolve_precision
-from upscore.models.resnet_options import RESNETS
-from upscore.models.rgbd import Fusion
-from upscore.models.two_heads import TwoHeads
-from upscore.models.vgg import Geometry
-from upscore.training.arguments import changed, check_ranges, own_options, stages_to
 from upscore.training.callbacks import Callback, CallbackList, RunFolderWriter
-from upscore.training.class_weights import median_frequency_weights
-from upscore.training.counting import enough_detections, most_objects, require_labels
-from upscore.training.depth import fitting_depth
-from upscore.training.feed import default_workers, refuse_reading_process
+from upscore.training.dataset_stats import (
+    enough_detections,
+    fitting_depth,
+    median_frequency_weights,
+    most_objects,
+    require_labels,
+)
+from upscore.training.init_weights import IMAGENET, NONE, start_from
+from upscore.training.loader import default_workers, refuse_reading_process
 from upscore.training.loop import fit
-from upscore.training.modalities import with_counts
+from upscore.training.options import changed, check_ranges, own_options, stages_to, with_counts
 from upscore.training.recipes import STAGE_RATES
 from upscore.training.run_folder import RunFolder
-from upscore.training.start import IMAGENET, NONE, start_from
 from upscore.training.tasks import INSTANCES, Task, task_named
-from upscore.training.team import Team, accelerator, connected
 from upscore.training.trainer import Progress
 
 HELD_OUT = 0.2
@@ -62,12 +65,12 @@ def train(
     geometric: bool | None = None,
     depth: Fusion | None = None,
     depth_weights: str | Path | None = None,
-    detections: int | None = None,
+    max_detections: int | None = None,
     min_side: int | None = None,
-    profile: ProfileName | None = None,
+    preset: PresetName | None = None,
     head_only: bool = False,
     max_side: int | None = None,
-    holdout: str | None = None,
+    val_pattern: str | None = None,
     precision: Precision = "auto",
     seed: int = 0,
     workers: int | None = None,
@@ -84,16 +87,16 @@ def train(
 
     Args:
         data: a path or "scenes:COUNT", see `upscore.data.open_splits` (`open_instance_splits` for mask_rcnn), which
-            `holdout` goes to; or a data set, of which a fifth is held out where no `validation` is given.
+            `val_pattern` goes to; or a data set, of which a fifth is held out where no `validation` is given.
         output: the run folder.
         validation: what to validate on, where `data` is a data set.
-        model, backbone, geometry, upsampling, grouped, pixel_loss, null_background, min_side, profile: see
+        model, backbone, geometry, upsampling, grouped, pixel_loss, null_background, min_side, preset: see
             `upscore.models.build`.
         geometric: a second head learns the geometric classes of the data.
         depth: where the depth of the data comes in; `depth_weights` is a model folder of a network of depth alone, from
             which late fusion starts, as it does from `weights` for the photos.
         detections: the most objects found in a photo; by default, more than the fullest photo of the data has.
-        weights: "imagenet", "none", or what `upscore.training.start.start_from` takes.
+        weights: "imagenet", "none", or what `upscore.training.init_weights.start_from` takes.
         recipe: a name in `RECIPES` (`INSTANCE_RECIPES` for mask_rcnn); `changes` replaces some of its fields.
         epochs: passes over the training images, instead of the recipe's number of images.
         head_only: train all but the backbone, which stays as it is.
@@ -113,31 +116,31 @@ def train(
     given = {"geometry": geometry, "upsampling": upsampling, "grouped": grouped}
     given |= {"pixel_loss": pixel_loss, "null_background": null_background}
     given |= {"geometric": geometric, "depth": depth, "depth_weights": depth_weights}
-    given |= {"detections": detections, "min_side": min_side, "profile": profile}
+    given |= {"max_detections": max_detections, "min_side": min_side, "preset": preset}
     options = own_options(given, model)
     options.pop("depth_weights", None)
     check_ranges(epochs=epochs, workers=workers, max_side=max_side)
     folders = {stage: RunFolder(output if stage == model else Path(output) / stage) for stage in stages}
-    team = Team(accelerator())
-    callback = CallbackList((RunFolderWriter(), *callbacks) if team.leads else ())
-    with team.together():
-        if not resume and team.leads:  # of any stage, before the first is trained
+    process_group = ProcessGroup(accelerator())
+    callback = CallbackList((RunFolderWriter(), *callbacks) if process_group.is_main_process else ())
+    with process_group.synchronized():
+        if not resume and process_group.is_main_process:  # of any stage, before the first is trained
             for folder in folders.values():
                 folder.refuse_run()
-        train_set, val_set = _open(task, data, holdout, validation)
+        train_set, val_set = _open(task, data, val_pattern, validation)
         options = with_counts(options, train_set)
     if task is not INSTANCES:
-        team.from_lead(lambda: _require_labels(train_set, val_set))
+        process_group.from_lead(lambda: _require_labels(train_set, val_set))
     if task is INSTANCES:
         if backbone in RESNETS:
             options["norm"] = "batch" if weights == NONE else "frozen"
         if max_side is not None:
             options["max_side"] = max_side
         counted = partial(callback.on_progress, "Counting objects")
-        objects = team.from_lead(lambda: max(most_objects(part, counted) for part in (train_set, val_set)))
-        if detections is None:
-            options["detections"] = enough_detections(objects)
-            callback.on_log(f"detections per image: {options['detections']} (up to {objects} objects in the data)")
+        objects = process_group.from_lead(lambda: max(most_objects(part, counted) for part in (train_set, val_set)))
+        if max_detections is None:
+            options["max_detections"] = enough_detections(objects)
+            callback.on_log(f"detections per image: {options['max_detections']} (up to {objects} objects in the data)")
     seen_side = DEFAULT_MAX_SIDE if max_side is None else max_side
     if epochs is not None:
         settings = settings.model_copy(update={"images": epochs * len(train_set), "max_epochs": epochs})
@@ -145,14 +148,14 @@ def train(
     class_weights = None
     if settings.class_weights == "median":
         counted = partial(callback.on_progress, "Counting pixels")
-        class_weights = team.from_lead(lambda: median_frequency_weights(train_set, counted))
+        class_weights = process_group.from_lead(lambda: median_frequency_weights(train_set, counted))
         weighed = zip(train_set.classes, class_weights, strict=True)
         callback.on_log(f"class weights: {', '.join(f'{name} {weight:.2g}' for name, weight in weighed)}")
 
-    digest = team.from_lead(lambda: data_digest(train_set, val_set))
+    digest = process_group.from_lead(lambda: data_digest(train_set, val_set))
     progress = Progress()
     for stage, folder in folders.items():
-        with team.together():
+        with process_group.synchronized():
             torch.manual_seed(seed)  # the weights of layers that start from none
             net = build(
                 stage,
@@ -166,10 +169,10 @@ def train(
                 net.class_weights = torch.tensor(class_weights)
             if isinstance(net, TwoHeads):
                 net.geometric_classes = geometric_classes(train_set)
-            as_built = net.trunk.depth_preprocessing
+            as_built = net.backbone.depth_preprocessing
             start_from(net, weights, depth_weights if stage == stages[0] else None)
-            if as_built is not None and net.trunk.depth_preprocessing is as_built:
-                net.trunk.depth_preprocessing = fitting_depth(train_set, net.preprocessing)
+            if as_built is not None and net.backbone.depth_preprocessing is as_built:
+                net.backbone.depth_preprocessing = fitting_depth(train_set, net.preprocessing)
         stage_recipe = settings
         if len(stages) > 1:
             rate = settings.learning_rate * STAGE_RATES[stage]
@@ -178,7 +181,7 @@ def train(
             "data": str(data) if isinstance(data, str | Path) else f"{type(data).__name__} of {len(data)} images",
             "train_images": len(train_set),
             "validation_images": len(val_set),
-            "holdout": holdout,
+            "val_pattern": val_pattern,
             "weights": str(weights),
             **({} if depth_weights is None else {"depth_weights": str(depth_weights)}),
             "recipe_name": recipe,
@@ -199,8 +202,8 @@ def train(
             "recipe": recipe,
             **stage_recipe.model_dump(mode="json"),
         }
-        dtype = team.from_lead(lambda net=net: resolve_precision(net, precision))
-        begun = team.from_lead(lambda folder=folder, asked=asked: folder.open(asked, resume=resume))
+        dtype = process_group.from_lead(lambda net=net: resolve_precision(net, precision))
+        begun = process_group.from_lead(lambda folder=folder, asked=asked: folder.open(asked, resume=resume))
         try:
             progress = fit(
                 net,
@@ -214,7 +217,7 @@ def train(
                 seed=seed,
                 workers=default_workers() if workers is None else workers,
                 resume=begun,
-                provenance={**provenance, "processes": team.size},
+                provenance={**provenance, "processes": process_group.size},
                 callbacks=callback.callbacks,
             )
         except UserError:
@@ -234,12 +237,12 @@ def _require_labels(train: Dataset, val: Dataset) -> None:
 
 
 def _open(
-    task: Task, data: str | Path | Dataset, holdout: str | None, validation: Dataset | None
+    task: Task, data: str | Path | Dataset, val_pattern: str | None, validation: Dataset | None
 ) -> tuple[Dataset, Dataset]:
     """The data sets to train and to validate on."""
     if not isinstance(data, str | Path):
-        if holdout is not None:
-            raise UserError(f"holdout={holdout!r}: is for a folder; give the images to hold out as validation=")
+        if val_pattern is not None:
+            raise UserError(f"val_pattern={val_pattern!r}: is for a folder; give the images to hold out as validation=")
         if validation is not None:
             return data, validation
         order = np.random.default_rng(0).permutation(len(data))
@@ -248,9 +251,9 @@ def _open(
             raise UserError(f"{len(data)} image is too few: training and validation need one each")
         return subset(data, sorted(order[count:].tolist())), subset(data, sorted(order[:count].tolist()))
     if validation is not None:
-        raise UserError("validation= is for a data set; of a path, its own split or --holdout is validated on")
+        raise UserError("validation= is for a data set; of a path, its own split or --val-pattern is validated on")
     try:
-        return task.open_splits(data, holdout=holdout)
+        return task.open_splits(data, val_pattern=val_pattern)
     except UserError as error:
         if task is INSTANCES or not Path(data).exists() or task_of(data) != "instances":
             raise

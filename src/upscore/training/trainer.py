@@ -15,17 +15,16 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from upscore.data.transforms import Batch, extend
+from upscore.distributed.process_group import ProcessGroup
+from upscore.distributed.sync_batchnorm import SyncBatchNorm
 from upscore.errors import UserError
-from upscore.models.frozen_norm import initial_norms
-from upscore.models.terms import LEAST, Term
-from upscore.training.averaging import averaged
-from upscore.training.feed import seed_of
-from upscore.training.measurements import Measurement, Scores
-from upscore.training.optimizer import make_optimizer, set_rates
+from upscore.models.backbones.frozen_batchnorm import initial_norms
+from upscore.models.losses import EPS, LossSum
+from upscore.training.loader import seed_of
+from upscore.training.optimizer import averaged, make_optimizer, set_rates
 from upscore.training.recipes import Recipe
 from upscore.training.tasks import Network, Task, task_of
-from upscore.training.team import Team
-from upscore.training.team_norm import TeamNorm
+from upscore.training.validation import Measurement, Scores
 
 
 class DivergedError(UserError):
@@ -62,15 +61,15 @@ LossParts = dict[str, tuple[float, float]]
 """Loss -> its sum over a batch, and what that is divided by to be a mean."""
 
 
-class Terms(nn.Module):
+class LossSums(nn.Module):
     """Outputs and losses in one forward, so that what reduces gradients over processes sees all parameters at work."""
 
     def __init__(self, net: Network, task: Task) -> None:
         super().__init__()
         self.net, self.task = net, task
 
-    def forward(self, images: Tensor, targets: Any, seeds: Sequence[int]) -> dict[str, Term]:
-        return self.task.terms(self.net, self.task.forward(self.net, images), targets, seeds)
+    def forward(self, images: Tensor, targets: Any, seeds: Sequence[int]) -> dict[str, LossSum]:
+        return self.task.loss_sums(self.net, self.task.forward(self.net, images), targets, seeds)
 
 
 class Trainer:
@@ -88,14 +87,14 @@ class Trainer:
     ) -> None:
         self.accelerator, self.recipe, self.dtype = accelerator, recipe, dtype
         self.head_only, self.seed = head_only, seed
-        self.task, self.team = task_of(net), Team(accelerator)
+        self.task, self.process_group = task_of(net), ProcessGroup(accelerator)
         self.net = net.to(accelerator.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if head_only:
-            self.net.trunk.requires_grad_(False)
+            self.net.backbone.requires_grad_(False)
         self._frozen_norms = self._find_frozen_norms()
         self.average = averaged(self.net, recipe.ema) if recipe.ema else None
         self.optimizer = make_optimizer(self.net, recipe)
-        self.model = accelerator.prepare_model(Terms(self.net, self.task))
+        self.model = accelerator.prepare_model(LossSums(self.net, self.task))
         self.progress = Progress()
 
     @property
@@ -107,7 +106,7 @@ class Trainer:
         """Training mode, but for what is frozen."""
         self.net.train()
         if self.head_only:
-            self.net.trunk.eval()
+            self.net.backbone.eval()
         for layer in self._frozen_norms:
             layer.eval()
 
@@ -126,7 +125,7 @@ class Trainer:
             name
             for name in sorted(initial)
             if isinstance(self.net.get_submodule(name), FrozenBatchNorm2d)
-            or (self.head_only and name.startswith("trunk."))
+            or (self.head_only and name.startswith("backbone."))
         ]
         if constant:
             message = (
@@ -155,7 +154,7 @@ class Trainer:
                 if not torch.isfinite(loss):
                     self._diverged(loss, own, batch)
                 # gradients are averaged over the processes
-                self.accelerator.backward(own / len(group) * self.team.size)
+                self.accelerator.backward(own / len(group) * self.process_group.size)
             total += loss.item()
             seen += len(batch.names)
             for name, part in whole.items() if len(whole) > 1 else ():
@@ -168,13 +167,13 @@ class Trainer:
         if self.average:
             self.average.update_parameters(self.net)
         self.progress.step += 1
-        self.progress.position += int(self.team.sum(torch.tensor(seen)))
+        self.progress.position += int(self.process_group.sum(torch.tensor(seen)))
         self.progress.losses.append(total)
         self.progress.parts = sums
         return total
 
     def _seed_dropout(self) -> None:
-        at, index = self.progress, self.team.index
+        at, index = self.progress, self.process_group.index
         torch.manual_seed(seed_of(self.seed, at.step, index) if index else seed_of(self.seed, at.step))
 
     def _losses(self, batch: Batch, before: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -183,28 +182,28 @@ class Trainer:
         Args:
             before: this process's images between those that are behind us and this batch.
         """
-        at, team = self.progress, self.team
-        first = at.position + before * team.size + team.index
-        places = [first + number * team.size for number in range(len(batch.sizes))]
+        at, process_group = self.progress, self.process_group
+        first = at.position + before * process_group.size + process_group.index
+        places = [first + number * process_group.size for number in range(len(batch.sizes))]
         counted = float(bool(batch.names))
-        if team.size > 1:
-            batch = extend(batch, team.largest(batch.images.shape[-2], batch.images.shape[-1]))
-        with self._autocast(), TeamNorm(counts=bool(counted)) if team.size > 1 else nullcontext():
+        if process_group.size > 1:
+            batch = extend(batch, process_group.largest(batch.images.shape[-2], batch.images.shape[-1]))
+        with self._autocast(), SyncBatchNorm(counts=bool(counted)) if process_group.size > 1 else nullcontext():
             images, targets = self._images(batch), self.task.targets(batch, self.accelerator.device)
-            terms = self.model(images, targets, [seed_of(self.seed, at.epoch, place, 2) for place in places])
-        own = counted * torch.stack([term.sum.float() for term in terms.values()])
-        counts = counted * torch.stack([term.count.float() for term in terms.values()])
-        sums, counts = team.sum(torch.stack([own.detach(), counts]))
+            loss_sums = self.model(images, targets, [seed_of(self.seed, at.epoch, place, 2) for place in places])
+        own = counted * torch.stack([loss_sum.sum.float() for loss_sum in loss_sums.values()])
+        counts = counted * torch.stack([loss_sum.count.float() for loss_sum in loss_sums.values()])
+        sums, counts = process_group.sum(torch.stack([own.detach(), counts]))
         if self.task.summable and self.recipe.loss == "sum":
             counts = torch.ones_like(counts)
-        counts = counts.clamp(min=LEAST)
-        return (own / counts).sum(), dict(zip(terms, sums / counts, strict=True))
+        counts = counts.clamp(min=EPS)
+        return (own / counts).sum(), dict(zip(loss_sums, sums / counts, strict=True))
 
     def _diverged(self, loss: Tensor, own: Tensor, batch: Batch) -> NoReturn:
         self.optimizer.zero_grad()
-        gathered = self.team.gather([] if torch.isfinite(own) else batch.names)
+        gathered = self.process_group.gather([] if torch.isfinite(own) else batch.names)
         names = ", ".join(name for part in gathered for name in part) or ", ".join(batch.names)
-        raise self.team.told_once(
+        raise self.process_group.told_once(
             DivergedError(
                 f"the loss is {loss.item()} at step {self.progress.step + 1} (epoch {self.progress.epoch + 1}), in "
                 f"the batch of {names}: try a lower --learning-rate, or look at those files"
@@ -224,21 +223,23 @@ class Trainer:
         """
         net = self.result.eval()
         measurement = self.task.measure(net, self.accelerator.device)
-        with self.team.together():
+        with self.process_group.synchronized():
             losses = [self._validate(net, batch, measurement) for batch in batches]
-        parts = self.team.gather((losses, measurement.seen()))
-        return self.team.from_lead(lambda: self._conclude(net, parts))
+        parts = self.process_group.gather((losses, measurement.seen()))
+        return self.process_group.from_lead(lambda: self._conclude(net, parts))
 
     def _validate(self, net: Network, batch: Batch, measurement: Measurement) -> LossParts:
         with self._autocast():
             outputs = net(self._images(batch))
             targets = self.task.targets(batch, self.accelerator.device)
             # an image's regions are the same ones in every epoch and in whatever order it comes
-            terms = self.task.terms(net, outputs, targets, [seed_of(self.seed)] * len(batch.sizes))
+            loss_sums = self.task.loss_sums(net, outputs, targets, [seed_of(self.seed)] * len(batch.sizes))
             if self.task.summable:
-                losses = {name: (term.sum.item(), float(term.count.item())) for name, term in terms.items()}
+                losses = {
+                    name: (loss_sum.sum.item(), float(loss_sum.count.item())) for name, loss_sum in loss_sums.items()
+                }
             else:
-                losses = {"all": (sum(term.mean.item() for term in terms.values()), 1.0)}
+                losses = {"all": (sum(loss_sum.mean.item() for loss_sum in loss_sums.values()), 1.0)}
         loss = sum(total for total, _ in losses.values())
         if not math.isfinite(loss):
             raise DivergedError(
@@ -258,7 +259,7 @@ class Trainer:
         means = []
         for name in batches[0] if batches else ():
             total, count = (sum(losses[name][part] for losses in batches) for part in (0, 1))
-            means.append(total / max(count, LEAST))
+            means.append(total / max(count, EPS))
         return sum(means), measurement.scores()
 
     def _images(self, batch: Batch) -> Tensor:

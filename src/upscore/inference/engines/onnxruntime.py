@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from upscore.errors import UserError
-from upscore.inference.engines.engine import AnyShape, quiet_tracing
-from upscore.inference.threads import usual_torch_threads
+from upscore.inference.engines.base import AnyShape, quiet_tracing
+from upscore.inference.threading import usual_torch_threads
 
 OPSET = 17
 INPUT = "input"

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from upscore.errors import UserError
+from upscore.inference.engines.base import Run, quiet_tracing
 from upscore.inference.engines.cache import Store
-from upscore.inference.engines.engine import Run, quiet_tracing
-from upscore.inference.threads import usual_torch_threads
+from upscore.inference.threading import usual_torch_threads
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -138,7 +138,7 @@ class OpenVINOPart:
             return tuple(_to_torch(request.get_output_tensor(index)) for index in range(len(self.model.outputs)))
         return tuple(outputs)
 
-    def expect(self, *shapes: tuple[int, ...]) -> None:
+    def warmup(self, *shapes: tuple[int, ...]) -> None:
         """See `Run`."""
         self.expected = frozenset(shapes)
         self.requests = {key: value for key, value in self.requests.items() if key is None or key in self.expected}

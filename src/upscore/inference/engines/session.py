@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upscore.inference.engines.engine import Engine
-from upscore.inference.finder import ObjectFinder
+from upscore.inference.detector import ObjectFinder
+from upscore.inference.engines.base import Engine
 from upscore.inference.memory import memory_errors
-from upscore.inference.pixels import PixelClassifier, PixelScores
-from upscore.models.fcn import FCN
-from upscore.models.mask_rcnn import Detections, MaskRCNN
+from upscore.inference.semantic import PixelClassifier, PixelScores
+from upscore.models.fcn.fcn import FCN
+from upscore.models.mask_rcnn.mask_rcnn import Detections, MaskRCNN
 
 REMEDY = "predict it in tiles (--tiled), reduce it, or use a machine with more memory"
 
@@ -27,7 +27,7 @@ class Session:
 
     Args:
         net: the network in evaluation mode. It belongs to the session, and is not changed afterwards. Where the engine
-            has the compiled backbone already, the backbone may be known by its `TrunkFacts` alone.
+            has the compiled backbone already, the backbone may be known by its `BackboneSpec` alone.
         engine: what compiles and runs the heavy parts.
 
     Raises:
@@ -42,16 +42,16 @@ class Session:
         self.batches = engine.device.type == "cuda"
         """Whether several images run faster together than one after the other."""
 
-    def expect(self, *sizes: tuple[int, int]) -> None:
+    def warmup(self, *sizes: tuple[int, int]) -> None:
         """Compile for network inputs of these sizes (h, w), instead of those expected before; others may come too."""
         run = self._pixels or self._objects
         assert run is not None
         with self._turn:
-            run.expect(*sizes)
+            run.warmup(*sizes)
 
     def run_once(self, size: tuple[int, int]) -> None:
         """Run the network's convolutions on a black image (h, w), to measure them."""
-        height, width = self.net.trunk.padded_size(*size)
+        height, width = self.net.backbone.padded_size(*size)
         with self._turn, torch.inference_mode():
             if self._pixels is not None:
                 self._pixels.coarse_scores(torch.zeros(1, self._pixels.channels, height, width))
@@ -86,8 +86,8 @@ class Session:
     def _stacked(self, inputs: Sequence[Tensor]) -> Tensor:
         """(N, C, h, w), padded by zeros at the bottom and the right to multiples of the backbone's largest stride."""
         if len(inputs) == 1:
-            return self.net.trunk.padded(inputs[0][None])
-        height, width = self.net.trunk.padded_size(*inputs[0].shape[-2:])
+            return self.net.backbone.padded(inputs[0][None])
+        height, width = self.net.backbone.padded_size(*inputs[0].shape[-2:])
         stacked = inputs[0].new_empty(len(inputs), inputs[0].shape[0], height, width)
         for place, image in zip(stacked, inputs, strict=True):
             place.copy_(F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2])))

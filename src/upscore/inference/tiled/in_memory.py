@@ -14,18 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from upscore.data.rasters import Photo
+from upscore.data.io.rasters import Photo
 from upscore.data.resizing import Piece
+from upscore.data.sample import Sample
 from upscore.errors import UserError
 from upscore.inference.memory import free_memory, megabytes
-from upscore.inference.object_tiles import Find, Tiling, find_objects
-from upscore.inference.pieces import BLOCK
-from upscore.inference.pixels import PixelScores
-from upscore.inference.tiles import TilePlan, core_size, tile_bytes, tile_plan
-from upscore.models.fcn import FCN
-from upscore.models.receptive import Geometry, receptive_field
+from upscore.inference.semantic import PixelScores
+from upscore.inference.tiled.detection import Find, Tiling, find_objects
+from upscore.inference.tiled.plan import TilePlan, core_size, tile_bytes, tile_plan
+from upscore.inference.tiled.tile_store import BLOCK
+from upscore.models.fcn.fcn import FCN
+from upscore.models.receptive_field import Geometry, receptive_field
 from upscore.results import InstanceResult
-from upscore.structures import Sample
 
 MEMORY = 768 * 2**20
 """Bytes that a tile may need in the network, by default."""
@@ -75,7 +75,7 @@ def tile_budget(needed: int, device: torch.device) -> int | None:
 
 
 def exact_plan(
-    net: FCN, height: int, width: int, *, core: int | None = None, halo: int | None = None, memory: int = MEMORY
+    net: FCN, height: int, width: int, *, tile_size: int | None = None, halo: int | None = None, memory: int = MEMORY
 ) -> TilePlan:
     """Tiles that together have the class map of the whole image.
 
@@ -92,10 +92,10 @@ def exact_plan(
     geometry = _geometry(net)
     halo = geometry.halo if halo is None else halo
     unit = int(np.lcm(BLOCK, geometry.grid))
-    if core is not None and (core < unit or core % unit):
-        raise UserError(f"core={core}: the side of a tile's core is a multiple of {unit} pixels")
-    chosen = core_size(net, halo, unit, memory) if core is None else core
-    return tile_plan(height, width, core=chosen, halo=halo, grid=geometry.grid)
+    if tile_size is not None and (tile_size < unit or tile_size % unit):
+        raise UserError(f"core={tile_size}: the side of a tile's core is a multiple of {unit} pixels")
+    chosen = core_size(net, halo, unit, memory) if tile_size is None else tile_size
+    return tile_plan(height, width, tile_size=chosen, halo=halo, grid=geometry.grid)
 
 
 _geometries: WeakKeyDictionary[FCN, Geometry] = WeakKeyDictionary()
@@ -149,14 +149,14 @@ def classify_in_tiles(
         part = np.s_[..., rows : tile.seen.bottom, columns : tile.seen.right]
         depth = None if seen.depth is None else seen.depth[part]
         found = classify(replace(seen, image=seen.image[part], depth=depth), (tile.seen.height, tile.seen.width))
-        core = np.s_[..., tile.core.top : tile.core.bottom, tile.core.left : tile.core.right]
+        tile_size = np.s_[..., tile.tile_size.top : tile.tile_size.bottom, tile.tile_size.left : tile.tile_size.right]
         maps = maps or [np.empty((height, width), np.uint8) for _ in found.class_maps]
         for plane, class_map in zip(maps, found.class_maps, strict=True):
-            plane[core] = class_map[tile.inside]
+            plane[tile_size] = class_map[tile.inside]
         if found.probabilities is not None:
             if probabilities is None:
                 probabilities = np.empty((len(found.probabilities), height, width), np.float16)
-            probabilities[core] = found.probabilities[:, *tile.inside]
+            probabilities[tile_size] = found.probabilities[:, *tile.inside]
     if size != (height, width):
         rows, columns = (_nearest(*sides) for sides in zip((height, width), size, strict=True))
         maps = [plane[rows[:, None], columns] for plane in maps]
@@ -190,7 +190,7 @@ def warn_of_limit(size: tuple[int, int], most: int, *, tiles: int = 0) -> None:
     holds = f"has {tiles} tiles that hold" if tiles else "holds"
     warnings.warn(
         f"an image of {size[1]}x{size[0]} pixels {holds} {most} objects or more, as many as the network finds at once: "
-        "some may be missing; use smaller tiles (--tiled --core), or train with a higher limit (--detections)",
+        "some may be missing; use smaller tiles (--tiled --tile-size), or train with a higher limit (--max-detections)",
         ObjectLimitWarning,
         stacklevel=2,
     )

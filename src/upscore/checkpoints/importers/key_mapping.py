@@ -1,0 +1,105 @@
+"""How a network takes over the tensors of a checkpoint: every one has its place, and every place is filled."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from upscore.errors import UserError
+from upscore.models.build import Option, build
+from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
+
+COUNTER = "num_batches_tracked"
+"""What batch normalisation counts and, with a fixed momentum, does not use."""
+
+RESNET_BLOCKS = {
+    (2, False): "resnet18",
+    (6, False): "resnet34",
+    (6, True): "resnet50",
+    (23, True): "resnet101",
+    (36, True): "resnet152",
+}
+"""Blocks of the third stage (res4), and whether they are bottlenecks."""
+
+Rules = Sequence[tuple[str, str]]
+"""Patterns and what is put in their place, one after the other."""
+
+
+def empty_mask_rcnn(**options: Option) -> MaskRCNN:
+    """A network of `build_mask_rcnn`, in evaluation mode, without memory for its weights."""
+    with torch.device("meta"):
+        return build("mask_rcnn", **options).eval()
+
+
+def return_all(net: MaskRCNN) -> None:
+    """Make predictions return every object that the network detects, as torchvision and detectron2 do.
+
+    Both keep scores above 0.05 (`RoISettings.score_threshold`) and 100 objects an image, and suppress boxes only. Their
+    demos draw scores from 0.5 on.
+    """
+    net.score_threshold, net.mask_nms, net.display_threshold = net.settings.score_threshold, False, 0.5
+
+
+def rename(name: str, rules: Rules) -> str:
+    """The name after all rules."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def stored_names(net: nn.Module) -> list[str]:
+    """The names of the network's own tensors, but for counters."""
+    return [name for name in net.state_dict() if not name.endswith(COUNTER)]
+
+
+def without_counters(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict without what batch normalisation counts."""
+    return {name: value for name, value in state.items() if not name.endswith(COUNTER)}
+
+
+def check_tensors(state: Mapping[str, Any], expected: Mapping[str, Sequence[int]]) -> None:
+    """Raise a UserError unless the names and shapes are those expected."""
+    if missing := sorted(expected.keys() - state.keys()):
+        raise UserError(f"the checkpoint lacks {missing[0]} ({len(missing)} tensors are missing)")
+    if left_over := sorted(map(str, state.keys() - expected.keys())):
+        raise UserError(f"the checkpoint has {left_over[0]}, for which there is no place ({len(left_over)} in all)")
+    for name, shape in expected.items():
+        if not isinstance(state[name], Tensor) or state[name].shape != torch.Size(shape):
+            found = tuple(getattr(state[name], "shape", ())) or type(state[name]).__name__
+            raise UserError(f"{name} has shape {found}; it must be {tuple(shape)}")
+
+
+def fill(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give an empty network its tensors, by its own names; those in float32 are taken over, not copied."""
+    counters = {name: torch.tensor(0) for name in net.state_dict() if name.endswith(COUNTER)}
+    net.load_state_dict({name: value.float() for name, value in tensors.items()} | counters, assign=True)
+
+
+def resnet_name(names: Iterable[str], third_stage: str) -> str:
+    """Which ResNet has these names; `third_stage` is what those of res4's blocks begin with, as "layer3.".
+
+    Raises:
+        UserError: none has so many blocks.
+    """
+    inside = [name.removeprefix(third_stage) for name in names if name.startswith(third_stage)]
+    blocks = len({name.partition(".")[0] for name in inside})
+    bottleneck = any(".conv3." in name for name in inside)
+    if (blocks, bottleneck) not in RESNET_BLOCKS:
+        raise UserError(f"the backbone is no ResNet that is known here: {third_stage}* has {blocks} blocks")
+    return RESNET_BLOCKS[blocks, bottleneck]
+
+
+def length(state: Mapping[str, Any], name: str) -> int:
+    """How many numbers a bias has.
+
+    Raises:
+        UserError: it is missing, or not a vector of numbers.
+    """
+    bias = state.get(name)
+    if not isinstance(bias, Tensor) or bias.ndim != 1:
+        raise UserError(f"the checkpoint lacks {name}, one number for each class or feature")
+    return len(bias)

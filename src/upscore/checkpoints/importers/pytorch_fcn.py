@@ -1,0 +1,120 @@
+"""Checkpoints of pytorch-fcn (wkentaro's torchfcn): FCN-32s, 16s, 8s and 8s at once over VGG16, in Caffe's geometry.
+
+C classes, k kernel size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from upscore.checkpoints.importers.reading import unwrap
+from upscore.errors import UserError
+from upscore.models.build import build_fcn
+from upscore.models.fcn.fcn import FCN, Upsampling
+from upscore.models.fcn.upsampling import Upsample
+
+SCORES = {32: "score_fr", 16: "score_pool4", 8: "score_pool3"}
+"""Stride -> its score layer."""
+
+UPSAMPLING = {
+    "fcn32s": {1: "upscore"},
+    "fcn16s": {16: "upscore2", 1: "upscore16"},
+    "fcn8s": {16: "upscore2", 8: "upscore_pool4", 1: "upscore8"},
+}
+"""Network -> stride reached -> the layer that reaches it; the last one tells the networks apart."""
+
+
+def import_pytorch_fcn(checkpoint: Mapping[str, Any], *, at_once: bool = False) -> FCN:
+    """Turn a state dict, or a checkpoint of pytorch-fcn's trainer, into a network in evaluation mode.
+
+    Upsampling weights that are exactly bilinear become fixed upsampling; others are kept, as learned dense kernels.
+    Tensors in float32 are taken over, not copied.
+
+    Args:
+        checkpoint: name -> tensor; or a trainer's checkpoint, which names its network itself.
+        at_once: the weights are those of FCN-8s at once, whose names are those of FCN-8s.
+
+    Raises:
+        UserError: a tensor is missing, left over or of another shape.
+    """
+    state = unwrap(checkpoint)
+    name = _recognise(state)
+    if at_once or checkpoint.get("arch") == "FCN8sAtOnce":
+        if name != "fcn8s":
+            raise UserError(f"these are the weights of {name}, and only FCN-8s is trained at once: leave out at_once")
+        name = "fcn8s-atonce"
+
+    num_classes = len(state["score_fr.bias"])
+    net = _empty(name, num_classes, "learned")
+    _check(state, {theirs: net.get_parameter(ours).shape for ours, theirs in _names(net).items()})
+    upsampling = _upsampling_of(state, net)
+    if upsampling != "learned":
+        net = _empty(name, num_classes, upsampling)
+    net.load_state_dict({ours: state[theirs].float() for ours, theirs in _names(net).items()}, assign=True)
+    return net.eval()
+
+
+def _recognise(state: Mapping[str, Any]) -> str:
+    name = next((name for name, layers in UPSAMPLING.items() if f"{layers[1]}.weight" in state), None)
+    if name is None:
+        finals = ", ".join(f"{layers[1]}.weight" for layers in UPSAMPLING.values())
+        raise UserError(f"this is no checkpoint of pytorch-fcn: it has none of {finals}")
+    bias = state.get("score_fr.bias")
+    if not isinstance(bias, Tensor) or bias.ndim != 1:
+        raise UserError("this is no checkpoint of pytorch-fcn: score_fr.bias, one number a class, is missing")
+    return name
+
+
+def _empty(name: str, num_classes: int, upsampling: Upsampling) -> FCN:
+    """The network without memory for its weights."""
+    with torch.device("meta"):
+        return build_fcn(
+            name, backbone="vgg16", num_classes=num_classes, geometry="caffe", upsampling=upsampling, grouped=False
+        )
+
+
+def _names(net: FCN) -> dict[str, str]:
+    """Our name of each tensor -> pytorch-fcn's."""
+    layers = {f"score.{stride}": SCORES[stride] for stride in net.strides}
+    layers |= {f"upscore.{stride}.deconvolution": layer for stride, layer in _upsampling_layers(net).items()}
+    names = {}
+    for ours in net.state_dict():
+        layer, _, kind = ours.rpartition(".")
+        names[ours] = f"{layers.get(layer, layer.removeprefix('backbone.'))}.{kind}"
+    return names
+
+
+def _upsampling_layers(net: FCN) -> dict[int, str]:
+    return UPSAMPLING[f"fcn{net.strides[-1]}s"]
+
+
+def _check(state: Mapping[str, Any], expected: Mapping[str, torch.Size]) -> None:
+    if missing := sorted(expected.keys() - state.keys()):
+        raise UserError(f"the checkpoint lacks {missing[0]} ({len(missing)} tensors are missing)")
+    if left_over := sorted(map(str, state.keys() - expected.keys())):
+        raise UserError(f"the checkpoint has {left_over[0]}, for which there is no place ({len(left_over)} in all)")
+    for name, shape in expected.items():
+        if not isinstance(state[name], Tensor) or state[name].shape != shape:
+            found = tuple(getattr(state[name], "shape", ())) or type(state[name]).__name__
+            raise UserError(f"{name} has shape {found}; it must be {tuple(shape)}")
+
+
+def _upsampling_of(state: Mapping[str, Tensor], net: FCN) -> Upsampling:
+    """Which of the upsampling layers have left the bilinear kernel they started from."""
+    layers = _upsampling_layers(net)
+    moved = {stride for stride, layer in layers.items() if not _is_bilinear(state[f"{layer}.weight"])}
+    if 1 in moved:
+        return "learned"
+    return "intermediate" if moved else "fixed"
+
+
+def _is_bilinear(weight: Tensor) -> bool:
+    """Whether a dense (C, C, k, k) kernel is the one that a transposed convolution is born with."""
+    channels, kernel_size = weight.shape[0], weight.shape[-1]
+    born = Upsample(channels, kernel_size // 2, kernel_size, learned=True, grouped=False).deconvolution
+    assert born is not None
+    return torch.equal(weight, born.weight.to(weight.dtype))

@@ -1,0 +1,188 @@
+"""The model folder: `model.safetensors` and `model.json`, all that is needed to run a network, and no pickle."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from upscore.checkpoints.config import (
+    CONFIG,
+    DEFAULT_MAX_SIDE,
+    DepthPreprocessingConfig,
+    ModelConfig,
+    PreprocessingConfig,
+    read_config,
+)
+from upscore.errors import UserError
+from upscore.files import WriteError, atomic_folder
+from upscore.models.backbones.base import Backbone
+from upscore.models.build import build
+from upscore.models.fcn.fcn import FCN
+from upscore.models.fcn.two_heads import TwoHeads
+from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
+from upscore.models.preprocessing import DepthPreprocessing, Preprocessing
+
+WEIGHTS = "model.safetensors"
+QUANTIZED = "int8"
+"""The folder of the same network in int8, where it was calibrated."""
+BUILT_IN = Path(__file__).parents[1] / "builtin"
+"""Model folders that come with the package, each known by its name."""
+
+
+def save_model(
+    folder: str | Path,
+    net: FCN | MaskRCNN,
+    *,
+    classes: list[str],
+    max_side: int = DEFAULT_MAX_SIDE,
+    training: dict[str, Any] | None = None,
+    scores: dict[str, Any] | None = None,
+    half: bool = False,
+) -> None:
+    """Write a model folder, whole or not at all; one that is there already is replaced.
+
+    With `half`, weights are rounded to float16, which halves the file; they are read as float32 again.
+
+    Raises:
+        ValueError: the network was not made by `build`, or the number of classes is not its own.
+        UserError: the folder holds something else than a model.
+        WriteError: it can't be written.
+    """
+    if not net.architecture:
+        raise ValueError(
+            "only a network made by upscore.models.build can be saved: a model folder names how to make it"
+        )
+    if len(classes) != net.num_classes:
+        raise ValueError(f"{len(classes)} class names for a network of {net.num_classes} classes")
+    depth = net.backbone.depth_preprocessing
+    config = ModelConfig(
+        architecture=net.architecture,  # pyright: ignore[reportArgumentType]
+        classes=classes,
+        geometric_classes=net.geometric_classes if isinstance(net, TwoHeads) else [],
+        preprocessing=PreprocessingConfig(**asdict(net.preprocessing)),
+        depth_preprocessing=None if depth is None else DepthPreprocessingConfig(**asdict(depth)),
+        max_side=max_side,
+        **_object_fields(net),
+        training=training or {},
+        scores=scores or {},
+    )
+    refuse_others(Path(folder))
+    with atomic_folder(folder) as temporary:
+        state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+        if half:
+            state = {name: _halved(name, tensor) for name, tensor in state.items()}
+        try:
+            save_file(state, temporary / WEIGHTS, metadata={"format": config.format})
+        except SafetensorError as error:
+            raise WriteError(Path(folder) / WEIGHTS, str(error)) from error
+        (temporary / CONFIG).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def _object_fields(net: FCN | MaskRCNN) -> dict[str, Any]:
+    if not isinstance(net, MaskRCNN):
+        return {}
+    return {
+        "score_threshold": net.score_threshold,
+        "mask_nms": net.mask_nms,
+        "display_threshold": net.display_threshold,
+    }
+
+
+def _halved(name: str, tensor: Tensor) -> Tensor:
+    if tensor.dtype != torch.float32:
+        return tensor
+    halved = tensor.half()
+    if not halved.isfinite().all():
+        raise ValueError(f"{name} has values beyond the range of float16")
+    return halved
+
+
+def refuse_others(folder: Path) -> None:
+    """Check that a model folder can be written: `save_model` replaces a model, but nothing else.
+
+    Raises:
+        UserError: the path is a file, or a folder that holds something else than a model.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; a model is a folder: choose another place")
+    present = {file.name for file in folder.iterdir()} if folder.exists() else set()
+    others = sorted(present - {WEIGHTS, CONFIG, QUANTIZED})
+    if others:
+        raise UserError(f"{folder} holds {others[0]}, which is no part of a model: choose a new or an empty folder")
+
+
+def find_model(path: str | Path) -> Path:
+    """The model folder at `path`: itself, the best model of a training run there, or a built-in one of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(path)
+    for folder in (path, path / "best"):
+        if (folder / CONFIG).is_file():
+            return folder
+    state = "holds no model.json, nor a best/ folder of a run with one" if path.is_dir() else "is not a folder"
+    hint = ""
+    if len(path.parts) == 1 and not path.exists():
+        if path.name in (names := built_in_models()):
+            return BUILT_IN / path
+        hint = f", or the name of a built-in one: {', '.join(names)}" if names else ""
+    raise UserError(f"{path} {state}: give a model folder, as `upscore train` and `upscore import` write them{hint}")
+
+
+def built_in_models() -> list[str]:
+    """The names of the models that come with the package."""
+    return sorted(config.parent.name for config in BUILT_IN.glob(f"*/{CONFIG}"))
+
+
+def load_model(path: str | Path, backbone: Backbone | None = None) -> tuple[FCN | MaskRCNN, ModelConfig]:
+    """Read a model that `find_model` finds; returns the network in evaluation mode and its card.
+
+    With a backbone that has no layers, as `BackboneSpec`, it gets the weights of all that stands on it.
+
+    Raises:
+        UserError: there is no model, its card is not valid, or the weights don't fit it.
+    """
+    folder = find_model(path)
+    config = read_config(folder)
+    architecture: dict[str, Any] = config.architecture.model_dump() | {"backbone_module": backbone}
+    with torch.device("meta"), _Undrawn():
+        net = build(**architecture)
+    if {name for name, _ in net.named_buffers()} - net.state_dict().keys():  # but tables that are not stored are needed
+        with _Undrawn():
+            net = build(**architecture)
+    try:
+        stored = load_file(folder / WEIGHTS)
+        state = {name: value.float() if value.dtype == torch.float16 else value for name, value in stored.items()}
+        if backbone is not None:
+            state = {name: value for name, value in state.items() if not name.startswith("backbone.")}
+        net.load_state_dict(state, strict=True, assign=True)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"{folder / WEIGHTS} can't be read as the weights of {CONFIG} beside it: {error}") from error
+    net.backbone.preprocessing = Preprocessing(**config.preprocessing.model_dump())
+    if config.depth_preprocessing is not None:
+        net.backbone.depth_preprocessing = DepthPreprocessing(**config.depth_preprocessing.model_dump())
+    net.classes = list(config.classes)
+    if isinstance(net, TwoHeads):
+        net.geometric_classes = list(config.geometric_classes)
+    if isinstance(net, MaskRCNN):
+        net.score_threshold = net.score_threshold if config.score_threshold is None else config.score_threshold
+        net.mask_nms, net.display_threshold = config.mask_nms, config.display_threshold
+    return net.eval(), config
+
+
+class _Undrawn(TorchFunctionMode):
+    """Random weights are not drawn: they would be thrown away, and on the meta device they take a second of imports."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)

@@ -1,0 +1,260 @@
+"""`upscore cluster`: groups of similar pixels, as segmentation was before networks, and what they are worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from upscore.cli.progress import progress_bars
+from upscore.errors import UserError
+
+if TYPE_CHECKING:
+    from upscore.data.datasets import Dataset
+    from upscore.experiments.superpixels.comparison import Comparison
+
+Method = Literal["felzenszwalb", "slic", "quickshift", "watershed", "ncut", "kmeans"]
+SEGMENTS, COLORS = 100, 16
+FAILED = 1
+
+
+def cluster(
+    sources: list[str],
+    /,
+    *,
+    output: Path,
+    method: Method = "slic",
+    segments: int | None = None,
+    max_side: int = 512,
+    seed: int = 0,
+    model: str | None = None,
+    split: str | None = None,
+    val_pattern: str | None = None,
+    limit: int | None = None,
+    pictures: int = 3,
+    sweep: bool = True,
+) -> int:
+    """Group similar pixels, without a network; score the groups on labels.
+
+    ```
+    upscore cluster photos/ --output out
+    upscore cluster a.jpg --method ncut --segments 40 --output out
+    upscore cluster camvid/ --output out --model runs/streets
+    upscore cluster scenes:50 --method felzenszwalb --output out
+    ```
+
+    Of photos, NAME_segments.png shows the segments' borders and their mean
+    colours, and NAME_ids.png holds a segment's number per pixel (16 bits,
+    from 1).
+
+    Of labelled data, METHOD.md, METHOD.json, METHOD.png and
+    METHOD_oracle.png tell what the segments are worth: with an oracle that
+    names each by its labels (it nears 100% as segments shrink, so it is shown
+    at several sizes); without labels, where segments that look alike form as
+    many groups as there are classes and each group gets one name for the
+    whole set; and beside a trained FCN.
+
+    Parameters
+    ----------
+    sources
+        Photos and folders of photos, or one labelled data set: a folder, or
+        scenes:COUNT.
+    output
+        The folder to write to.
+    method
+        felzenszwalb, slic, quickshift, watershed, ncut (normalized cuts), or
+        kmeans, which groups colours alone: its segments are not connected.
+    segments
+        How many segments a photo should have; 100 by default, with kmeans 16
+        colours. watershed, ncut and kmeans keep to it; slic and felzenszwalb
+        come near, by a short search; quickshift can't go below the number of
+        hills it finds.
+    max_side
+        Photos with a longer side are reduced to it for clustering, and the
+        segments brought back by the nearest pixel; 0: never.
+    seed
+        Of what quickshift, kmeans and the grouping leave to chance.
+    model
+        A trained FCN to compare with: a run, a model folder, hf://owner/name.
+    split
+        Of labelled data: train, val, test or trainval; by default test where
+        there is one, else val, else all.
+    val_pattern
+        Score the photos whose names match this pattern, as train --val-pattern
+        keeps them apart: what the model was trained on proves nothing.
+    limit
+        Score so many photos at most, evenly spaced over the data.
+    pictures
+        Photos in METHOD.png; 0: no picture.
+    sweep
+        Ask the oracle at a tenth, a third, and three times the number of
+        segments too.
+    """
+    wanted = segments if segments is not None else COLORS if method == "kmeans" else SEGMENTS
+    from upscore.experiments.superpixels.methods import require_options
+    from upscore.files import require_writable
+
+    require_options(method, wanted, max_side, seed)
+    require_writable(output, "choose another --output")
+    if not _is_data(sources):
+        given = {"model": model, "split": split, "val_pattern": val_pattern, "limit": limit}
+        if extra := [name for name, value in given.items() if value is not None]:
+            raise UserError(f"--{extra[0]} is for labelled data, but {sources[0]} holds photos alone: leave it out")
+        return _cluster_photos([Path(source) for source in sources], output, method, wanted, max_side, seed)
+
+    import sys
+
+    from upscore.data import subset
+    from upscore.evaluation.semantic import SemanticScores
+    from upscore.experiments.superpixels.comparison import compare, evenly, predict_rows, swept
+    from upscore.experiments.superpixels.report import write_comparison
+    from upscore.inference import evaluate, load
+
+    data = sources[0]
+    if (limit is not None and limit < 1) or pictures < 0:
+        raise UserError(f"--limit {limit} --pictures {pictures}: score at least 1 photo, and show none or more")
+    predictor = None if model is None else load(model)
+    if predictor is not None and predictor.task != "semantic":
+        raise UserError(f"{model} finds objects, but segments are compared with classes of pixels: give an FCN")
+    dataset, split = _open(data, split, val_pattern)
+    if limit is not None:
+        dataset = subset(dataset, evenly(len(dataset), limit))
+    with progress_bars() as progress:
+        task = progress.add_task(f"Clustering ({method})", total=len(dataset))
+        comparison = compare(
+            dataset,
+            method,
+            wanted,
+            sweep=swept(wanted) if sweep else (),
+            max_side=max_side,
+            seed=seed,
+            pictures=pictures,
+            progress=lambda done, _total: progress.update(task, completed=done),
+        )
+        if predictor is not None:
+            task = progress.add_task("Evaluating the FCN", total=len(dataset))
+            scores = evaluate(predictor, dataset, progress=lambda done, _total: progress.update(task, completed=done))
+            assert isinstance(scores, SemanticScores)
+            comparison.network = scores
+            predict_rows(comparison, dataset, predictor)
+    about = {
+        "data": data,
+        "split": split,
+        "val_pattern": val_pattern,
+        "max_side": max_side,
+        "seed": seed,
+        "model": model,
+    }
+    written = write_comparison(comparison, output, about)
+    _print(
+        comparison, f"{data}{f', {split or val_pattern}' if split or val_pattern else ''}: {comparison.photos} photos"
+    )
+    if predictor is not None and _learned_from(predictor.training, data, split, val_pattern):
+        print(
+            f"warning: {model} was trained on photos of {data} that are scored here, which flatters it: score those "
+            "that its training held out",
+            file=sys.stderr,
+        )
+    print("\n".join(map(str, written)))
+    return 0
+
+
+def _is_data(sources: list[str]) -> bool:
+    from upscore.data.datasets import list_files, parse_scenes
+    from upscore.data.formats.coco.files import find_coco
+
+    if len(sources) != 1:
+        return False
+    source = sources[0]
+    if parse_scenes(source) is not None or find_coco(source) is not None:
+        return True
+    try:
+        list_files(source)
+    except UserError:
+        return False
+    return True
+
+
+def _open(data: str, split: str | None, val_pattern: str | None) -> tuple[Dataset, str | None]:
+    from upscore.data import open_dataset, open_splits
+    from upscore.data.datasets import default_split
+    from upscore.data.instance_datasets import task_of
+
+    if task_of(data) == "instances":
+        raise UserError(
+            f"{data}: labels objects, but segments are scored by classes of pixels: give its folder of photos"
+        )
+    if val_pattern is None:
+        split = split or default_split(data)
+        return open_dataset(data, split), split
+    if split is not None:
+        raise UserError(
+            f"--split {split} --val-pattern {val_pattern}: each chooses the photos to score; give one of them"
+        )
+    return open_splits(data, val_pattern=val_pattern)[1], None
+
+
+def _learned_from(training: dict[str, Any], data: str, split: str | None, val_pattern: str | None) -> bool:
+    """Whether a model has seen photos that are scored, as far as its record tells."""
+    if "data" not in training or Path(training["data"]).resolve() != Path(data).resolve():
+        return False
+    if val_pattern is not None or training.get("val_pattern") is not None:
+        return val_pattern != training.get("val_pattern") and split != "test"
+    return split in (None, "train", "trainval")
+
+
+def _cluster_photos(paths: list[Path], output: Path, method: Method, segments: int, max_side: int, seed: int) -> int:
+    import sys
+
+    from upscore.baselines import segment
+    from upscore.data import read_image
+    from upscore.experiments.superpixels.report import refuse_overwriting, write_segments
+    from upscore.inference.outputs import find_photos
+
+    photos = find_photos(paths, output=output)
+    refuse_overwriting(photos, output)
+    failures: list[str] = []
+    found = 0
+    with progress_bars() as progress:
+        for name, path in progress.track(photos.items(), len(photos), description=f"Clustering ({method})"):
+            try:
+                photo = read_image(path).permute(1, 2, 0).contiguous().numpy()
+                labels = segment(photo, method, segments, max_side=max_side, seed=seed)
+                count = int(labels.max()) + 1
+                write_segments(photo, labels, output / name, f"{Path(name).name}, {count} segments ({method})")
+                found += count
+            except UserError as error:
+                failures.append(str(error))
+    done = len(photos) - len(failures)
+    print(f"{output}: {done} of {len(photos)} photos, {found / max(done, 1):.1f} segments a photo ({method})")
+    for failure in failures:
+        print(f"upscore: {failure}", file=sys.stderr)
+    return FAILED if failures else 0
+
+
+def _print(comparison: Comparison, title: str) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from upscore.console import Console
+    from upscore.experiments.superpixels.report import (
+        CAVEAT,
+        COLUMNS,
+        PROTOCOL,
+        class_columns,
+        class_rows,
+        conclusion,
+        score_rows,
+    )
+
+    console = Console()
+    tables = (title, COLUMNS, score_rows(comparison)), ("", class_columns(comparison), class_rows(comparison))
+    for heading, columns, rows in tables:
+        table = Table(box=box.SIMPLE_HEAD, title=heading or None, title_justify="left")
+        for number, column in enumerate(columns):
+            table.add_column(column, justify="right" if number else "left")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    for text in (CAVEAT, PROTOCOL):
+        console.print(f"{text}\n", style="dim")
+    console.print(f"{conclusion(comparison)}\n", style="bold")

@@ -1,0 +1,168 @@
+"""Everything that is wrong with a data set of objects, at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+from torch import Tensor
+
+from upscore.annotations import ObjectAnnotations
+from upscore.data.checks.report import InstanceReport, Reading, report
+from upscore.data.datasets import parse_scenes
+from upscore.data.formats.coco.entries import crosses_itself
+from upscore.data.formats.coco.files import CocoIndex
+from upscore.data.formats.coco.reader import Coco
+from upscore.data.formats.folder import DatasetIndex, Issue, Pair
+from upscore.data.instance_datasets import InstanceDataset, list_objects, open_instances
+from upscore.data.io.images import LabelError, read_image
+from upscore.data.object_samples import ObjectFiles, listed_size_issue
+from upscore.data.samples import size_issue
+from upscore.data.splits import select
+from upscore.errors import UserError
+
+
+def check_instances(
+    source: str | Path,
+    *,
+    split: str | None = None,
+    track: Callable[[Iterable[Reading], int], Iterable[Reading]] = lambda readings, total: readings,
+) -> InstanceReport:
+    """Read all photos and objects of a source, or of one split, and report on them.
+
+    `track` wraps the walk over the readings, whose number is its second argument, to show the progress.
+
+    Raises:
+        UserError: there is nothing to check: no layout is recognised, or no such split.
+    """
+    if parse_scenes(source) is not None:
+        scenes = open_instances(source, split)
+        listing = DatasetIndex(
+            layout="generated scenes", splits={}, classes=scenes.classes, classes_from="the generator"
+        )
+        readings = (_read_scene(scenes, index) for index in range(len(scenes)))
+        return report(source, listing, track(readings, len(scenes)))
+    listing, opener = list_objects(source, split)
+    if split is not None:
+        listing.splits = {split: select(listing, split, source)}
+    pairs = [pair for part in listing.splits.values() for pair in part]
+    if isinstance(listing, CocoIndex):
+        read = partial(_read_coco, listing)
+    else:
+        files = opener(pairs)
+        assert isinstance(files, ObjectFiles)
+        read = partial(_read_pair, files.read_objects)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return report(source, listing, track(pool.map(read, pairs), len(pairs)))
+
+
+def _read_scene(scenes: InstanceDataset, index: int) -> Reading:
+    sample = scenes[index]
+    assert sample.objects is not None
+    reading = Reading(size=(sample.image.shape[2], sample.image.shape[1]))
+    _count(reading, sample.objects)
+    return reading
+
+
+def _read_photo(path: Path, reading: Reading) -> Tensor | None:
+    try:
+        image = read_image(path)
+    except UserError as error:
+        reading.issues.append(Issue("unreadable", path, str(error)))
+        return None
+    reading.size = image.shape[2], image.shape[1]
+    return image
+
+
+def _read_pair(read_objects: Callable[[Path], ObjectAnnotations], pair: Pair) -> Reading:
+    """Read a photo and its map of objects, each whatever is wrong with the other."""
+    reading = Reading()
+    image = _read_photo(pair.image, reading)
+    if pair.label is None:
+        return reading
+    try:
+        objects = read_objects(pair.label)
+    except UserError as error:
+        kind = "label values" if isinstance(error, LabelError) else "unreadable"
+        reading.issues.append(Issue(kind, pair.label, str(error)))
+        return reading
+    _count(reading, objects)
+    reading.scattered = sum(is_scattered(objects, position) for position in range(len(objects)))
+    message = None if image is None else size_issue(pair.label, objects.id_map[0], pair.image, image)
+    if message is not None:
+        reading.issues.append(Issue("size", pair.label, message))
+    return reading
+
+
+def _count(reading: Reading, objects: ObjectAnnotations) -> None:
+    reading.labels, reading.areas = objects.labels.numpy(), objects.areas.numpy()
+    reading.crowds = int(objects.crowd.sum())
+
+
+def _read_coco(listing: CocoIndex, pair: Pair) -> Reading:
+    """Read a photo, and look at its annotations."""
+    assert pair.label is not None
+    file, place = listing.files[pair.label], listing.places[pair.label, pair.image]
+    reading = Reading()
+    _read_photo(pair.image, reading)
+    if reading.size is not None:
+        width, height = reading.size
+        message = listed_size_issue(pair.image, (height, width), file.sizes[place], file.path)
+        if message is not None:
+            reading.issues.append(Issue("size", pair.image, message))
+    part = file.annotations(place)
+    rows = slice(part.start, part.stop)
+    areas = np.array([file.runs(place, annotation)[1::2].sum() for annotation in part], np.float64)
+    reading.labels, reading.crowds = file.labels[rows], int(file.crowd[rows].sum())
+    reading.areas = np.where(np.isnan(file.areas[rows]), areas, file.areas[rows])
+    for annotation, pixels in zip(part, areas, strict=True):
+        reading.issues.extend(annotation_issues(file, place, annotation, int(pixels)))
+    return reading
+
+
+def is_scattered(objects: ObjectAnnotations, position: int) -> bool:
+    """Whether a piece of an object is farther from its largest piece than that one is long."""
+    x1, y1, x2, y2 = objects.boxes[position].int().tolist()
+    number, layer = int(objects.numbers[position]), int(objects.layers[position])
+    mask = objects.id_map[layer, y1:y2, x1:x2].numpy() == number
+    pieces = np.zeros(mask.shape, np.int32)
+    if ndimage.label(mask, np.ones((3, 3)), output=pieces) == 1:
+        return False
+    boxes = np.array([[(s.start, s.stop) for s in slices] for slices in ndimage.find_objects(pieces)])
+    largest = boxes[np.bincount(pieces.ravel())[1:].argmax()]
+    gaps = np.maximum(boxes[:, :, 0] - largest[:, 1], largest[:, 0] - boxes[:, :, 1]).max(1)
+    return bool(gaps.max() > (largest[:, 1] - largest[:, 0]).max())
+
+
+SLACK = 1.0
+"""Pixels by which a box may be outside its image, as rounding leaves it."""
+
+
+def annotation_issues(file: Coco, image: int, annotation: int, pixels: int) -> Iterator[Issue]:
+    """The faults of an annotation whose outline holds so many pixels."""
+    number, name = int(file.ids[annotation]), os.fsdecode(file.file_names[image])
+    for kind, reason in _reasons(file, image, annotation, pixels):
+        yield Issue(kind, file.path, f"{file.path}: annotation {number} of {name} {reason}", number)
+
+
+def _reasons(file: Coco, image: int, annotation: int, pixels: int) -> Iterator[tuple[str, str]]:
+    height, width = file.sizes[image].tolist()
+    x1, y1, x2, y2 = box = file.boxes[annotation].tolist()
+    if min(x1, y1) < -SLACK or x2 > width + SLACK or y2 > height + SLACK:
+        corners = ", ".join(f"{corner:g}" for corner in box)
+        yield "box outside", f"has a box ({corners}) outside of its {width}x{height} pixels; clip it."
+    if x2 <= x1 or y2 <= y1:
+        yield "zero area", f"has a box of {x2 - x1:g}x{y2 - y1:g} pixels; draw it anew, or remove the annotation."
+    elif file.areas[annotation] <= 0 or pixels == 0:
+        yield "zero area", "covers no pixel, or has an area of 0; draw it anew, or remove it."
+    pieces = file.outlines[annotation].pieces
+    short = sum(len(piece) < 6 for piece in pieces)
+    if short:
+        yield "few points", f"has {short} of {len(pieces)} polygons with fewer than three points; remove them."
+    if any(crosses_itself(np.reshape(piece, (-1, 2))) for piece in pieces):
+        yield "self-crossing", "has a polygon that crosses itself; draw it anew, or save the object as run lengths."

@@ -1,0 +1,170 @@
+"""What every report on a data set has, whatever its labels are for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from upscore.data.formats.folder import UNSPLIT, DatasetIndex, Issue
+
+
+@dataclass(slots=True, kw_only=True)
+class DatasetReport:
+    """What a data set is made of, and what is wrong with it."""
+
+    source: str
+    layout: str
+    splits: dict[str, int]
+    """Photos by split; empty where there are no splits."""
+    images: int
+    classes_from: str
+    sizes: Counter[tuple[int, int]]
+    """How many photos are of a (width, height)."""
+    issues: list[Issue]
+    """In the order of the files."""
+    notes: list[str]
+    """What is worth knowing but no fault."""
+
+    def size_range(self) -> dict[str, tuple[float, float, float]]:
+        """Smallest, median and largest width and height in pixels; empty without a readable photo."""
+        sides = {"width": 0, "height": 1} if self.sizes else {}
+        columns = {name: sorted(size[axis] for size in self.sizes.elements()) for name, axis in sides.items()}
+        return {name: (values[0], median(values), values[-1]) for name, values in columns.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The findings in JSON's types."""
+        return {
+            "source": self.source,
+            "layout": self.layout,
+            "splits": self.splits,
+            "images": self.images,
+            "classes_from": self.classes_from,
+            "sizes": [{"width": w, "height": h, "images": count} for (w, h), count in self.sizes.most_common()],
+            "size_range": self.size_range(),
+            "issues": [_issue(issue) for issue in self.issues],
+            "notes": self.notes,
+        }
+
+
+def splits_of(listing: DatasetIndex) -> dict[str, int]:
+    """The photos of each split; nothing where there are none."""
+    return {split: len(pairs) for split, pairs in listing.splits.items() if split != UNSPLIT}
+
+
+def _issue(issue: Issue) -> dict[str, Any]:
+    entry = {"kind": issue.kind, "file": str(issue.path), "message": issue.message}
+    return entry if issue.annotation is None else entry | {"annotation": issue.annotation}
+
+
+SMALL, MEDIUM = 32**2, 96**2
+"""COCO's limits of an object's area in pixels."""
+SHOWN = 10
+
+
+@dataclass(slots=True, kw_only=True)
+class ObjectCount:
+    """How many objects are of one class."""
+
+    name: str
+    objects: int
+    images: int
+    """The photos in which it occurs."""
+
+
+@dataclass(slots=True, kw_only=True)
+class InstanceReport(DatasetReport):
+    """What a data set of objects is made of, and what is wrong with it."""
+
+    classes: list[ObjectCount]
+    objects: int
+    crowds: int
+    """How many of the objects are groups labelled as one."""
+    per_image: tuple[float, float, float] | None
+    """Fewest, median and most objects of a photo; None without photos."""
+    areas: dict[str, int]
+    """Objects that are small, medium (from 32 by 32 pixels) and large (from 96 by 96)."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report in JSON's types."""
+        classes = [{"name": entry.name, "objects": entry.objects, "images": entry.images} for entry in self.classes]
+        return DatasetReport.as_dict(self) | {
+            "classes": classes,
+            "objects": self.objects,
+            "crowds": self.crowds,
+            "objects_per_image": self.per_image,
+            "object_sizes": self.areas,
+        }
+
+
+@dataclass(slots=True, kw_only=True)
+class Reading:
+    """What one photo and its objects turned out to be."""
+
+    size: tuple[int, int] | None = None
+    """Width and height, unless the photo cannot be read."""
+    labels: np.ndarray | None = None
+    """Of each object, unless they cannot be read."""
+    areas: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    crowds: int = 0
+    scattered: int = 0
+    """Objects in several pieces that are far apart."""
+    issues: list[Issue] = field(default_factory=list)
+
+
+def report(source: str | Path, listing: DatasetIndex, readings: Iterable[Reading]) -> InstanceReport:
+    assert listing.classes is not None
+    objects, images = np.zeros(len(listing.classes), np.int64), np.zeros(len(listing.classes), np.int64)
+    sizes: Counter[tuple[int, int]] = Counter()
+    issues, per_image, photos, crowds, scattered = list(listing.issues), [], 0, 0, 0
+    areas = np.zeros(3, np.int64)
+    for reading in readings:
+        photos += 1
+        issues.extend(reading.issues)
+        if reading.size is not None:
+            sizes[reading.size] += 1
+        if reading.labels is None:
+            continue
+        counts = np.bincount(reading.labels, minlength=len(objects))
+        objects += counts
+        images += counts > 0
+        areas += np.bincount(np.digitize(reading.areas, (SMALL, MEDIUM)), minlength=3)
+        per_image.append(len(reading.labels))
+        crowds, scattered = crowds + reading.crowds, scattered + reading.scattered
+    classes = [
+        ObjectCount(name=name, objects=int(count), images=int(images[index]))
+        for index, (name, count) in enumerate(zip(listing.classes, objects, strict=True))
+    ]
+    return InstanceReport(
+        source=str(source),
+        layout=listing.layout,
+        splits=splits_of(listing),
+        images=photos,
+        classes=classes,
+        classes_from=listing.classes_from,
+        objects=int(objects.sum()),
+        crowds=crowds,
+        per_image=(min(per_image), median(per_image), max(per_image)) if per_image else None,
+        areas={name: int(count) for name, count in zip(("small", "medium", "large"), areas, strict=True)},
+        sizes=sizes,
+        issues=issues,
+        notes=list(_notes(classes, empty=per_image.count(0), crowds=crowds, scattered=scattered)),
+    )
+
+
+def _notes(classes: list[ObjectCount], *, empty: int, crowds: int, scattered: int) -> Iterator[str]:
+    absent = [entry.name for entry in classes if not entry.objects]
+    if absent:
+        more = f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else ""
+        yield f"{len(absent)} of {len(classes)} classes never occur: {', '.join(absent[:SHOWN])}{more}."
+    if empty:
+        yield f"Photos without objects: {empty}. They are trained on as such."
+    if crowds:
+        yield f"Groups labelled as one (crowds): {crowds}. They are not trained on."
+    if scattered:
+        yield f"Objects in several pieces that are far apart: {scattered}. Do distinct objects share a number?"

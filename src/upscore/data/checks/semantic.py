@@ -1,0 +1,217 @@
+"""Everything that is wrong with a data set, at once, and what it is made of.
+
+H W pixels, C classes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from upscore.data.checks.report import DatasetReport, splits_of
+from upscore.data.datasets import list_files, open_dataset, parse_scenes
+from upscore.data.formats.class_names import BINARY, classes_of_values
+from upscore.data.formats.folder import DatasetIndex, Issue, Pair
+from upscore.data.io.images import LabelError, is_deep, read_image
+from upscore.data.sample import Sample
+from upscore.data.samples import size_issue, value_issue
+from upscore.data.splits import select
+from upscore.errors import UserError
+from upscore.labels import VOID
+
+MANY = 64
+DIM = 16  # 12 bits in a 16-bit photo come out at most this bright
+
+
+@dataclass(slots=True, kw_only=True)
+class ClassCount:
+    """How much of a data set is of one class."""
+
+    name: str
+    pixels: int
+    share: float
+    """Of all labelled pixels that are not void; for void, of all labelled pixels."""
+    images: int
+    """The photos in which it occurs."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Report(DatasetReport):
+    """What a data set of class maps is made of, and what is wrong with it."""
+
+    classes: list[ClassCount]
+    void: ClassCount
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report in JSON's types."""
+        classes = {"classes": [_as_dict(entry) for entry in self.classes], "void": _as_dict(self.void)}
+        return DatasetReport.as_dict(self) | classes
+
+
+def _as_dict(entry: ClassCount) -> dict[str, Any]:
+    return {"name": entry.name, "pixels": entry.pixels, "share": entry.share, "images": entry.images}
+
+
+@dataclass(slots=True, kw_only=True)
+class Reading:
+    """What one photo and its label turned out to be."""
+
+    size: tuple[int, int] | None = None
+    """Width and height, unless the photo cannot be read."""
+    counts: np.ndarray | None = None
+    """(256,) pixels per label value."""
+    dim: bool = False
+    """The photo has 16 bits and uses 12 of them at most."""
+    label: Path | None = None
+    issues: list[Issue] = field(default_factory=list)
+
+
+def check(
+    source: str | Path,
+    *,
+    split: str | None = None,
+    sbd: str | Path | None = None,
+    track: Callable[[Iterable[Reading], int], Iterable[Reading]] = lambda readings, total: readings,
+) -> Report:
+    """Read all photos and labels of a source, or of one split, and report on them.
+
+    `track` wraps the walk over the readings, whose number is its second argument, to show the progress.
+
+    Raises:
+        UserError: there is nothing to check: no layout is recognised, or no such split.
+    """
+    if parse_scenes(source) is not None:
+        scenes = open_dataset(source, split)
+        readings = (_read_sample(scenes[index]) for index in range(len(scenes)))
+        listing = DatasetIndex(
+            layout="generated scenes", splits={}, classes=scenes.classes, classes_from="the generator"
+        )
+        return _report(source, listing, track(readings, len(scenes)))
+    listing = list_files(source, sbd=sbd)
+    if split is not None:
+        listing.splits = {split: select(listing, split, source)}
+    pairs = [pair for part in listing.splits.values() for pair in part]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return _report(source, listing, track(pool.map(partial(_read_pair, listing), pairs), len(pairs)))
+
+
+def _read_sample(sample: Sample) -> Reading:
+    assert sample.class_map is not None
+    return Reading(size=(sample.image.shape[2], sample.image.shape[1]), counts=_count(sample.class_map))
+
+
+def _read_pair(listing: DatasetIndex, pair: Pair) -> Reading:
+    """Read a photo and what belongs to it, each whatever is wrong with the others."""
+    reading = Reading(label=pair.label)
+    image = None
+    try:
+        image = read_image(pair.image)
+        reading.size = image.shape[2], image.shape[1]
+        reading.dim = int(image.max()) <= DIM and is_deep(pair.image)
+    except UserError as error:
+        reading.issues.append(Issue("unreadable", pair.image, str(error)))
+
+    def issue(kind: str, path: Path, message: str | None) -> None:
+        if message:
+            reading.issues.append(Issue(kind, path, message))
+
+    def read(path: Path, reader: Callable[[Path], Tensor]) -> Tensor | None:
+        try:
+            values = reader(path)
+        except UserError as error:
+            issue("label values" if isinstance(error, LabelError) else "unreadable", path, str(error))
+            return None
+        if image is not None:
+            issue("size", path, size_issue(path, values if values.ndim == 2 else values[0], pair.image, image))
+        return values
+
+    if pair.label is not None and (label := read(pair.label, listing.read_label)) is not None:
+        reading.counts = _count(label)
+        if listing.classes is not None:
+            message = value_issue(pair.label, reading.counts, listing.classes, listing.classes_from)
+            issue("label values", pair.label, message)
+    if listing.geometric is not None and pair.geometric is not None:
+        read(pair.geometric, listing.geometric.read)
+    if listing.depth is not None and pair.depth is not None:
+        read(pair.depth, listing.depth.read)
+    return reading
+
+
+def _count(label: Tensor) -> np.ndarray:
+    return torch.bincount(label.flatten(), minlength=VOID + 1).numpy()
+
+
+def _report(source: str | Path, listing: DatasetIndex, readings: Iterable[Reading]) -> Report:
+    pixels, images = np.zeros(VOID + 1, np.int64), np.zeros(VOID + 1, np.int64)
+    sizes: Counter[tuple[int, int]] = Counter()
+    issues, empty, photos, dim = list(listing.issues), [], 0, 0
+    for reading in readings:
+        photos += 1
+        dim += reading.dim
+        issues.extend(reading.issues)
+        if reading.size is not None:
+            sizes[reading.size] += 1
+        if reading.counts is not None:
+            pixels += reading.counts
+            images += reading.counts > 0
+            if reading.label is not None and not reading.counts[:VOID].any():
+                empty.append(reading.label)
+    classes = listing.classes or classes_of_values(pixels) or []
+    if classes is BINARY:
+        for counts in (pixels, images):
+            counts[1], counts[VOID] = counts[VOID], 0
+    else:
+        issues.extend(Issue("empty label", path, f"{path}: every pixel is void ({VOID}); label it.") for path in empty)
+    labelled, total = int(pixels[: len(classes)].sum()), int(pixels.sum())
+    counted = [
+        ClassCount(name=name, pixels=int(count), share=int(count) / max(labelled, 1), images=int(images[index]))
+        for index, (name, count) in enumerate(zip(classes, pixels, strict=False))
+    ]
+    void = int(pixels[VOID])
+    return Report(
+        source=str(source),
+        layout=listing.layout,
+        splits=splits_of(listing),
+        images=photos,
+        classes=counted,
+        classes_from=listing.classes_from or "found in the labels",
+        void=ClassCount(name="void", pixels=void, share=void / max(total, 1), images=int(images[VOID])),
+        sizes=sizes,
+        issues=issues,
+        notes=list(_notes(listing, counted, binary=classes is BINARY, dim=dim)),
+    )
+
+
+def _notes(listing: DatasetIndex, classes: list[ClassCount], *, binary: bool, dim: int) -> Iterator[str]:
+    if listing.classes is None and classes:
+        yield "There is no classes.txt, so the classes were taken from the labels; write one with a name a line."
+    if listing.classes is None and len(classes) > MANY:
+        yield f"{len(classes)} classes are many: do the labels number objects, or are they shades of grey?"
+    if binary:
+        yield f"The labels hold 0 and {VOID} alone: they are read as background and foreground, without void."
+    absent = [entry.name for entry in classes if not entry.pixels]
+    if absent:
+        more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
+        yield f"{len(absent)} of {len(classes)} classes never occur: {', '.join(absent[:10])}{more}."
+    unlabelled = sum(pair.label is None for pairs in listing.splits.values() for pair in pairs)
+    if unlabelled:
+        yield f"Photos of the test split without labels: {unlabelled}."
+    if listing.geometric is not None:
+        yield f"There is a second label map beside the classes: {', '.join(listing.geometric.classes)}."
+    if listing.depth is not None:
+        yield f"There is depth beside the photos; channels: {listing.depth.channels}."
+    if dim:
+        yield (
+            f"16-bit photos with no value above 4095 (12 bits): {dim}. The full range is read, so they come out nearly "
+            "black; stretch them to 0..65535, or save them with 8 bits."
+        )

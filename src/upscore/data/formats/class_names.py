@@ -1,0 +1,64 @@
+"""What a data set's class indices are called: `classes.txt`, or what the labels themselves tell.
+
+A class's index is its position among the names, from 0; 255 is void.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from upscore.errors import UserError
+from upscore.labels import MAX_CLASSES, VOID
+
+CLASSES_FILE = "classes.txt"
+BINARY = ["background", "foreground"]
+
+
+def find_classes(roots: list[Path]) -> tuple[list[str] | None, str]:
+    """The class names of the first `classes.txt` among the folders, and its path; (None, "") without any.
+
+    Raises:
+        UserError: a file is at fault, or two of them differ.
+    """
+    found = [
+        (home / CLASSES_FILE, read_classes(home / CLASSES_FILE)) for home in roots if (home / CLASSES_FILE).exists()
+    ]
+    if not found:
+        return None, ""
+    path, classes = found[0]
+    for other_path, other in found[1:]:
+        if other != classes:
+            raise UserError(f"{other_path}: lists other classes than {path}; keep one of the two files.")
+    return classes, str(path)
+
+
+def read_classes(path: Path) -> list[str]:
+    """Read class names, one a line; empty lines do not count."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
+    classes = [line.strip() for line in lines if line.strip()]
+    repeated = [name for name, count in Counter(classes).items() if count > 1]
+    if repeated:
+        raise UserError(f"{path}: lists the class {repeated[0]!r} more than once; every name must be its own.")
+    if not 0 < len(classes) <= MAX_CLASSES:
+        raise UserError(f"{path}: lists {len(classes)} classes; there must be from 1 to {MAX_CLASSES}.")
+    return classes
+
+
+def classes_of_values(counts: np.ndarray) -> list[str] | None:
+    """Name the classes of labels without a `classes.txt`, by their (256,) count of pixels per value.
+
+    `class_0` up to the largest index; for 0 and 255 alone, a plain mask, `BINARY`: 255 is then class 1 and not void.
+    None if no pixel holds a class.
+    """
+    indices = np.flatnonzero(counts[:VOID])
+    if not len(indices):
+        return None
+    if indices[-1] == 0 and counts[VOID]:
+        return BINARY
+    return [f"class_{index}" for index in range(indices[-1] + 1)]

@@ -1,0 +1,216 @@
+"""The entries of COCO's JSON, one at a time: what of them can be used, and why not what cannot.
+
+Sizes are (height, width) in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from array import array
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+import shapely
+
+from upscore.data.io.decoding import MAX_PIXELS
+from upscore.errors import UserError
+from upscore.results.rle import decode_runs
+
+NOT_ANNOTATED = math.nan
+
+
+class Unusable(Exception):  # noqa: N818 - it is caught where it is raised, and becomes a `Issue`
+    """An entry that cannot be used, with the kind of its fault."""
+
+    def __init__(self, kind: str, reason: str, annotation: int | None = None) -> None:
+        super().__init__(reason if annotation is None else f"annotation {annotation} {reason}")
+        self.kind, self.annotation = kind, annotation
+
+
+class Photo(NamedTuple):
+    """An entry of `images`."""
+
+    id: int
+    name: str
+    """A path below the photos' folder."""
+    size: tuple[int, int]
+
+
+class Entry(NamedTuple):
+    """An entry of `annotations`; its outline is of pieces or of runs."""
+
+    id: int
+    image_id: int
+    category_id: int
+    box: tuple[float, float, float, float]
+    """(x1, y1, x2, y2), or `NOT_ANNOTATED`."""
+    area: float
+    crowd: bool
+    pieces: list[array[float]]
+    runs: Sequence[int]
+
+
+def read_categories(entries: list[Any], path: Path) -> tuple[list[int], list[str]]:
+    """The ids and names of `categories`, by ascending id.
+
+    Raises:
+        UserError: there is none; one has no id or no name; two have the same id.
+    """
+    categories: list[tuple[int, str]] = []
+    for entry in entries:
+        if not isinstance(entry, dict) or not _is_int(entry.get("id")) or not isinstance(entry.get("name"), str):
+            raise UserError(f"{path}: the category {str(entry)[:80]} must have a whole number 'id' and a 'name'.")
+        categories.append((entry["id"], entry["name"]))
+    categories.sort()
+    for kind, values in (("id", [number for number, _ in categories]), ("name", [name for _, name in categories])):
+        twice = [value for value, count in Counter(values).items() if count > 1]
+        if twice:
+            raise UserError(f"{path}: two categories have the {kind} {twice[0]!r}; each must have its own.")
+    if not categories:
+        raise UserError(f"{path}: lists no categories; add one.")
+    return [number for number, _ in categories], [name for _, name in categories]
+
+
+def read_photo(entry: Any) -> Photo:
+    """An entry of `images`.
+
+    Raises:
+        Unusable: a field is missing or out of its range; the file's name leads out of its folder.
+    """
+    entry = entry if isinstance(entry, dict) else {}
+    number, name, sides = entry.get("id"), entry.get("file_name"), (entry.get("height"), entry.get("width"))
+    if not _is_int(number):
+        raise Unusable("malformed", f"an image ({str(name)[:80]}) has no whole number as 'id'; add it.")
+    if not isinstance(name, str) or not _stays_inside(name):
+        raise Unusable(
+            "malformed", f"image {number}: 'file_name' is {str(name)[:80]!r}; give a path below the photos' folder."
+        )
+    if not all(_is_int(side) and side > 0 for side in sides) or sides[0] * sides[1] > MAX_PIXELS:
+        raise Unusable(
+            "malformed",
+            f"image {number}: width and height must be of 1 to {MAX_PIXELS:,} pixels in all, but are "
+            f"{str(sides[1])[:20]} and {str(sides[0])[:20]}.",
+        )
+    return Photo(number, name, sides)
+
+
+def read_annotation(content: Any, size_of: Callable[[int], tuple[int, int] | None]) -> Entry:
+    """An entry of `annotations`; `size_of` knows an image's size by its id.
+
+    Raises:
+        Unusable: a field is missing or of a wrong type; its image is not listed; its outline is none.
+    """
+    content = content if isinstance(content, dict) else {}
+    number = content.get("id")
+    if not _is_int(number):
+        raise Unusable("malformed", f"an annotation ({str(content)[:80]}) has no whole number as 'id'; add it.")
+    for name in ("image_id", "category_id"):
+        if not _is_int(content.get(name)):
+            raise Unusable("malformed", f"has no whole number as {name!r}; add it.", number)
+    size = size_of(content["image_id"])
+    if size is None:
+        raise Unusable("unlisted", f"is of image {content['image_id']}, which is not listed; add or remove it.", number)
+    box, area = content.get("bbox"), content.get("area")
+    if box is not None and not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))):
+        raise Unusable("malformed", f"has the box {str(box)[:80]}; give x, y, width and height.", number)
+    if area is not None and not _is_finite(area):
+        raise Unusable("malformed", f"has the area {str(area)[:80]}; give a number of pixels.", number)
+    pieces, runs = _read_outline(content.get("segmentation"), size, number)
+    x, y, width, height = box or (NOT_ANNOTATED,) * 4
+    return Entry(
+        id=number,
+        image_id=content["image_id"],
+        category_id=content["category_id"],
+        box=(x, y, x + width, y + height),
+        area=NOT_ANNOTATED if area is None else area,
+        crowd=bool(content.get("iscrowd")),
+        pieces=pieces,
+        runs=runs,
+    )
+
+
+def _read_outline(outline: Any, size: tuple[int, int], number: int) -> tuple[list[array[float]], Sequence[int]]:
+    if not outline:
+        raise Unusable("no outline", "has no 'segmentation'; outline the object, or remove it.", number)
+    if isinstance(outline, dict):
+        return [], _read_runs(outline, size, number)
+    if not isinstance(outline, list):
+        raise Unusable("malformed", "has a 'segmentation' of neither polygons nor run lengths.", number)
+    return [_read_piece(piece, size, number) for piece in outline], []
+
+
+def _read_piece(piece: Any, size: tuple[int, int], number: int) -> array[float]:
+    coordinates = array("d")
+    try:
+        coordinates.fromlist(piece)
+    except (TypeError, OverflowError) as error:
+        raise Unusable("malformed", "has a polygon that is no list of numbers x1, y1, x2, y2, ...", number) from error
+    if len(coordinates) % 2:
+        raise Unusable("malformed", f"has a polygon of {len(coordinates)} numbers; each x needs its y.", number)
+    # To draw a line takes time and memory by its length, wherever it is.
+    largest = max(size)
+    if coordinates and not -largest <= min(coordinates) <= max(coordinates) <= 2 * largest:
+        raise Unusable(
+            "malformed",
+            f"has a polygon from {min(coordinates):g} to {max(coordinates):g}, far outside its photo of "
+            f"{size[1]}x{size[0]} pixels; draw it anew.",
+            number,
+        )
+    return coordinates
+
+
+def _read_runs(outline: dict[str, Any], size: tuple[int, int], number: int) -> Sequence[int]:
+    height, width = size
+    if outline.get("size") != [height, width]:
+        raise Unusable(
+            "malformed",
+            f"has run lengths for the size {str(outline.get('size'))[:40]}, but its image is of [{height}, {width}].",
+            number,
+        )
+    counts: Any = outline.get("counts")
+    try:
+        runs = decode_runs(counts).tolist() if isinstance(counts, str) else counts
+        lengths = array("I")
+        lengths.fromlist(runs)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise Unusable("malformed", "has run lengths that cannot be decoded; write them anew.", number) from error
+    if sum(lengths) != height * width:
+        raise Unusable(
+            "malformed",
+            f"has run lengths of {sum(lengths):,} pixels, but its image has {height * width:,}; write them anew.",
+            number,
+        )
+    return lengths
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether a file's name, from outside, is a path that stays below the folder it is relative to."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    return (
+        bool(parts) and ".." not in parts and parts[0] != "/" and not re.match("[A-Za-z]:", name) and "\0" not in name
+    )
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < 1e18
+
+
+def crosses_itself(points: np.ndarray) -> bool:
+    """Whether two edges of a closed polygon, (P, 2) float64, cross at a point that is inside both.
+
+    This is weaker than the validity of OGC's simple features: edges that only touch, or run back along one another, do
+    not cross, because outlines with holes are drawn so.
+    """
+    points = points[(points != np.roll(points, 1, axis=0)).any(1)]
+    if len(points) < 4:
+        return False
+    edges = shapely.linestrings(np.stack([points, np.roll(points, -1, axis=0)], 1))
+    return shapely.STRtree(edges).query(edges, predicate="crosses").size > 0

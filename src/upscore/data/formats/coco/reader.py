@@ -1,0 +1,258 @@
+"""COCO's JSON of labelled objects, read once into flat arrays.
+
+N images, A annotations, K classes, L layers, R runs of pixels; sizes are (height, width).
+
+Lin et al., "Microsoft COCO: Common Objects in Context" (2014). A million objects of Python would be copied into every
+worker's memory as their counts change; arrays are shared.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from array import array
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from upscore.annotations import ObjectAnnotations
+from upscore.data.formats.coco.entries import Entry, Unusable, read_annotation, read_categories, read_photo
+from upscore.data.formats.coco.segmentations import Outlines, OutlinesSoFar
+from upscore.data.formats.folder import Issue
+from upscore.data.io.decoding import MAX_PIXELS
+from upscore.errors import UserError
+from upscore.results.rle import runs_of_polygons, runs_to_columns
+
+
+@dataclass(slots=True, kw_only=True)
+class Coco:
+    """What one file says of its images; annotations are sorted by image."""
+
+    path: Path
+    classes: list[str]
+    """By ascending category id."""
+    category_ids: list[int]
+    """By class index."""
+    image_ids: np.ndarray
+    """(N,) int64."""
+    file_names: np.ndarray
+    """(N,) bytes, relative to the photos' folder."""
+    sizes: np.ndarray
+    """(N, 2) int64."""
+    bounds: np.ndarray
+    """(N + 1,) int64; the annotations of image i are those from `bounds[i]` to `bounds[i + 1]`."""
+    ids: np.ndarray
+    """(A,) int64."""
+    labels: np.ndarray
+    """(A,) int64, class indices."""
+    boxes: np.ndarray
+    """(A, 4) float32, (x1, y1, x2, y2) as annotated; NaN where there is none."""
+    areas: np.ndarray
+    """(A,) float32, as annotated; NaN where there is none."""
+    crowd: np.ndarray
+    """(A,) bool."""
+    outlines: Outlines
+    """By annotation."""
+    issues: list[Issue]
+    """Entries that cannot be used, which are left out."""
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def annotations(self, image: int) -> range:
+        """The annotations of an image."""
+        return range(int(self.bounds[image]), int(self.bounds[image + 1]))
+
+    def runs(self, image: int, annotation: int) -> np.ndarray:
+        """(R,) int64, the run lengths of an annotation's pixels."""
+        outline = self.outlines[annotation]
+        if outline.runs is not None:
+            return outline.runs.astype(np.int64)
+        height, width = self.sizes[image].tolist()
+        return runs_of_polygons(outline.pieces, (height, width))
+
+    def objects(self, image: int) -> ObjectAnnotations:
+        """The objects of an image at its own size; number k is its k-th annotation.
+
+        One whose outline holds no pixel is among them all the same, as COCO's evaluation counts it. Boxes and areas are
+        as annotated, and measured where they are not.
+
+        Raises:
+            UserError: too many large objects lie over one another to be held in memory.
+        """
+        annotations = self.annotations(image)
+        height, width = self.sizes[image].tolist()
+        try:
+            id_map = layered(
+                (self.runs(image, annotation) for annotation in annotations), height, width, most=2 * MAX_PIXELS
+            )
+        except UserError as error:
+            name = os.fsdecode(self.file_names[image])
+            raise UserError(f"{self.path}: {name}: {error}; make the photo smaller, or cut it up.") from error
+        part = slice(annotations.start, annotations.stop)
+        measured = ObjectAnnotations.from_id_map(torch.from_numpy(id_map))
+        at = measured.numbers - 1
+        layers = torch.zeros(len(annotations), dtype=torch.int64).index_copy_(0, at, measured.layers)
+        boxes = torch.zeros(len(annotations), 4).index_copy_(0, at, measured.boxes)
+        areas = torch.zeros(len(annotations)).index_copy_(0, at, measured.areas)
+        annotated_boxes = torch.from_numpy(self.boxes[part].copy())
+        annotated_areas = torch.from_numpy(self.areas[part].copy())
+        return ObjectAnnotations(
+            id_map=measured.id_map,
+            numbers=torch.arange(1, len(annotations) + 1),
+            layers=layers,
+            labels=torch.from_numpy(self.labels[part].copy()),
+            boxes=torch.where(annotated_boxes.isnan(), boxes, annotated_boxes),
+            areas=torch.where(annotated_areas.isnan(), areas, annotated_areas),
+            crowd=torch.from_numpy(self.crowd[part].copy()),
+        )
+
+
+def read_coco(path: Path) -> Coco:
+    """Read a file of COCO instances; what is wrong with single entries is collected in `issues`.
+
+    Raises:
+        UserError: the file cannot be read, or is not of this kind; a category is at fault.
+    """
+    content = _read_json(path)
+    category_ids, classes = read_categories(content["categories"], path)
+    images = _Images(path)
+    for entry in content["images"]:
+        images.add(entry)
+    annotations = _Annotations(path, images, {number: index for index, number in enumerate(category_ids)})
+    for entry in content["annotations"]:
+        annotations.add(entry)
+    rows = np.argsort(np.array(annotations.images), kind="stable")
+    counts = np.bincount(np.array(annotations.images, np.int64), minlength=len(images.ids))
+    return Coco(
+        path=path,
+        classes=classes,
+        category_ids=category_ids,
+        image_ids=np.array(images.ids, np.int64),
+        file_names=np.array(images.names, bytes),
+        sizes=np.array(images.sizes, np.int64).reshape(-1, 2),
+        bounds=np.concatenate([[0], counts.cumsum()]).astype(np.int64),
+        ids=np.array(annotations.ids, np.int64)[rows],
+        labels=np.array(annotations.labels, np.int64)[rows],
+        boxes=np.array(annotations.boxes, np.float32).reshape(-1, 4)[rows],
+        areas=np.array(annotations.areas, np.float32)[rows],
+        crowd=np.array(annotations.crowd, bool)[rows],
+        outlines=annotations.outlines.ordered(rows),
+        issues=images.issues + annotations.issues,
+    )
+
+
+def layered(objects: Iterable[np.ndarray], height: int, width: int, *, most: int) -> np.ndarray:
+    """(L, H, W) int32: objects, given as run lengths, by number from 1, each on the first layer where it fits.
+
+    Raises:
+        UserError: the layers would hold more than `most` pixels.
+    """
+    layers = [np.zeros((height, width), np.int32)]
+    for number, runs in enumerate(objects, start=1):
+        columns, mask = runs_to_columns(runs, height)
+        layer = next((layer for layer in layers if not layer[:, columns][mask].any()), None)
+        if layer is None:
+            if (len(layers) + 1) * height * width > most:
+                raise UserError(f"more than {len(layers)} objects lie over one another in {width}x{height} pixels")
+            layer = np.zeros((height, width), np.int32)
+            layers.append(layer)
+        layer[:, columns][mask] = number
+    return np.stack(layers)
+
+
+def _read_json(path: Path) -> dict[str, list[Any]]:
+    try:
+        content = json.loads(_text(path), parse_constant=lambda _: None)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is damaged, or no JSON at all ({error}).") from error
+    for name in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(name), list):
+            raise UserError(f"{path}: is no file of COCO instances; it must hold a list {name!r}.")
+    return content
+
+
+def _text(path: Path) -> str:
+    """What a file says; its bytes, half a gigabyte of COCO's own, are not kept while it is understood."""
+    content = path.read_bytes()
+    return content.decode(json.detect_encoding(content), "surrogatepass")
+
+
+class _Images:
+    """The images so far."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.ids, self.names, self.sizes = array("q"), list[bytes](), array("q")
+        self.places: dict[int, int] = {}
+        self.issues: list[Issue] = []
+        self._names: set[str] = set()
+
+    def add(self, entry: Any) -> None:
+        try:
+            photo = read_photo(entry)
+            if photo.id in self.places:
+                raise Unusable("image id", f"image {photo.id} is listed more than once; give each its own id.")
+            if photo.name in self._names:
+                raise Unusable("duplicate", f"image {photo.id}: {photo.name} is listed already; keep one of the two.")
+        except Unusable as issue:
+            self.issues.append(Issue(issue.kind, self.path, f"{self.path}: {issue}", issue.annotation))
+            return
+        self.places[photo.id] = len(self.ids)
+        self._names.add(photo.name)
+        self.ids.append(photo.id)
+        self.names.append(os.fsencode(photo.name))
+        self.sizes.extend(photo.size)
+
+
+class _Annotations:
+    """The annotations so far, in the file's order."""
+
+    def __init__(self, path: Path, images: _Images, classes: dict[int, int]) -> None:
+        self.path, self._images, self._classes = path, images, classes
+        self.images, self.ids, self.labels, self.crowd = array("q"), array("q"), array("q"), array("b")
+        self.boxes, self.areas = array("d"), array("d")
+        self.outlines = OutlinesSoFar()
+        self.issues: list[Issue] = []
+        self._seen: Counter[int] = Counter()
+
+    def add(self, content: Any) -> None:
+        try:
+            entry, image, label = self._read(content)
+        except Unusable as issue:
+            self.issues.append(Issue(issue.kind, self.path, f"{self.path}: {issue}", issue.annotation))
+            return
+        self.images.append(image)
+        self.ids.append(entry.id)
+        self.labels.append(label)
+        self.boxes.extend(entry.box)
+        self.areas.append(entry.area)
+        self.crowd.append(entry.crowd)
+        self.outlines.add(entry.pieces, entry.runs)
+
+    def _read(self, content: Any) -> tuple[Entry, int, int]:
+        def size_of(image_id: int) -> tuple[int, int] | None:
+            place = self._images.places.get(image_id)
+            return None if place is None else (self._images.sizes[2 * place], self._images.sizes[2 * place + 1])
+
+        entry = read_annotation(content, size_of)
+        self._seen[entry.id] += 1
+        if self._seen[entry.id] > 1:
+            raise Unusable("annotation id", "has an id that is not its own; number them anew.", entry.id)
+        label = self._classes.get(entry.category_id)
+        if label is None:
+            known = ", ".join(str(number) for number in list(self._classes)[:5])
+            more = ", ..." if len(self._classes) > 5 else ""
+            raise Unusable(
+                "category",
+                f"is of the category {entry.category_id}, but those of the file are {known}{more}; add it there.",
+                entry.id,
+            )
+        return entry, self._images.places[entry.image_id], label

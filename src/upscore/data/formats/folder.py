@@ -1,0 +1,253 @@
+"""Photos and labels in plain folders, paired by name without opening any.
+
+```
+ROOT/images/a.jpg        ROOT/labels/a.png         (or masks/, annotations/)
+ROOT/train/images/a.jpg  ROOT/train/labels/a.png   and the same in val/ and test/
+ROOT/images/train/a.jpg  ROOT/labels/train/a.png
+ROOT/classes.txt         a class name a line; its index is the number of the line, from 0
+```
+
+A file's key is its path below the folder without the suffix: `berlin/0001` for `images/berlin/0001.jpg`.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from torch import Tensor
+
+from upscore.data.formats.class_names import find_classes
+from upscore.data.io.decoding import SUFFIXES
+from upscore.data.io.images import read_label
+from upscore.errors import UserError
+
+IMAGES = ("images",)
+LABELS = ("labels", "masks", "annotations")
+LABEL_ENDINGS = ("", "_mask", "_label", "_L")
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""A folder's name and the split that it holds."""
+UNSPLIT = ""
+
+
+class Pair(NamedTuple):
+    """A photo and its label map; None where the split has no labels at all."""
+
+    name: str
+    image: Path
+    label: Path | None
+    geometric: Path | None = None
+    """The map of a second set of classes."""
+    depth: Path | None = None
+
+
+class Issue(NamedTuple):
+    """Something that is wrong with one file."""
+
+    kind: str
+    path: Path
+    message: str
+    """The whole sentence, with the file's name."""
+    annotation: int | None = None
+    """The id of the annotation at fault, in a file of many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeometricLabels:
+    """The second set of classes of a data set that has two."""
+
+    classes: list[str]
+    read: Callable[[Path], Tensor]
+    """Turns a label's path into (H, W) uint8."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DepthMaps:
+    """What a depth camera adds to the photos."""
+
+    channels: int
+    read: Callable[[Path], Tensor]
+    """Turns a path into (D, H, W) float32, NaN where the depth is unknown."""
+
+
+@dataclass(slots=True, kw_only=True)
+class DatasetIndex:
+    """The files of a data set, found by their names alone."""
+
+    layout: str
+    """What the folder was taken for, in words."""
+    splits: dict[str, list[Pair]]
+    """By split; `UNSPLIT` alone where there are none."""
+    classes: list[str] | None
+    """None where the labels have to tell."""
+    classes_from: str
+    """Where the classes come from, in words."""
+    read_label: Callable[[Path], Tensor] = read_label
+    """Turns a label's path into (H, W) uint8."""
+    geometric: GeometricLabels | None = None
+    depth: DepthMaps | None = None
+    issues: list[Issue] = field(default_factory=list)
+
+
+def list_folder(root: Path) -> DatasetIndex | None:
+    """List a plain folder; None if `root` has none of the layouts above.
+
+    Raises:
+        UserError: a folder of photos has no labels next to it, or cannot be read; `classes.txt` is at fault.
+    """
+    issues: list[Issue] = []
+    folders = _folders_of_splits(root, issues)
+    if not folders:
+        return None
+    splits = {split: pair_folders(images, labels, issues) for split, (images, labels) in folders.items()}
+    roots = dict.fromkeys([root, *(images.parent for images, _ in folders.values())])
+    classes, source = find_classes([*roots, root.parent] if root.name.lower() in SPLITS else list(roots))
+    return DatasetIndex(layout="a plain folder", splits=splits, classes=classes, classes_from=source, issues=issues)
+
+
+def _folders_of_splits(root: Path, issues: list[Issue]) -> dict[str, tuple[Path, Path | None]]:
+    """The folders of photos and of labels by split; nothing where the layout is another."""
+    folders = child_folders(root)
+    images = _first(folders, IMAGES)
+    if images is None:
+        roots = _by_split(folders)
+        photos = {split: _first(child_folders(home), IMAGES) for split, home in roots.items()}
+        return {
+            split: (images, _labels_of(split, roots[split], child_folders(roots[split])))
+            for split, images in photos.items()
+            if images is not None
+        }
+    labels = _labels_of(UNSPLIT, root, folders)
+    assert labels is not None
+    inside = child_folders(images)
+    splits = _by_split(inside)
+    if "train" not in splits:
+        return {UNSPLIT: (images, labels)}
+    strays = (path for path in sorted(images.iterdir()) if path not in splits.values())
+    issues.extend(
+        Issue("outside", path, f"{path}: lies outside the folders of the splits; move it into one.")
+        for path in strays
+        if path.name in inside or path.suffix.lower() in SUFFIXES
+    )
+    labels_inside = child_folders(labels)
+    return {
+        split: (home, None if split == "test" and home.name not in labels_inside else labels / home.name)
+        for split, home in splits.items()
+    }
+
+
+def _by_split(folders: dict[str, Path]) -> dict[str, Path]:
+    splits: dict[str, Path] = {}
+    for name, folder in folders.items():
+        split = SPLITS.get(name.lower())
+        if split in splits:
+            raise UserError(f"{folder}: {splits[split]} holds the split {split!r} too; keep one of them.")
+        if split is not None:
+            splits[split] = folder
+    return {split: splits[split] for split in SPLITS.values() if split in splits}
+
+
+def pair_folders(images: Path, labels: Path | None, issues: list[Issue]) -> list[Pair]:
+    """Pair the photos and the labels of two folders by key; what finds no partner becomes a fault."""
+    photos = list_images(images, issues)
+    if labels is None:
+        return [Pair(key, path, None) for key, path in photos.items()]
+    masks = list_images(labels, issues)
+    pairs = []
+    for key, photo in photos.items():
+        mask = next((masks.pop(key + ending) for ending in LABEL_ENDINGS if key + ending in masks), None)
+        if mask is None:
+            issues.append(Issue("missing label", photo, f"{photo}: has no label {labels / key}.png; add it."))
+        else:
+            pairs.append(Pair(key, photo, mask))
+    for key, mask in masks.items():
+        issues.append(Issue("missing photo", mask, f"{mask}: has no photo {images / key}.jpg; add it."))
+    return pairs
+
+
+def list_images(folder: Path, issues: list[Issue]) -> dict[str, Path]:
+    """The image files below a folder by key, sorted; a key that two files share becomes a fault.
+
+    Raises:
+        UserError: a folder cannot be read, or there is no image file in any.
+    """
+    found: dict[str, str] = {}
+    others: Counter[str] = Counter()
+    for path, key, suffix in walk_files(folder):
+        if suffix not in SUFFIXES:
+            others[suffix or "no suffix"] += 1
+        elif key in found:
+            twin = Path(max(path, found[key]))
+            found[key] = min(path, found[key])
+            issues.append(Issue("duplicate", twin, f"{twin}: {found[key]} has the same name; keep one of them."))
+        else:
+            found[key] = path
+    if not found:
+        seen = f" (only {', '.join(sorted(others)[:5])})" if others else ""
+        raise UserError(f"{folder}: holds no image files{seen}; they end in {', '.join(sorted(SUFFIXES))}.")
+    return {key: Path(found[key]) for key in sorted(found)}
+
+
+def walk_files(folder: Path, *, labels: bool = True, exclude: Path | None = None) -> list[tuple[str, str, str]]:
+    """(path, key, lower-case suffix) of every file in and below a folder.
+
+    Links to folders are followed, each folder once; hidden files and folders are left out. Keys are in Unicode's
+    composed form (NFC), so that names written by different systems agree.
+
+    Args:
+        labels: whether to go into labels/, masks/ and annotations/ beside images/.
+        exclude: a folder to leave out.
+
+    Raises:
+        UserError: a folder can't be read.
+    """
+    files: list[tuple[str, str, str]] = []
+    visited = set() if exclude is None else {os.path.realpath(exclude)}
+    for parent, children, names in os.walk(folder, onerror=_cannot_read, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in visited:
+            children.clear()
+            continue
+        visited.add(real)
+        beside = LABELS if not labels and not {*IMAGES}.isdisjoint(children) else ()
+        children[:] = [child for child in children if not child.startswith(".") and child not in beside]
+        below = os.path.relpath(parent, folder).replace(os.sep, "/")
+        prefix = "" if below == "." else below + "/"
+        for name in names:
+            if not name.startswith(".") and name.lower() not in ("thumbs.db", "desktop.ini"):
+                stem, suffix = os.path.splitext(name)  # noqa: PTH122 - a Path each takes seconds for 100,000 files
+                key = unicodedata.normalize("NFC", prefix + stem)
+                files.append((f"{parent}{os.sep}{name}", key, suffix.lower()))
+    return files
+
+
+def child_folders(folder: Path) -> dict[str, Path]:
+    """The folders in a folder by name, sorted, without hidden ones."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        _cannot_read(error)
+    return {name: folder / name for name in names}
+
+
+def _cannot_read(error: OSError) -> NoReturn:
+    raise UserError(f"{error.filename}: the folder cannot be read ({error.strerror}).") from error
+
+
+def _first(folders: dict[str, Path], names: tuple[str, ...]) -> Path | None:
+    """The folder that has the first of the names, however it is capitalised."""
+    by_name = {name.lower(): path for name, path in folders.items()}
+    return next((by_name[name] for name in names if name in by_name), None)
+
+
+def _labels_of(split: str, home: Path, folders: dict[str, Path]) -> Path | None:
+    labels = _first(folders, LABELS)
+    if labels is None and split != "test":
+        raise UserError(f"{home}: has images/ but no labels/ next to it (masks/ and annotations/ are understood too).")
+    return labels

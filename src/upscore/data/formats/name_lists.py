@@ -1,0 +1,66 @@
+"""Splits that are lists of names, one a line, and the files that belong to a name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from upscore.data.formats.folder import Issue, Pair
+from upscore.errors import UserError
+
+
+class Files:
+    """The files of one kind in a folder, by the names that the lists give them.
+
+    A name in a list is looked up among the files that are there, and so never leads out of the folder.
+    """
+
+    def __init__(self, folder: Path, suffix: str, prefix: str = "") -> None:
+        self.folder, self.suffix, self.prefix = folder, suffix, prefix
+        files = folder.iterdir() if folder.is_dir() else ()
+        self.names = {
+            path.stem.removeprefix(prefix)
+            for path in files
+            if path.suffix == suffix and path.stem.startswith(prefix) and not path.stem.startswith(".")
+        }
+
+    def __getitem__(self, name: str) -> Path:
+        return self.folder / f"{self.prefix}{name}{self.suffix}"
+
+
+def read_list(path: Path) -> list[str] | None:
+    """The names in a list, each once; None without such a file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        return list(dict.fromkeys(path.read_text(encoding="utf-8-sig").split()))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
+
+
+def pair_listed(
+    names: Collection[str],
+    split: str,
+    photos: Files,
+    labels: Files | None,
+    issues: list[Issue],
+    *,
+    geometric: Files | None = None,
+    depth: Files | None = None,
+) -> list[Pair]:
+    """The listed photos with all that belongs to them, sorted by name; what lacks any of it becomes a fault."""
+    kinds = [("missing photo", photos)]
+    kinds += [("missing label", files) for files in (labels, geometric, depth) if files is not None]
+    pairs = []
+    for name in sorted(names):
+        kind, path = next(((kind, files[name]) for kind, files in kinds if name not in files.names), ("", None))
+        if path is not None:
+            issues.append(Issue(kind, path, f"{path}: is listed in the split {split!r} but missing."))
+            continue
+        beside = (None if files is None else files[name] for files in (labels, geometric, depth))
+        pairs.append(Pair(name, photos[name], *beside))
+    return pairs

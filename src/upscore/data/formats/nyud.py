@@ -1,0 +1,124 @@
+"""NYUDv2: rooms with depth and 40 classes, in the form that the FCN authors published.
+
+Silberman et al., "Indoor Segmentation and Support Inference from RGBD Images" (2012); the classes are those of Gupta
+et al., "Perceptual Organization and Recognition of Indoor Scenes from RGB-D Images" (2013), the encoding HHA is that of
+their "Learning Rich Features from RGB-D Images" (2014).
+
+```
+data/images/img_5001.png        the photo
+data/depth/img_5001.png         16 bits: millimetres, 0 where unknown
+data/hha/img_5001.png           horizontal disparity, height above ground, angle with gravity, as red, green and blue
+segmentation/img_5001.mat       segmentation: 1 to 40, 0 for none
+train.txt, val.txt, test.txt    5001 and so on; trainval.txt may stand for the first two
+```
+
+Of `data/depth` and `data/hha` one is enough, and there may be neither.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from upscore.data.formats.folder import DatasetIndex, DepthMaps, Issue
+from upscore.data.formats.name_lists import Files, pair_listed, read_list
+from upscore.data.io.decoding import load, open_image, reading
+from upscore.data.io.images import LabelError, read_image
+from upscore.data.io.matlab import classes_from_one
+from upscore.errors import UserError
+
+CLASSES = [
+    "wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture", "counter",
+    "blinds", "desk", "shelves", "curtain", "dresser", "pillow", "mirror", "floor mat", "clothes", "ceiling", "books",
+    "refridgerator", "television", "paper", "towel", "shower curtain", "box", "whiteboard", "person", "night stand",
+    "toilet", "sink", "lamp", "bathtub", "bag", "otherstructure", "otherfurniture", "otherprop",
+]  # fmt: skip
+
+DepthChannels = Literal[1, 3]
+"""The depth itself, or HHA."""
+
+OFFICIAL = "nyu_depth_v2_labeled.mat"
+
+
+def list_nyud(root: Path, depth_channels: DepthChannels | None = None) -> DatasetIndex | None:
+    """List the folder, or one that holds it as `nyud`; None if `root` is neither.
+
+    Without a choice, `Sample.depth` is the depth itself if there is `data/depth`, else HHA if there is `data/hha`.
+
+    Raises:
+        UserError: no list of a split is there, or one cannot be read; there is no such depth.
+    """
+    roots = [root, root / "nyud"]
+    home = next((home for home in roots if (home / "segmentation").is_dir() and (home / "data").is_dir()), None)
+    if home is None:
+        if (root / OFFICIAL).is_file():
+            raise UserError(
+                f"{root / OFFICIAL}: has 894 classes and is HDF5, which is not read; use the data set as Gupta et al. "
+                "prepared it, with 40 classes: data/images/, segmentation/, and data/depth/ or data/hha/."
+            )
+        return None
+    names = {split: read_list(home / f"{split}.txt") for split in ("train", "val", "test", "trainval")}
+    whole = names.pop("trainval")
+    if not names["train"] and not names["val"]:
+        names["train"] = whole
+    if not any(names.values()):
+        raise UserError(f"{home}: has no train.txt, val.txt, trainval.txt or test.txt that names an image.")
+    photos, labels = Files(home / "data" / "images", ".png", "img_"), Files(home / "segmentation", ".mat", "img_")
+    depth, depth_maps = _depth(home / "data", depth_channels)
+    issues: list[Issue] = []
+    return DatasetIndex(
+        layout="NYUDv2",
+        splits={
+            split: pair_listed(part, split, photos, labels, issues, depth=depth)
+            for split, part in names.items()
+            if part
+        },
+        classes=CLASSES,
+        classes_from="NYUDv2's",
+        read_label=partial(classes_from_one, name="segmentation", count=len(CLASSES)),
+        depth=depth_maps,
+        issues=issues,
+    )
+
+
+def _depth(data: Path, channels: DepthChannels | None) -> tuple[Files, DepthMaps] | tuple[None, None]:
+    """The files of the kind of depth that is asked for, or that is there."""
+    kinds = {1: (data / "depth", read_depth), 3: (data / "hha", read_hha)}
+    if channels is None:
+        channels = next((count for count in (1, 3) if kinds[count][0].is_dir()), None)
+        if channels is None:
+            return None, None
+    folder, read = kinds[channels]
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder, which depth of {channels} channels is read from.")
+    return Files(folder, ".png", "img_"), DepthMaps(channels=channels, read=read)
+
+
+def read_depth(path: Path) -> Tensor:
+    """Read millimetres as (1, H, W) float32 metres, NaN where the depth is unknown.
+
+    Raises:
+        LabelError: the file holds something else.
+        UserError: it is missing, damaged or too large.
+    """
+    with reading(path), open_image(path) as image:
+        load(image)
+        values = np.array(image)
+    if values.ndim != 2 or image.mode == "P" or not np.issubdtype(values.dtype, np.integer) or values.itemsize < 2:
+        raise LabelError(f"{path}: depth is grey with 16 bits, the millimetres, but this is {image.mode} of Pillow's.")
+    metres = np.where(values > 0, values, np.nan).astype(np.float32) / 1000
+    return torch.from_numpy(metres)[None]
+
+
+def read_hha(path: Path) -> Tensor:
+    """Read HHA as (3, H, W) float32, 0..255: disparity, height, angle.
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    return read_image(path).float()

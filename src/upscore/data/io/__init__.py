@@ -1,0 +1,1 @@
+"""Image decoding: file formats, bit depths, and windows of images larger than memory."""

@@ -1,0 +1,89 @@
+"""Where on Earth an image lies: the tags of a GeoTIFF, taken from one file to another as they are.
+
+The tags say which coordinates pixels have (a scale and tie points, or a matrix) and in which reference system (keys,
+which may point into numbers and texts). What the keys mean is not looked at, so that no system can be got wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tifffile import DATATYPE, TiffFile
+
+from upscore.data.io.decoding import is_tiff, reading
+from upscore.errors import UserError
+
+PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, KEYS, NUMBERS, TEXTS = 33550, 33922, 34264, 34735, 34736, 34737
+TYPES = {
+    PIXEL_SCALE: DATATYPE.DOUBLE,
+    TIE_POINTS: DATATYPE.DOUBLE,
+    TRANSFORMATION: DATATYPE.DOUBLE,
+    KEYS: DATATYPE.SHORT,
+    NUMBERS: DATATYPE.DOUBLE,
+}
+RASTER_TYPE, POINTS = 1025, 2
+"""The key that says whether whole numbers are corners of pixels (1) or their centres (2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Georeference:
+    """The tags of a GeoTIFF."""
+
+    tags: dict[int, tuple[float, ...]]
+    """Number -> value, of those that hold numbers."""
+    texts: str = ""
+
+    def reduced(self, down: float, across: float) -> Georeference:
+        """Of the same image with fewer pixels: `down` and `across` are those of the old one that a new one covers."""
+        tags = dict(self.tags)
+        half = 0.5 if self._points else 0.0
+        if scale := tags.get(PIXEL_SCALE):
+            tags[PIXEL_SCALE] = (scale[0] * across, scale[1] * down, *scale[2:])
+        points, moved = tags.get(TIE_POINTS, ()), []
+        for at in range(0, len(points), 6):  # column, row, depth in pixels; x, y, z on Earth
+            column, row = (points[at] + half) / across - half, (points[at + 1] + half) / down - half
+            moved += [column, row, *points[at + 2 : at + 6]]
+        if points:
+            tags[TIE_POINTS] = tuple(moved)
+        if matrix := tags.get(TRANSFORMATION):
+            rows = [matrix[at : at + 4] for at in range(0, 12, 4)]
+            moved = [
+                (x * across, y * down, z, shift + half * ((across - 1) * x + (down - 1) * y)) for x, y, z, shift in rows
+            ]
+            tags[TRANSFORMATION] = tuple(value for row in moved for value in row) + matrix[12:]
+        return Georeference(tags, self.texts)
+
+    @property
+    def _points(self) -> bool:
+        keys = self.tags.get(KEYS, ())
+        return (RASTER_TYPE, 0, 1, POINTS) in [keys[at : at + 4] for at in range(4, len(keys), 4)]
+
+    def extratags(self) -> list[tuple[int, int, int, tuple[float, ...] | str, bool]]:
+        """For tifffile's writers: number, type, count, value, and that it belongs to one page."""
+        tags = [(number, TYPES[number], len(value), value, True) for number, value in sorted(self.tags.items())]
+        return [*tags, (TEXTS, DATATYPE.ASCII, len(self.texts) + 1, self.texts, True)] if self.texts else [*tags]
+
+
+def read_georeference(path: str | Path, *, pyramid_level: int = 0) -> Georeference | None:
+    """Of a level of a TIFF; None of one without, and of what is no TIFF.
+
+    Raises:
+        UserError: the file can't be read, or its tags are damaged.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return None
+    with reading(path):
+        if not is_tiff(path):
+            return None
+        with TiffFile(path) as file:
+            levels = file.series[0].levels
+            finest, chosen = levels[0].keyframe, levels[pyramid_level].keyframe
+            values = {number: finest.tags.valueof(number) for number in TYPES if number in finest.tags}
+            texts = str(finest.tags.valueof(TEXTS, ""))
+            factors = finest.imagelength / chosen.imagelength, finest.imagewidth / chosen.imagewidth
+        tags = {number: value if isinstance(value, tuple) else (value,) for number, value in values.items()}
+        if len(tags.get(TIE_POINTS, ())) % 6 or len(tags.get(TRANSFORMATION, range(16))) != 16:
+            raise UserError(f"{path}: its tags of a GeoTIFF are damaged; write it anew, as with gdal_translate.")
+    return Georeference(tags, texts).reduced(*factors) if tags else None

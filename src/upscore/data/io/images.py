@@ -1,0 +1,225 @@
+"""Photos and label maps out of files, as the rest of the project wants them.
+
+H W pixels, upright: the EXIF orientation of the file is applied. Of an animation the first frame is read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
+from torch import Tensor
+
+from upscore.data.io.bit_depth import to_bytes, warn_if_dark
+from upscore.data.io.decoding import (
+    ORIENTATION,
+    ImageFilePath,
+    MemoryFile,
+    is_tiff,
+    load,
+    open_image,
+    open_tiff,
+    orientation,
+    read_tiff,
+    reading,
+    stored_pixels,
+    upright,
+)
+from upscore.data.io.tiff_colors import TiffColours, unreadable
+from upscore.errors import UserError
+from upscore.labels import VOID
+
+STRIP_ROWS = 1024
+"""Rows of a decoded image that are converted together."""
+
+MAX_ID = 65535
+"""Tables by number have at most as many entries."""
+
+
+class LabelError(UserError):
+    """The file was read, but what it holds is not a class index per pixel."""
+
+
+def read_image(path: str | ImageFilePath) -> Tensor:
+    """Read a photo as (3, H, W) uint8 RGB.
+
+    Of 16-bit channels the upper 8 bits are kept, and of a TIFF that states fewer bits the upper 8 of these; floats in
+    0..1 are multiplied by 255 and rounded. Alpha is dropped, not blended: the file does not say what lies behind, and
+    the colours below are what a label was drawn on; those multiplied by alpha are divided again. Of a TIFF's channels
+    those are taken that it names red, green and blue; one, or three, that are not alpha need no names.
+
+    Warns:
+        DarkImageWarning: of more than 8 bits hardly any is used.
+
+    Raises:
+        UserError: the file is missing, no image, damaged, above `MAX_PIXELS`, or of a kind whose colours are ambiguous.
+    """
+    path = path if isinstance(path, MemoryFile) else Path(path)
+    with reading(path):
+        pixels = _read_tiff_photo(path) if is_tiff(path) else _read_with_pillow(path)
+        if pixels.ndim == 2:
+            pixels = pixels[..., None]
+        pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+        return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
+
+
+def read_label(path: str | Path) -> Tensor:
+    """Read a label map as (H, W) uint8: a class index per pixel, 255 for void.
+
+    The index is the palette's index, the grey value, or 0 and 1 of a 1-bit file; RGB is taken where its channels agree.
+
+    Raises:
+        LabelError: the file holds colours, values above 255, or values that JPEG has changed.
+        UserError: as `read_image`.
+    """
+    path = Path(path)
+    with reading(path):
+        values = _read_values(path)
+        if values.dtype != np.uint8:
+            _require_bytes(values, path)
+        return torch.from_numpy(np.ascontiguousarray(values.astype(np.uint8)))
+
+
+def read_ids(path: str | Path) -> Tensor:
+    """Read a map of objects as (H, W) int32: an object's number per pixel, 0 for none.
+
+    Numbers are as in the file, of 8, 16 or 32 bits; above 65535 they are given anew from 1, in the same order.
+
+    Raises:
+        LabelError: the file holds colours, fractions, numbers below 0, or values that JPEG has changed.
+        UserError: as `read_image`.
+    """
+    path = Path(path)
+    with reading(path):
+        values = _read_values(path)
+        if values.dtype != np.bool_ and not np.issubdtype(values.dtype, np.integer):
+            raise LabelError(f"{path}: a map of objects holds whole numbers, but this one is of type {values.dtype}.")
+        smallest, largest = int(values.min()), int(values.max())
+        if smallest < 0:
+            raise LabelError(f"{path}: holds the number {smallest}; objects are numbered from 1, and 0 is for none.")
+        if largest > MAX_ID:
+            numbers, indices = np.unique(values, return_inverse=True)
+            values = indices.reshape(values.shape) + (numbers[0] != 0)  # flat or not by numpy's version
+        return torch.from_numpy(np.ascontiguousarray(values.astype(np.int32)))
+
+
+def is_deep(path: str | Path) -> bool:
+    """Whether a photo is grey with more than 8 bits, by its header alone."""
+    path = Path(path)
+    with reading(path), open_image(path) as image:
+        return image.mode.startswith("I")
+
+
+def photo_size(path: str | Path) -> tuple[int, int]:
+    """(H, W) of what `read_image` returns, by the file's header alone.
+
+    Raises:
+        UserError: the file is missing or no image that Pillow knows.
+    """
+    path = Path(path)
+    with reading(path), open_image(path) as image:
+        turned = orientation(image) >= 5  # by 90 degrees
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _read_tiff_photo(path: ImageFilePath) -> np.ndarray:
+    """(H, W), (H, W, 1) or (H, W, 3) uint8; by Pillow where tifffile lacks the codec or the colours."""
+    with open_tiff(path) as pages:
+        issue = unreadable(pages[0])
+        if issue is None:
+            colours = TiffColours(pages[0].tags.valueof, path, len(pages))
+            pixels = stored_pixels(pages)
+            colours.warn_if_dark(pixels)
+            return upright(colours.rgb(pixels), pages[0].tags.valueof(ORIENTATION, 1))
+    try:
+        return _read_with_pillow(path)
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path}: can't be read: {issue}.") from error
+
+
+def _read_with_pillow(path: ImageFilePath) -> np.ndarray:
+    with open_image(path) as image:
+        deep = bool(image.tile) and ";16" in str(image.tile[0][3])
+        load(image)
+        colours = TiffColours(image.tag_v2.get, path) if isinstance(image, TiffImageFile) else None
+        if image.mode.startswith(("I", "F")):
+            pixels = np.array(image)
+            warn_if_dark(pixels, path, colours and colours.bits)
+            pixels = colours.rgb(pixels[..., None]) if colours else to_bytes(pixels, path)
+            return upright(pixels, orientation(image))
+        if colours and not colours.as_pillow_shows():
+            raise UnidentifiedImageError
+        image.info.pop("transparency", None)
+        pixels = _rgb_pixels(image.convert("LA") if image.mode == "La" else image)
+        if deep:
+            warn_if_dark(pixels.astype(np.uint16) << 8, path)  # Pillow keeps the upper bytes
+        return upright(pixels, orientation(image))
+
+
+def _rgb_pixels(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 of a decoded image, in strips: Pillow's conversions would hold several copies of a large one."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, STRIP_ROWS):
+        strip = image.crop((0, top, image.width, min(top + STRIP_ROWS, image.height)))
+        pixels[top : top + STRIP_ROWS] = np.asarray(strip if strip.mode == "RGB" else strip.convert("RGB"))
+    return pixels
+
+
+def _read_values(path: Path) -> np.ndarray:
+    """(H, W), the numbers that a file holds."""
+    try:
+        values = _read_stored_values(path)
+    except UnidentifiedImageError:
+        if not is_tiff(path):
+            raise
+        values = read_tiff(path, channels=3)
+    return _one_channel(values, path)
+
+
+def _read_stored_values(path: Path) -> np.ndarray:
+    with open_image(path) as image:
+        if image.format in ("JPEG", "MPO"):
+            raise LabelError(f"{path}: JPEG changes the values it stores, so it cannot hold labels; save them as PNG.")
+        stored = str(image.tile[0][3]) if image.tile else ""
+        load(image)
+        values = np.array(image)
+        if image.mode in ("CMYK", "YCbCr", "LAB") or (image.mode in ("RGB", "RGBA", "LA") and ";16" in stored):
+            raise LabelError(f"{path}: a label map cannot be {stored or image.mode}; save class indices as 8-bit grey.")
+        # The index is what was stored; Pillow inverts where 0 is white, and spreads 2 and 4 bits over 0..255.
+        if image.mode == "L":
+            values = 255 - values if "I" in stored else values
+            values //= 85 if "L;2" in stored else 17 if "L;4" in stored else 1
+        return upright(values, orientation(image))
+
+
+def _one_channel(values: np.ndarray, path: Path) -> np.ndarray:
+    """(H, W) out of (H, W) or (H, W, 2 to 4), where the colour channels agree."""
+    if values.ndim == 2:
+        return values
+    if values.shape[2] in (2, 4):
+        values = values[..., :-1]
+    coloured = (values != values[..., :1]).any(axis=2)
+    if coloured.any():
+        y, x = np.argwhere(coloured)[0]
+        colour = ", ".join(str(value) for value in values[y, x])
+        raise LabelError(
+            f"{path}: a label map holds a class index per pixel, or an object's number, but this one is in colour: "
+            f"({colour}) at x={x}, y={y}; save the indices as grey or as a palette's index."
+        )
+    return values[..., 0]
+
+
+def _require_bytes(values: np.ndarray, path: Path) -> None:
+    if values.dtype == np.bool_:
+        return
+    if not np.issubdtype(values.dtype, np.integer):
+        raise LabelError(f"{path}: a label map holds whole numbers, but this one is of type {values.dtype}.")
+    smallest, largest = int(values.min()), int(values.max())
+    if largest > VOID or smallest < 0:
+        raise LabelError(
+            f"{path}: holds the value {largest if largest > VOID else smallest}, but a class index is from 0 to "
+            f"{VOID - 1} and void is {VOID}; are these numbers of objects, or depths?"
+        )

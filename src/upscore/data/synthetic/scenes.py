@@ -1,0 +1,254 @@
+"""The shapes of generated scenes, each by the signed distance of pixels from its outline.
+
+h w pixels of the window around a shape; x runs to the right and y down, in pixels.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from PIL import Image
+from torch import Tensor
+
+from upscore.annotations import ObjectAnnotations
+from upscore.data.sample import Sample
+from upscore.data.synthetic.depth import GEOMETRIC_CLASSES, Layer, depth_map, geometric_map
+from upscore.errors import UserError
+
+Outline = Callable[[np.ndarray, np.ndarray, float, float], np.ndarray]
+"""(x, y, radius, thickness) -> (h, w), about how far each pixel is from the outline: negative inside.
+
+x and y, which broadcast to (h, w), are relative to the middle; the outline is within radius + thickness of it."""
+
+
+def _disk(x: np.ndarray, y: np.ndarray, radius: float, thickness: float) -> np.ndarray:
+    return np.sqrt(x * x + y * y) - radius
+
+
+def _ring(x: np.ndarray, y: np.ndarray, radius: float, thickness: float) -> np.ndarray:
+    return np.abs(np.sqrt(x * x + y * y) - 0.76 * radius) - 0.24 * radius
+
+
+def _square(x: np.ndarray, y: np.ndarray, radius: float, thickness: float) -> np.ndarray:
+    return np.maximum(np.abs(x), np.abs(y)) - math.sqrt(0.5) * radius
+
+
+def _triangle(x: np.ndarray, y: np.ndarray, radius: float, thickness: float) -> np.ndarray:
+    return np.max(_along_normals(x, y, 3), axis=0) - 0.5 * radius
+
+
+def _star(x: np.ndarray, y: np.ndarray, radius: float, thickness: float) -> np.ndarray:
+    # A pentagram is what lies outside at most one of its five lines: the second largest distance decides.
+    return np.partition(_along_normals(x, y, 5), 3, axis=0)[3] - math.cos(0.4 * math.pi) * radius
+
+
+def _bar(x: np.ndarray, y: np.ndarray, radius: float, thickness: float) -> np.ndarray:
+    return np.maximum(np.abs(x) - radius, np.abs(y) - 0.5 * thickness)
+
+
+def _cross(x: np.ndarray, y: np.ndarray, radius: float, thickness: float) -> np.ndarray:
+    return np.minimum(_bar(x, y, radius, thickness), _bar(y, x, radius, thickness))
+
+
+def _along_normals(x: np.ndarray, y: np.ndarray, sides: int) -> np.ndarray:
+    """Each pixel's coordinate along the normals of a regular polygon's sides: (sides, h, w)."""
+    angles = [2 * math.pi * side / sides for side in range(sides)]
+    return np.stack([x * math.cos(angle) + y * math.sin(angle) for angle in angles])
+
+
+SHAPES: dict[str, Outline] = {
+    "disk": _disk,
+    "square": _square,
+    "triangle": _triangle,
+    "star": _star,
+    "ring": _ring,
+    "bar": _bar,
+    "cross": _cross,
+}
+
+
+# PNG only: decoders of JPEG may differ in the last bit, and a scene has the same pixels everywhere.
+BACKGROUNDS = ("astronaut", "camera", "chelsea", "coffee", "ihc", "motorcycle_left")
+TEXTURES = ("brick", "chelsea", "coffee", "grass", "gravel", "ihc")
+
+MIN_SIDE, MAX_SIDE = 32, 4096
+MIN_OBJECTS, MAX_OBJECTS = 2, 7
+
+
+class SceneDataset:
+    """`length` scenes of 2 to 7 objects each, drawn when they are asked for and the same on every machine.
+
+    A scene follows from the seed, its index and `size` (height, width; 32 to 4096 pixels) alone, so a longer set begins
+    with the shorter one. Class 0 is the background, and no pixel is void. An object is the visible part of one shape;
+    a wholly hidden one has no number. Objects' labels do not count the background: they are the class less 1. How the
+    shapes lie in space is in a second label map and in the depth in metres (see `upscore.data.synthetic.depth`).
+
+    Raises:
+        UserError: a negative length or seed, or a size out of range.
+    """
+
+    def __init__(self, length: int, *, seed: int = 0, size: tuple[int, int] = (160, 160)) -> None:
+        if length < 0:
+            raise UserError(f"length={length}: a set of scenes cannot have fewer than 0.")
+        if seed < 0:
+            raise UserError(f"seed={seed}: the seed of a set of scenes must be 0 or more.")
+        if not all(MIN_SIDE <= side <= MAX_SIDE for side in size):
+            raise UserError(f"size={size}: each side of a scene must be from {MIN_SIDE} to {MAX_SIDE} pixels.")
+        self.classes = ["background", *SHAPES]
+        self.geometric_classes = GEOMETRIC_CLASSES
+        self.depth_channels = 1
+        self._length = length
+        self._seed = seed
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Sample:
+        index = range(self._length)[index]
+        canvas = _scene(np.random.default_rng([self._seed, index]), *self._size)
+        pixels = np.rint(np.clip(canvas.pixels, 0, 255)).astype(np.uint8)
+        id_map = _renumbered(canvas.id_map)
+        # from a generator of its own, so that photo and classes don't depend on it
+        depth = depth_map(np.random.default_rng([self._seed, index, 1]), canvas.id_map, canvas.plates)
+        return Sample(
+            name=f"scene_{index:05d}",
+            image=torch.from_numpy(pixels).permute(2, 0, 1).contiguous(),
+            class_map=torch.from_numpy(canvas.class_map),
+            objects=ObjectAnnotations.from_id_map(torch.from_numpy(id_map), _labels(id_map, canvas.class_map)),
+            geometric_map=torch.from_numpy(geometric_map(canvas.id_map, canvas.plates)),
+            depth=torch.from_numpy(depth)[None],
+        )
+
+
+@dataclass(slots=True)
+class _Canvas:
+    pixels: np.ndarray
+    """(H, W, 3) float32, RGB, about 0 to 255."""
+    class_map: np.ndarray
+    """(H, W) uint8."""
+    id_map: np.ndarray
+    """(H, W) int32, the number of the topmost object."""
+    light: tuple[float, float]
+    """(x, y) of the unit vector towards the light."""
+    plates: list[Layer] = field(default_factory=list)
+    """The shapes so far, in the order of their numbers."""
+
+
+def _scene(rng: Generator, height: int, width: int) -> _Canvas:
+    angle = rng.uniform(0, 2 * math.pi)
+    canvas = _Canvas(
+        pixels=_background(rng, height, width),
+        class_map=np.zeros((height, width), np.uint8),
+        id_map=np.zeros((height, width), np.int32),
+        light=(math.cos(angle), math.sin(angle)),
+    )
+    count = rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1)
+    # Log-uniform up to half of the scene, and the large ones below the small ones, so that few are lost from sight.
+    radii = sorted((0.065 * min(height, width) * 4**u for u in rng.random(count)), reverse=True)
+    for number, radius in enumerate(radii, start=1):
+        _draw(rng, canvas, number, radius)
+    return canvas
+
+
+def _draw(rng: Generator, canvas: _Canvas, number: int, radius: float) -> None:
+    """Lay a random shape and its shadow over what is there."""
+    height, width = canvas.class_map.shape
+    unit = min(height, width) / 160
+    label = int(rng.integers(1, len(SHAPES) + 1))
+    outline = list(SHAPES.values())[label - 1]
+    thickness = max(1.5, unit * rng.uniform(2.2, 4.8))
+    depth = unit * rng.uniform(2, 5)
+    turn = rng.uniform(0, 2 * math.pi)
+    cos, sin = math.cos(turn), math.sin(turn)
+
+    def distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return outline(cos * x + sin * y, cos * y - sin * x, radius, thickness)
+
+    reach = radius + thickness + 2 * depth
+    middle_y = height * rng.uniform(0.05, 0.95)
+    rows, y = _span(middle_y, reach, height)
+    middle_x = width * rng.uniform(0.05, 0.95)
+    columns, x = _span(middle_x, reach, width)
+    x, y = x[None, :], y[:, None]
+    light_x, light_y = canvas.light
+
+    pixels = canvas.pixels[rows, columns]
+    shadow = _coverage(distance(x + depth * light_x, y + depth * light_y), blur=2 * depth)
+    pixels *= 1 - 0.55 * shadow[..., None]
+
+    inside = distance(x, y)
+    bevel = np.clip(1 + inside / max(1, 0.08 * radius), 0, 1)
+    shading = (1 + 0.25 * (x * light_x + y * light_y) / radius) * (1 - 0.3 * bevel)
+    fill = _texture(rng, *inside.shape, zoom=1 / unit) * shading[..., None]
+    pixels += _coverage(inside, blur=1)[..., None] * (fill - pixels)
+
+    covers = np.bincount(canvas.id_map[rows, columns][inside < 0], minlength=1)
+    canvas.plates.append(Layer(middle_x, middle_y, radius, depth, covers))
+    # A pixel belongs to the object if its centre does; only the colours are blended at the outline.
+    canvas.class_map[rows, columns][inside < 0] = label
+    canvas.id_map[rows, columns][inside < 0] = number
+
+
+def _span(middle: float, reach: float, side: int) -> tuple[slice, np.ndarray]:
+    """The pixels of one axis that are within reach of the middle, and their centres' coordinates relative to it."""
+    start, stop = max(0, math.floor(middle - reach)), min(side, math.ceil(middle + reach))
+    return slice(start, stop), np.arange(start, stop) + 0.5 - middle
+
+
+def _coverage(distance: np.ndarray, blur: float) -> np.ndarray:
+    """1 inside and 0 outside, with a ramp of `blur` pixels across the outline."""
+    return np.clip(0.5 - distance / blur, 0, 1)
+
+
+def _renumbered(id_map: np.ndarray) -> np.ndarray:
+    """The same objects under consecutive numbers from 1."""
+    numbers = np.unique(id_map[id_map > 0])
+    table = np.zeros(MAX_OBJECTS + 1, np.int32)
+    table[numbers] = np.arange(1, len(numbers) + 1)
+    return table[id_map]
+
+
+def _labels(id_map: np.ndarray, class_map: np.ndarray) -> Tensor:
+    """(K,) the classes of objects 1 to K, without the background's."""
+    labels = np.zeros(id_map.max(), np.int64)
+    inside = id_map > 0
+    labels[id_map[inside] - 1] = class_map[inside].astype(np.int64) - 1
+    return torch.from_numpy(labels)
+
+
+def _background(rng: Generator, height: int, width: int) -> np.ndarray:
+    photo = _photo(BACKGROUNDS[rng.integers(len(BACKGROUNDS))])
+    whole = min(photo.height / height, photo.width / width)
+    return _cut(rng, photo, height, width, whole * rng.uniform(0.5, 1)) * rng.uniform(0.65, 1.1)
+
+
+def _texture(rng: Generator, height: int, width: int, zoom: float) -> np.ndarray:
+    photo = _photo(TEXTURES[rng.integers(len(TEXTURES))])
+    pixels = _cut(rng, photo, height, width, zoom * rng.uniform(0.8, 2.5))
+    # Lifted, so that a thin piece of a dark photo can still be seen on another.
+    return (40 + 0.84 * pixels) * colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.1, 0.85), rng.uniform(1.1, 1.9))
+
+
+def _cut(rng: Generator, photo: Image.Image, height: int, width: int, zoom: float) -> np.ndarray:
+    """A random piece of the photo, (height, width, 3) float32; each pixel spans at most `zoom` of the photo's."""
+    zoom = min(zoom, photo.height / height, photo.width / width)
+    left = rng.random() * (photo.width - zoom * width)
+    top = rng.random() * (photo.height - zoom * height)
+    box = (left, top, min(photo.width, left + zoom * width), min(photo.height, top + zoom * height))
+    pixels = np.asarray(photo.resize((width, height), Image.Resampling.BILINEAR, box)).astype(np.float32)
+    return pixels[:, ::-1] if rng.random() < 0.5 else pixels
+
+
+@cache
+def _photo(name: str) -> Image.Image:
+    with files("skimage").joinpath("data", f"{name}.png").open("rb") as file:
+        return Image.open(file).convert("RGB")

@@ -1,0 +1,1 @@
+"""`upscore demo`: trains small networks and writes a page about them."""

@@ -1,0 +1,1 @@
+"""Prediction and evaluation on a Ray cluster."""

@@ -1,0 +1,50 @@
+"""A model brought to machines that don't have its folder."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+
+from upscore.checkpoints.model_folder import find_model
+from upscore.inference.engines import EngineName, Precision
+from upscore.inference.load import HUB, load
+from upscore.inference.model import Model
+
+ModelFiles = str | dict[str, bytes]
+"""A hub's address, from where each machine fetches it, or the files of a model folder."""
+
+
+def read_model(source: str) -> ModelFiles:
+    """What a worker needs in order to load a model.
+
+    Raises:
+        UserError: there is none.
+    """
+    if source.startswith(HUB):
+        return source
+    folder = find_model(source)
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def load_files(files: ModelFiles, engine: EngineName, precision: Precision) -> Model:
+    """The model, as `upscore.load` gives it.
+
+    Raises:
+        UserError: it can't be read, or the engine is not installed.
+    """
+    if isinstance(files, str):
+        return load(files, engine=engine, precision=precision)
+    folder = Path(tempfile.mkdtemp(prefix="upscore-model-"))
+    try:
+        for name, data in files.items():
+            file = folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+        model = load(folder, engine=engine, precision=precision)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)  # `Model.module` reads it when it is asked for
+    return model

@@ -1,0 +1,1 @@
+"""Which cues a network relies on: objects, outlines or surroundings (FCN table 8)."""

@@ -1,0 +1,170 @@
+"""The network that an analysis is about: a trained model with its own recipe, or a name and the default one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from upscore.checkpoints.config import DEFAULT_MAX_SIDE, ModelConfig
+from upscore.checkpoints.model_folder import WEIGHTS, built_in_models, find_model, load_model
+from upscore.errors import UserError
+from upscore.models.build import FCN_STRIDES, Option, build
+from upscore.models.fcn.fcn import FCN
+from upscore.training.init_weights import IMAGENET, NONE
+from upscore.training.recipes import MODERN, Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSetup:
+    """How to make and train such networks as the one that is asked about."""
+
+    architecture: dict[str, Option]
+    """The arguments of `build`."""
+    recipe: Recipe
+    weights: str = IMAGENET
+    """What training starts from, as `upscore.training.init_weights.start_from` takes it."""
+    head_only: bool = False
+    max_side: int = DEFAULT_MAX_SIDE
+    reference: Path | None = None
+    """The folder of the trained model; None for a network's name."""
+    colour: float = 0.0
+    """The strength of colour changes by which the trained model learned."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """What its model.json says of its training."""
+
+    def build(self) -> FCN:
+        """A network with the weights that building gives it."""
+        options = self.architecture | {"pretrained": self.weights == IMAGENET}
+        net = build(str(options.pop("name")), **options)
+        assert isinstance(net, FCN)
+        return net
+
+    def settings(self) -> dict[str, object]:
+        """All that another result could come of."""
+        weights = None if self.reference is None else _digest(self.reference / WEIGHTS)
+        return {
+            "architecture": self.architecture,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "weights": self.weights,
+            "head_only": self.head_only,
+            "max_side": self.max_side,
+            "reference": None if self.reference is None else str(self.reference),
+            "reference_sha256": weights,
+        }
+
+
+def training_setup(
+    model: str,
+    classes: list[str],
+    *,
+    backbone: str | None = None,
+    weights: str | None = None,
+    max_side: int | None = None,
+) -> TrainingSetup:
+    """The subject that `model` stands for.
+
+    Colours are not changed in training, whatever the recipe: what is hidden has to look the same in every photo.
+
+    Args:
+        model: a network's name, or a model folder or run, which has its own backbone and size of photos.
+        classes: those of the data, which a trained model must share.
+        backbone, max_side: of a network that is named.
+        weights: where to start; by default ImageNet's, or where the trained model started.
+
+    Raises:
+        UserError: the model doesn't fit the data or the question, or an option is not for it.
+    """
+    if model in FCN_STRIDES:
+        architecture = {"name": model, "backbone": backbone or "efficientnet_lite0", "num_classes": len(classes)}
+        side = DEFAULT_MAX_SIDE if max_side is None else max_side
+        if side < 0:
+            raise UserError(f"--max-side {side}: give the longest side in pixels, or 0 to leave photos as they are")
+        recipe = _changed(MODERN, {"colour": 0})
+        return TrainingSetup(architecture=architecture, recipe=recipe, weights=weights or IMAGENET, max_side=side)
+    if model == "mask_rcnn":
+        raise UserError(f"--model {model}: choose one of {', '.join(FCN_STRIDES)}; cues are of classes of pixels")
+    for option, value in (("backbone", backbone), ("max-side", max_side)):
+        if value is not None:
+            raise UserError(f"--{option} is for a network's name; {model} has its own: leave it out")
+    if len(Path(model).parts) == 1 and not Path(model).exists() and model not in built_in_models():
+        raise UserError(
+            f"--model {model}: is neither a folder nor a network's name; networks are {', '.join(FCN_STRIDES)}"
+        )
+    folder = find_model(model)
+    net, config = load_model(folder)
+    if not isinstance(net, FCN) or net.architecture.get("geometric_classes") or net.architecture.get("depth") != "none":
+        raise UserError(f"{model}: give a model that tells one set of classes from photos alone")
+    if config.classes != classes:
+        raise UserError(
+            f"{model} knows the classes {', '.join(config.classes)}, but the data has {', '.join(classes)}: they must be "
+            "the same, in the same order"
+        )
+    own = _recipe(config, model)
+    return TrainingSetup(
+        architecture=config.architecture.model_dump(),
+        recipe=_changed(own, {"colour": 0}),
+        weights=weights or _start(config, model),
+        head_only=bool(config.training.get("head_only")),
+        max_side=config.max_side,
+        reference=folder,
+        colour=own.colour,
+        training=config.training,
+    )
+
+
+def budget(
+    setup: TrainingSetup, photos: int, *, images: int | None = None, epochs: int | None = None, crop: int | None = None
+) -> TrainingSetup:
+    """The subject with trainings that see so many images, or `photos` so often, in crops of this side.
+
+    Raises:
+        UserError: a number is out of its range, or both images and epochs are given.
+    """
+    if images is not None and epochs is not None:
+        raise UserError(f"--images {images} --epochs {epochs}: give one of the two")
+    if epochs is not None and epochs < 1:
+        raise UserError(f"--epochs {epochs}: give 1 or more")
+    changes = {"images": images, "crop": crop}
+    if epochs is not None:
+        changes |= {"images": epochs * photos, "max_epochs": epochs}
+    given = {name: value for name, value in changes.items() if value is not None}
+    return replace(setup, recipe=_changed(setup.recipe, given))
+
+
+def _start(config: ModelConfig, model: str) -> str:
+    """Where the training of the model started, if that had not seen the photos yet."""
+    weights = str(config.training.get("weights", IMAGENET))
+    if weights not in (IMAGENET, NONE) and not Path(weights).is_file():
+        raise UserError(
+            f"{model} was trained from {weights}, which has seen whole photos or is gone: say with --weights where the "
+            "networks for masked photos start (imagenet, none, or a classifier's file)"
+        )
+    return weights
+
+
+def _recipe(config: ModelConfig, model: str) -> Recipe:
+    """That of its training; an imported model has none, and gets the default one."""
+    try:
+        return Recipe.model_validate(config.training["recipe"]) if "recipe" in config.training else MODERN
+    except ValidationError as error:
+        raise UserError(f"{model}: the recipe in its model.json is none of this version's: train it again") from error
+
+
+def _changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    try:
+        return Recipe.model_validate({**recipe.model_dump(), **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"--{first['loc'][0]} {first['input']}: {first['msg'].lower()}") from error
+
+
+def _digest(path: Path) -> str:
+    digest = sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

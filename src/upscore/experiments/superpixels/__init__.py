@@ -1,0 +1,1 @@
+"""Unsupervised segmentation by superpixels and clustering, as a baseline."""

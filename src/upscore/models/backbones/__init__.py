@@ -1,0 +1,1 @@
+"""Backbones: classifiers without their last layers, which return feature maps at several strides."""

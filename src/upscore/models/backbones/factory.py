@@ -1,0 +1,186 @@
+"""Name -> backbone: VGG16 and AlexNet, torchvision's ResNets, any timm network with strides 8, 16 and 32.
+
+N images, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import timm
+import torch
+from timm.data.config import resolve_data_config
+from torch import Tensor, nn
+from torchvision.models import VGG16_Weights
+
+from upscore.errors import UserError
+from upscore.models.backbones.base import RESNETS, Backbone, Norm, SequentialBackbone, StrideIn
+from upscore.models.backbones.efficientnet_lite import lite0
+from upscore.models.backbones.resnet import ResNetBackbone, resnet
+from upscore.models.backbones.vgg import Geometry, alexnet, load_torchvision_vgg16, vgg16
+from upscore.models.geometry import centred
+from upscore.models.preprocessing import LITE0, Preprocessing
+
+T = TypeVar("T")
+
+
+def build_backbone(
+    name: str,
+    *,
+    geometry: Geometry = "same",
+    pretrained: bool = False,
+    norm: Norm = "batch",
+    norm_eps: float = 1e-5,
+    stride_in: StrideIn = "3x3",
+) -> Backbone:
+    """A backbone by its name: "vgg16", "alexnet", "efficientnet_lite0", a ResNet of torchvision, or a network of timm.
+
+    Args:
+        name: torchvision's ResNets go before timm's of the same name; "timm/NAME" asks for timm's.
+        geometry: how VGG16 treats borders. AlexNet is "caffe" always and the others "same".
+        pretrained: with ImageNet weights; those of EfficientNet-Lite0 are installed, the others come from their hub.
+        norm, norm_eps, stride_in: of ResNets, see `upscore.models.backbones.resnet`; the others have "batch" and "3x3" alone.
+
+    Raises:
+        UserError: the name is unknown, it has no such form or no maps at strides 8, 16 and 32, or weights can't be had.
+    """
+    if name not in RESNETS and (norm, norm_eps, stride_in) != ("batch", 1e-5, "3x3"):
+        raise UserError(f"norm {norm}, norm_eps {norm_eps} and stride_in {stride_in} are for ResNets; {name} has none")
+    if norm == "batch" and norm_eps <= 0:
+        raise UserError(f"norm_eps is {norm_eps}, which only frozen batch normalisation bears: set norm to frozen")
+    if name == "vgg16":
+        backbone = vgg16(geometry)
+        if pretrained:
+            load_torchvision_vgg16(backbone, fetch(name, VGG16_Weights.IMAGENET1K_V1.get_state_dict))
+        return backbone
+    if name == "alexnet":
+        if pretrained:
+            raise UserError("alexnet has no published ImageNet weights in CaffeNet's layout: train it from scratch")
+        return alexnet()
+    if geometry != "same":
+        raise UserError(f'geometry "{geometry}" is for vgg16 and alexnet; {name} has its own padding: use "same"')
+    if name == "efficientnet_lite0":
+        return TimmBackbone(name, lite0(pretrained=pretrained), LITE0)
+    if name in RESNETS:
+        return ResNetBackbone(
+            fetch(
+                name,
+                lambda: resnet(name, pretrained=pretrained, norm=norm, norm_eps=norm_eps, stride_in=stride_in),
+            )
+        )
+    name = name.removeprefix("timm/")
+    if not timm.is_model(name):
+        close = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "efficientnet_lite0, resnet50, vgg16"
+        raise UserError(f"no backbone is called {name!r}; did you mean one of: {close}?")
+    body = fetch(name, lambda: timm.create_model(name, pretrained=pretrained))
+    config = resolve_data_config(model=body)
+    mean, std = (tuple(255 * value for value in config[key]) for key in ("mean", "std"))
+    return TimmBackbone(name, body, Preprocessing(mean=mean, std=std))
+
+
+def fetch(name: str, load: Callable[[], T]) -> T:
+    """Call a loader that may reach for a hub, and say in words that it could not."""
+    try:
+        return load()
+    except (OSError, RuntimeError, ImportError) as error:  # what the hubs' clients raise without a network
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"the ImageNet weights of {name} can't be fetched ({reason}); the weights of efficientnet_lite0 are "
+            "installed, and any backbone can be trained without (--weights none) or from a local file (--weights FILE)"
+        ) from error
+
+
+def _count_channels(backbone: nn.Module) -> dict[int, int]:
+    """Stride -> channels, found by running a blank image in evaluation mode, which leaves statistics alone."""
+    training = backbone.training
+    with torch.no_grad():
+        maps = backbone.eval()(torch.zeros(1, 3, 64, 64))
+    backbone.train(training)
+    return {stride: features.shape[1] for stride, features in maps.items()}
+
+
+class TimmBackbone(Backbone):
+    """Any timm network without its classifier; its last map, which the classifier would pool, is that of stride 32."""
+
+    multiple, border = 32, 1
+
+    def __init__(self, name: str, body: nn.Module, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.body: Any = body
+        self.preprocessing = preprocessing
+        self.body.reset_classifier(0)
+        try:
+            with torch.no_grad():
+                final, maps = self.body.eval().forward_intermediates(torch.zeros(1, 3, side := 256, side))
+        except (AssertionError, AttributeError, RuntimeError, ValueError) as error:
+            raise UserError(f"{name} does not give feature maps for images of any size: {error}") from error
+        stride_of = [side // features.shape[-1] for features in maps]
+        if side // final.shape[-1] != 32 or not {8, 16} <= set(stride_of):
+            raise UserError(f"{name} has maps at strides {sorted(set(stride_of))}; an FCN needs 8, 16 and 32")
+        self.last = {stride: index for index, stride in enumerate(stride_of)}
+        """Stride -> the last of its maps."""
+        self.strides = [stride for stride in (4, 8, 16) if stride in stride_of]
+        self.whole = True
+        self._freeze_unused()
+        self.channels = _count_channels(self)
+        self.coordinates = {stride: centred(stride) for stride in self.channels}
+
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        """Preprocessed images (N, 3, H, W) -> {stride: map}."""
+        indices = [self.last[stride] for stride in self.strides]
+        if not self.whole:
+            maps = self.body.forward_intermediates(images, indices=indices, stop_early=True, intermediates_only=True)
+            return dict(zip(self.strides, maps, strict=True))
+        final, maps = self.body.forward_intermediates(images, indices=indices)
+        return {**dict(zip(self.strides, maps, strict=True)), 32: final}
+
+    def end_at(self, stride: int) -> None:
+        """Keep one map alone, that of the last stage of this stride, without the layers after the last stage."""
+        if stride not in self.last:
+            raise KeyError(stride)
+        self.strides, self.whole = [stride], False
+        self._freeze_unused()
+        self.channels, self.coordinates = _count_channels(self), {stride: centred(stride)}
+
+    def _freeze_unused(self) -> None:
+        """Freeze the parameters that no map depends on, such as those of the classifier's own normalisation."""
+        if torch.is_inference_mode_enabled():  # nothing is learned there
+            return
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        self.eval()  # running statistics are left alone
+        with torch.enable_grad():
+            sums = [features.sum() for features in self(torch.zeros(1, 3, 64, 64)).values()]
+            gradients = torch.autograd.grad(sums, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.requires_grad_(gradient is not None)
+        self.train()
+
+
+CLASSIFIERS = ("fc.", "classifier.", "head.")
+"""Where torchvision and timm keep the layer that a backbone leaves out."""
+
+
+def load_classifier(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
+    """Load a classifier's state dict, as torchvision or timm publish it, into the backbone made of it.
+
+    Raises:
+        UserError: a key is missing, left over or of another shape.
+    """
+    if isinstance(backbone, SequentialBackbone):
+        if 8 not in backbone.channels:
+            raise UserError("alexnet takes no classifier's file: train it with --weights none, or from a model folder")
+        load_torchvision_vgg16(backbone, state)
+        return
+    body = backbone.get_submodule("body")
+    own = body.state_dict()
+    trained = {name: value for name, value in state.items() if name in own or not name.startswith(CLASSIFIERS)}
+    for name in sorted(own.keys() ^ trained.keys()):
+        if not name.endswith("num_batches_tracked"):  # absent from older checkpoints, and not used
+            raise UserError(
+                f"these weights don't fit the backbone: {name} is {'missing' if name in own else 'left over'}"
+            )
+    for name, value in trained.items():
+        if own[name].shape != value.shape:
+            raise UserError(f"{name} has shape {tuple(value.shape)}; the backbone needs {tuple(own[name].shape)}")
+    body.load_state_dict(trained, strict=False)

@@ -1,0 +1,1 @@
+"""Image classifiers, and their conversion to fully convolutional networks (FCN section 3)."""

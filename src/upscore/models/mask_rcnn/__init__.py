@@ -1,0 +1,1 @@
+"""Mask R-CNN (He, Gkioxari, Dollar, Girshick 2017)."""

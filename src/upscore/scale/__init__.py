@@ -1,1 +1,0 @@
-"""The verbs over many processes and many machines, by Ray Data."""

@@ -1,0 +1,1 @@
+"""Pictures: colour maps, overlays, legends and plots."""

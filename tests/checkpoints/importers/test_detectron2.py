@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from tests.checkpoints.detectors import (
+    detectron2_c4_shapes,
+    detectron2_names,
+    detectron2_shapes,
+    frozen,
+    marked,
+    torchvision_shapes,
+)
+from tests.weights import he_weights
+from upscore.checkpoints.importers.coco_classes import coco
+from upscore.checkpoints.importers.detectron2 import MSRA, import_detectron2, read_detectron2
+from upscore.checkpoints.importers.torchvision import import_torchvision_mask_rcnn
+from upscore.errors import UserError
+from upscore.models import MaskRCNN
+from upscore.models.mask_rcnn import boxes
+from upscore.models.preprocessing import IMAGENET
+
+TORCHVISIONS = {"pixel_mean": [123.675, 116.28, 103.53], "pixel_std": [58.395, 57.12, 57.375]}
+
+
+@pytest.fixture(scope="module")
+def fpn() -> MaskRCNN:
+    return import_detectron2(marked(detectron2_shapes()))
+
+
+def pixels(**values: list[float]) -> dict[str, Tensor]:
+    return {name: torch.tensor(three).view(3, 1, 1) for name, three in values.items()}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "count", "backbone", "neck"),
+    [
+        (detectron2_shapes, 307, "resnet50", "fpn"),
+        pytest.param(partial(detectron2_shapes, depth=101), 562, "resnet101", "fpn", marks=pytest.mark.slow),
+        (detectron2_c4_shapes, 279, "resnet50", "c4"),
+    ],
+    ids=["R-50-FPN", "R-101-FPN", "R-50-C4"],
+)
+def test_every_tensor_finds_its_place(shapes, count: int, backbone: str, neck: str) -> None:  # type: ignore[no-untyped-def]
+    state = marked(shapes())
+    assert len(state) == count
+    net = import_detectron2(state)
+    wanted = {"backbone": backbone, "neck": neck, "preset": "detectron2", "norm": "frozen", "stride_in": "1x1"}
+    assert {key: net.architecture[key] for key in wanted} == wanted
+    assert not net.training
+    assert net.num_classes == 80
+    ours = net.state_dict()
+    assert len(ours) == count
+    assert not any(tensor.is_meta for tensor in ours.values())
+    # the number that a tensor is full of says where it came from
+    of_classes = {"box_predictor.classes", "box_predictor.deltas", "mask_head.predictor"}
+    origin = {
+        t.flatten()[0].item(): name for name, t in state.items() if "predictor." not in name or "mask_fcn" in name
+    }
+    found = [origin[t.flatten()[0].item()] for key, t in ours.items() if key.rpartition(".")[0] not in of_classes]
+    assert len(set(found)) == len(found) == len(origin) == count - 6
+
+
+def test_names_by_the_table(fpn: MaskRCNN) -> None:
+    state, ours = marked(detectron2_shapes()), fpn.state_dict()
+    for key, name in {
+        "backbone.body.conv1.weight": "backbone.bottom_up.stem.conv1.weight",
+        "backbone.body.bn1.running_mean": "backbone.bottom_up.stem.conv1.norm.running_mean",
+        "backbone.body.layer1.0.downsample.0.weight": "backbone.bottom_up.res2.0.shortcut.weight",
+        "backbone.body.layer4.0.downsample.1.running_var": "backbone.bottom_up.res5.0.shortcut.norm.running_var",
+        "backbone.body.layer3.5.bn3.bias": "backbone.bottom_up.res4.5.conv3.norm.bias",
+        "neck.lateral.4.weight": "backbone.fpn_lateral2.weight",
+        "neck.output.32.bias": "backbone.fpn_output5.bias",
+        "rpn.head.convs.0.weight": "proposal_generator.rpn_head.conv.weight",
+        "rpn.head.objectness.bias": "proposal_generator.rpn_head.objectness_logits.bias",
+        "rpn.head.deltas.bias": "proposal_generator.rpn_head.anchor_deltas.bias",
+        "box_head.fcs.0.weight": "roi_heads.box_head.fc1.weight",
+        "box_head.fcs.1.bias": "roi_heads.box_head.fc2.bias",
+        "mask_head.convs.0.0.weight": "roi_heads.mask_head.mask_fcn1.weight",
+        "mask_head.convs.3.0.bias": "roi_heads.mask_head.mask_fcn4.bias",
+        "mask_head.upsample.weight": "roi_heads.mask_head.deconv.weight",
+    }.items():
+        assert torch.equal(ours[key], state[name]), key
+    c4_state = marked(detectron2_c4_shapes())
+    c4 = import_detectron2(c4_state).state_dict()
+    assert torch.equal(c4["shared_head.2.bn1.weight"], c4_state["roi_heads.res5.2.conv1.norm.weight"])
+    assert torch.equal(c4["backbone.body.layer3.0.conv2.weight"], c4_state["backbone.res4.0.conv2.weight"])
+
+
+@pytest.mark.slow
+def test_the_same_weights_in_both_layouts_say_the_same() -> None:
+    shapes = torchvision_shapes()
+    state = he_weights({name: torch.empty(s) for name, s in frozen(shapes).items()})
+    for name in state:
+        if name.endswith("running_var"):
+            state[name] = 4 + state[name].abs()
+    counters = {
+        name: torch.tensor(0) for name in shapes.keys() - state.keys()
+    }  # so that the epsilon is as detectron2's
+    ids = [number for number, name in enumerate(import_torchvision_mask_rcnn(state).classes, 1) if "unused" not in name]
+    theirs = detectron2_names(state) | pixels(**TORCHVISIONS)
+    for kind in ("weight", "bias"):
+        scores, deltas, masks = (
+            f"roi_heads.{name}.{kind}"
+            for name in ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_head.predictor")
+        )
+        theirs[scores] = theirs[scores][[*ids, 0]]
+        theirs[deltas] = theirs[deltas].view(91, 4, *theirs[deltas].shape[1:])[ids].flatten(0, 1)
+        theirs[masks] = theirs[masks][ids]
+    one, other = import_torchvision_mask_rcnn(state | counters), import_detectron2(theirs)
+    assert one.preprocessing == other.preprocessing == IMAGENET
+    assert other.architecture["stride_in"] == "3x3"
+
+    image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    region = [torch.tensor([[3.0, 5.0, 50.0, 60.0]])]
+    used = [number - 1 for number in ids]
+    with torch.inference_mode():
+        a, b = one(image), other(image)
+        for first, second in zip([*a.maps, *a.proposals.deltas], [*b.maps, *b.proposals.deltas], strict=True):
+            assert difference(second, first) < 1e-4
+        pooled = one.box_pooler(a.maps, region)
+        (logits, deltas), (d2_logits, d2_deltas) = (net.box_predictor(net.box_head(pooled)) for net in (one, other))
+        masks, d2_masks = (net.mask_head(pooled) for net in (one, other))
+    assert difference(d2_logits, logits[:, [*used, 90]]) < 1e-5
+    assert difference(d2_deltas, deltas[:, used]) < 1e-5
+    assert difference(d2_masks, masks[:, used]) < 1e-5
+    assert [one.classes[index] for index in used] == other.classes
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    """The largest one, relative to the largest number."""
+    assert found.shape == expected.shape
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def test_rows_of_classes_stay_in_order_with_the_background_last(fpn: MaskRCNN) -> None:
+    assert fpn.box_predictor.classes.bias.tolist() == list(range(81))
+    assert fpn.box_predictor.deltas.bias.view(80, 4)[:, 3].tolist() == list(range(80))
+    assert fpn.mask_head.predictor.bias.tolist() == list(range(80))
+    assert len(fpn.classes) == 80
+    assert fpn.classes == coco()
+    assert [fpn.classes.index(name) for name in ("person", "stop sign", "zebra", "toothbrush")] == [0, 11, 22, 79]
+    assert import_detectron2(marked(detectron2_shapes(classes=2))).classes == ["class_0", "class_1"]
+
+
+def test_what_the_file_says_of_pixels_is_followed(fpn: MaskRCNN) -> None:
+    assert fpn.preprocessing == MSRA
+    assert MSRA.channel_order == "BGR"
+    one = MSRA(torch.tensor([200.0, 100.0, 50.0]).view(1, 3, 1, 1)).flatten()
+    assert torch.allclose(one, torch.tensor([50 - 103.53, 100 - 116.28, 200 - 123.675]))
+
+    state = marked(detectron2_shapes())
+    same = import_detectron2(state | pixels(pixel_mean=[103.53, 116.28, 123.675], pixel_std=[1.0, 1.0, 1.0]))
+    assert same.preprocessing == MSRA
+    blue_first = {name: values[::-1] for name, values in TORCHVISIONS.items()}
+    flipped = import_detectron2(state | pixels(**blue_first))
+    assert flipped.preprocessing.mean == IMAGENET.mean
+    assert flipped.preprocessing.std == IMAGENET.std
+    assert flipped.preprocessing.channel_order == "BGR"
+    assert flipped.architecture["stride_in"] == "3x3"
+
+
+def test_anchors_in_the_file_are_followed(fpn: MaskRCNN) -> None:
+    assert fpn.architecture["smallest_anchor"] == 32
+    anchors = torch.tensor([[-11.314, -5.657, 11.314, 5.657], [-8, -8, 8, 8]])  # of 16 x 16 pixels
+    state = marked(detectron2_shapes()) | {"proposal_generator.anchor_generator.cell_anchors.0": anchors}
+    assert import_detectron2(state).architecture["smallest_anchor"] == 16
+
+
+def test_the_rules_are_detectron2s(fpn: MaskRCNN) -> None:
+    assert fpn.resizing.size(480, 640) == (800, 1067)
+    assert fpn.preset.mask_paste == "exact"
+    assert (fpn.preset.rpn_beta, fpn.preset.box_beta) == (0, 0)
+    assert (fpn.preset.training.after_nms, fpn.preset.inference.after_nms) == (1000, 1000)
+    # no "+ 1" in the width of a box: one of twice the width is ln 2 wider
+    wider = boxes.encode(torch.tensor([[0.0, 0.0, 20.0, 10.0]]), torch.tensor([[0.0, 0.0, 10.0, 10.0]]))
+    assert torch.allclose(wider, torch.tensor([[0.5, 0.0, np.log(2), 0.0]]).float())
+
+
+def test_regions_are_pooled_aligned_with_as_many_samples_as_cells(fpn: MaskRCNN) -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(1, 2, 256 // s, 256 // s, generator=generator) for s in (4, 8, 16, 32)]
+    region = torch.tensor([[10.3, 20.7, 100.2, 111.9]])
+    expected = roi_align(maps[0], [region], 7, 1 / 4, sampling_ratio=0, aligned=True)
+    assert torch.allclose(fpn.box_pooler(maps, [region]), expected, atol=1e-5)
+    two_samples = roi_align(maps[0], [region], 7, 1 / 4, sampling_ratio=2, aligned=True)
+    assert (expected - two_samples).abs().max() > 1e-2
+
+
+def test_photos_are_resized_as_pillow_does(fpn: MaskRCNN) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (1000, 900, 3), dtype=np.uint8)
+    seen = fpn.resizing(torch.from_numpy(image).permute(2, 0, 1), fpn.preprocessing)
+    resized = np.asarray(Image.fromarray(image).resize((800, 889), Image.Resampling.BILINEAR), np.float32)
+    expected = torch.from_numpy(resized[..., ::-1] - np.float32([103.53, 116.28, 123.675])).permute(2, 0, 1)
+    assert seen.shape == expected.shape
+    assert (seen - expected).abs().max() < 1.01  # bytes may be rounded otherwise
+    assert (seen - expected).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("backbone.fpn_output4.bias"), "lacks backbone.fpn_output4.bias"),
+        (lambda s: s.update({"roi_heads.mask_head.mask_fcn5.bias": torch.zeros(256)}), "mask_fcn5.bias, for which"),
+        (lambda s: s.update({"roi_heads.box_predictor.bbox_pred.bias": torch.zeros(4)}), r"must be \(320,\)"),
+        (lambda s: [s.pop(k) for k in list(s) if "mask_head" in k], "no Mask R-CNN of detectron2"),
+        (lambda s: s.update({"backbone.bottom_up.res2.0.conv2.weight": torch.zeros(256, 8, 3, 3)}), "ResNeXt"),
+        (lambda s: s.update(pixels(pixel_mean=[1, 2, 3], pixel_std=[1, 0, 1])), "pixel_std must be"),
+    ],
+)
+def test_what_does_not_fit_is_said(change, message: str) -> None:  # type: ignore[no-untyped-def]
+    state = marked(detectron2_shapes())
+    change(state)
+    with pytest.raises(UserError, match=message):
+        import_detectron2(state)
+
+
+def test_a_trainers_checkpoint_is_read(tmp_path: Path) -> None:
+    state = marked(detectron2_shapes())
+    torch.save({"model": state, "optimizer": {"state": {}}, "iteration": 269_999}, tmp_path / "model_final.pth")
+    read = read_detectron2(tmp_path / "model_final.pth")
+    assert read.keys() == state.keys()
+    assert torch.equal(read["backbone.fpn_lateral2.weight"], state["backbone.fpn_lateral2.weight"])
+
+
+def test_predictions_return_what_detectron2_returns(fpn: MaskRCNN) -> None:
+    assert (fpn.score_threshold, fpn.mask_nms, fpn.max_detections, fpn.display_threshold) == (0.05, False, 100, 0.5)

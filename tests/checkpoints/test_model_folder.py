@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.checkpoints.test_config import edit
+from tests.tiny import same, tiny_net, weights
+from upscore.checkpoints import load_model, save_model
+from upscore.checkpoints.model_folder import find_model
+from upscore.errors import UserError
+from upscore.models.build import build
+from upscore.models.fcn.fcn import FCN, Upsampling
+from upscore.models.preprocessing import Preprocessing
+
+NAMES = ["background", "disk", "ring"]
+
+
+def randomised(net: FCN) -> FCN:
+    """All weights, statistics and learned kernels other than at birth."""
+    with torch.no_grad():
+        for tensor in net.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.mul_(1.1).add_(torch.rand_like(tensor) * 0.01)
+    return net
+
+
+@pytest.mark.parametrize("name", ["fcn32s", "fcn16s", "fcn8s", "fcn8s-atonce"])
+@pytest.mark.parametrize(("upsampling", "grouped"), [("fixed", True), ("learned", True), ("learned", False)])
+def test_round_trip(name: str, upsampling: Upsampling, grouped: bool, tmp_path: Path) -> None:
+    net = randomised(tiny_net(name, classes=3, upsampling=upsampling, grouped=grouped)).eval()
+    net.backbone.preprocessing = Preprocessing(mean=(1, 2, 3), std=(4, 5.5, 6), channel_order="BGR")
+    save_model(tmp_path / "model", net, classes=NAMES, max_side=77, training={"seed": 3}, scores={"mean_iu": 0.5})
+    loaded, config = load_model(tmp_path / "model")
+    assert loaded.preprocessing == net.preprocessing
+    assert loaded.architecture == net.architecture
+    assert loaded.classes == config.classes == NAMES
+    assert (config.max_side, config.training, config.scores) == (77, {"seed": 3}, {"mean_iu": 0.5})
+    assert not any(module.training for module in loaded.modules())
+    assert not any(tensor.is_meta for tensor in [*loaded.parameters(), *loaded.buffers()])
+    images = torch.randint(0, 256, (2, 3, 50, 71), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(loaded(loaded.preprocessing(images)), net(net.preprocessing(images)))
+    assert net(net.preprocessing(images)).std() > 0
+
+
+@pytest.mark.slow
+def test_round_trip_of_the_published_geometry(tmp_path: Path) -> None:
+    net = build("fcn8s", backbone="vgg16", num_classes=3, geometry="caffe").eval()
+    torch.nn.init.normal_(net.score["8"].weight)
+    save_model(tmp_path / "model", net, classes=NAMES)
+    loaded, config = load_model(tmp_path / "model")
+    assert config.architecture.geometry == "caffe"
+    assert loaded.preprocessing.channel_order == "BGR"
+    assert loaded.crops == {16: 5, 8: 9, 1: 31}
+    with torch.no_grad():
+        assert torch.equal(loaded(torch.ones(1, 3, 33, 20)), net(torch.ones(1, 3, 33, 20)))
+
+
+@pytest.mark.slow
+def test_buffers_that_are_not_stored_are_made_again(tmp_path: Path) -> None:
+    net = build("fcn8s", backbone="timm/tiny_vit_5m_224", num_classes=3).eval()
+    torch.nn.init.normal_(net.score["8"].weight)
+    save_model(tmp_path / "model", net, classes=NAMES)
+    loaded, _ = load_model(tmp_path / "model")
+    with torch.no_grad():
+        assert torch.equal(loaded(torch.ones(1, 3, 64, 64)), net(torch.ones(1, 3, 64, 64)))
+
+
+def test_training_goes_on_from_a_loaded_model(tmp_path: Path) -> None:
+    net = tiny_net(classes=3)
+    save_model(tmp_path / "model", net, classes=NAMES)
+    loaded, _ = load_model(tmp_path / "model")
+    assert {n for n, p in loaded.named_parameters() if p.requires_grad} == {
+        n for n, p in net.named_parameters() if p.requires_grad
+    }
+
+
+def test_no_pickle_and_nothing_else(run: Path) -> None:
+    for model in (run / "best", run / "last"):
+        assert sorted(path.name for path in model.iterdir()) == ["model.json", "model.safetensors"]
+        assert not (model / "model.safetensors").read_bytes().startswith((b"PK", b"\x80"))
+        assert isinstance(json.loads((model / "model.json").read_text())["architecture"], dict)
+
+
+def test_a_run_stands_for_its_best_model(run: Path) -> None:
+    assert find_model(run) == run / "best"
+    assert find_model(str(run / "last")) == run / "last"
+    assert same(dict(load_model(run)[0].state_dict()), weights(run / "best"))
+
+
+@pytest.fixture
+def model(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run / "best", tmp_path / "model"))
+
+
+def test_a_card_of_another_network(model: Path) -> None:
+    edit(model, architecture__name="fcn4s")
+    with pytest.raises(UserError, match="fcn4s"):
+        load_model(model)
+    edit(model, architecture__name="fcn32s")
+    with pytest.raises(UserError, match=r"model\.safetensors can't be read as the weights of model\.json"):
+        load_model(model)
+
+
+def test_damaged_weights(model: Path) -> None:
+    path = model / "model.safetensors"
+    content = path.read_bytes()
+    state = load_file(path)
+    smaller = {**state, "score.8.bias": torch.zeros(2)}
+    fewer = {name: value for name, value in state.items() if name != "score.8.bias"}
+    for damage in (
+        content[:-8],
+        content[:100],
+        b"",
+        b"garbage" * 100,
+        smaller,
+        fewer,
+        {**state, "more": torch.ones(1)},
+    ):
+        path.unlink()
+        if isinstance(damage, bytes):
+            path.write_bytes(damage)
+        else:
+            save_file(damage, path)
+        with pytest.raises(UserError, match=f"{path} can't be read"):
+            load_model(model)
+    path.unlink()
+    with pytest.raises(UserError, match=f"{path} can't be read"):
+        load_model(model)
+
+
+def test_no_model(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no model\.json, nor a best/ folder of a run with one"):
+        load_model(tmp_path)
+    with pytest.raises(UserError, match="missing is not a folder"):
+        load_model(tmp_path / "missing")
+
+
+def test_a_writer_that_fails_leaves_the_old_model(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = weights(model)
+
+    def fail(state: object, path: Path, **_: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("upscore.checkpoints.model_folder.save_file", fail)
+    with pytest.raises(OSError, match="no space"):
+        save_model(model, tiny_net(classes=3), classes=NAMES)
+    assert same(weights(model), before)
+    assert load_model(model)[1].architecture.num_classes == 8
+    assert [path.name for path in model.parent.iterdir()] == ["model"]
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").touch()
+    net = tiny_net(classes=3)
+    with pytest.raises(UserError, match=r"holds photo\.jpg, which is no part of a model"):
+        save_model(tmp_path, net, classes=NAMES)
+    with pytest.raises(UserError, match="is a file"):
+        save_model(tmp_path / "photo.jpg", net, classes=NAMES)
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+def test_what_cannot_be_saved(tmp_path: Path) -> None:
+    net = tiny_net(classes=3)
+    with pytest.raises(ValueError, match="2 class names for a network of 3 classes"):
+        save_model(tmp_path / "model", net, classes=NAMES[:2])
+    net.architecture = {}
+    with pytest.raises(ValueError, match=r"made by upscore\.models\.build"):
+        save_model(tmp_path / "model", net, classes=NAMES)
+    assert not (tmp_path / "model").exists()
+
+
+def test_preprocessing_is_stored_exactly(tmp_path: Path) -> None:
+    net = tiny_net(classes=3)
+    net.backbone.preprocessing = Preprocessing(mean=(0.1, 1 / 3, 104.00699), std=(58.395, 1e-9, 57.375))
+    save_model(tmp_path / "model", net, classes=NAMES)
+    assert asdict(load_model(tmp_path / "model")[0].preprocessing) == asdict(net.preprocessing)

@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from upscore.data.checks.semantic import check
+from upscore.errors import UserError
+
+from .layouts import label, pairs, photo
+
+
+@pytest.fixture
+def root(tmp_path):
+    pairs(tmp_path, ["a", "b", "c", "d"], values=(0, 0, 1))
+    (tmp_path / "classes.txt").write_text("sky\nroad\ncar\n")
+    return tmp_path
+
+
+def kinds(report):
+    return sorted((issue.kind, issue.path.name) for issue in report.issues)
+
+
+def test_a_sound_data_set(root):
+    label(root / "labels" / "a.png", (0, 1, 255))
+    photo(root / "images" / "b.jpg", 2, 12)
+    label(root / "labels" / "b.png", (1,), 2, 12)
+    report = check(root)
+    assert report.issues == []
+    assert (report.images, report.splits) == (4, {})
+    assert [(entry.name, entry.pixels, entry.images) for entry in report.classes] == [
+        ("sky", 8 + 16 + 16, 3),
+        ("road", 8 + 24 + 8 + 8, 4),
+        ("car", 0, 0),
+    ]
+    assert [entry.share for entry in report.classes] == [40 / 88, 48 / 88, 0]
+    assert (report.void.pixels, report.void.share, report.void.images) == (8, 8 / 96, 1)
+    assert report.sizes == {(6, 4): 3, (12, 2): 1}
+    assert report.size_range() == {"width": (6, 6, 12), "height": (2, 4, 4)}
+    assert report.notes == ["1 of 3 classes never occur: car."]
+
+
+def test_all_faults_at_once(root):
+    (root / "images" / "a.jpg").write_bytes(b"")
+    label(root / "labels" / "b.png", (1, 3, 200))
+    label(root / "labels" / "c.png", (0,), 6, 4)
+    label(root / "labels" / "d.png", (255,))
+    photo(root / "images" / "e.jpg")
+    label(root / "labels" / "f.png")
+    photo(root / "images" / "a.png")
+    for name, values in {"g": [0, 700], "h": [0, 1]}.items():
+        photo(root / "images" / f"{name}.png")
+        Image.fromarray(np.resize(np.array(values, np.uint16), (4, 6))).save(root / "labels" / f"{name}.png")
+    (root / "labels" / "h.png").write_bytes((root / "labels" / "h.png").read_bytes()[:50])
+    report = check(root)
+    assert kinds(report) == [
+        ("duplicate", "a.png"),
+        ("empty label", "d.png"),
+        ("label values", "b.png"),
+        ("label values", "g.png"),
+        ("missing label", "e.jpg"),
+        ("missing photo", "f.png"),
+        ("size", "c.png"),
+        ("unreadable", "a.jpg"),
+        ("unreadable", "h.png"),
+    ]
+    assert all(str(issue.path) in issue.message for issue in report.issues)
+
+
+def test_several_faults_of_one_pair(root):
+    photo(root / "images" / "a.jpg", 5, 5)
+    label(root / "labels" / "a.png", (7,))
+    assert kinds(check(root)) == [("label values", "a.png"), ("size", "a.png")]
+
+
+def test_without_classes_file(root):
+    (root / "classes.txt").unlink()
+    report = check(root)
+    assert [entry.name for entry in report.classes] == ["class_0", "class_1"]
+    assert "no classes.txt" in report.notes[0]
+
+
+def test_plain_masks_are_no_void(tmp_path):
+    pairs(tmp_path, "ab", values=(0, 255))
+    pairs(tmp_path, "c", values=(255,))
+    report = check(tmp_path)
+    assert report.issues == []
+    assert [(entry.name, entry.pixels, entry.images) for entry in report.classes] == [
+        ("background", 24, 2),
+        ("foreground", 48, 3),
+    ]
+    assert report.void.pixels == 0
+    assert any("background and foreground" in note for note in report.notes)
+
+
+def test_dim_photos_of_16_bits(root):
+    for name, top in (("a", 4095), ("b", 65535)):
+        (root / "images" / f"{name}.jpg").unlink()
+        Image.fromarray(np.linspace(0, top, 24).astype(np.uint16).reshape(4, 6)).save(root / "images" / f"{name}.png")
+    photo(root / "images" / "c.jpg", value=3)  # dark, but of 8 bits
+    notes = check(root).notes
+    assert notes[-1].startswith("16-bit photos with no value above 4095 (12 bits): 1.")
+
+
+def test_splits(tmp_path):
+    pairs(tmp_path, "ab", "train/images", "train/labels")
+    pairs(tmp_path, "c", "val/images", "val/labels")
+    photo(tmp_path / "test" / "images" / "t.jpg")
+    assert check(tmp_path).splits == {"test": 1, "train": 2, "val": 1}
+    assert check(tmp_path, split="val").images == 1
+    assert "Photos of the test split without labels: 1." in check(tmp_path).notes
+    with pytest.raises(UserError, match="no split 'x'"):
+        check(tmp_path, split="x")
+
+
+def test_scenes():
+    report = check("scenes:3")
+    assert report.images == 3
+    assert report.issues == []
+    assert sum(entry.pixels for entry in report.classes) == 3 * 160 * 160
+    assert report.sizes == {(160, 160): 3}
+
+
+def test_nothing_readable(tmp_path):
+    pairs(tmp_path, "ab")
+    for path in tmp_path.glob("*/*"):
+        path.write_bytes(b"garbage")
+    report = check(tmp_path)
+    assert len(report.issues) == 4
+    assert (report.classes, report.size_range()) == ([], {})

@@ -1,0 +1,254 @@
+"""COCO's files: every mask as COCO's own code makes it, and no entry that leads astray."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from upscore.data.formats.coco.reader import layered, read_coco
+from upscore.data.instance_datasets import open_instance_splits, open_instances
+from upscore.errors import UserError
+from upscore.results.rle import decode_runs, runs_of_polygons
+
+from .coco_files import annotation, image, small, square, write
+from .layouts import SHARED, names, photo
+
+MINI = SHARED / "coco_mini"
+
+
+def runs_of(mask):
+    """The run lengths of a bitmask, uncompressed."""
+    flat = np.concatenate([[0], np.asarray(mask, np.int8).ravel(order="F")])
+    return np.diff(np.concatenate([[0], np.flatnonzero(np.diff(flat)), [mask.size]])).tolist()
+
+
+def compressed(mask):
+    return coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
+
+
+def bitmasks(objects):
+    return [objects.bitmask(position).numpy() for position in range(len(objects))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_run_lengths_decode_as_pycocotools_does(height, width, share, seed):
+    mask = np.random.default_rng(seed).random((height, width)) < share
+    runs = decode_runs(compressed(mask))
+    assert runs.tolist() == runs_of(mask)
+    # Each object overlaps with the others, and comes out whole.
+    others = [mask, ~mask, np.ones_like(mask), mask]
+    layers = layered((np.array(runs_of(other)) for other in others), height, width, most=10**6)
+    for number, other in enumerate(others, start=1):
+        assert ((layers == number).any(0) == other).all()
+        assert len({layer for layer in range(len(layers)) if (layers[layer] == number).any()}) <= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.floats(-20, 60, allow_nan=False).map(lambda v: round(v, 2)), min_size=6, max_size=24).map(
+            lambda values: values[: len(values) // 2 * 2]
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_polygons_are_filled_as_pycocotools_does(pieces):
+    height, width = 23, 37
+    expected = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(pieces, height, width)))
+    runs = runs_of_polygons([np.array(piece) for piece in pieces], (height, width))
+    assert runs.sum() == height * width
+    assert (layered([runs], height, width, most=10**6)[0] == expected).all()
+
+
+@pytest.mark.parametrize("text", ["p", "P", "/", "oooooooooo0"])
+def test_damaged_run_lengths(text):
+    with pytest.raises(ValueError, match="damaged"):
+        decode_runs(text)
+
+
+def test_layers_are_bounded():
+    full = np.array([0, 100])
+    with pytest.raises(UserError, match="more than 3 objects lie over one another"):
+        layered([full] * 4, 10, 10, most=300)
+
+
+def test_objects(tmp_path):
+    dataset = open_instances(small(tmp_path))
+    assert names(dataset) == ["3", "5"]
+    assert dataset.image_ids.tolist() == [3, 5]
+    assert (dataset.classes, dataset.category_ids) == (["cat", "dog"], [2, 7])
+    empty, sample = dataset[0].objects, dataset[1]
+    assert (len(empty), empty.size, empty.boxes.shape) == (0, (20, 30), (0, 4))
+    assert sample.class_map is None
+    assert sample.objects.labels.tolist() == [1, 0]
+    assert sample.objects.boxes.tolist() == [[2, 2, 10.5, 10], [1, 1, 5, 5]]  # as annotated, right or wrong
+    assert sample.objects.areas.tolist() == [64, 16]
+    assert sample.objects.id_map.shape == (2, 20, 30)
+    first, second = bitmasks(sample.objects)
+    assert (first[2:10, 2:10].all(), first.sum()) == (True, 64)
+    assert (second[6:14, 6:14].all(), second.sum()) == (True, 64)
+    assert pickle.loads(pickle.dumps(dataset))[1].objects.labels.tolist() == [1, 0]
+
+
+def test_all_kinds_of_outlines_and_what_is_not_annotated(tmp_path):
+    mask = np.zeros((20, 30), bool)
+    mask[3:9, 4:7] = mask[15, 20] = True
+    photo(tmp_path / "1.png", 20, 30)
+    size = [20, 30]
+    annotations = [
+        annotation(1, 1, {"size": size, "counts": runs_of(mask)}, iscrowd=1),
+        annotation(2, 1, {"size": size, "counts": compressed(mask)}, bbox=None, area=None),
+        annotation(3, 1, [square(20, 2, 3), square(25, 9, 4), [1, 1, 5, 5]]),
+        annotation(4, 1, [square(8, 8, 0)]),
+    ]
+    del annotations[2]["area"], annotations[2]["iscrowd"]
+    objects = open_instances(write(tmp_path / "annotations.json", [image(1)], annotations))[0].objects
+    masks = bitmasks(objects)
+    assert (masks[0] == mask).all()
+    assert (masks[1] == mask).all()
+    assert masks[2].sum() == 9 + 16
+    assert masks[3].sum() == 0  # kept, as COCO's evaluation counts it
+    assert objects.crowd.tolist() == [True, False, False, False]
+    assert objects.boxes.tolist() == [[1, 1, 5, 5], [4, 3, 21, 16], [1, 1, 5, 5], [1, 1, 5, 5]]
+    assert objects.areas.tolist() == [16, 19, 25, 16]
+    assert len(objects.moved(lambda id_map: id_map[:, :12])) == 3  # what holds no pixel is gone
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"category_id": 3}, "annotation 1 is of the category 3, but those of the file are 2, 7"),
+        ({"category_id": "dog"}, "annotation 1 has no whole number as 'category_id'"),
+        ({"image_id": 9}, "annotation 1 is of image 9, which is not listed"),
+        ({"id": None}, "has no whole number as 'id'"),
+        ({"bbox": [1, 2, 3]}, "annotation 1 has the box"),
+        ({"area": "large"}, "annotation 1 has the area large"),
+        ({"segmentation": []}, "annotation 1 has no 'segmentation'"),
+        ({"segmentation": 7}, "neither polygons nor run lengths"),
+        ({"segmentation": [5, 6, 7, 8, 9, 1]}, "no list of numbers"),
+        ({"segmentation": [["a"] * 6]}, "no list of numbers"),
+        ({"segmentation": [[10**400] * 6]}, "no list of numbers"),
+        ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "each x needs its y"),
+        ({"segmentation": [[1, 2, 3, 4, 5, 1e9]]}, "far outside its photo of 30x20 pixels"),
+        ({"segmentation": {"size": [30, 20], "counts": [600]}}, r"for the size \[30, 20\]"),
+        ({"segmentation": {"size": [20, 30], "counts": [601]}}, "of 601 pixels, but its image has 600"),
+        ({"segmentation": {"size": [20, 30], "counts": [700, -100]}}, "cannot be decoded"),
+        ({"segmentation": {"size": [20, 30], "counts": "oooo"}}, "cannot be decoded"),
+        ({"segmentation": {"size": [20, 30], "counts": "é"}}, "cannot be decoded"),
+        ({"segmentation": {"size": [20, 30]}}, "cannot be decoded"),
+    ],
+)
+def test_faults_of_an_annotation(tmp_path, changes, words):
+    photo(tmp_path / "images" / "1.png", 20, 30)
+    sound = annotation(2, 1, [square(1, 1, 4)])
+    path = write(tmp_path / "annotations.json", [image(1)], [annotation(1, 1, [square(1, 1, 4)]) | changes, sound])
+    with pytest.raises(UserError, match=words):
+        open_instances(path)
+    assert read_coco(path).ids.tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"file_name": "../secret.png"}, "path below the photos' folder"),
+        ({"file_name": "a/../../secret.png"}, "path below the photos' folder"),
+        ({"file_name": "/etc/secret.png"}, "path below the photos' folder"),
+        ({"file_name": "..\\secret.png"}, "path below the photos' folder"),
+        ({"file_name": "C:\\secret.png"}, "path below the photos' folder"),
+        ({"file_name": None}, "path below the photos' folder"),
+        ({"width": 10**6, "height": 10**6}, "width and height must be"),
+        ({"width": 0}, "width and height must be"),
+        ({"id": "1"}, "no whole number as 'id'"),
+        ({"id": 2}, "image 2 is listed more than once"),
+        ({"file_name": "2.png"}, "2.png is listed already"),
+        ({"file_name": "gone.png"}, "gone.png: is listed in .* but missing"),
+    ],
+)
+def test_faults_of_an_image(tmp_path, entry, words):
+    for name in ("images/1.png", "images/2.png", "secret.png"):
+        photo(tmp_path / name, 20, 30)
+    path = write(tmp_path / "annotations.json", [image(2), image(1) | entry], [])
+    with pytest.raises(UserError, match=words):
+        open_instances(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "is damaged, or no JSON"),
+        ("[" * 100_000, "is damaged, or no JSON"),
+        ("[]", "must hold a list 'images'"),
+        ('{"images": [], "annotations": {}, "categories": []}', "must hold a list 'annotations'"),
+        ('{"images": [], "annotations": [], "categories": []}', "lists no categories"),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "whole number 'id' and a 'name'"),
+    ],
+)
+def test_files_of_another_kind(tmp_path, text, words):
+    (tmp_path / "annotations.json").write_text(text)
+    with pytest.raises(UserError, match=words):
+        open_instances(tmp_path)
+
+
+def test_categories_have_ids_of_their_own(tmp_path):
+    path = write(tmp_path / "a.json", [], [], [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}])
+    with pytest.raises(UserError, match="two categories have the id 1"):
+        open_instances(path)
+
+
+def test_a_photo_of_another_size(tmp_path):
+    path = small(tmp_path)
+    photo(tmp_path / "images" / "5.png", 30, 20)
+    with pytest.raises(UserError, match=r"5\.png: is 20x30 pixels, but 30x20 in .*turned by its EXIF"):
+        open_instances(path)[1]
+
+
+def test_a_photo_turned_by_exif(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (30, 20)).save(tmp_path / "images" / "1.jpg", exif=exif)
+    stored = write(tmp_path / "stored.json", [image(1, "1.jpg")], [])
+    with pytest.raises(UserError, match="EXIF"):
+        open_instances(stored)[0]
+    seen = write(tmp_path / "seen.json", [image(1, "1.jpg", 30, 20)], [])
+    assert open_instances(seen)[0].objects.size == (30, 20)
+
+
+@pytest.mark.skipif(not MINI.exists(), reason="the shared COCO subset is not here")
+def test_real_annotations_are_those_of_pycocotools(capsys):
+    train, val = open_instance_splits(MINI)
+    assert (len(train), len(val), len(val.classes)) == (92, 66, 80)
+    peer = COCO(str(MINI / "instances_val2017.json"))
+    layers = compared = 0
+    for index in range(0, len(val), 3):
+        objects = val[index].objects
+        annotations = peer.loadAnns(peer.getAnnIds(int(val.image_ids[index])))
+        assert len(objects) == len(annotations)
+        layers = max(layers, len(objects.id_map))
+        for position, entry in enumerate(annotations):
+            assert (objects.bitmask(position).numpy() == peer.annToMask(entry)).all()
+            assert val.category_ids[objects.labels[position]] == entry["category_id"]
+            assert bool(objects.crowd[position]) == bool(entry["iscrowd"])
+            x, y, width, height = entry["bbox"]
+            assert torch.allclose(objects.boxes[position], torch.tensor([x, y, x + width, y + height]).float())
+            assert objects.areas[position].item() == pytest.approx(entry["area"])
+            compared += 1
+    assert layers > 1
+    assert compared > 100
+
+
+def test_numbers_that_json_does_not_know(tmp_path):
+    path = small(tmp_path)
+    content = json.loads(path.read_text())
+    content["annotations"][0]["area"] = float("nan")
+    path.write_text(json.dumps(content))
+    assert open_instances(path)[1].objects.areas.tolist() == [64, 16]  # measured

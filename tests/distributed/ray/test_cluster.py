@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.distributed.ray.processes import command, descendants, environment
+from upscore.distributed.ray import cluster as module
+from upscore.distributed.ray.cluster import ClusterWarning, Workers, connected, plan_workers
+from upscore.errors import UserError
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found as Linux lists them")
+def test_nothing_is_sent_about_how_it_is_used(cluster: Any) -> None:
+    """Each process of Ray's is told so before it starts; this one too; and no dashboard is served."""
+    from ray._common.usage.usage_lib import usage_stats_enabled
+
+    assert not usage_stats_enabled()
+    told = {pid: environment(pid).get("RAY_USAGE_STATS_ENABLED") for pid in descendants()}
+    servers = [pid for pid in told if "raylet/raylet" in command(pid) or "gcs/gcs_server" in command(pid)]
+    assert len(servers) == 2
+    assert {told[pid] for pid in servers} == {"0"}
+    assert set(told.values()) <= {"0", None}  # a name that a process gave itself may have overwritten it
+    assert not cluster._private.worker._global_node.address_info["webui_url"]
+
+
+def test_it_is_said_before_ray_is_imported() -> None:
+    """In a process of its own, for here it is imported."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'upscore[ray]'")
+    code = """
+import os, sys
+import upscore.scale.predict, upscore.scale.evaluate
+assert "ray" not in sys.modules
+class Watch:
+    def find_spec(self, name, path, target=None):
+        if name == "ray":
+            print(os.environ["RAY_USAGE_STATS_ENABLED"])
+sys.meta_path.insert(0, Watch())
+os.environ["RAY_USAGE_STATS_ENABLED"] = "1"
+from upscore.scale.cluster import import_ray
+import_ray()
+"""
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.split() == ["1", "0"]  # looked for, then imported
+
+
+def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"Ray is not installed.*upscore\[ray\]"), connected():
+        pass
+
+
+def machines(*resources: dict[str, float]) -> Any:
+    nodes = [{"Alive": True, "Resources": own} for own in resources]
+    nodes.append({"Alive": False, "Resources": {"CPU": 99.0}})
+    return SimpleNamespace(nodes=lambda: nodes)
+
+
+def test_workers_for_the_machines_that_are_there() -> None:
+    large, small, gpus = {"CPU": 16.0}, {"CPU": 2.0}, {"CPU": 32.0, "GPU": 4.0}
+    assert plan_workers(machines(large, large)) == Workers(8, 4, 0)
+    assert plan_workers(machines(large, small)) == Workers(9, 2, 0)
+    assert plan_workers(machines(small)) == Workers(1, 2, 0)
+    assert plan_workers(machines(small), 2) == Workers(2, 1, 0)
+    assert plan_workers(machines(large), cpus=8) == Workers(2, 8, 0)
+    assert plan_workers(machines(gpus, gpus)) == Workers(8, 4, 1)
+    assert plan_workers(machines({"memory": 1.0}, large), 1) == Workers(1, 4, 0)
+    with pytest.raises(UserError, match="no machine has 32 processors for a worker: the largest has 16"):
+        plan_workers(machines(large, small), cpus=32)
+
+
+def test_a_cluster_that_has_no_machine_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(module, "_request_processors", asked.append)
+    monkeypatch.setattr(module, "INTERVAL", 0.0)
+    head = {"Alive": True, "Resources": {"memory": 1.0}}
+    answers = iter([[head], [head], [head, {"Alive": True, "Resources": {"CPU": 8.0}}]])
+    with pytest.warns(ClusterWarning, match="waiting up to 600 seconds"):
+        assert plan_workers(SimpleNamespace(nodes=lambda: next(answers)), 3, 2) == Workers(3, 2, 0)
+    assert asked == [2, 0]
+    with pytest.warns(ClusterWarning), pytest.raises(UserError, match="no machine of the cluster has processors"):
+        plan_workers(machines({"memory": 1.0}), wait=0)

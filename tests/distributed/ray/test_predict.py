@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.distributed.ray.processes import workers
+from tests.tiny import outputs
+from upscore.distributed.ray.predict import predict_on_ray
+from upscore.errors import UserError
+from upscore.inference import load
+from upscore.inference.folder import predict_folder
+from upscore.inference.outputs import find_photos
+
+TORCH: dict[str, Any] = {"engine": "torch", "precision": "float32"}
+TWO: dict[str, Any] = {"workers": 2, "cpus": 1, **TORCH}
+
+
+@pytest.fixture(scope="module")
+def many(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 24 photos that take a while, in folders, and a damaged one among them."""
+    folder = tmp_path_factory.mktemp("data") / "many"
+    for number in range(24):
+        source = sorted((photos / "images").iterdir())[number % 8]
+        target = folder / f"{number % 3}" / f"{number:02}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(source) as image:
+            image.resize((480 + number, 360)).save(target)
+    (folder / "1" / "bad.jpg").write_bytes(b"\xff\xd8\xff\xe0 not much of a photo")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found as Linux lists them")
+def test_a_worker_that_is_killed_loses_nothing(cluster: Any, finder: Path, many: Path, tmp_path: Path) -> None:
+    """One of two is killed after the third photo: the files and `instances.json` are those of a single process."""
+    told: list[tuple[int, int]] = []
+    pids: list[set[int]] = []
+
+    def watch(done: int, total: int) -> None:
+        told.append((done, total))
+        pids.append(set(workers()))
+        if done == 3:
+            os.kill(min(pids[-1]), signal.SIGKILL)
+
+    outcome = predict_on_ray(str(finder), [many], tmp_path / "ray", progress=watch, **TWO)
+    assert told == [(number, 25) for number in range(1, 26)]
+    assert len(pids[2]) == 2
+    assert len(set.union(*pids)) > 2, "no other process took the killed one's place"
+    assert outcome.photos == 25
+    assert [failure.partition(":")[0] for failure in outcome.failures] == [str(many / "1" / "bad.jpg")]
+    list(predict_folder(load(finder, **TORCH), find_photos([many]), tmp_path / "alone"))
+    alone = outputs(tmp_path / "alone")
+    assert len(alone) == 2 * 24 + 1
+    assert outputs(tmp_path / "ray") == alone
+    results = json.loads(alone["instances.json"])
+    assert outcome.objects == len(results) > 24
+
+
+@pytest.mark.slow
+def test_two_runs_into_one_output_and_resuming(
+    cluster: Any, trained: Path, finder: Path, photos: Path, tmp_path: Path
+) -> None:
+    """A run that begins and ends while another is going on deletes nothing of it."""
+    images, output = sorted((photos / "images").iterdir()), tmp_path / "out"
+    others = []
+
+    def second(done: int, total: int) -> None:
+        if done == 1:
+            others.append(predict_on_ray(str(trained), images[4:], output, **TWO))
+            with pytest.raises(UserError, match="use separate --output folders"):
+                predict_on_ray(str(finder), images[4:], output, **TWO)
+
+    first = predict_on_ray(str(trained), images[:4], output, progress=second, **TWO)
+    assert [first.failures, others[0].failures] == [[], []]
+    assert len(outputs(output)) == 2 * len(images)
+    (output / f"{images[0].stem}.png").unlink()
+    expected = outputs(output)
+    told: list[tuple[int, int]] = []
+    again = predict_on_ray(str(trained), images, output, resume=True, progress=lambda *done: told.append(done), **TWO)
+    assert (again.before, told, again.failures) == (7, [(8, 8)], [])
+    assert expected.items() < outputs(output).items()
+    with pytest.raises(UserError, match=r"model .*trained.*finder"):
+        predict_on_ray(str(finder), images, output, resume=True, **TWO)
+    with pytest.raises(UserError, match="overlays True, but now it is False"):
+        predict_on_ray(str(trained), images, output, resume=True, overlays=False, **TWO)
+
+
+@pytest.mark.slow
+def test_a_store(cluster: Any, trained: Path, photos: Path, tmp_path: Path) -> None:
+    """Photos and output in a store that speaks S3; the model is on this machine alone."""
+    from tests.distributed.ray.s3 import serving
+
+    some = sorted((photos / "images").iterdir())[:3]
+    stored = {f"shots/{path.name}": path.read_bytes() for path in some}
+    stored |= {"shots/sub dir/ü.jpg": b"broken", "notes.txt": b"-", "shots/out/old.png": b"earlier"}
+    with serving("data", stored) as server:
+        source = f"s3://key:secret@data/shots?{server.options}"
+        target = f"s3://key:secret@data/shots/out?{server.options}"
+        outcome = predict_on_ray(str(trained), [source], target, **TWO)
+        again = predict_on_ray(str(trained), [source], target, resume=True, **TWO)
+        assert (again.before, len(again.failures)) == (3, 1)
+        with pytest.raises(UserError, match=r"no photos in s3://data/none: they end in"):
+            predict_on_ray(str(trained), [f"s3://key:secret@data/none?{server.options}"], tmp_path, **TWO)
+        with pytest.raises(UserError, match=r"is a photo and would be overwritten"):
+            predict_on_ray(str(trained), [source], source, **TWO)
+        written = {
+            key.removeprefix("shots/out/"): data for key, data in server.files().items() if key.startswith("shots/out/")
+        }
+    with pytest.raises(UserError, match=r"s3://data/shots: the store can't be used: .*Unexpected query parameter"):
+        predict_on_ray(str(trained), [f"{source}&speed=high"], tmp_path, **TWO)
+    assert outcome.photos == 4
+    assert len(outcome.failures) == 1
+    assert outcome.failures[0].startswith("s3://data/shots/sub dir/ü.jpg: is not an image")
+    list(predict_folder(load(trained, **TORCH), find_photos(some), tmp_path / "alone"))
+    assert written.pop("old.png") == b"earlier"
+    assert {name: data for name, data in written.items() if ".upscore" not in name} == outputs(tmp_path / "alone")
+
+
+def test_what_cannot_be_predicted(trained: Path, finder: Path, photos: Path, tmp_path: Path) -> None:
+    """All of it is told before anything is started."""
+    images = photos / "images"
+    for model, paths, output, options, sentence in (
+        (trained, [tmp_path], tmp_path / "out", {}, "no photos in"),
+        (tmp_path, [images], tmp_path / "out", {}, "holds no model.json"),
+        (trained, [images], images, {}, "is a photo and would be overwritten"),
+        (trained, [images.as_uri()], images.as_uri(), {}, "is a photo and would be overwritten"),
+        (
+            trained,
+            [images],
+            tmp_path / "out",
+            {"score_threshold": 0.5},
+            "--score-threshold is for models that find objects",
+        ),
+        (finder, [images], tmp_path / "out", {"scores": True}, "--scores writes class probabilities"),
+        (trained, [images], tmp_path / "out", {"depth": tmp_path}, "this model sees photos alone"),
+        (trained, [images], tmp_path / "out", {"engine": "fast"}, "no engine is called 'fast'"),
+        (trained, ["s3:///key"], tmp_path / "out", {}, "s3:///key: has no bucket"),
+        (trained, ["warp://x/y"], tmp_path / "out", {}, "warp://x/y: the store can't be used: Unrecognized"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            predict_on_ray(str(model), paths, output, **options)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from tests.distributed.ray.processes import workers
+from tests.tiny import scenes, tiny_net
+from upscore.checkpoints import save_model
+from upscore.distributed.ray.tiles import predict_raster_on_ray
+from upscore.errors import UserError
+from upscore.inference import load
+from upscore.inference.tiled.semantic import predict_raster
+
+TORCH: dict[str, Any] = {"engine": "torch", "precision": "float32"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_model(folder, tiny_net(), classes=scenes().classes)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found as Linux lists them")
+def test_tiles_of_two_workers_of_which_one_is_killed(cluster: Any, model: Path, tmp_path: Path) -> None:
+    """The files are those of one process, to the last bit; a tile that is there already is not done again."""
+    pixels = np.random.default_rng(0).integers(0, 256, (600, 900, 3), dtype=np.uint8)
+    source = tmp_path / "scan.tif"
+    tifffile.imwrite(source, pixels, photometric="rgb", tile=(256, 256))
+    told: list[tuple[int, int]] = []
+    killed: list[int] = []
+
+    def watch(done: int, total: int) -> None:
+        told.append((done, total))
+        if done == 3:
+            killed.append(min(workers()))
+            os.kill(killed[0], signal.SIGKILL)
+
+    options: dict[str, Any] = {"core": 256, **TORCH}
+    written = predict_raster_on_ray(
+        str(model), source, tmp_path / "ray" / "map.tif", workers=2, cpus=1, progress=watch, **options
+    )
+    alone = predict_raster(load(model, **TORCH), source, tmp_path / "alone" / "map.tif", tile_size=256)
+    assert killed
+    assert told == [(number, 12) for number in range(1, 13)]
+    assert [path.name for path in written] == [path.name for path in alone] == ["map.tif", "map_overlay.jpg"]
+    assert [path.read_bytes() for path in written] == [path.read_bytes() for path in alone]
+    assert sorted(path.name for path in (tmp_path / "ray").iterdir()) == ["map.tif", "map_overlay.jpg"]
+
+
+def test_what_cannot_be_tiled(model: Path, finder: Path, photos: Path, tmp_path: Path) -> None:
+    photo = next((photos / "images").iterdir())
+    with pytest.raises(UserError, match="tiles are read and kept on a file system that all machines share"):
+        predict_raster_on_ray(str(model), "s3://scans/1.tif", tmp_path / "map.tif", **TORCH)
+    with pytest.raises(UserError, match="this model finds objects"):
+        predict_raster_on_ray(str(finder), photo, tmp_path / "map.tif", **TORCH)
+    with pytest.raises(UserError, match=r"map.png: what is found in a huge image is a TIFF or Zarr"):
+        predict_raster_on_ray(str(model), photo, tmp_path / "map.png", **TORCH)

@@ -1,0 +1,105 @@
+"""Runs of several processes, which `test_distributed` starts by torchrun and compares with its own.
+
+Its argument is where the runs go. Each is trained by `trained`, which does as well in one process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.tiny import RECIPES, scenes, tiny_net
+from tests.training.test_instances import SMALL, Shapes, tiny_rcnn
+from upscore.data.datasets import Dataset
+from upscore.data.sample import Sample
+from upscore.data.synthetic.scenes import SceneDataset
+from upscore.training.callbacks import Callback
+from upscore.training.loop import fit
+from upscore.training.recipes import Recipe
+from upscore.training.run_folder import RunFolder
+from upscore.training.tasks import Network
+
+PHOTOS = 7
+"""In the last batch of an epoch, two processes with two images each have two and one; with three each, one and none."""
+
+
+def changed(recipe: Recipe, **changes: Any) -> Recipe:
+    return recipe.model_copy(update={"images": 2 * PHOTOS, "frozen_norm": True, **changes})
+
+
+def weighed() -> Network:
+    net = tiny_net()
+    net.class_weights = torch.linspace(0.2, 3, 8)
+    return net
+
+
+RUNS: dict[str, tuple[Callable[[], Network], Recipe]] = {
+    "averaged": (tiny_net, changed(RECIPES["modern"], batch_size=2, clip_norm=0.1)),
+    "accumulated": (tiny_net, changed(RECIPES["accum"], batch_size=1, accumulate=2)),
+    "summed": (tiny_net, changed(RECIPES["heavy"], batch_size=3)),
+    "weighed": (weighed, changed(RECIPES["modern"], batch_size=2)),
+    "normalised": (tiny_net, changed(RECIPES["modern"], batch_size=3, frozen_norm=False)),
+    "sizes": (tiny_net, changed(RECIPES["accum"], batch_size=2, accumulate=1, frozen_norm=False)),
+    "objects": (tiny_rcnn, changed(SMALL, batch_size=2, clip_norm=5.0)),
+}
+"""Networks and recipes, which are those of each of two processes."""
+
+
+class Sizes(SceneDataset):
+    """Scenes of which every second one is smaller."""
+
+    def __init__(self, count: int, *, seed: int = 0) -> None:
+        super().__init__(count, seed=seed, size=(64, 64))
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        assert sample.class_map is not None
+        if index % 2:
+            sample.image, sample.class_map = sample.image[:, :40, :56], sample.class_map[:40, :56]
+        return sample
+
+
+PHOTOS_OF: dict[str, Callable[..., Dataset]] = {"objects": Shapes, "sizes": Sizes}
+
+
+class Notes(Callback):
+    """Writes the loss of each step down, and interrupts after one of them."""
+
+    def __init__(self, path: Path, stop: int) -> None:
+        self.path, self.stop = path, stop
+
+    def on_step_end(self, step: int, total_steps: int, loss: float) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({"done": step, "total": total_steps, "loss": loss}) + "\n")
+        if step == self.stop:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def trained(name: str, folder: Path, *, times: int = 1, resume: bool = False, stop: int = 0) -> None:
+    """Train one of `RUNS` with `times` its batch, up to a step; of several processes, the first one is interrupted."""
+    make, recipe = RUNS[name]
+    recipe = recipe.model_copy(update={"batch_size": recipe.batch_size * times})
+    photos = PHOTOS_OF.get(name, scenes)
+    folder.mkdir(parents=True, exist_ok=True)
+    notes = Notes(folder / "losses.jsonl", stop)
+    options: dict[str, Any] = {"max_side": 0, "resume": resume, "callbacks": [notes]}
+    with pytest.raises(KeyboardInterrupt) if stop else nullcontext():
+        fit(make(), photos(PHOTOS), photos(3, seed=1), recipe, RunFolder(folder), **options)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    root = Path(sys.argv[1])
+    for name in RUNS:
+        trained(name, root / name)
+    trained("averaged", root / "from two", stop=1)
+    trained("averaged", root / "from one", resume=True)

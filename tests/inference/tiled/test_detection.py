@@ -1,0 +1,250 @@
+"""Objects of an image in tiles: the cutting up, the journal, and the real thing beside the whole image."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco
+from skimage.draw import disk
+
+import upscore
+from tests.inference.tiled.test_merge import TILING, Numbered, drawn, find, id_map, rectangle
+from tests.tiny import tiny_net
+from upscore.annotations import ObjectAnnotations
+from upscore.data.io.rasters import Photo, Window
+from upscore.errors import UserError
+from upscore.evaluation.object_matching import count_matches, pairs
+from upscore.inference import Model
+from upscore.inference.tiled.detection import Tiling, find_objects, finder
+from upscore.inference.tiled.tile_checkpoint import TileCheckpoint
+from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
+from upscore.results import InstanceResult, as_instances
+
+NUCLEI = Path(__file__).parents[3] / "../shared/data/nuclei"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (128, 128), (129, 96), (500, 317), (224, 225)])
+def test_tiles_cover_an_image(size: tuple[int, int]) -> None:
+    height, width = size
+    times = np.zeros(size, np.int64)
+    for top, left, rows, columns in TILING.windows(size):
+        assert 0 < rows <= min(TILING.tile, height - top)
+        assert 0 < columns <= min(TILING.tile, width - left)
+        times[top : top + rows, left : left + columns] += 1
+    assert times.min() == 1
+    assert times.max() <= 4
+
+
+def test_tiles_that_end_with_the_image_are_not_cut_once_more() -> None:
+    assert TILING.windows((128, 224)) == [Window(0, 0, 128, 128), Window(0, 96, 128, 128)]
+    assert len(TILING.windows((128, 225))) == 3
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(128, 0), (128, 65), (0, 0), (-4, -2)])
+def test_overlaps_that_are_none(tile: int, overlap: int) -> None:
+    with pytest.raises(UserError, match=r"choose an overlap from 1 to half a tile|px: choose at least 2"):
+        Tiling(tile=tile, overlap=overlap)
+
+
+def test_every_small_object_is_trusted_in_some_tile() -> None:
+    size, generator = (400, 500), np.random.default_rng(0)
+    centres = generator.uniform([0, 0], [500, 400], (500, 2))
+    extent = generator.uniform(1, 15, (500, 2))
+    boxes = np.concatenate([centres - extent, centres + extent], 1)
+    whole_somewhere = np.zeros(500, bool)
+    for window in TILING.windows(size):
+        trusted, cut = TILING.trusted(boxes, window, size), TILING.cut(boxes, window, size)
+        assert not (trusted & cut & (extent < 10).all(1)).any()
+        whole_somewhere |= trusted
+    assert whole_somewhere.all()
+
+
+IDS = drawn((300, 400), *(rectangle(t, k, t + 30, k + 75) for t in range(5, 250, 50) for k in range(7, 320, 90)))
+
+
+SETTINGS = {"image": "a.tif", "factor": 1.0}
+
+
+def same(one: InstanceResult, other: InstanceResult) -> bool:
+    masks = all(np.array_equal(a, b) for a, b in zip(one.masks, other.masks, strict=True))
+    return masks and np.array_equal(one.boxes, other.boxes) and np.array_equal(one.scores, other.scores)
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
+    expected = find_objects(Numbered(IDS), find, TILING)
+    assert len(expected) == 20
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(done: int, _: int) -> None:
+        if done == 5:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        find_objects(Numbered(IDS), find, TILING, journal=TileCheckpoint(tmp_path / "j", SETTINGS), progress=stop)
+    raster, told = Numbered(IDS), []
+    journal = TileCheckpoint(tmp_path / "j", SETTINGS)
+    found = find_objects(raster, find, TILING, journal=journal, progress=lambda *done: told.append(done))
+    assert raster.reads == TILING.windows(IDS.shape)[5:]
+    assert told == [(n, 12) for n in range(1, 13)]
+    assert same(found, expected)
+    again = Numbered(IDS)
+    assert same(find_objects(again, find, TILING, journal=journal), expected)
+    assert again.reads == []
+
+
+def test_a_journal_is_of_one_run(tmp_path: Path) -> None:
+    TileCheckpoint(tmp_path, SETTINGS)
+    with pytest.raises(UserError, match=r"of a run with factor 1\.0, but now it is 2\.0: .* delete the folder"):
+        TileCheckpoint(tmp_path, {**SETTINGS, "factor": 2.0})
+    with pytest.raises(UserError, match=r"of a run with model .*None.*, but now it is .*nuclei"):
+        TileCheckpoint(tmp_path, {**SETTINGS, "model": "nuclei"})
+    with pytest.raises(UserError, match=r"of a run with image a\.tif, but now it is None"):
+        TileCheckpoint(tmp_path, {"factor": 1.0})
+
+
+def test_a_tile_that_was_cut_short_is_done_again(tmp_path: Path) -> None:
+    journal = TileCheckpoint(tmp_path, SETTINGS)
+    expected = find_objects(Numbered(IDS), find, TILING, journal=journal)
+    kept = tmp_path / "000003.npz"
+    kept.write_bytes(kept.read_bytes()[:100])
+    raster = Numbered(IDS)
+    assert same(find_objects(raster, find, TILING, journal=journal), expected)
+    assert raster.reads == TILING.windows(IDS.shape)[3:4]
+
+
+def test_a_tile_without_objects_is_done(tmp_path: Path) -> None:
+    empty, journal = Numbered(np.zeros((100, 100), np.int64)), TileCheckpoint(tmp_path, SETTINGS)
+    for _ in range(2):
+        assert len(find_objects(empty, find, TILING, journal=journal)) == 0
+    assert len(empty.reads) == 1
+
+
+def test_outputs(tmp_path: Path) -> None:
+    found = find_objects(Numbered(IDS), find, TILING)
+    ids = id_map(found, 100)
+    entries = found.to_coco(image_id=7, file_name="slide.tif")
+    assert len(entries) == len(found) == 20
+    for number, entry in enumerate(json.loads(json.dumps(entries)), start=1):
+        assert (entry["image_id"], entry["category_id"], entry["file_name"]) == (7, 1, "slide.tif")
+        assert np.array_equal(coco.decode(entry["segmentation"]) > 0, ids == number)
+
+
+def test_run_lengths_of_an_image_that_does_not_fit_in_memory() -> None:
+    found = InstanceResult(
+        boxes=np.array([[60000, 50000, 60010, 50004]], np.float32),
+        scores=np.ones(1, np.float32),
+        labels=np.zeros(1, np.int64),
+        masks=[np.ones((28, 28), np.float16)],
+        size=(60000, 70000),
+        classes=["thing"],
+    )
+    (entry,) = found.to_coco()
+    assert coco.area(entry["segmentation"]) == 40
+    assert coco.toBbox(entry["segmentation"]).tolist() == [60000, 50000, 10, 4]
+    found.size = (70000, 70000)
+    with pytest.raises(UserError, match="70000x70000 pixels"):
+        found.to_coco()
+
+
+def nuclei() -> Model:
+    return upscore.load("nuclei", engine="torch", precision="float32")
+
+
+@pytest.fixture(scope="module")
+def model_of_nuclei() -> Model:
+    """Not to be changed."""
+    return nuclei()
+
+
+@pytest.mark.parametrize(("size", "factor"), [((256, 256), 2.0), ((256, 320), 2.0), ((520, 600), 1.0)])
+def test_a_tile_is_seen_at_the_factor(model_of_nuclei: Model, size: tuple[int, int], factor: float) -> None:
+    """As a photo is whose size asks for the same factor."""
+    model = model_of_nuclei
+    photo = np.full((*size, 3), 20, np.uint8)
+    for row in range(30, size[0] - 20, 60):
+        photo[disk((row, 40 + row // 2), 14)] = 150
+    expected = as_instances(model.predict(photo))
+    found = finder(model, factor=factor)(torch.from_numpy(photo).permute(2, 0, 1))
+    assert len(found) > 2
+    for name in ("boxes", "scores", "labels", "masks"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name))
+    assert isinstance(model.module, MaskRCNN)
+    assert model.module.resizing.min_side == 512
+
+
+def test_tiles_for_a_model(model_of_nuclei: Model) -> None:
+    assert Tiling.of(512) == Tiling(tile=512, overlap=64)
+    assert Tiling.of(512, 2.0) == Tiling(tile=256, overlap=32)
+
+
+def test_what_can_not_be_found_in_tiles(model_of_nuclei: Model) -> None:
+    with pytest.raises(UserError, match="classifies pixels"):
+        finder(Model(tiny_net(), engine="torch"))
+    with pytest.raises(UserError, match="factor=0"):
+        finder(model_of_nuclei, factor=0)
+
+
+def mosaic(side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Photos of nuclei side by side: (side, side, 3) uint8, and (side, side) int32 numbers of objects."""
+    if not NUCLEI.is_dir():
+        pytest.skip("the labelled photos of nuclei (../shared/data/nuclei) are not on this machine")
+    with (NUCLEI / "index.csv").open() as file:
+        names = [row["id"] for row in csv.DictReader(file) if row["width"] == row["height"] == "256"]
+    image, ids = np.zeros((side, side, 3), np.uint8), np.zeros((side, side), np.int32)
+    places = [(top, left) for top in range(0, side, 256) for left in range(0, side, 256)]
+    for (top, left), name in zip(places, names[:: len(names) // len(places)], strict=False):
+        rows, columns = slice(0, min(256, side - top)), slice(0, min(256, side - left))
+        part = np.s_[top : top + 256, left : left + 256]
+        image[part] = np.array(Image.open(NUCLEI / f"images/{name}.png").convert("RGB"))[rows, columns]
+        labels = np.array(Image.open(NUCLEI / f"labels/{name}.png")).astype(np.int32)[rows, columns]
+        ids[part] = np.where(labels > 0, labels + ids.max(), 0)
+    return image, ids
+
+
+def allow(net: MaskRCNN, count: int) -> None:
+    """Let a network find so many objects in an image."""
+    net.settings = replace(net.settings, max_detections=count)
+    net.rpn.inference_limits = replace(net.rpn.inference_limits, before_nms=4 * count, after_nms=4 * count)
+
+
+def score(ids: np.ndarray, scores: np.ndarray, labelled: np.ndarray) -> float:
+    objects = ObjectAnnotations.from_id_map(torch.from_numpy(labelled.astype(np.int32)))
+    return count_matches([pairs(ids, scores, np.zeros(len(scores), np.int64), objects)], 0, 0.5).ap_dsb
+
+
+@pytest.mark.slow
+def test_nuclei_in_tiles_are_those_of_the_whole_image() -> None:
+    side = 704
+    image, labelled = mosaic(side)
+    raster = Photo(torch.from_numpy(image).permute(2, 0, 1))
+    model = nuclei()
+    assert isinstance(model.module, MaskRCNN)
+    find = finder(model)
+    allow(model.module, 600 * side**2 // 384**2)  # as many for each pixel as in the tiles
+    whole = find(raster.image)
+    whole_ids = whole.label_map()
+    allow(model.module, 600)
+    tiling = Tiling(tile=384, overlap=64)
+    merged = find_objects(raster, find, tiling)
+    ids = id_map(merged)
+
+    assert len(whole) > 200
+    assert abs(score(ids, merged.scores, labelled) - score(whole_ids, whole.scores, labelled)) < 0.01
+    assert score(ids, merged.scores, whole_ids) > 0.99
+
+    seams = [320, 384]
+    crossing = np.unique(np.concatenate([whole_ids[seams].ravel(), whole_ids[:, seams].ravel()]))[1:]
+    assert len(crossing) > 10
+    for number in crossing:
+        pixels = whole_ids == number
+        best = np.bincount(ids[pixels], minlength=1)[1:].argmax() + 1
+        assert (pixels & (ids == best)).sum() > 0.8 * (pixels | (ids == best)).sum()

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.models.networks import thin_vgg16
+from upscore.errors import UserError
+from upscore.models import build
+from upscore.models.receptive_field import Field, probed_fields, sequential_fields
+
+
+def test_a_cells_window_in_both_geometries_lies_where_the_coordinates_say() -> None:
+    for geometry in ("same", "caffe"):
+        with torch.device("meta"):
+            backbone = build("fcn8s", backbone="vgg16", num_classes=3, geometry=geometry).backbone
+        for stride, field in sequential_fields(backbone).items():  # type: ignore[arg-type]
+            middle = field.start + (field.size - 1) / 2  # of cell 0's window, which the coordinate map puts at 0
+            assert backbone.coordinates[stride].scale * middle + backbone.coordinates[stride].shift == 0
+
+
+@pytest.mark.parametrize("geometry", ["same", pytest.param("caffe", marks=pytest.mark.slow)])
+def test_probing_finds_what_adding_up_layers_gives(geometry: str) -> None:
+    backbone = thin_vgg16(geometry).eval()
+    probed = probed_fields(backbone, 3, 32)
+    assert probed == {stride: (field, field) for stride, field in sequential_fields(backbone).items()}
+
+
+class Oblong(nn.Module):
+    """Maps of strides 2 and 4, by kernels and paddings that differ between the axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, (5, 3), 2, (1, 1))
+        self.second = nn.Conv2d(4, 4, (3, 2), 2, (1, 0), dilation=(2, 1))
+
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        first = self.first(images)
+        return {2: first, 4: self.second(first)}
+
+
+def test_axes_are_told_apart() -> None:
+    assert probed_fields(Oblong(), 3, 32) == {
+        2: (Field(2, -1, 5), Field(2, -1, 3)),
+        4: (Field(4, -1 - 2, 5 + 8), Field(4, -1, 3 + 2)),
+    }
+
+
+class Placed(nn.Module):
+    """A map that depends on where in the image a cell is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 4, 4)
+
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        cells = self.layer(images)
+        return {4: cells + torch.linspace(0, 9, cells.shape[2])[:, None]}
+
+
+def test_what_does_not_move_with_the_image_is_told() -> None:
+    with pytest.raises(UserError, match="moved by 4 pixels"):
+        probed_fields(Placed(), 3, 4)

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from tests.models.networks import thin_vgg16
+from tests.tiny import BACKBONE, tiny_net
+from upscore.errors import UserError
+from upscore.models import build
+from upscore.models.fcn.fcn import FCN
+from upscore.models.fcn.two_heads import TwoHeads
+from upscore.models.receptive_field import Field, Reach, pixel_span, receptive_field
+
+
+def on_meta(name: str, **options: Any) -> FCN:
+    with torch.device("meta"):
+        return build(name, num_classes=3, **options)  # type: ignore[return-value]
+
+
+def test_networks_see_what_the_papers_table_says() -> None:
+    """FCN table 1: 404 pixels of VGG16, 355 of AlexNet, both at stride 32."""
+    vgg, alexnet = (receptive_field(on_meta("fcn32s", backbone=name)) for name in ("vgg16", "alexnet"))
+    assert (vgg.maps[32][0].size, alexnet.maps[32][0].size) == (404, 355)
+    assert vgg.grid == alexnet.grid == 32
+    assert vgg.maps[8] == (Field(8, -18, 44), Field(8, -18, 44))
+
+
+@pytest.mark.slow
+def test_a_resnet_18_sees_435_pixels() -> None:
+    geometry = receptive_field(build("fcn32s", backbone="resnet18", num_classes=2))
+    assert {stride: field.size for stride, (field, _) in geometry.maps.items()} == {4: 43, 8: 99, 16: 211, 32: 435}
+    assert geometry.halo == 256
+
+
+def learned_nets() -> list[FCN]:
+    """Whose last layers are transposed convolutions, through which NaN goes no further than it should."""
+    options: dict[str, Any] = {"backbone": BACKBONE, "num_classes": 2, "upsampling": "learned"}
+    names = ("fcn32s", "fcn16s", "fcn8s", "fcn8s-atonce", "fcn-pool4", "fcn-pool3")
+    nets = [build(name, **options) for name in names]
+    caffe = [
+        FCN(thin_vgg16("caffe"), 2, strides=strides, upsampling="learned") for strides in ((32,), (32, 16), (32, 16, 8))
+    ]
+    return [*nets, *caffe]  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("net", learned_nets(), ids=lambda net: f"{type(net.backbone).__name__}-{net.strides}")
+@torch.inference_mode()
+def test_the_classes_of_pixels_depend_on_what_is_said_and_on_nothing_else(net: FCN) -> None:
+    net.eval()
+    fields = {stride: rows for stride, (rows, _) in receptive_field(net).maps.items()}
+    spans = [pixel_span(net, fields, pixel) for pixel in range(832)]
+    for row in (384, 391, 415):
+        image = torch.randn(1, 3, 832, 32)
+        image[:, :, row] = math.nan
+        reached = net(image)[0, 0].isnan().any(1)
+        assert reached.tolist() == [first <= row <= last for first, last in spans]
+
+
+def test_the_halo_is_the_least_that_cores_on_the_grid_need() -> None:
+    net = tiny_net("fcn8s")
+    geometry = receptive_field(net)
+    assert geometry.rows == geometry.columns
+    assert geometry.rows is not None
+    spans = [pixel_span(net, {s: rows for s, (rows, _) in geometry.maps.items()}, pixel) for pixel in range(32)]
+    farthest = max(-min(first for first, _ in spans), max(last for _, last in spans) - 31)
+    assert geometry.halo - 32 < farthest <= geometry.halo
+    assert geometry.rows.before == max(pixel - first for pixel, (first, _) in enumerate(spans))
+    assert geometry.rows.size == geometry.rows.before + 1 + geometry.rows.after
+
+
+def test_two_heads_see_as_far_as_the_farther_one() -> None:
+    one, two = tiny_net("fcn8s"), build("fcn8s", backbone=BACKBONE, num_classes=3, geometric_classes=2)
+    assert isinstance(two, TwoHeads)
+    assert receptive_field(two) == receptive_field(one)
+
+
+def test_depth_beside_the_photo_changes_nothing() -> None:
+    late = build("fcn8s", backbone=BACKBONE, num_classes=3, depth="late", depth_channels=1)
+    assert receptive_field(late).rows == receptive_field(tiny_net("fcn8s")).rows
+
+
+def test_a_detectors_maps_are_its_backbones() -> None:
+    geometry, pixels = (
+        receptive_field(build("mask_rcnn", backbone=BACKBONE, num_classes=2)),
+        receptive_field(tiny_net()),
+    )
+    assert (geometry.maps, geometry.grid) == (pixels.maps, pixels.grid)
+    assert (geometry.rows, geometry.columns, geometry.halo) == (None, None, 0)
+
+
+def test_weights_do_not_matter_and_modes_are_kept() -> None:
+    net, meta = tiny_net(), on_meta("fcn8s", backbone="vgg16")
+    net.backbone.train()
+    net.score.eval()
+    before = {name: module.training for name, module in net.named_modules()}
+    state = copy.deepcopy(net.state_dict())
+    receptive_field(net)
+    assert before == {name: module.training for name, module in net.named_modules()}
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+    assert receptive_field(meta).rows == Reach(245, 245, 224)
+
+
+@pytest.mark.slow
+def test_what_sees_the_whole_image_is_told() -> None:
+    with pytest.raises(UserError, match="see the whole image"):
+        receptive_field(build("fcn8s", backbone="timm/efficientnet_b0", num_classes=2))
