@@ -154,7 +154,15 @@ def _print(
     objects = any(speed.objects is not None for speed in speeds)
     console = Console()
     table = Table(box=box.SIMPLE_HEAD, title=model, title_justify="left")
-    columns = ("engine", "precision", "batch", "image size", "images/s", "ms/image", "spread of rounds")
+    columns: tuple[str, ...] = (
+        "engine",
+        "precision",
+        "batch",
+        "image size",
+        "images/s",
+        "ms/image",
+        "spread of rounds",
+    )
     for number, column in enumerate([*columns, *(["objects"] if objects else [])]):
         table.add_column(column, justify="right" if number > 1 else "left", no_wrap=True)
     best = max(speeds, key=lambda speed: speed.images_per_second)

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
+    from upscore.console import Progress
     from upscore.progress import ProgressCallback
 
 

@@ -22,13 +22,16 @@ def data_digest(*datasets: Dataset) -> str | None:
     Raises:
         UserError: a file is not there any more.
     """
-    parts = [getattr(dataset, "files", None) for dataset in datasets]
-    if any(part is None for part in parts):
-        return None
-    files = [[os.path.abspath(path) for path in part] for part in parts]
-    root = os.path.commonpath([os.path.dirname(path) for part in files for path in part])
+    parts: list[list[str]] = []
+    for dataset in datasets:
+        listed = getattr(dataset, "files", None)
+        if listed is None:
+            return None
+        # links are kept: a file that is replaced behind a link has another time, not another name
+        parts.append([str(Path(path).absolute()) for path in listed])
+    root = os.path.commonpath([Path(path).parent for files in parts for path in files])
     digest = hashlib.sha256()
-    for part in files:
+    for part in parts:
         for line in _lines(part, root):
             digest.update(line.encode("utf-8", "surrogateescape"))
         digest.update(b"\n")
@@ -38,7 +41,7 @@ def data_digest(*datasets: Dataset) -> str | None:
 def _lines(files: Iterable[str], root: str) -> Iterable[str]:
     for path in files:
         try:
-            stat = os.stat(path)
+            stat = Path(path).stat()
         except OSError as error:
             raise UserError(f"{path}: can't be read ({error.strerror})") from error
         yield f"{os.path.relpath(path, root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n"

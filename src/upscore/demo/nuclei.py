@@ -40,7 +40,7 @@ from upscore.demo.page import (
     tile,
 )
 from upscore.evaluation.instances import InstanceScores
-from upscore.inference import Predictor, evaluate, load
+from upscore.inference import Model, evaluate, load
 from upscore.models.build import build
 from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 from upscore.models.mask_rcnn.presets import Limits
@@ -139,7 +139,7 @@ def held_out() -> Dataset:
     return open_instance_splits(example_path())[1]
 
 
-def score(model: Predictor, images: Dataset, progress: ProgressCallback) -> Found:
+def score(model: Model, images: Dataset, progress: ProgressCallback) -> Found:
     """Evaluate a model on the images, and keep what it finds in those that the page shows."""
     scores = evaluate(model, images, progress=progress)
     assert isinstance(scores, InstanceScores)
@@ -149,7 +149,7 @@ def score(model: Predictor, images: Dataset, progress: ProgressCallback) -> Foun
     return Found(scores=scores, label_maps=shown)
 
 
-def train_on_example(output: Path, settings: NucleiSettings, seed: int, progress: ProgressCallback) -> Predictor:
+def train_on_example(output: Path, settings: NucleiSettings, seed: int, progress: ProgressCallback) -> Model:
     """Train Mask R-CNN on the example data set, from ImageNet weights of the backbone, into `output`/nuclei.
 
     Raises:
@@ -199,9 +199,9 @@ class _Progress(Callback):
         self.progress(step, total_steps)
 
 
-def steps(model: Predictor, images: Dataset) -> Steps | None:
+def steps(model: Model, images: Dataset) -> Steps | None:
     """The steps of Mask R-CNN in one image; None if nothing is found there."""
-    net, sample = model.net, _named(images, [EXPLAINED])[EXPLAINED]
+    net, sample = model.module, _named(images, [EXPLAINED])[EXPLAINED]
     assert isinstance(net, MaskRCNN)
     found = as_instances(model.predict(sample.image))
     if not len(found):

@@ -16,8 +16,9 @@ from upscore.errors import UserError
 from upscore.inference.engines import EngineName, Precision
 from upscore.inference.engines.select import POSSIBLE
 from upscore.inference.load import load
-from upscore.inference.predictor import Predictor
+from upscore.inference.model import Model
 from upscore.progress import ProgressCallback, ignore_progress
+from upscore.results import InstanceResult
 from upscore.timing import time_interleaved
 
 ROUNDS = 5
@@ -75,7 +76,7 @@ class LeftOut:
 
 def load_in_every_way(
     source: str, engines: Sequence[EngineName], precisions: Sequence[Precision]
-) -> tuple[dict[tuple[str, str], Predictor], list[LeftOut]]:
+) -> tuple[dict[tuple[str, str], Model], list[LeftOut]]:
     """Load a model once for each engine and number format that can run it here.
 
     Args:
@@ -88,7 +89,7 @@ def load_in_every_way(
     Raises:
         UserError: the model can't be loaded in any of these ways.
     """
-    models: dict[tuple[str, str], Predictor] = {}
+    models: dict[tuple[str, str], Model] = {}
     left_out: list[LeftOut] = []
     for engine in engines:
         for precision in precisions:
@@ -99,7 +100,7 @@ def load_in_every_way(
             except UserError as error:
                 left_out.append(LeftOut(engine, precision, str(error)))
                 continue
-            models.setdefault((model.engine.name, model.engine.precision), model)
+            models.setdefault((model.engine, model.precision), model)
     if not models:
         reasons = dict.fromkeys(one.reason for one in left_out)
         raise UserError("; ".join(reasons) or f"{', '.join(engines)} has no {', '.join(precisions)}")
@@ -107,7 +108,7 @@ def load_in_every_way(
 
 
 def measure_speed(
-    models: dict[tuple[str, str], Predictor],
+    models: dict[tuple[str, str], Model],
     images: Sequence[np.ndarray],
     batch_sizes: Sequence[int] = (1,),
     *,
@@ -125,11 +126,10 @@ def measure_speed(
     """
     found: dict[Setting, int | None] = {}
 
-    def call(setting: Setting, model: Predictor, image: np.ndarray) -> Callable[[], None]:
+    def call(setting: Setting, model: Model, image: np.ndarray) -> Callable[[], None]:
         def run() -> None:
-            results = [model.predict(image) for _ in range(setting.batch_size)]
-            instances = results[0].instances
-            found[setting] = None if instances is None else len(instances)
+            result = model.predict([image] * setting.batch_size)[0]
+            found[setting] = len(result) if isinstance(result, InstanceResult) else None
 
         return run
 

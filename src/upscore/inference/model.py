@@ -272,7 +272,7 @@ class Model:
     @property
     def max_detections(self) -> int:
         """The most objects that the network finds in one image or tile; 0 for a model that classifies pixels."""
-        return self._facts.detections if isinstance(self._facts, MaskRCNN) else 0
+        return self._facts.max_detections if isinstance(self._facts, MaskRCNN) else 0
 
     @property
     def architecture(self) -> dict[str, Any]:

@@ -22,10 +22,10 @@ def initial_norms(network: nn.Module) -> list[str]:
         name
         for name, layer in network.named_modules()
         if isinstance(layer, nn.modules.batchnorm._BatchNorm | ops.FrozenBatchNorm2d)
-        and layer.running_mean is not None
-        and layer.running_var is not None
+        and isinstance(layer.running_mean, Tensor)
+        and isinstance(layer.running_var, Tensor)
         and not layer.running_mean.any()
-        and bool((layer.running_var == 1).all())
+        and torch.all(layer.running_var == 1)
     ]
 
 

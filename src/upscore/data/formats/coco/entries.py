@@ -212,5 +212,5 @@ def crosses_itself(points: np.ndarray) -> bool:
     points = points[(points != np.roll(points, 1, axis=0)).any(1)]
     if len(points) < 4:
         return False
-    edges = shapely.linestrings(np.stack([points, np.roll(points, -1, axis=0)], 1))
+    edges: Any = shapely.linestrings(np.stack([points, np.roll(points, -1, axis=0)], 1))
     return shapely.STRtree(edges).query(edges, predicate="crosses").size > 0
