@@ -47,3 +47,8 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left
     lines = [[markdown_escaped(cell) for cell in row] if escape else row for row in [header, *rows]]
     alignment = ["---"] * left + ["---:"] * (len(header) - left)
     return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], alignment, *lines[1:]])
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's message, or the name of its type."""
+    return printable(next(iter(str(error).strip().splitlines()), type(error).__name__))

@@ -9,38 +9,72 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from upscore.errors import UserError
 from upscore.labels import MAX_CLASSES
+from upscore.models.backbones.base import Norm, StrideIn
+from upscore.models.backbones.vgg import Geometry
+from upscore.models.build import FCNName
+from upscore.models.fcn.fcn import PixelLoss, Upsampling
+from upscore.models.fcn.rgbd import Fusion
+from upscore.models.mask_rcnn.build import Neck, PresetName
+from upscore.models.mask_rcnn.roi_align import Pooling
+from upscore.models.mask_rcnn.roi_heads import MaskHeadName, MaskLoss
+from upscore.text import short_name
 
 CONFIG = "model.json"
+MAX_BYTES = 16 << 20
+"""Bytes of `model.json` that are read; the ones that upscore writes have a few kilobytes."""
 DEFAULT_MAX_SIDE = 1024
+STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+ClassCount = Annotated[int, Field(ge=1, le=MAX_CLASSES)]
+Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
+Deviation = Annotated[float, Field(gt=0, le=1e6)]
 
 
 class FCNArchitecture(BaseModel):
     """The arguments of `upscore.models.build` for an FCN."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
-    name: str
-    backbone: str
-    num_classes: int = Field(ge=1, le=MAX_CLASSES)
-    geometry: Literal["caffe", "same"]
-    upsampling: Literal["fixed", "intermediate", "learned"]
+    name: FCNName
+    backbone: Name
+    num_classes: ClassCount
+    geometry: Geometry
+    upsampling: Upsampling
     grouped: bool
-    pixel_loss: Literal["softmax", "sigmoid"] = "softmax"
+    pixel_loss: PixelLoss = "softmax"
     null_background: bool = False
     geometric_classes: int = Field(default=0, ge=0, le=MAX_CLASSES)
-    depth: Literal["none", "early", "late", "only"] = "none"
+    depth: Literal["none"] | Fusion = "none"
     depth_channels: Literal[0, 1, 3] = 0
 
 
 class MaskRCNNArchitecture(BaseModel):
-    """The arguments of `upscore.models.build` for a Mask R-CNN; `build` itself says which there are."""
+    """The arguments of `upscore.models.build` for a Mask R-CNN."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
-    __pydantic_extra__: dict[str, bool | int | float | str]  # pyright: ignore[reportIncompatibleVariableOverride]
+    model_config = STRICT
 
     name: Literal["mask_rcnn"]
-    backbone: str
-    num_classes: int = Field(ge=1, le=MAX_CLASSES)
+    backbone: Name
+    num_classes: ClassCount
+    preset: PresetName = "paper"
+    neck: Neck = "fpn"
+    channels: int = Field(default=0, ge=0, le=4096)
+    box_features: int = Field(default=0, ge=0, le=16_384)
+    box_convs: int = Field(default=0, ge=0, le=16)
+    rpn_convs: int = Field(default=1, ge=0, le=16)
+    head_norm: bool = False
+    norm: Norm | Literal["auto"] = "auto"
+    norm_eps: float = Field(default=1e-5, ge=0, le=1)
+    stride_in: StrideIn = "3x3"
+    smallest_anchor: int = Field(default=0, ge=0, le=4096)
+    pooling: Pooling = "align"
+    mask_loss: MaskLoss = "sigmoid"
+    mask_head: MaskHeadName = "fcn"
+    class_agnostic: bool = False
+    detections: int = Field(default=100, ge=1, le=65_535)
+    min_side: int = Field(default=0, ge=0, le=8192)
+    max_side: int = Field(default=1333, ge=32, le=8192)
 
 
 KINDS = ("an FCN", "a Mask R-CNN")
@@ -59,37 +93,37 @@ Architecture = Annotated[
 class PreprocessingConfig(BaseModel):
     """The fields of `upscore.models.Preprocessing`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[Mean, Mean, Mean]
+    std: tuple[Deviation, Deviation, Deviation]
     channel_order: Literal["RGB", "BGR"]
 
 
 class DepthPreprocessingConfig(BaseModel):
     """The fields of `upscore.models.preprocessing.DepthPreprocessing`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
-    mean: tuple[float, ...]
-    std: tuple[Annotated[float, Field(gt=0)], ...]
+    mean: tuple[Mean, ...] = Field(min_length=1, max_length=3)
+    std: tuple[Deviation, ...] = Field(min_length=1, max_length=3)
 
 
 class ModelConfig(BaseModel):
     """`model.json`: what the weights alone don't say."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     format: Literal["upscore-1"] = "upscore-1"
     architecture: Architecture
-    classes: list[str]
+    classes: list[str] = Field(min_length=1, max_length=MAX_CLASSES)
     """A class's index is its position."""
     geometric_classes: list[str] = []
     """As `classes`, of the second head; empty without one."""
     preprocessing: PreprocessingConfig
     depth_preprocessing: DepthPreprocessingConfig | None = None
     """None for a network that sees photos alone."""
-    max_side: int = Field(default=DEFAULT_MAX_SIDE, ge=0)
+    max_side: int = Field(default=DEFAULT_MAX_SIDE, ge=0, le=1 << 20)
     """Photos whose longer side is over this many pixels are reduced to it for the network; 0: never."""
     score_threshold: float | None = Field(default=None, ge=0, le=1)
     """Score threshold of the objects that a prediction returns; None for a network that classifies pixels."""
@@ -111,13 +145,15 @@ def read_config(folder: Path) -> ModelConfig:
     """
     path = folder / CONFIG
     try:
-        config = ModelConfig.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} can't be read: {error}") from error
+        if not path.is_file():
+            raise UserError(f"{path} is missing or no file")
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise UserError(f"{path} has {size} bytes; at most {MAX_BYTES} are read")
+        config = ModelConfig.model_validate_json(path.read_bytes(), strict=True)
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"] if part not in KINDS) or "the file"
-        raise UserError(f"{path}: {field}: {first['msg']}") from error
+        raise UserError(f"{path}: {_first_problem(error)}") from error
     if len(config.classes) != config.architecture.num_classes:
         raise UserError(
             f"{path}: {len(config.classes)} class names, but architecture.num_classes is {config.architecture.num_classes}"
@@ -125,6 +161,16 @@ def read_config(folder: Path) -> ModelConfig:
     if isinstance(config.architecture, FCNArchitecture):
         _check_modalities(path, config, config.architecture)
     return config
+
+
+def _first_problem(error: ValidationError) -> str:
+    """The first field that is not valid, what it must be, and its value."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    field = ".".join(str(part) for part in first["loc"] if part not in KINDS)
+    if first["type"] == "json_invalid" or not field:
+        return f"is no valid model card ({short_name(first['msg'], 120)})"
+    value = "" if first["type"] == "missing" else f", not {short_name(repr(first['input']))}"
+    return f"{short_name(field)}: {short_name(first['msg'], 200)}{value}"
 
 
 def _check_modalities(path: Path, config: ModelConfig, architecture: FCNArchitecture) -> None:

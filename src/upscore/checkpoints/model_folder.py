@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -20,6 +21,7 @@ from upscore.checkpoints.config import (
     PreprocessingConfig,
     read_config,
 )
+from upscore.checkpoints.importers.key_mapping import check_shapes
 from upscore.errors import UserError
 from upscore.files import WriteError, atomic_folder
 from upscore.models.backbones.base import Backbone
@@ -28,8 +30,13 @@ from upscore.models.fcn.fcn import FCN
 from upscore.models.fcn.two_heads import TwoHeads
 from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 from upscore.models.preprocessing import DepthPreprocessing, Preprocessing
+from upscore.text import first_line
 
 WEIGHTS = "model.safetensors"
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Types of weights, as .safetensors files name them; all become float32."""
+INTEGERS = ("I64", "I32", "BOOL")
+"""Types of counters and tables."""
 QUANTIZED = "int8"
 """The folder of the same network in int8, where it was calibrated."""
 BUILT_IN = Path(__file__).parents[1] / "builtin"
@@ -153,19 +160,18 @@ def load_model(path: str | Path, backbone: Backbone | None = None) -> tuple[FCN 
     folder = find_model(path)
     config = read_config(folder)
     architecture: dict[str, Any] = config.architecture.model_dump() | {"backbone_module": backbone}
-    with torch.device("meta"), _Undrawn():
-        net = build(**architecture)
-    if {name for name, _ in net.named_buffers()} - net.state_dict().keys():  # but tables that are not stored are needed
+    try:
+        with torch.device("meta"), _Undrawn():
+            net = build(**architecture)
+    except UserError as error:
+        raise UserError(f"{folder / CONFIG}: architecture: {error}") from error
+    weights = folder / WEIGHTS
+    expected = net.state_dict()
+    check_weights(weights, expected, complete=backbone is None)
+    if {name for name, _ in net.named_buffers()} - expected.keys():  # but tables that are not stored are needed
         with _Undrawn():
             net = build(**architecture)
-    try:
-        stored = load_file(folder / WEIGHTS)
-        state = {name: value.float() if value.dtype == torch.float16 else value for name, value in stored.items()}
-        if backbone is not None:
-            state = {name: value for name, value in state.items() if not name.startswith("backbone.")}
-        net.load_state_dict(state, strict=True, assign=True)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"{folder / WEIGHTS} can't be read as the weights of {CONFIG} beside it: {error}") from error
+    net.load_state_dict(_read_weights(weights, expected), strict=True, assign=True)
     net.backbone.preprocessing = Preprocessing(**config.preprocessing.model_dump())
     if config.depth_preprocessing is not None:
         net.backbone.depth_preprocessing = DepthPreprocessing(**config.depth_preprocessing.model_dump())
@@ -176,6 +182,48 @@ def load_model(path: str | Path, backbone: Backbone | None = None) -> tuple[FCN 
         net.score_threshold = net.score_threshold if config.score_threshold is None else config.score_threshold
         net.mask_nms, net.display_threshold = config.mask_nms, config.display_threshold
     return net.eval(), config
+
+
+def check_weights(path: Path, expected: Mapping[str, Tensor], *, complete: bool = True) -> None:
+    """Compare the header of a .safetensors file with the tensors of a network; reads no weights.
+
+    Args:
+        path: the file.
+        expected: tensors by name, which may be on the meta device.
+        complete: whether tensors that are not expected are refused.
+
+    Raises:
+        UserError: the file can't be read, or a tensor is missing, left over, of another shape or of a type that
+            weights don't have.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            parts = {name: file.get_slice(name) for name in file.keys() if complete or name in expected}  # noqa: SIM118
+            shapes = {name: part.get_shape() for name, part in parts.items()}
+            types = {name: part.get_dtype() for name, part in parts.items()}
+        check_shapes(shapes, {name: tensor.shape for name, tensor in expected.items()})
+        for name, dtype in types.items():
+            if dtype not in (FLOATS if expected[name].is_floating_point() else INTEGERS):
+                raise UserError(f"{name} holds numbers of type {dtype}, which it can't be read from")
+    except (OSError, SafetensorError, UserError) as error:
+        raise UserError(f"{path} can't be read as the weights of {CONFIG} beside it: {first_line(error)}") from error
+
+
+def _read_weights(path: Path, names: Collection[str]) -> dict[str, Tensor]:
+    """The tensors of these names; floating point as float32."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = {name: file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} can't be read: {first_line(error)}") from error
+    state = {name: value.float() if value.is_floating_point() else value for name, value in stored.items()}
+    for name, value in state.items():
+        # a sum is finite faster than each number is, but may overflow
+        if value.is_floating_point() and not value.sum().isfinite() and not value.isfinite().all():
+            raise UserError(f"{path}: {name} holds NaN or infinity; train the model again, or take an earlier one")
+        if name.endswith("running_var") and value.numel() and value.min() < 0:
+            raise UserError(f"{path}: {name} holds a negative variance; the file is damaged")
+    return state
 
 
 class _Undrawn(TorchFunctionMode):

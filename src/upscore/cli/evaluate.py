@@ -180,13 +180,14 @@ def _print(
     from rich.table import Table
 
     from upscore.console import Console
+    from upscore.text import short_name
 
     console = Console()
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(short_name, row))
     console.print(table)
     for name, value in summary:
         console.print(f"  {name:<22} {value}")

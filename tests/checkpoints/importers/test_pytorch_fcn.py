@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_named() -> None:
     refused(state | {"fc6.weight": torch.zeros(4096, 25088)}, r"fc6\.weight has shape \(4096, 25088\).*512, 7, 7")
     refused(state | {"upscore2.weight": torch.zeros(3, 1, 4, 4)}, r"upscore2\.weight has shape \(3, 1, 4, 4\)")
     refused(state | {"score_pool4.bias": torch.zeros(4)}, r"score_pool4\.bias has shape \(4,\); it must be \(3,\)")
-    refused(state | {"fc7.bias": "weights"}, r"fc7\.bias has shape str")
+    refused(state | {"fc7.bias": "weights"}, r"fc7\.bias is no tensor")
     refused({"features.0.weight": torch.zeros(64, 3, 3, 3)}, "no checkpoint of pytorch-fcn")
     refused({f"net.{name}": value for name, value in state.items()}, "no checkpoint of pytorch-fcn")
     refused({}, "no checkpoint of pytorch-fcn")

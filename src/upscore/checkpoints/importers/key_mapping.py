@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from upscore.errors import UserError
 from upscore.models.build import Option, build
 from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
+from upscore.text import short_name
 
 COUNTER = "num_batches_tracked"
 """What batch normalisation counts and, with a fixed momentum, does not use."""
@@ -62,15 +63,24 @@ def without_counters(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_tensors(state: Mapping[str, Any], expected: Mapping[str, Sequence[int]]) -> None:
-    """Raise a UserError unless the names and shapes are those expected."""
-    if missing := sorted(expected.keys() - state.keys()):
+    """Raise a UserError unless the names and shapes of the tensors are those expected."""
+    check_shapes({name: value.shape if isinstance(value, Tensor) else None for name, value in state.items()}, expected)
+
+
+def check_shapes(found: Mapping[str, Sequence[int] | None], expected: Mapping[str, Sequence[int]]) -> None:
+    """Raise a UserError unless the names and shapes are those expected; None is the shape of what is no tensor."""
+    if missing := sorted(expected.keys() - found.keys()):
         raise UserError(f"the checkpoint lacks {missing[0]} ({len(missing)} tensors are missing)")
-    if left_over := sorted(map(str, state.keys() - expected.keys())):
-        raise UserError(f"the checkpoint has {left_over[0]}, for which there is no place ({len(left_over)} in all)")
+    if left_over := sorted(map(str, found.keys() - expected.keys())):
+        raise UserError(
+            f"the checkpoint has {short_name(left_over[0])}, for which there is no place ({len(left_over)} in all)"
+        )
     for name, shape in expected.items():
-        if not isinstance(state[name], Tensor) or state[name].shape != torch.Size(shape):
-            found = tuple(getattr(state[name], "shape", ())) or type(state[name]).__name__
-            raise UserError(f"{name} has shape {found}; it must be {tuple(shape)}")
+        actual = found[name]
+        if actual is None:
+            raise UserError(f"{name} is no tensor; it must be one of shape {tuple(shape)}")
+        if tuple(actual) != tuple(shape):
+            raise UserError(f"{name} has shape {tuple(actual)}; it must be {tuple(shape)}")
 
 
 def fill(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:

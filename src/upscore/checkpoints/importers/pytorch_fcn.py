@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from upscore.checkpoints.importers.key_mapping import check_tensors
 from upscore.checkpoints.importers.reading import unwrap
 from upscore.errors import UserError
 from upscore.models.build import build_fcn
@@ -50,7 +51,7 @@ def import_pytorch_fcn(checkpoint: Mapping[str, Any], *, at_once: bool = False) 
 
     num_classes = len(state["score_fr.bias"])
     net = _empty(name, num_classes, "learned")
-    _check(state, {theirs: net.get_parameter(ours).shape for ours, theirs in _names(net).items()})
+    check_tensors(state, {theirs: net.get_parameter(ours).shape for ours, theirs in _names(net).items()})
     upsampling = _upsampling_of(state, net)
     if upsampling != "learned":
         net = _empty(name, num_classes, upsampling)
@@ -90,17 +91,6 @@ def _names(net: FCN) -> dict[str, str]:
 
 def _upsampling_layers(net: FCN) -> dict[int, str]:
     return UPSAMPLING[f"fcn{net.strides[-1]}s"]
-
-
-def _check(state: Mapping[str, Any], expected: Mapping[str, torch.Size]) -> None:
-    if missing := sorted(expected.keys() - state.keys()):
-        raise UserError(f"the checkpoint lacks {missing[0]} ({len(missing)} tensors are missing)")
-    if left_over := sorted(map(str, state.keys() - expected.keys())):
-        raise UserError(f"the checkpoint has {left_over[0]}, for which there is no place ({len(left_over)} in all)")
-    for name, shape in expected.items():
-        if not isinstance(state[name], Tensor) or state[name].shape != shape:
-            found = tuple(getattr(state[name], "shape", ())) or type(state[name]).__name__
-            raise UserError(f"{name} has shape {found}; it must be {tuple(shape)}")
 
 
 def _upsampling_of(state: Mapping[str, Tensor], net: FCN) -> Upsampling:
