@@ -227,3 +227,24 @@ def test_names_with_escapes_are_printed_safely(
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert "x" * 100 not in out
+
+
+def test_folders_of_earlier_versions_are_read(detector: Path) -> None:
+    """With other names of fields and of the backbone's tensors."""
+    present, config = load_model(detector)
+    card = json.loads((detector / "model.json").read_text())
+    for part, old, new in (
+        (card["architecture"], "profile", "preset"),
+        (card["architecture"], "detections", "max_detections"),
+        (card, "min_score", "score_threshold"),
+    ):
+        part[old] = part.pop(new)
+    (detector / "model.json").write_text(json.dumps(card))
+    former, former_config = load_model(detector)
+    assert former_config == config
+    assert former.architecture == present.architecture
+    assert config.score_threshold == former.score_threshold == 0.5495824217796326
+    save_model(detector, former, classes=config.classes)
+    assert not any(name.startswith("trunk.") for name in load_file(detector / "model.safetensors"))
+    again = load_model(detector)[0].state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in present.state_dict().items())

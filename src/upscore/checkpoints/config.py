@@ -1,11 +1,11 @@
-"""The model card: what is in `model.json`, and what is required of it."""
+"""The configuration of a model, as `model.json` holds it. Names of fields that earlier versions wrote are read too."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from upscore.errors import UserError
 from upscore.labels import MAX_CLASSES
@@ -23,7 +23,7 @@ CONFIG = "model.json"
 MAX_BYTES = 16 << 20
 """Bytes of `model.json` that are read; the ones that upscore writes have a few kilobytes."""
 DEFAULT_MAX_SIDE = 1024
-STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 ClassCount = Annotated[int, Field(ge=1, le=MAX_CLASSES)]
@@ -57,7 +57,7 @@ class MaskRCNNArchitecture(BaseModel):
     name: Literal["mask_rcnn"]
     backbone: Name
     num_classes: ClassCount
-    preset: PresetName = "paper"
+    preset: PresetName = Field(default="paper", validation_alias=AliasChoices("preset", "profile"))
     neck: Neck = "fpn"
     channels: int = Field(default=0, ge=0, le=4096)
     box_features: int = Field(default=0, ge=0, le=16_384)
@@ -72,7 +72,9 @@ class MaskRCNNArchitecture(BaseModel):
     mask_loss: MaskLoss = "sigmoid"
     mask_head: MaskHeadName = "fcn"
     class_agnostic: bool = False
-    detections: int = Field(default=100, ge=1, le=65_535)
+    max_detections: int = Field(
+        default=100, ge=1, le=65_535, validation_alias=AliasChoices("max_detections", "detections")
+    )
     min_side: int = Field(default=0, ge=0, le=8192)
     max_side: int = Field(default=1333, ge=32, le=8192)
 
@@ -110,9 +112,9 @@ class DepthPreprocessingConfig(BaseModel):
 
 
 class ModelConfig(BaseModel):
-    """`model.json`: what the weights alone don't say."""
+    """What the weights alone don't say of a model."""
 
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, populate_by_name=True)
 
     format: Literal["upscore-1"] = "upscore-1"
     architecture: Architecture
@@ -125,7 +127,9 @@ class ModelConfig(BaseModel):
     """None for a network that sees photos alone."""
     max_side: int = Field(default=DEFAULT_MAX_SIDE, ge=0, le=1 << 20)
     """Photos whose longer side is over this many pixels are reduced to it for the network; 0: never."""
-    score_threshold: float | None = Field(default=None, ge=0, le=1)
+    score_threshold: float | None = Field(
+        default=None, ge=0, le=1, validation_alias=AliasChoices("score_threshold", "min_score")
+    )
     """Score threshold of the objects that a prediction returns; None for a network that classifies pixels."""
     mask_nms: bool = True
     """Whether a prediction leaves out objects of which better ones of the same class hide more than half."""
@@ -138,7 +142,7 @@ class ModelConfig(BaseModel):
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """The card of a model folder.
+    """Read the configuration of a model folder.
 
     Raises:
         UserError: it is missing or not valid.
@@ -156,7 +160,8 @@ def read_config(folder: Path) -> ModelConfig:
         raise UserError(f"{path}: {_first_problem(error)}") from error
     if len(config.classes) != config.architecture.num_classes:
         raise UserError(
-            f"{path}: {len(config.classes)} class names, but architecture.num_classes is {config.architecture.num_classes}"
+            f"{path}: {len(config.classes)} class names, but architecture.num_classes is "
+            f"{config.architecture.num_classes}"
         )
     if isinstance(config.architecture, FCNArchitecture):
         _check_modalities(path, config, config.architecture)
@@ -168,7 +173,7 @@ def _first_problem(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_context=False)[0]
     field = ".".join(str(part) for part in first["loc"] if part not in KINDS)
     if first["type"] == "json_invalid" or not field:
-        return f"is no valid model card ({short_name(first['msg'], 120)})"
+        return f"is no valid model configuration ({short_name(first['msg'], 120)})"
     value = "" if first["type"] == "missing" else f", not {short_name(repr(first['input']))}"
     return f"{short_name(field)}: {short_name(first['msg'], 200)}{value}"
 

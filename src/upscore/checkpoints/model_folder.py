@@ -198,7 +198,8 @@ def check_weights(path: Path, expected: Mapping[str, Tensor], *, complete: bool 
     """
     try:
         with safe_open(path, framework="pt") as file:
-            parts = {name: file.get_slice(name) for name in file.keys() if complete or name in expected}  # noqa: SIM118
+            names = {present_name(name): name for name in file.keys()}  # noqa: SIM118
+            parts = {name: file.get_slice(names[name]) for name in names if complete or name in expected}
             shapes = {name: part.get_shape() for name, part in parts.items()}
             types = {name: part.get_dtype() for name, part in parts.items()}
         check_shapes(shapes, {name: tensor.shape for name, tensor in expected.items()})
@@ -209,11 +210,17 @@ def check_weights(path: Path, expected: Mapping[str, Tensor], *, complete: bool 
         raise UserError(f"{path} can't be read as the weights of {CONFIG} beside it: {first_line(error)}") from error
 
 
+def present_name(name: str) -> str:
+    """The name of a tensor in a network, for its name in a file; earlier versions called the backbone "trunk"."""
+    return f"backbone.{name.removeprefix('trunk.')}" if name.startswith("trunk.") else name
+
+
 def _read_weights(path: Path, names: Collection[str]) -> dict[str, Tensor]:
     """The tensors of these names; floating point as float32."""
     try:
         with safe_open(path, framework="pt") as file:
-            stored = {name: file.get_tensor(name) for name in names}
+            in_file = {present_name(name): name for name in file.keys()}  # noqa: SIM118
+            stored = {name: file.get_tensor(in_file[name]) for name in names}
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} can't be read: {first_line(error)}") from error
     state = {name: value.float() if value.is_floating_point() else value for name, value in stored.items()}
