@@ -79,7 +79,7 @@ LEARNED_FROM = (
 
 SHOWN_PROPOSALS = 40
 AMBER = (230, 126, 0)
-"""The color of proposals, which have no class yet."""
+"""The colour of proposals, which have no class yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +164,7 @@ def train_on_example(output: Path, settings: NucleiSettings, seed: int, progress
         num_classes=len(images.classes),
         pretrained=True,
         min_side=settings.min_side,
-        detections=MAX_DETECTIONS,
+        max_detections=MAX_DETECTIONS,
     )
     net.classes = images.classes
     net.settings = replace(net.settings, batch_size=settings.regions)
@@ -186,7 +186,7 @@ def train_on_example(output: Path, settings: NucleiSettings, seed: int, progress
         )
     finally:
         (folder.path / "state.pt").unlink(missing_ok=True)  # a demo is not resumed
-    return load(folder.last, cache=False)  # the whole network, whose layers say what is proposed
+    return load(folder.last)
 
 
 class _Progress(Callback):

@@ -30,7 +30,7 @@ class Chapter:
 
 def page(title: str, lead: str, facts: Sequence[tuple[str, str]], chapters: Sequence[Chapter], colophon: str) -> str:
     """The whole document; `facts` are a few numbers, each with what it counts."""
-    style = files("upscore.report").joinpath("style.css").read_text(encoding="utf-8")
+    style = files("upscore.demo").joinpath("style.css").read_text(encoding="utf-8")
     numbers = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for value, name in facts)
     contents = "".join(f'<li><a href="#{c.anchor}">{escape(c.title)}</a></li>' for c in chapters)
     sections = "".join(

@@ -16,8 +16,7 @@ from PIL import Image
 from rich.console import Console
 
 import upscore
-from upscore.demo import heatmap, nuclei, strides
-from upscore.demo import next_steps as yours
+from upscore.demo import heatmap, next_steps, nuclei, strides
 from upscore.demo.fcn_training import TITLES, Settings, Trained, draw_scenes, train
 from upscore.demo.nuclei import NucleiSettings
 from upscore.demo.page import Chapter, page
@@ -105,7 +104,7 @@ def _results(output: Path, seed: int, settings: Settings, nuclei_settings: Nucle
                 nuclei.training_chapter(trained, shipped, images, explained, nuclei_settings, seconds),
                 heatmap.chapter(found),
                 strides.chapter(networks, splits.test, chosen, settings),
-                yours.chapter(output),
+                next_steps.chapter(output),
             ]
             _save_pictures(
                 output / PICTURES,
