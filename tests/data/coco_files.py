@@ -2,7 +2,7 @@
 
 import json
 
-from .layouts import photo
+from tests.data.layouts import photo
 
 CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 2, "name": "cat"}]
 

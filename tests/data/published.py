@@ -4,10 +4,9 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
+from tests.data.layouts import label, photo
 from upscore.data.formats.pascal_context import ALIASES, CLASSES
 from upscore.data.formats.sift_flow import SCENES
-
-from .layouts import label, photo
 
 SIZE = 4, 6
 """Height and width."""

@@ -6,13 +6,12 @@ import tifffile
 import torch
 from PIL import Image
 
+from tests.data.coco_files import CATEGORIES, small, write
+from tests.data.layouts import SHARED, label, names, pairs, photo
 from upscore.data.datasets import default_split, image_ids, subset
 from upscore.data.instance_datasets import open_instance_splits, open_instances, task_of
 from upscore.data.synthetic.scenes import SHAPES
 from upscore.errors import UserError
-
-from .coco_files import CATEGORIES, small, write
-from .layouts import SHARED, label, names, pairs, photo
 
 NUCLEI = SHARED / "nuclei"
 

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.coco_files import annotation, image, small, square, write
+from tests.data.layouts import SHARED, photo
 from upscore.data.checks.instances import check_instances
 from upscore.data.formats.coco.entries import crosses_itself
 from upscore.errors import UserError
-
-from .coco_files import annotation, image, small, square, write
-from .layouts import SHARED, photo
 
 
 def kinds(report):

@@ -2,10 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.layouts import label, pairs, photo
 from upscore.data.checks.semantic import check
 from upscore.errors import UserError
-
-from .layouts import label, pairs, photo
 
 
 @pytest.fixture

@@ -1,10 +1,9 @@
 import pytest
 
+from tests.data.layouts import names, pairs
 from upscore.data.datasets import open_dataset, open_splits
 from upscore.data.formats.camvid import CLASSES
 from upscore.errors import UserError
-
-from .layouts import names, pairs
 
 
 @pytest.fixture

@@ -12,13 +12,12 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from tests.data.coco_files import annotation, image, small, square, write
+from tests.data.layouts import SHARED, names, photo
 from upscore.data.formats.coco.reader import layered, read_coco
 from upscore.data.instance_datasets import open_instance_splits, open_instances
 from upscore.errors import UserError
 from upscore.results.rle import decode_runs, runs_of_polygons
-
-from .coco_files import annotation, image, small, square, write
-from .layouts import SHARED, names, photo
 
 MINI = SHARED / "coco_mini"
 

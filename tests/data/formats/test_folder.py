@@ -5,12 +5,11 @@ import time
 import pytest
 import torch
 
+from tests.data.layouts import SHARED, label, names, pairs, photo
 from upscore.data.datasets import FileDataset, open_dataset, open_splits, subset
 from upscore.data.formats.folder import Pair, list_folder
 from upscore.data.io.images import LabelError
 from upscore.errors import UserError
-
-from .layouts import SHARED, label, names, pairs, photo
 
 
 @pytest.fixture

@@ -5,13 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.data.layouts import names, photo
+from tests.data.published import mat, messages, nyud, resized, write_list
 from upscore.data.checks.semantic import check
 from upscore.data.datasets import open_dataset, open_splits
 from upscore.data.formats.nyud import CLASSES
 from upscore.errors import UserError
-
-from .layouts import names, photo
-from .published import mat, messages, nyud, resized, write_list
 
 
 @pytest.fixture

@@ -3,13 +3,12 @@ import pickle
 import numpy as np
 import pytest
 
+from tests.data.layouts import names
+from tests.data.published import category, category_names, mat, messages, pascal_context, resized
 from upscore.data.checks.semantic import check
 from upscore.data.datasets import default_split, list_files, open_dataset, open_splits
 from upscore.data.formats.pascal_context import ALIASES, CLASSES
 from upscore.errors import UserError
-
-from .layouts import names
-from .published import category, category_names, mat, messages, pascal_context, resized
 
 
 @pytest.fixture

@@ -1,15 +1,14 @@
 import numpy as np
 import pytest
 
+from tests.data.layouts import names
+from tests.data.published import mat, messages, resized, sbd
 from upscore.data.checks.instances import check_instances
 from upscore.data.checks.semantic import check
 from upscore.data.datasets import open_dataset, open_splits
 from upscore.data.formats.voc import CLASSES
 from upscore.data.instance_datasets import open_instance_splits, open_instances
 from upscore.errors import UserError
-
-from .layouts import names
-from .published import mat, messages, resized, sbd
 
 
 @pytest.fixture

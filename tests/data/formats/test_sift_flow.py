@@ -2,13 +2,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.data.layouts import names, photo
+from tests.data.published import mat, messages, resized, sift_flow, write_list
 from upscore.data.checks.semantic import check
 from upscore.data.datasets import default_split, open_dataset, open_splits
 from upscore.data.formats.sift_flow import CLASSES, GEOMETRIC_CLASSES, SCENES, UNLABELLED
 from upscore.errors import UserError
-
-from .layouts import names, photo
-from .published import mat, messages, resized, sift_flow, write_list
 
 
 @pytest.fixture

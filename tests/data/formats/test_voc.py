@@ -3,11 +3,10 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from tests.data.layouts import names, photo
 from upscore.data.datasets import open_dataset, open_splits
 from upscore.data.formats.voc import CLASSES
 from upscore.errors import UserError
-
-from .layouts import names, photo
 
 LISTS = {"train": ["t1", "t2"], "val": ["v2", "v1", "v3"], "trainval": ["t1", "t2", "v1", "v2", "v3"], "test": ["x1"]}
 

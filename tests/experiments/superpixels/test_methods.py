@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from upscore.baselines import METHODS, segment
+from upscore.experiments.superpixels.methods import METHODS, segment
 
 from upscore.errors import UserError
 from upscore.experiments.superpixels.methods import FEATURES, describe

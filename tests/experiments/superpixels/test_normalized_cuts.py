@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from upscore.baselines import segment
+from upscore.experiments.superpixels.methods import segment
 
 from upscore.experiments.superpixels.methods import cheapest_cut, partition
 
