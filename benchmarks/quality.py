@@ -144,8 +144,8 @@ def page(made_by: str, sections: Sequence[str], environment: str, warning: str |
     about = (
         "Change is in points, against torch in float32, as are agreement (the share of equal pixels; of objects, "
         "TP / (TP + FP + FN) at IoU 0.5 of those that a user is shown) and speed. A photo takes the median time from "
-        "its pixels in memory to its class map, or to all candidates with their masks in RoI form; all ways took turns, "
-        "photo by photo."
+        "its pixels in memory to its class map, or to all candidates with their masks in RoI form; all ways took "
+        "turns, photo by photo."
     )
     return (
         "\n\n".join(["# Quality beside speed", made_by, *sections, about, environment, *([warning] if warning else [])])

@@ -85,12 +85,14 @@ def processor_name() -> str:
     """The processor's name and its instruction sets for vectors and matrices."""
     import torch
 
-    from upscore.inference.engines.openvino import available, core
+    from upscore.inference.engines.openvino import available, core, has_bfloat16
 
-    name = core().get_property("CPU", "FULL_DEVICE_NAME").strip() if available() else ""
-    # torch has no public function for AMX
-    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
-    units = [torch.backends.cpu.get_cpu_capability(), *(["AMX"] if has_amx else [])]
+    name, units = "", [torch.backends.cpu.get_cpu_capability()]
+    if available():
+        name = core().get_property("CPU", "FULL_DEVICE_NAME").strip()
+        units += ["BF16"] if has_bfloat16() else []
+    if getattr(torch.cpu, "_is_amx_tile_supported", bool)():  # torch has no public function for it
+        units.append("AMX")
     return f"{name or platform.processor() or platform.machine()} ({', '.join(units)})"
 
 

@@ -153,30 +153,23 @@ def _print(
 
     objects = any(speed.objects is not None for speed in speeds)
     console = Console()
-    table = Table(box=box.SIMPLE_HEAD, title=model, title_justify="left")
-    columns: tuple[str, ...] = (
-        "engine",
-        "precision",
-        "batch",
-        "image size",
-        "images/s",
-        "ms/image",
-        "spread of rounds",
-    )
-    for number, column in enumerate([*columns, *(["objects"] if objects else [])]):
-        table.add_column(column, justify="right" if number > 1 else "left", no_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, title=model, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("engine", "precision"):
+        table.add_column(column)
+    for column in ("batch", "image size", "images/s", "ms/image", "min to max", *(["objects"] if objects else [])):
+        table.add_column(column, justify="right", no_wrap=True)
     best = max(speeds, key=lambda speed: speed.images_per_second)
     for speed in speeds:
         setting = speed.setting
-        milliseconds = [1e3 * seconds / setting.batch_size for seconds in sorted(speed.seconds)]
+        milliseconds = [1e3 * seconds / setting.batch_size for seconds in speed.seconds]
         table.add_row(
             setting.engine,
             setting.precision,
             str(setting.batch_size),
             f"{setting.size[1]}x{setting.size[0]}",
-            f"{speed.images_per_second:.3g}",
-            f"{1e3 / speed.images_per_second:.3g}",
-            f"{milliseconds[0]:.3g} to {milliseconds[-1]:.3g}",
+            _number(speed.images_per_second),
+            _number(1e3 / speed.images_per_second),
+            f"{_number(min(milliseconds))} to {_number(max(milliseconds))}",
             *([str(speed.objects)] if objects else []),
             style="bold" if speed is best else "",
         )
@@ -186,3 +179,8 @@ def _print(
         print(f"left out: {one.engine} {one.precision}: {one.reason}", file=sys.stderr)
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
+
+
+def _number(value: float) -> str:
+    """ "0.0421", "8.5", "37", "1200": two digits or more, and no exponent."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"

@@ -5,7 +5,6 @@ N samples.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +17,11 @@ from upscore.data.formats.coco.files import CocoIndex
 from upscore.data.formats.folder import Pair
 from upscore.data.io.images import LabelError, read_image
 from upscore.data.sample import Sample
-from upscore.data.samples import flat, size_issue
+from upscore.data.samples import PairArrays, size_issue
 from upscore.errors import UserError
 
 
-class ObjectFiles:
+class ObjectFiles(PairArrays):
     """Photos and files of objects, read when they are asked for.
 
     Raises:
@@ -32,36 +31,23 @@ class ObjectFiles:
     def __init__(
         self, pairs: list[Pair], classes: list[str], read_objects: Callable[[Path], ObjectAnnotations]
     ) -> None:
+        super().__init__(pairs)
         self.classes = classes
         self.read_objects = read_objects
         self.image_ids = np.arange(1, len(pairs) + 1)
-        self._names, self._images = flat(pair.name for pair in pairs), flat(pair.image for pair in pairs)
-        self._labels = flat(pair.label or "" for pair in pairs)
-
-    @property
-    def names(self) -> list[str]:
-        """The samples' names in their order."""
-        return [os.fsdecode(name) for name in self._names]
-
-    @property
-    def files(self) -> list[str]:
-        """The paths of all files that are read."""
-        return [os.fsdecode(path) for path in (*self._images, *self._labels) if path]
-
-    def __len__(self) -> int:
-        return len(self._images)
 
     def __getitem__(self, index: int) -> Sample:
-        path, label = Path(os.fsdecode(self._images[index])), os.fsdecode(self._labels[index])
-        image = read_image(path)
-        objects = self.read_objects(Path(label)) if label else None
-        issue = None if objects is None else size_issue(Path(label), objects.id_map[0], path, image)
-        if issue is not None:
-            raise LabelError(issue)
-        return Sample(name=os.fsdecode(self._names[index]), image=image, objects=objects, path=path)
+        pair = self._pair(index)
+        image = read_image(pair.image)
+        objects = None if pair.label is None else self.read_objects(pair.label)
+        if pair.label is not None and objects is not None:
+            issue = size_issue(pair.label, objects.id_map[0], pair.image, image)
+            if issue is not None:
+                raise LabelError(issue)
+        return Sample(name=pair.name, image=image, objects=objects, path=pair.image)
 
 
-class CocoPhotos:
+class CocoPhotos(PairArrays):
     """Photos and their objects out of one or more of COCO's JSON files.
 
     Raises:
@@ -69,41 +55,28 @@ class CocoPhotos:
     """
 
     def __init__(self, pairs: list[Pair], listing: CocoIndex) -> None:
+        super().__init__(pairs)
         self._files = list(listing.files.values())
         self.classes, self.category_ids = self._files[0].classes, self._files[0].category_ids
         numbers = {path: number for number, path in enumerate(listing.files)}
         labels = [pair.label for pair in pairs if pair.label is not None]
         self._file_of = np.array([numbers[label] for label in labels], np.int64)
         self._place_of = np.array([listing.places[pair.label, pair.image] for pair in pairs if pair.label], np.int64)
-        self._names, self._images = flat(pair.name for pair in pairs), flat(pair.image for pair in pairs)
         ids = [
             int(self._files[file].image_ids[place]) for file, place in zip(self._file_of, self._place_of, strict=True)
         ]
         self.image_ids = np.array(ids if len(set(ids)) == len(ids) else range(1, len(ids) + 1), np.int64)
         """(N,) COCO's image ids; 1 to N where the files share some."""
 
-    @property
-    def names(self) -> list[str]:
-        """The samples' names in their order."""
-        return [os.fsdecode(name) for name in self._names]
-
-    @property
-    def files(self) -> list[str]:
-        """The paths of all files that are read."""
-        return [*map(os.fsdecode, self._images), *(str(file.path) for file in self._files)]
-
-    def __len__(self) -> int:
-        return len(self._images)
-
     def __getitem__(self, index: int) -> Sample:
-        path = Path(os.fsdecode(self._images[index]))
+        pair = self._pair(index)
         file, place = self._files[self._file_of[index]], int(self._place_of[index])
-        image = read_image(path)
+        image = read_image(pair.image)
         height, width = image.shape[-2:]
-        issue = listed_size_issue(path, (height, width), file.sizes[place], file.path)
+        issue = listed_size_issue(pair.image, (height, width), file.sizes[place], file.path)
         if issue is not None:
             raise UserError(issue)
-        return Sample(name=os.fsdecode(self._names[index]), image=image, objects=file.objects(place), path=path)
+        return Sample(name=pair.name, image=image, objects=file.objects(place), path=pair.image)
 
 
 def listed_size_issue(photo: Path, size: tuple[int, int], listed: np.ndarray, json: Path) -> str | None:

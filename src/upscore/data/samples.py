@@ -6,7 +6,7 @@ H W pixels, C classes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,38 @@ from upscore.data.sample import Sample
 from upscore.labels import VOID
 
 
-class FileDataset:
+class PairArrays:
+    """The names and paths of pairs in flat arrays, which the processes of a loader share.
+
+    A list would be copied into every worker's memory as the reference counts of its strings change.
+    """
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        self._columns = {
+            field: np.array([os.fsencode(getattr(pair, field) or "") for pair in pairs], bytes)
+            for field in Pair._fields
+        }
+
+    @property
+    def names(self) -> list[str]:
+        """The samples' names in their order."""
+        return [os.fsdecode(name) for name in self._columns["name"]]
+
+    @property
+    def files(self) -> list[str]:
+        """The paths of all files that are read, each once."""
+        columns = (column for field, column in self._columns.items() if field != "name")
+        return [os.fsdecode(path) for path in dict.fromkeys(path for column in columns for path in column if path)]
+
+    def __len__(self) -> int:
+        return len(self._columns["name"])
+
+    def _pair(self, index: int) -> Pair:
+        name, image, *others = (os.fsdecode(column[index]) for column in self._columns.values())
+        return Pair(name, Path(image), *(Path(path) if path else None for path in others))
+
+
+class FileDataset(PairArrays):
     """Photos and what belongs to them, read from files when they are asked for.
 
     `classes_from` says in words where the classes come from, for the errors. `read_label` turns a label's path into
@@ -40,41 +71,27 @@ class FileDataset:
         geometric: GeometricLabels | None = None,
         depth: DepthMaps | None = None,
     ) -> None:
+        super().__init__(pairs)
         self.classes = classes
         self.geometric_classes = [] if geometric is None else geometric.classes
         self.depth_channels = 0 if depth is None else depth.channels
         self.classes_from = classes_from
         self.read_label = read_label
         self._geometric, self._depth = geometric, depth
-        self._files = {kind: flat(getattr(pair, kind) or "" for pair in pairs) for kind in Pair._fields}
-
-    @property
-    def names(self) -> list[str]:
-        """The samples' names in their order."""
-        return [os.fsdecode(name) for name in self._files["name"]]
-
-    @property
-    def files(self) -> list[str]:
-        """The paths of all files that are read."""
-        return [os.fsdecode(path) for kind, paths in self._files.items() if kind != "name" for path in paths if path]
-
-    def __len__(self) -> int:
-        return len(self._files["name"])
 
     def __getitem__(self, index: int) -> Sample:
-        pair = {kind: os.fsdecode(files[index]) for kind, files in self._files.items()}
-        path = Path(pair["image"])
-        sample = Sample(name=pair["name"], image=images.read_image(path), path=path)
-        if label := pair["label"]:
-            sample.class_map = self._read_classes(Path(label), sample, self.read_label, self.classes, self.classes_from)
-        if self._geometric is not None and (label := pair["geometric"]):
+        pair = self._pair(index)
+        sample = Sample(name=pair.name, image=images.read_image(pair.image), path=pair.image)
+        if pair.label is not None:
+            sample.class_map = self._read_classes(pair.label, sample, self.read_label, self.classes, self.classes_from)
+        if self._geometric is not None and pair.geometric is not None:
             geometric = self._geometric
             sample.geometric_map = self._read_classes(
-                Path(label), sample, geometric.read, geometric.classes, "geometric classes"
+                pair.geometric, sample, geometric.read, geometric.classes, "geometric classes"
             )
-        if self._depth is not None and (depth := pair["depth"]):
-            sample.depth = self._depth.read(Path(depth))
-            _require(size_issue(Path(depth), sample.depth[0], path, sample.image))
+        if self._depth is not None and pair.depth is not None:
+            sample.depth = self._depth.read(pair.depth)
+            _require(size_issue(pair.depth, sample.depth[0], pair.image, sample.image))
         return sample
 
     @staticmethod
@@ -92,11 +109,6 @@ class FileDataset:
 def _require(issue: str | None) -> None:
     if issue is not None:
         raise images.LabelError(issue)
-
-
-def flat(texts: Iterable[str | Path]) -> np.ndarray:
-    """(N,) bytes; a list would be copied into every worker's memory as the counts of its texts change."""
-    return np.array([os.fsencode(text) for text in texts], dtype=bytes)
 
 
 def size_issue(label_path: Path, label: Tensor, image_path: Path, image: Tensor) -> str | None:
