@@ -44,7 +44,7 @@ def test_every_setting_is_measured(trained: Path, tmp_path: Path, capsys: pytest
     for speed in speeds:
         assert len(speed["seconds"]) == 2
         assert speed["images_per_second"] == pytest.approx(speed["batch_size"] / np.median(speed["seconds"]))
-        assert speed["objects_per_image"] is None
+        assert speed["objects"] is None
     assert report["machine"]["threads"] == 1
     assert report["machine"]["torch"] in capsys.readouterr().out
     assert report["left_out"] == []

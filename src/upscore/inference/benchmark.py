@@ -43,8 +43,8 @@ class Speed:
     setting: Setting
     seconds: list[float]
     """Of a batch, in each round."""
-    objects: float | None
-    """Objects found per image; None for a model that classifies pixels."""
+    objects: int | None
+    """Objects found in the image; None for a model that classifies pixels."""
 
     @property
     def images_per_second(self) -> float:
@@ -61,7 +61,7 @@ class Speed:
             "width": width,
             "images_per_second": self.images_per_second,
             "seconds": self.seconds,
-            "objects_per_image": self.objects,
+            "objects": self.objects,
         }
 
 
@@ -97,6 +97,7 @@ def load_in_every_way(
                 continue
             try:
                 model = load(source, engine=engine, precision=precision)
+                _ = model.session  # which fails where the engine is not installed
             except UserError as error:
                 left_out.append(LeftOut(engine, precision, str(error)))
                 continue
@@ -127,8 +128,12 @@ def measure_speed(
     found: dict[Setting, int | None] = {}
 
     def call(setting: Setting, model: Model, image: np.ndarray) -> Callable[[], None]:
+        batch = [image] * setting.batch_size
+        depth = np.ones((model.depth_channels, *setting.size), np.float32)
+        depths = [depth] * setting.batch_size if model.depth_channels else None
+
         def run() -> None:
-            result = model.predict([image] * setting.batch_size)[0]
+            result = model.predict(batch, depth=depths)[0]
             found[setting] = len(result) if isinstance(result, InstanceResult) else None
 
         return run
