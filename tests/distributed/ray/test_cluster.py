@@ -34,7 +34,7 @@ def test_it_is_said_before_ray_is_imported() -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'upscore[ray]'")
     code = """
 import os, sys
-import upscore.scale.predict, upscore.scale.evaluate
+import upscore.distributed.ray.predict, upscore.distributed.ray.evaluate
 assert "ray" not in sys.modules
 class Watch:
     def find_spec(self, name, path, target=None):
@@ -42,7 +42,7 @@ class Watch:
             print(os.environ["RAY_USAGE_STATS_ENABLED"])
 sys.meta_path.insert(0, Watch())
 os.environ["RAY_USAGE_STATS_ENABLED"] = "1"
-from upscore.scale.cluster import import_ray
+from upscore.distributed.ray.cluster import import_ray
 import_ray()
 """
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
