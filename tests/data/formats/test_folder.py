@@ -217,7 +217,7 @@ def test_holdout_pattern(root):
     for pattern in ("a", "a.jpg", "[a]*"):
         train, val = open_splits(root, val_pattern=pattern)
         assert (names(train), names(val)) == (list("bcde"), ["a"])
-    with pytest.raises(UserError, match=r"holdout='x\*': matches none of the 5 photos"):
+    with pytest.raises(UserError, match=r"val_pattern='x\*': matches none of the 5 photos"):
         open_splits(root, val_pattern="x*")
     with pytest.raises(UserError, match="matches all of the 5"):
         open_splits(root, val_pattern="*")

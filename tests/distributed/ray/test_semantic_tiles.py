@@ -43,7 +43,7 @@ def test_tiles_of_two_workers_of_which_one_is_killed(cluster: Any, model: Path, 
             killed.append(min(workers()))
             os.kill(killed[0], signal.SIGKILL)
 
-    options: dict[str, Any] = {"core": 256, **TORCH}
+    options: dict[str, Any] = {"tile_size": 256, **TORCH}
     written = predict_raster_on_ray(
         str(model), source, tmp_path / "ray" / "map.tif", workers=2, cpus=1, progress=watch, **options
     )

@@ -68,7 +68,7 @@ def joined(net: FCN, image: Tensor, plan: TilePlan) -> tuple[np.ndarray, np.ndar
     return tiled, whole
 
 
-@pytest.mark.parametrize(("size", "core"), [((333, 271), 96), pytest.param((523, 640), 256, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("size", "tile_size"), [((333, 271), 96), pytest.param((523, 640), 256, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["vgg16-same", "vgg16-caffe", "vgg16-caffe-learned", BACKBONE])
 def test_every_pixel_is_that_of_the_whole_image(name: str, size: tuple[int, int], tile_size: int) -> None:
     net = network(name)
@@ -80,7 +80,7 @@ def test_every_pixel_is_that_of_the_whole_image(name: str, size: tuple[int, int]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "core"), [((201, 901), 352), ((700, 523), 512)])
+@pytest.mark.parametrize(("size", "tile_size"), [((201, 901), 352), ((700, 523), 512)])
 def test_every_pixel_is_that_of_the_whole_image_with_efficientnet_lite0(size: tuple[int, int], tile_size: int) -> None:
     net = network("efficientnet_lite0")
     geometry = receptive_field(net)
@@ -141,7 +141,7 @@ def test_a_plan_covers_each_pixel_once() -> None:
     assert plan.tile(7, 2).inside == (slice(64, 168), slice(64, 141))
 
 
-@pytest.mark.parametrize(("core", "halo"), [(100, 64), (128, 40), (0, 64), (-32, 64), (128, -32)])
+@pytest.mark.parametrize(("tile_size", "halo"), [(100, 64), (128, 40), (0, 64), (-32, 64), (128, -32)])
 def test_sizes_off_the_grid_are_refused(tile_size: int, halo: int) -> None:
     with pytest.raises(UserError, match="grid of 32"):
         tile_plan(1000, 1000, tile_size=tile_size, halo=halo, grid=32)
