@@ -42,7 +42,7 @@ def test_descriptions_of_progress_are_no_markup() -> None:
         (("analyze", "ceiling", "{data}", "--output"), "ceiling"),
         (("analyze", "cues", "{data}", "--output"), "cues"),
         (("cluster", "{data}", "--output"), "segments"),
-        (("bench", "--output"), "bench"),
+        (("bench", "none", "--json"), "bench.json"),
     ],
 )
 def test_an_output_that_cannot_be_written_is_refused_first(

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tests.checkpoints.test_config import edit
 from tests.tiny import same, tiny_net, weights
 from upscore.checkpoints import load_model, save_model
-from upscore.checkpoints.model_folder import find_model
+from upscore.checkpoints.model_folder import WEIGHTS, find_model
 from upscore.errors import UserError
 from upscore.models.build import build
 from upscore.models.fcn.fcn import FCN, Upsampling
@@ -182,3 +182,19 @@ def test_preprocessing_is_stored_exactly(tmp_path: Path) -> None:
     net.backbone.preprocessing = Preprocessing(mean=(0.1, 1 / 3, 104.00699), std=(58.395, 1e-9, 57.375))
     save_model(tmp_path / "model", net, classes=NAMES)
     assert asdict(load_model(tmp_path / "model")[0].preprocessing) == asdict(net.preprocessing)
+
+
+def test_a_full_disk_leaves_the_model_that_is_there(tmp_path: Path) -> None:
+    """The limit on the size of files stands for the disk."""
+    resource = pytest.importorskip("resource")
+    save_model(tmp_path / "model", tiny_net(classes=3), classes=NAMES)
+    before = (tmp_path / "model" / WEIGHTS).read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"model\.safetensors: can't be written"):
+            save_model(tmp_path / "model", tiny_net(classes=3), classes=NAMES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "model" / WEIGHTS).read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

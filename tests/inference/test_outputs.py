@@ -151,3 +151,16 @@ def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
     touch(tmp_path, "file")
     with pytest.raises(UserError, match=r"file/a\.png: can't be written"):
         write_prediction(prediction(), tmp_path / "file" / "a")
+
+
+def test_a_full_disk_leaves_no_half_written_file(tmp_path: Path) -> None:
+    """The limit on the size of files stands for the disk."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150, limits[1]))
+    try:
+        with pytest.raises(UserError, match="can't be written"):
+            write_prediction(prediction(), tmp_path / "a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())

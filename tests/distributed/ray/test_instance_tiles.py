@@ -11,7 +11,7 @@ import tifffile
 
 from tests.cli.command import upscore
 from tests.distributed.ray.processes import workers
-from tests.tiny import scenes
+from tests.tiny import outputs, scenes
 from upscore.distributed.ray.tiles import predict_objects_on_ray
 from upscore.errors import UserError
 from upscore.inference import load
@@ -28,10 +28,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole = np.concatenate([np.concatenate(pixels[:3], 1), np.concatenate(pixels[3:], 1)])
     tifffile.imwrite(path, whole, photometric="rgb", tile=(64, 64))
     return path
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 class StoppedError(Exception):
@@ -67,8 +63,8 @@ def test_two_workers_of_which_one_is_killed_go_on(cluster: Any, finder: Path, so
     for name in ("boxes", "scores", "labels"):
         assert np.array_equal(getattr(found, name), getattr(alone, name))
     assert all(np.array_equal(one, other) for one, other in zip(found.masks, alone.masks, strict=True))
-    assert files(tmp_path / "ray") == files(tmp_path / "alone")
-    assert sorted(files(tmp_path / "ray")) == ["field.tif", "field_instances.json", "field_overlay.jpg"]
+    assert outputs(tmp_path / "ray") == outputs(tmp_path / "alone")
+    assert sorted(outputs(tmp_path / "ray")) == ["field.tif", "field_instances.json", "field_overlay.jpg"]
 
 
 @pytest.mark.slow
@@ -77,8 +73,8 @@ def test_the_command(cluster: Any, finder: Path, source: Path, tmp_path: Path, m
     run = ("predict", finder, source, "--tiled", "--tile-size", "256", "--engine", "torch", "--precision", "float32")
     assert upscore(monkeypatch, *run, "--output", tmp_path / "ray", "--ray", "--workers", "1") == 0
     assert upscore(monkeypatch, *run, "--output", tmp_path / "alone") == 0
-    assert files(tmp_path / "ray") == files(tmp_path / "alone")
-    assert sorted(files(tmp_path / "ray")) == ["field.tif", "field_instances.json", "field_overlay.jpg"]
+    assert outputs(tmp_path / "ray") == outputs(tmp_path / "alone")
+    assert sorted(outputs(tmp_path / "ray")) == ["field.tif", "field_instances.json", "field_overlay.jpg"]
 
 
 def test_what_cannot_be_found(trained: Path, finder: Path, source: Path, tmp_path: Path) -> None:

@@ -71,9 +71,9 @@ def _is_own(path: Path) -> bool:
     try:
         with path.open(encoding="utf-8") as file:
             first, second = file.readline(), file.readline()
-        return (first.strip(), second) == ("[]", "") or (
-            first == "[\n" and json.loads(second.rstrip(",\n")).keys() >= OWN_KEYS
-        )
+        if (first.strip(), second) == ("[]", ""):
+            return True
+        return first == "[\n" and json.loads(second.rstrip(",\n")).keys() >= OWN_KEYS
     except (OSError, ValueError, AttributeError):
         return False
 
