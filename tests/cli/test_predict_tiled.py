@@ -39,7 +39,7 @@ def test_classes_in_tiles(
     assert f"{tmp_path / 'out/field.tif'}: was done before" in capsys.readouterr().out
     assert (tmp_path / "out/field.tif").stat().st_mtime_ns == written
     assert upscore(monkeypatch, *run, "--tiled", "--tile-size", "512", "--resume") == 2
-    assert "core 256, but now it is 512" in sentence(capsys)
+    assert "tile_size 256, but now it is 512" in sentence(capsys)
     assert upscore(monkeypatch, *run, "--tiled", "--tile-size", "512") == 0
     assert "8 classes" in capsys.readouterr().out
     assert upscore(monkeypatch, *run, "--tiled", "--tile-size", "100") == 1
@@ -93,7 +93,6 @@ def test_what_does_not_go_together(
         (("--tile-size", "256"), "for --tiled"),
         (("--workers", "2"), "for --ray"),
         (("--tiled", "--scores"), "--tiled has neither"),
-        (("--ray", "--resume"), "one machine"),
     ):
         assert upscore(monkeypatch, *run, *flags) == 2
         assert words in sentence(capsys)

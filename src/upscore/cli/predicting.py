@@ -154,14 +154,14 @@ def tiled(
     over: dict[str, Any] = {"engine": engine, "precision": precision} | (asdict(cluster) if cluster else {})
     if predictor.task == "instances":
         options: dict[str, Any] = {
-            "level": tiles.pyramid_level,
+            "pyramid_level": tiles.pyramid_level,
             "tile": tiles.tile_size,
             "score_threshold": score_threshold,
         }
         plan = partial(plan_search, predictor, **options)
         run = partial(predict_objects_on_ray, model, **over) if cluster else partial(predict_objects, predictor)
     else:
-        options = {"level": tiles.pyramid_level, "core": tiles.tile_size}
+        options = {"pyramid_level": tiles.pyramid_level, "tile_size": tiles.tile_size}
         plan = partial(plan_classes, predictor, **options)
         run = partial(predict_raster_on_ray, model, **over) if cluster else partial(predict_raster, predictor)
     require_writable(Path(output), "choose another output")

@@ -150,4 +150,4 @@ def require_pixels(predictor: Model) -> FCN:
 
 def raster_facts(predictor: Model, source: Path, pyramid_level: int) -> dict[str, Setting]:
     """The image and the model, as settings of a run over this image."""
-    return {**image_settings(source), "level": pyramid_level, **run_settings(predictor)}
+    return {**image_settings(source), "pyramid_level": pyramid_level, **run_settings(predictor)}
