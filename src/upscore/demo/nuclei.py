@@ -301,7 +301,7 @@ def training_chapter(
             )
         )
     table = {
-        f"trained here: {len(train_images)} images, {_duration(seconds)}": _row(trained.scores),
+        f"trained here: {len(train_images)} images, {duration(seconds)}": _row(trained.scores),
         f"shipped: {BUILT_IN_IMAGES} images, {BUILT_IN_MINUTES} min": _row(shipped.scores),
     }
     return Chapter(
@@ -309,15 +309,15 @@ def training_chapter(
         title=f"Train a model on {len(train_images)} images",
         body=join(
             stressed(
-                f"After {_duration(seconds)} of training on {len(train_images)} images, Mask R-CNN reaches an F1 score "
+                f"After {duration(seconds)} of training on {len(train_images)} images, Mask R-CNN reaches an F1 score "
                 f"of {trained.scores.f1['0.5']:.1%} on the same held-out images."
             ),
             text(
                 f"The package contains an example data set: {len(train_images)} images for training and {len(images)} "
                 "held-out images, each with a label file that stores the number of a nucleus for every pixel. The "
                 "backbone started from ImageNet weights, all other layers from random numbers. The network saw "
-                f"{settings.images} random crops. The default training of `upscore train` is longer: it takes about "
-                "an hour on two cores, and has higher scores."
+                f"{settings.images} random crops. By default `upscore train` uses {MODERN_INSTANCES.images:,} larger "
+                "crops, which takes about an hour on two cores."
             ),
             figure(
                 row(
@@ -428,6 +428,7 @@ def _row(scores: InstanceScores) -> tuple[float, ...]:
     return scores.ap_dsb["0.5"], scores.f1["0.5"], scores.AP
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as "1 min 40 s", or as "40 s"."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

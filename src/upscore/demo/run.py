@@ -70,6 +70,8 @@ class _Results:
     chapters: list[Chapter]
     shipped: nuclei.Found
     trained: nuclei.Found
+    training_seconds: float
+    """Of the model trained on nuclei."""
     networks: list[Trained]
 
 
@@ -114,7 +116,7 @@ def _results(output: Path, seed: int, settings: Settings, nuclei_settings: Nucle
                 },
             )
             _save_plots(output / PICTURES, networks)
-    return _Results(chapters=chapters, shipped=shipped, trained=trained, networks=networks)
+    return _Results(chapters=chapters, shipped=shipped, trained=trained, training_seconds=seconds, networks=networks)
 
 
 def _save_pictures(folder: Path, pictures: dict[str, Image.Image]) -> None:
@@ -134,18 +136,17 @@ def _save_plots(folder: Path, networks: Sequence[Trained]) -> None:
 def _page(results: _Results, output: Path, seconds: float) -> str:
     coarsest, finest = results.networks[0], results.networks[-1]
     gained = 100 * (finest.scores.mean_iu - coarsest.scores.mean_iu)
-    minutes, rest = divmod(round(seconds), 60)
     threads = torch.get_num_threads()
     return page(
         "Segmentation on your own computer",
-        "Nuclei in microscope images, found by a model that ships with upscore and by one trained here in two minutes; "
-        "what an image classifier knows about positions; and what the stride of a network does to its masks. "
-        "Everything was computed on this computer. Nothing was downloaded.",
+        "Nuclei in microscope images, found by a model that ships with upscore and by one trained here in "
+        f"{nuclei.duration(results.training_seconds)}; heat maps of an image classifier; and the effect of a network's "
+        "stride on its masks. Everything was computed on this computer. Nothing was downloaded.",
         [
             (f"{results.shipped.scores.f1['0.5']:.1%}", "F1 on held-out nuclei, shipped model"),
             (f"{results.trained.scores.f1['0.5']:.1%}", "F1 on held-out nuclei, model trained here"),
             (f"{gained:+.1f}", f"points of mean IoU from {coarsest.title} to {finest.title}"),
-            (f"{minutes} min {rest:02d} s", f"for everything, on {threads} processor core{'s' * (threads > 1)}"),
+            (nuclei.duration(seconds), f"for everything, on {threads} processor core{'s' * (threads > 1)}"),
         ],
         results.chapters,
         f"Made by upscore demo in {output}. Methods: He, Gkioxari, Dollár and Girshick, Mask R-CNN (2017); Shelhamer, "
