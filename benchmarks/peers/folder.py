@@ -35,13 +35,13 @@ def prepare() -> Sides:
     from upscore.data.io.images import read_image
     from upscore.inference import Model
     from upscore.inference.folder import predict_folder
-    from upscore.inference.outputs import find_photos
+    from upscore.inference.outputs import find_images
     from upscore.models import build
 
     folder = Path(tempfile.mkdtemp(prefix="upscore-bench-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     write_photos(folder / "photos")
-    photos = find_photos([folder / "photos"])
+    photos = find_images([folder / "photos"])
     images = [read_image(photo) for photo in list(photos.values())[:DIFFERENT]]
     net = build("fcn8s", backbone="efficientnet_lite0", num_classes=CLASSES)
     predictor = Model(with_random_weights(net), "openvino", "bfloat16")  # pyright: ignore[reportArgumentType]

@@ -16,7 +16,7 @@ from upscore.data.io.images import read_image
 from upscore.errors import UserError
 from upscore.inference import Model
 from upscore.inference.folder import predict_folder, warmup_sizes
-from upscore.inference.outputs import find_photos, write_prediction
+from upscore.inference.outputs import find_images, write_prediction
 from upscore.results import InstanceResult
 
 
@@ -27,7 +27,7 @@ def predictor(trained: Path) -> Model:
 
 @pytest.fixture
 def images(photos: Path) -> dict[str, Path]:
-    return find_photos([photos / "images"])
+    return find_images([photos / "images"])
 
 
 def test_files_are_those_of_one_photo_after_the_other(
@@ -113,7 +113,7 @@ def grey(folder: Path, **values: int) -> dict[str, Path]:
     folder.mkdir(exist_ok=True)
     for name, value in values.items():
         Image.fromarray(np.full((16, 40, 3), value, np.uint8)).save(folder / f"{name}.png")
-    return find_photos([folder])
+    return find_images([folder])
 
 
 def objects(output: Path) -> list[tuple[str, int]]:
@@ -190,7 +190,7 @@ def test_exchanged_and_renamed_photos_are_predicted_again(tmp_path: Path) -> Non
     (tmp_path / "aside").rename(second)
     photos["d"].rename(tmp_path / "in" / "e.png")
     os.utime(photos["c"])  # nothing but the time
-    photos = find_photos([tmp_path / "in"])
+    photos = find_images([tmp_path / "in"])
     stub = Stub()
     outcomes = list(predict_folder(stub, photos, tmp_path / "out", resume=True))  # type: ignore[arg-type]
     assert [outcome.name for outcome in outcomes if outcome.before] == ["c"]

@@ -11,7 +11,7 @@ from tests.cli.command import upscore
 from tests.tiny import StubModel
 from upscore.errors import UserError
 from upscore.inference import outputs
-from upscore.inference.outputs import find_photos, refuse_overwriting, write_prediction
+from upscore.inference.outputs import find_images, refuse_overwriting, write_prediction
 from upscore.results import InstanceResult
 from upscore.results.writers.coco import write_results
 
@@ -77,15 +77,15 @@ def test_labels_beside_images_are_no_photos(tmp_path):
     for name in ("val/images/a.jpg", "val/labels/a.png", "labels/b.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert set(find_photos([tmp_path])) == {"val/images/a", "labels/b"}
+    assert set(find_images([tmp_path])) == {"val/images/a", "labels/b"}
 
 
 def test_the_output_folder_is_no_source_of_photos(tmp_path):
     for name in ("a.jpg", "out/a_ids.png", "out/a_overlay.jpg", "output/b.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert set(find_photos([tmp_path], output=tmp_path / "out")) == {"a", "output/b"}
-    assert set(find_photos([tmp_path], output=tmp_path)) == {"a", "out/a_ids", "out/a_overlay", "output/b"}
+    assert set(find_images([tmp_path], output=tmp_path / "out")) == {"a", "output/b"}
+    assert set(find_images([tmp_path], output=tmp_path)) == {"a", "out/a_ids", "out/a_overlay", "output/b"}
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from upscore.errors import UserError
-from upscore.inference.outputs import find_photos, refuse_overwriting, write_prediction
+from upscore.inference.outputs import find_images, refuse_overwriting, write_prediction
 from upscore.results import SemanticResult
 
 CLASSES = ["background", "ring", "bar"]
@@ -32,7 +32,7 @@ def prediction(*, scores: bool = False) -> SemanticResult:
 
 def test_photos_in_and_below_folders(tmp_path: Path) -> None:
     touch(tmp_path, "b.JPG", "a.png", "sub/a.png", "sub/dotted.name.tif", "notes.txt", ".hidden.png")
-    found = find_photos([tmp_path])
+    found = find_images([tmp_path])
     assert {name: path.relative_to(tmp_path).as_posix() for name, path in found.items()} == {
         "a": "a.png",
         "b": "b.JPG",
@@ -43,18 +43,18 @@ def test_photos_in_and_below_folders(tmp_path: Path) -> None:
 
 def test_photos_that_share_a_name(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "a.png", "one/b.jpg", "two/b.jpg")
-    assert set(find_photos([tmp_path / "a.jpg", tmp_path / "a.png"])) == {"a_jpg", "a_png"}
+    assert set(find_images([tmp_path / "a.jpg", tmp_path / "a.png"])) == {"a_jpg", "a_png"}
     with pytest.raises(UserError, match=r"two/b\.jpg and .*one/b\.jpg would be written to the same files"):
-        find_photos([tmp_path / "one", tmp_path / "two"])
+        find_images([tmp_path / "one", tmp_path / "two"])
 
 
 def test_a_photo_that_is_missing_is_kept_for_the_report(tmp_path: Path) -> None:
-    assert find_photos([tmp_path / "missing.jpg"]) == {"missing": tmp_path / "missing.jpg"}
+    assert find_images([tmp_path / "missing.jpg"]) == {"missing": tmp_path / "missing.jpg"}
 
 
 def test_no_photos(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no photos in .*: they end in .*\.jpg"):
-        find_photos([touch(tmp_path, "notes.txt")])
+        find_images([touch(tmp_path, "notes.txt")])
 
 
 def test_outputs_never_take_the_place_of_photos(tmp_path: Path) -> None:
@@ -63,10 +63,10 @@ def test_outputs_never_take_the_place_of_photos(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.png is a photo and would be overwritten: choose another --output"):
         refuse_overwriting({"a": tmp_path / "a.png"}, tmp_path / "c" / "..")
     with pytest.raises(UserError, match=r"b_overlay\.jpg is a photo"):
-        refuse_overwriting(find_photos([tmp_path / "b.jpg", tmp_path / "b_overlay.jpg"]), tmp_path)
+        refuse_overwriting(find_images([tmp_path / "b.jpg", tmp_path / "b_overlay.jpg"]), tmp_path)
     with pytest.raises(UserError, match=r"would both be written to .*a_geometric\.png"):
-        refuse_overwriting(find_photos([tmp_path / "c"]), tmp_path / "out", geometric=True)
-    refuse_overwriting(find_photos([tmp_path / "c"]), tmp_path / "out")
+        refuse_overwriting(find_images([tmp_path / "c"]), tmp_path / "out", geometric=True)
+    refuse_overwriting(find_images([tmp_path / "c"]), tmp_path / "out")
 
 
 def test_files_of_other_programs_are_not_overwritten(tmp_path: Path) -> None:
@@ -91,33 +91,33 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     (elsewhere / "back").symlink_to(photos)
     (photos / "loop.png").symlink_to(photos / "loop.png")
     (photos / "self").symlink_to(photos / "self")
-    found = find_photos([photos], output=tmp_path / "out")
+    found = find_images([photos], output=tmp_path / "out")
     assert set(found) == {"loop", "more/a", "more/sub/b", "own"}
     refuse_overwriting(found, tmp_path / "out")
-    assert set(find_photos([photos], output=elsewhere)) == {"loop", "own"}
+    assert set(find_images([photos], output=elsewhere)) == {"loop", "own"}
     data = touch(tmp_path / "data", "classes.txt")
     for name in ("images", "labels"):
         (data / name).symlink_to(elsewhere)
-    assert set(find_photos([data])) == {"images/a", "images/sub/b", "images/back/own", "images/back/loop"}
+    assert set(find_images([data])) == {"images/a", "images/sub/b", "images/back/own", "images/back/loop"}
 
 
 def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", ".ipynb_checkpoints/a-checkpoint.png", ".b.png", "sub/.thumbnails/c.png")
-    assert set(find_photos([tmp_path])) == {"a"}
-    assert set(find_photos([tmp_path / ".ipynb_checkpoints"])) == {"a-checkpoint"}
+    assert set(find_images([tmp_path])) == {"a"}
+    assert set(find_images([tmp_path / ".ipynb_checkpoints"])) == {"a-checkpoint"}
 
 
 def test_names_agree_in_any_form_of_unicode(tmp_path: Path) -> None:
     touch(tmp_path, "Mu\u0308ller.jpg", "Caf\u00e9.jpg")
-    assert set(find_photos([tmp_path])) == {"M\u00fcller", "Caf\u00e9"}
+    assert set(find_images([tmp_path])) == {"M\u00fcller", "Caf\u00e9"}
     touch(tmp_path, "Cafe\u0301.jpg")
     with pytest.raises(UserError, match="predict them apart"):
-        find_photos([tmp_path])
+        find_images([tmp_path])
 
 
 def test_a_photo_given_twice_is_predicted_once(tmp_path: Path) -> None:
     photo = touch(tmp_path, "a.b.png") / "a.b.png"
-    assert find_photos([photo, photo]) == {"a.b": photo}
+    assert find_images([photo, photo]) == {"a.b": photo}
 
 
 def test_names_as_long_as_the_file_system_takes(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def calibrate(
     from upscore.errors import UserError
     from upscore.inference import Model
     from upscore.inference.calibration import evenly, quantize, require_quantizable
-    from upscore.inference.outputs import find_photos
+    from upscore.inference.outputs import find_images
     from upscore.inference.quantized import part_names, save_quantized
 
     if photos < 1:
@@ -73,7 +73,7 @@ def calibrate(
         raise UserError(f"--split {split} is of labelled photos: give --data too, or leave it out")
     folder = find_model(model)
     _require_place(model, folder, output)
-    given = list(find_photos(paths).values())
+    given = list(find_images(paths).values())
     net, config = load_model(folder)
     require_quantizable(net)
     reference = Model(net, "openvino", "float32", max_side=config.max_side)

@@ -56,10 +56,10 @@ def folder(
 
     from upscore.inference import load
     from upscore.inference.folder import predict_folder, require_fitting
-    from upscore.inference.outputs import find_photos, refuse_overwriting
+    from upscore.inference.outputs import find_images, refuse_overwriting
 
     target = Path(output)
-    photos = find_photos([Path(path) for path in paths], output=target)
+    photos = find_images([Path(path) for path in paths], output=target)
     predictor = load(model, engine=engine, precision=precision)
     refuse_overwriting(photos, target, predictor.task, geometric=bool(predictor.geometric_classes))
     require_fitting(predictor, depth=options.depth, scores=options.scores, score_threshold=options.score_threshold)

@@ -205,12 +205,12 @@ def _learned_from(training: dict[str, Any], data: str, split: str | None, val_pa
 def _cluster_photos(paths: list[Path], output: Path, method: Method, segments: int, max_side: int, seed: int) -> int:
     import sys
 
-    from upscore.experiments.superpixels.methods import segment
     from upscore.data import read_image
+    from upscore.experiments.superpixels.methods import segment
     from upscore.experiments.superpixels.report import refuse_overwriting, write_segments
-    from upscore.inference.outputs import find_photos
+    from upscore.inference.outputs import find_images
 
-    photos = find_photos(paths, output=output)
+    photos = find_images(paths, output=output)
     refuse_overwriting(photos, output)
     failures: list[str] = []
     found = 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from upscore.data.io.depth import as_depth, find_depth
-from upscore.data.io.images import photo_size, read_image
+from upscore.data.io.images import image_size, read_image
 from upscore.data.sample import Sample
 from upscore.errors import UserError
 from upscore.files import require_writable
@@ -203,7 +203,7 @@ def warmup_sizes(photos: Sequence[Path]) -> list[tuple[int, int]]:
     sizes = []
     for photo in photos[:: max(1, len(photos) // SAMPLE)]:
         with suppress(UserError):  # whoever reads the photo says so
-            sizes.append(photo_size(photo))
+            sizes.append(image_size(photo))
     return common_sizes(sizes)
 
 

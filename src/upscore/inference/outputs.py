@@ -34,7 +34,7 @@ SCORES = {"scores.npy", "classes.npy"}
 """The arrays in `NAME_scores.npz`."""
 
 
-def find_photos(paths: Sequence[Path], *, output: Path | None = None) -> dict[str, Path]:
+def find_images(paths: Sequence[Path], *, output: Path | None = None) -> dict[str, Path]:
     """Find images, and those in and below folders, by the name of their output: the path in its folder without suffix.
 
     Where two images would have the same name (a.jpg and a.png), their suffixes join it. A path that does not exist is

@@ -15,7 +15,7 @@ from PIL import Image
 from upscore.data import read_image
 from upscore.data.io import tiff_rasters
 from upscore.data.io.georeference import Georeference, read_georeference
-from upscore.data.io.rasters import Photo, Window, open_raster
+from upscore.data.io.rasters import InMemoryRaster, Window, open_raster
 from upscore.data.io.tiff_rasters import TiffRaster, UnstreamableError
 from upscore.data.io.zarr_rasters import ZarrRaster
 from upscore.errors import UserError
@@ -130,7 +130,7 @@ def test_what_cant_be_read_in_parts_is_read_at_once(tmp_path: Path, monkeypatch:
     with pytest.raises(UnstreamableError, match="save it upright"):
         TiffRaster(turned)
     raster = open_raster(turned)
-    assert isinstance(raster, Photo)
+    assert isinstance(raster, InMemoryRaster)
     assert (raster.height, raster.width) == (WIDTH, HEIGHT)
     monkeypatch.setattr("upscore.data.io.rasters.LARGE", 100)
     with pytest.raises(UserError, match="save it upright"):

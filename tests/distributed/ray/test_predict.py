@@ -15,7 +15,7 @@ from upscore.distributed.ray.predict import predict_on_ray
 from upscore.errors import UserError
 from upscore.inference import load
 from upscore.inference.folder import predict_folder
-from upscore.inference.outputs import find_photos
+from upscore.inference.outputs import find_images
 
 TORCH: dict[str, Any] = {"engine": "torch", "precision": "float32"}
 TWO: dict[str, Any] = {"workers": 2, "cpus": 1, **TORCH}
@@ -54,7 +54,7 @@ def test_a_worker_that_is_killed_loses_nothing(cluster: Any, finder: Path, many:
     assert len(set.union(*pids)) > 2, "no other process took the killed one's place"
     assert outcome.photos == 25
     assert [failure.partition(":")[0] for failure in outcome.failures] == [str(many / "1" / "bad.jpg")]
-    list(predict_folder(load(finder, **TORCH), find_photos([many]), tmp_path / "alone"))
+    list(predict_folder(load(finder, **TORCH), find_images([many]), tmp_path / "alone"))
     alone = outputs(tmp_path / "alone")
     assert len(alone) == 2 * 24 + 1
     assert outputs(tmp_path / "ray") == alone
@@ -117,7 +117,7 @@ def test_a_store(cluster: Any, trained: Path, photos: Path, tmp_path: Path) -> N
     assert outcome.photos == 4
     assert len(outcome.failures) == 1
     assert outcome.failures[0].startswith("s3://data/shots/sub dir/ü.jpg: is not an image")
-    list(predict_folder(load(trained, **TORCH), find_photos(some), tmp_path / "alone"))
+    list(predict_folder(load(trained, **TORCH), find_images(some), tmp_path / "alone"))
     assert written.pop("old.png") == b"earlier"
     assert {name: data for name, data in written.items() if ".upscore" not in name} == outputs(tmp_path / "alone")
 

@@ -18,7 +18,7 @@ import upscore
 from tests.inference.tiled.test_merge import TILING, Numbered, drawn, find, id_map, rectangle
 from tests.tiny import tiny_net
 from upscore.annotations import ObjectAnnotations
-from upscore.data.io.rasters import Photo, Window
+from upscore.data.io.rasters import InMemoryRaster, Window
 from upscore.errors import UserError
 from upscore.evaluation.object_matching import count_matches, pairs
 from upscore.inference import Model
@@ -225,7 +225,7 @@ def score(ids: np.ndarray, scores: np.ndarray, labelled: np.ndarray) -> float:
 def test_nuclei_in_tiles_are_those_of_the_whole_image() -> None:
     side = 704
     image, labelled = mosaic(side)
-    raster = Photo(torch.from_numpy(image).permute(2, 0, 1))
+    raster = InMemoryRaster(torch.from_numpy(image).permute(2, 0, 1))
     model = nuclei()
     assert isinstance(model.module, MaskRCNN)
     find = finder(model)

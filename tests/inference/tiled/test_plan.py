@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from tests.models.networks import randomise_scores, thin_vgg16
 from tests.tiny import BACKBONE
-from upscore.data.io.rasters import Photo
+from upscore.data.io.rasters import InMemoryRaster
 from upscore.errors import UserError
 from upscore.inference import Model
 from upscore.inference.tiled.in_memory import exact_plan
@@ -57,7 +57,7 @@ def joined(net: FCN, image: Tensor, plan: TilePlan) -> tuple[np.ndarray, np.ndar
     tiled = np.full_like(whole, 255)
     for tile, (class_map,), pixels in class_map_tiles(
         lambda seen: [predictor.predict(seen).class_map],  # type: ignore[list-item]
-        Photo(image),
+        InMemoryRaster(image),
         plan,
     ):
         tile_size = slice(tile.tile_size.top, tile.tile_size.bottom), slice(tile.tile_size.left, tile.tile_size.right)
@@ -68,7 +68,9 @@ def joined(net: FCN, image: Tensor, plan: TilePlan) -> tuple[np.ndarray, np.ndar
     return tiled, whole
 
 
-@pytest.mark.parametrize(("size", "tile_size"), [((333, 271), 96), pytest.param((523, 640), 256, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("size", "tile_size"), [((333, 271), 96), pytest.param((523, 640), 256, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", ["vgg16-same", "vgg16-caffe", "vgg16-caffe-learned", BACKBONE])
 def test_every_pixel_is_that_of_the_whole_image(name: str, size: tuple[int, int], tile_size: int) -> None:
     net = network(name)
@@ -148,7 +150,7 @@ def test_sizes_off_the_grid_are_refused(tile_size: int, halo: int) -> None:
 
 
 def test_tiles_that_are_done_are_not_read_again() -> None:
-    class Counting(Photo):
+    class Counting(InMemoryRaster):
         reads = 0
 
         def read(self, top: int, left: int, height: int, width: int) -> Tensor:
@@ -164,7 +166,7 @@ def test_tiles_that_are_done_are_not_read_again() -> None:
 
 
 def test_a_raster_that_fails_is_heard() -> None:
-    class Broken(Photo):
+    class Broken(InMemoryRaster):
         def read(self, top: int, left: int, height: int, width: int) -> Tensor:
             raise UserError("broken")
 

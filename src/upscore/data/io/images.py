@@ -113,7 +113,7 @@ def is_deep(path: str | Path) -> bool:
         return image.mode.startswith("I")
 
 
-def photo_size(path: str | Path) -> tuple[int, int]:
+def image_size(path: str | Path) -> tuple[int, int]:
     """(H, W) of what `read_image` returns, by the file's header alone.
 
     Raises:

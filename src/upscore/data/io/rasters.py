@@ -49,7 +49,7 @@ class Raster(Protocol):
         ...
 
 
-class Photo:
+class InMemoryRaster:
     """An image that is in memory, (3, H, W) uint8 RGB."""
 
     def __init__(self, image: Tensor) -> None:
@@ -91,4 +91,4 @@ def open_raster(path: str | Path, *, pyramid_level: int = 0) -> Raster:
                 raise
     elif pyramid_level:
         raise UserError(f"{path}: level={pyramid_level}, but a photo has one level; pyramids are in TIFF or Zarr.")
-    return Photo(read_image(path))
+    return InMemoryRaster(read_image(path))

@@ -10,13 +10,13 @@ from pathlib import Path, PurePosixPath
 from upscore.data.io.decoding import SUFFIXES
 from upscore.distributed.storage import Place, list_files, place
 from upscore.errors import UserError
-from upscore.inference.outputs import ENDINGS, GEOMETRIC, find_photos, refuse_overwriting
+from upscore.inference.outputs import ENDINGS, GEOMETRIC, find_images, refuse_overwriting
 from upscore.inference.run_manifest import Fingerprint
 from upscore.results.writers.coco import RESULTS
 
 
 def list_photos(sources: Sequence[str | Path], output: Place) -> tuple[dict[str, Place], dict[Place, Fingerprint]]:
-    """Find images as `upscore.inference.outputs.find_photos` does, in folders and stores.
+    """Find images as `upscore.inference.outputs.find_images` does, in folders and stores.
 
     What lies below `output`, should it be inside one of the folders, is left out.
 
@@ -29,7 +29,7 @@ def list_photos(sources: Sequence[str | Path], output: Place) -> tuple[dict[str,
     places = [place(source) for source in sources]
     photos: dict[str, Place] = {}
     if local := [where.local for where in places if where.local is not None]:
-        photos = {name: place(path) for name, path in find_photos(local, output=output.local).items()}
+        photos = {name: place(path) for name, path in find_images(local, output=output.local).items()}
     stored: dict[Place, Fingerprint] = {}
     for where in dict.fromkeys(places):
         if where.local is None:

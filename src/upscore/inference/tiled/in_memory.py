@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from upscore.data.io.rasters import Photo
+from upscore.data.io.rasters import InMemoryRaster
 from upscore.data.resizing import Piece
 from upscore.data.sample import Sample
 from upscore.errors import UserError
@@ -182,7 +182,7 @@ def find_in_tiles(find: Find, image: Tensor, tiling: Tiling, reason: str) -> Ins
     """
     count = len(tiling.windows((image.shape[-2], image.shape[-1])))
     warnings.warn(f"{reason}: it is searched in {count} tiles of {tiling.tile} px", LargeImageWarning, stacklevel=2)
-    return find_objects(Photo(image), find, tiling)
+    return find_objects(InMemoryRaster(image), find, tiling)
 
 
 def warn_of_limit(size: tuple[int, int], most: int, *, tiles: int = 0) -> None:

@@ -31,7 +31,7 @@ class Unusable(Exception):  # noqa: N818 - it is caught where it is raised, and 
         self.kind, self.annotation = kind, annotation
 
 
-class Photo(NamedTuple):
+class ImageEntry(NamedTuple):
     """An entry of `images`."""
 
     id: int
@@ -75,7 +75,7 @@ def read_categories(entries: list[Any], path: Path) -> tuple[list[int], list[str
     return [number for number, _ in categories], [name for _, name in categories]
 
 
-def read_photo(entry: Any) -> Photo:
+def read_image_entry(entry: Any) -> ImageEntry:
     """An entry of `images`.
 
     Raises:
@@ -95,7 +95,7 @@ def read_photo(entry: Any) -> Photo:
             f"image {number}: width and height must be of 1 to {MAX_PIXELS:,} pixels in all, but are "
             f"{str(sides[1])[:20]} and {str(sides[0])[:20]}.",
         )
-    return Photo(number, name, sides)
+    return ImageEntry(number, name, sides)
 
 
 def read_annotation(content: Any, size_of: Callable[[int], tuple[int, int] | None]) -> Entry:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from upscore.annotations import ObjectAnnotations
-from upscore.data.formats.coco.entries import Entry, Unusable, read_annotation, read_categories, read_photo
+from upscore.data.formats.coco.entries import Entry, Unusable, read_annotation, read_categories, read_image_entry
 from upscore.data.formats.coco.segmentations import Outlines, OutlinesSoFar
 from upscore.data.formats.folder import Issue
 from upscore.data.io.decoding import MAX_PIXELS
@@ -197,7 +197,7 @@ class _Images:
 
     def add(self, entry: Any) -> None:
         try:
-            photo = read_photo(entry)
+            photo = read_image_entry(entry)
             if photo.id in self.places:
                 raise Unusable("image id", f"image {photo.id} is listed more than once; give each its own id.")
             if photo.name in self._names:
