@@ -48,6 +48,7 @@ class StubModel:
 
     task, classes, geometric_classes, depth_channels, max_side = "instances", ["cell"], (), 0, 0
     engine, precision, score_threshold, preprocessing = "torch", "float32", 0.5, None
+    display_threshold = 0.5
     module = SimpleNamespace(state_dict=dict)
     architecture: ClassVar[dict[str, Any]] = {}
     training: ClassVar[dict[str, Any]] = {}

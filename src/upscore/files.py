@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -148,3 +149,9 @@ def cache_root() -> Path:
 def _temporary(path: Path, suffix: str) -> Path:
     """A hidden name beside `path` that no other process or thread uses."""
     return path.with_name(f".{os.getpid()}-{uuid4().hex[:12]}{suffix[-64:]}")
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 digest of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,6 +14,7 @@ from upscore.inference import outputs
 from upscore.inference.outputs import find_images, refuse_overwriting, write_prediction
 from upscore.results import InstanceResult
 from upscore.results.writers.coco import write_results
+from upscore.results.writers.pictures import save_overlay
 
 
 @pytest.fixture
@@ -123,6 +124,22 @@ def test_one_file_has_the_objects_of_all_photos(model, tmp_path, monkeypatch, ca
     results = json.loads((out / "instances.json").read_text())
     assert [(r["file_name"], r["image_id"]) for r in results] == [("a.jpg", 1)] * 2 + [("sub/a.jpg", 3)] * 2
     assert model.seen == [0.25, 0.25]
+
+
+def test_overlays_show_what_the_model_says_and_files_have_all(model, prediction, tmp_path, monkeypatch, capsys):
+    """An imported model returns scores from 0.05 on; a threshold that the user gives is for both."""
+    model.score_threshold, model.display_threshold = 0.05, 0.7
+    save_photo(tmp_path / "a.jpg")
+    for name, given, shown in (("preset", (), 1), ("given", ("--score-threshold", "0.05"), 2)):
+        assert upscore(monkeypatch, "predict", "any", tmp_path / "a.jpg", "--output", tmp_path / name, *given) == 0
+        assert len(json.loads((tmp_path / name / "instances.json").read_text())) == 2
+        with Image.open(tmp_path / name / "a_ids.png") as ids:
+            assert set(np.unique(ids)) == {0, 1, 2}
+        save_overlay(prediction[:shown].overlay(), tmp_path / f"{name}.jpg")
+        assert (tmp_path / name / "a_overlay.jpg").read_bytes() == (tmp_path / f"{name}.jpg").read_bytes()
+        out = capsys.readouterr().out
+        assert "0.05" in out
+        assert ("0.70" in out) == (name == "preset")
 
 
 def test_an_interruption_keeps_what_was_found(model, tmp_path, monkeypatch):

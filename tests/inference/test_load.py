@@ -27,13 +27,15 @@ def test_a_run_a_folder_and_a_string(run: Path) -> None:
 def test_a_repository_on_a_hub(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def download(repository: str, *, allow_patterns: list[str]) -> str:
-        asked.append((repository, allow_patterns))
+    def download(repository: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((repository, revision, allow_patterns))
         return str(run / "best")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert upscore.load("hf://someone/streets").classes == scenes().classes
-    assert asked == [("someone/streets", ["model.json", "model.safetensors"])]
+    assert upscore.load("hf://someone/streets@v1.2").classes == scenes().classes
+    files = ["model.json", "model.safetensors"]
+    assert asked == [("someone/streets", None, files), ("someone/streets", "v1.2", files)]
 
 
 def test_a_repository_without_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

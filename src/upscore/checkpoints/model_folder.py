@@ -21,6 +21,7 @@ from upscore.checkpoints.config import (
     PreprocessingConfig,
     read_config,
 )
+from upscore.checkpoints.hub import fetch_model, is_on_hub
 from upscore.checkpoints.importers.key_mapping import check_shapes
 from upscore.errors import UserError
 from upscore.files import WriteError, atomic_folder
@@ -128,9 +129,13 @@ def refuse_others(folder: Path) -> None:
 def find_model(path: str | Path) -> Path:
     """The model folder at `path`: itself, the best model of a training run there, or a built-in one of that name.
 
+    An address on the Hugging Face hub (hf://owner/name, hf://owner/name@revision) is downloaded.
+
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it can't be downloaded.
     """
+    if isinstance(path, str) and is_on_hub(path):
+        path = fetch_model(path, [CONFIG, WEIGHTS])
     path = Path(path)
     for folder in (path, path / "best"):
         if (folder / CONFIG).is_file():

@@ -73,7 +73,9 @@ def predict(
         changed since are predicted again.
     score_threshold
         Objects with a lower score are left out, 0 to 1; by default the
-        score that was best on the photos the model was validated on.
+        model's own: the one that was best on the images it was validated on.
+        Imported detectors return scores from 0.05 on, as torchvision and
+        detectron2 do, and overlays show those from 0.5 on.
     tiled
         For images of any size, TIFF (with pyramids, BigTIFF, OME, GeoTIFF) or
         Zarr: tiles are seen at full resolution, one at a time, and written as

@@ -55,7 +55,7 @@ def folder(
     from contextlib import closing
 
     from upscore.inference import load
-    from upscore.inference.folder import predict_folder, require_fitting
+    from upscore.inference.folder import display_threshold, predict_folder, require_fitting
     from upscore.inference.outputs import find_images, refuse_overwriting
 
     target = Path(output)
@@ -85,6 +85,9 @@ def folder(
     found = f", {counted(objects, 'object')}" if predictor.task == "instances" else ""
     photos_done = f"{done} of {counted(len(photos), 'photo')}{_earlier(before)}{found}"
     print(f"{output}: {photos_done}, {counted(len(predictor.classes), 'class')}, {_how(predictor)}")
+    if predictor.task == "instances":
+        threshold = predictor.score_threshold if options.score_threshold is None else options.score_threshold
+        _print_thresholds(threshold, display_threshold(predictor, options.score_threshold), options.overlays)
     return _report(failures)
 
 
@@ -121,6 +124,8 @@ def on_ray(
     done = outcome.photos - len(outcome.failures)
     photos_done = f"{done} of {counted(outcome.photos, 'photo')}{_earlier(outcome.before)}{found}"
     print(f"{output}: {photos_done}, {counted(len(outcome.classes), 'class')}")
+    if outcome.objects is not None:
+        _print_thresholds(outcome.score_threshold, outcome.display_threshold, options.overlays)
     return _report(outcome.failures)
 
 
@@ -197,6 +202,12 @@ def counted(number: int, noun: str) -> str:
     """As people say it: 1 photo, 2 photos, 2 classes."""
     ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
     return f"{number} {noun}{ending}"
+
+
+def _print_thresholds(written: float, shown: float, overlays: bool) -> None:
+    """Say from which score on objects are written, and from which on they are drawn."""
+    drawn = f", overlays show those of at least {shown:.2f}" if overlays and shown > written else ""
+    print(f"objects have scores of at least {written:.2f}{drawn}")
 
 
 def _earlier(number: int) -> str:

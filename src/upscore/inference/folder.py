@@ -184,6 +184,11 @@ def require_fitting(predictor: Model, *, depth: Path | None, scores: bool, score
         raise UserError(f"{depth}: there is no such folder of depth")
 
 
+def display_threshold(model: Model, score_threshold: float | None) -> float:
+    """Score threshold of the objects that overlays show: what the user chose, or else the model's own."""
+    return model.display_threshold if score_threshold is None else score_threshold
+
+
 def require_score_threshold(predictor: Model, score_threshold: float | None) -> None:
     """Make sure that --score-threshold is for this network.
 
@@ -259,7 +264,12 @@ class _Job:
         if isinstance(prediction, UserError):
             return prediction
         try:
-            written = write_prediction(prediction, self.output / entry.name, overlays=self.overlays)
+            written = write_prediction(
+                prediction,
+                self.output / entry.name,
+                overlays=self.overlays,
+                display_threshold=display_threshold(self.predictor, self.score_threshold),
+            )
         except UserError as error:
             return error
         results = []

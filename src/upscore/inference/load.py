@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upscore.checkpoints.config import CONFIG, read_config
+from upscore.checkpoints.config import read_config
 from upscore.checkpoints.model_folder import WEIGHTS, find_model, load_model
-from upscore.errors import UserError
+from upscore.files import file_digest
 from upscore.inference.engines import Device, EngineName, Precision
-from upscore.inference.engines.cache import Store, code_version, digest_of, store_for
+from upscore.inference.engines.cache import Store, code_version, store_for
 from upscore.inference.engines.select import choose_precision, resolve_engine
 from upscore.inference.model import Model, Options
 from upscore.inference.quantized import find_quantized, read_quantized
@@ -21,8 +21,6 @@ from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 
 if TYPE_CHECKING:
     import openvino as ov
-
-HUB = "hf://"
 
 
 def load(
@@ -37,7 +35,7 @@ def load(
 
     Args:
         source: a model folder, a training run (its best model), the name of a built-in model, or "hf://owner/name" on
-            the Hugging Face hub.
+            the Hugging Face hub, with "@revision" for a branch, a tag or a commit.
         engine: what runs the network; "auto" is the fastest that this machine has.
         precision: the number format it runs in; "auto" is the fastest that is safe on this machine. "int8" needs a
             model that `upscore calibrate` has been over, and is never chosen by itself.
@@ -48,8 +46,6 @@ def load(
     Raises:
         UserError: there is no valid model, or not in that precision.
     """
-    if isinstance(source, str) and source.startswith(HUB):
-        source = _download(source.removeprefix(HUB))
     name = resolve_engine(engine, precision, device)
     folder = find_model(source)
     config = read_config(folder)
@@ -109,7 +105,7 @@ def _store(folder: Path, architecture: str, precision: str, quantized: Path | No
     """Where this network's compiled parts are kept: by all that they depend on."""
     files = [folder / WEIGHTS, *([] if quantized is None else sorted(quantized.iterdir()))]
     try:
-        return store_for(*code_version(), architecture, precision, usual_torch_threads(), *map(digest_of, files))
+        return store_for(*code_version(), architecture, precision, usual_torch_threads(), *map(file_digest, files))
     except (OSError, RuntimeError):  # weights that can't be read, of which their reader says so; a user without a home
         return None
 
@@ -121,15 +117,3 @@ def _known_backbone(facts: dict[str, Any]) -> BackboneSpec | None:
         return BackboneSpec(facts)
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
-
-
-def _download(repository: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        # nothing else of a repository is fetched, let alone run
-        return Path(snapshot_download(repository, allow_patterns=[CONFIG, WEIGHTS]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{HUB}{repository} can't be fetched: {reason}") from error

@@ -131,13 +131,16 @@ def _outputs(base: Path, endings: Sequence[str]) -> list[Path]:
     return [base.with_name(base.name + ending) for ending in endings]
 
 
-def write_prediction(prediction: SemanticResult | InstanceResult, base: Path, *, overlays: bool = True) -> list[Path]:
+def write_prediction(
+    prediction: SemanticResult | InstanceResult, base: Path, *, overlays: bool = True, display_threshold: float = 0.0
+) -> list[Path]:
     """Write what was predicted of an image, at the image's own size.
 
     Classes of pixels: `base.png` (class indices with a palette), `base_overlay.jpg` and, where there are scores,
     `base_scores.npz`; from two heads `base_geometric.png` and `base_geometric_overlay.jpg` too.
 
-    Objects: `base_ids.png` (16-bit numbers of objects from 1, 0 for none) and `base_overlay.jpg`.
+    Objects: `base_ids.png` (16-bit numbers of objects from 1, 0 for none) and `base_overlay.jpg`, which shows objects
+    with scores of at least `display_threshold`.
 
     Returns:
         The files that were written.
@@ -150,7 +153,7 @@ def write_prediction(prediction: SemanticResult | InstanceResult, base: Path, *,
         save_labels(Image.fromarray(prediction.label_map()), ids)
         if not overlays:
             return [ids]
-        save_overlay(prediction.overlay(), overlay)
+        save_overlay(prediction.filter(score_threshold=display_threshold).overlay(), overlay)
         return [ids, overlay]
     mask, overlay, scores = _outputs(base, ENDINGS["semantic"])
     save_labels(index_image(prediction.class_map, len(prediction.classes)), mask)

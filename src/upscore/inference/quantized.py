@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 from upscore.checkpoints.config import CONFIG
 from upscore.checkpoints.model_folder import BUILT_IN, QUANTIZED, WEIGHTS
 from upscore.errors import UserError
-from upscore.files import atomic_folder
+from upscore.files import atomic_folder, file_digest
 from upscore.inference.detector import BOX, DENSE, MASK
-from upscore.inference.engines.cache import digest_of
 from upscore.inference.engines.openvino import core, import_openvino
 from upscore.inference.semantic import SCORES
 from upscore.models.fcn.fcn import FCN
@@ -53,7 +52,7 @@ def find_quantized(model: Path) -> Path:
             f"{model} has no int8 network: make it with `upscore calibrate {model} PHOTOS`, or choose another precision"
         )
     made_of, names = _source(folder)
-    if made_of != [digest_of(model / WEIGHTS), FORMS]:
+    if made_of != [file_digest(model / WEIGHTS), FORMS]:
         raise UserError(
             f"{folder} was made of other weights, or by another version: run `upscore calibrate {model} PHOTOS` again"
         )
@@ -111,7 +110,7 @@ def save_quantized(
 def _fill(folder: Path, model: Path, parts: Mapping[str, ov.Model], report: Mapping[str, Any]) -> None:
     for name, part in parts.items():
         import_openvino().save_model(part, folder / f"{name}.xml", compress_to_fp16=False)
-    (folder / SOURCE).write_text(" ".join([digest_of(model / WEIGHTS), FORMS, *parts]) + "\n", encoding="utf-8")
+    (folder / SOURCE).write_text(" ".join([file_digest(model / WEIGHTS), FORMS, *parts]) + "\n", encoding="utf-8")
     (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 

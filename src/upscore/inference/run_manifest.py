@@ -29,8 +29,7 @@ from filelock import FileLock, Timeout
 
 from upscore.checkpoints.model_folder import QUANTIZED, WEIGHTS
 from upscore.errors import UserError
-from upscore.files import write_text, writing
-from upscore.inference.engines.cache import digest_of
+from upscore.files import file_digest, write_text, writing
 
 if TYPE_CHECKING:
     from upscore.inference.model import Model
@@ -95,7 +94,7 @@ def model_digest(predictor: Model, precision: Setting = None) -> str:
     if predictor.folder is not None:  # whose weights need not be in memory
         quantized = sorted((predictor.folder / QUANTIZED).glob("*")) if precision == "int8" else []
         for file in (predictor.folder / WEIGHTS, *quantized):
-            digest.update(digest_of(file).encode())
+            digest.update(file_digest(file).encode())
         return digest.hexdigest()
     for name, value in predictor.module.state_dict().items():
         digest.update(name.encode())
@@ -187,7 +186,7 @@ def _digest(path: Path) -> str:
         return digest.hexdigest()
     size = path.stat().st_size
     if size <= SAMPLED:
-        return digest_of(path)
+        return file_digest(path)
     with path.open("rb") as file:
         for number in range(SAMPLES):
             file.seek(number * (size - SAMPLE) // (SAMPLES - 1))

@@ -7,9 +7,10 @@ import tempfile
 import weakref
 from pathlib import Path
 
+from upscore.checkpoints.hub import is_on_hub
 from upscore.checkpoints.model_folder import find_model
 from upscore.inference.engines import EngineName, Precision
-from upscore.inference.load import HUB, load
+from upscore.inference.load import load
 from upscore.inference.model import Model
 
 ModelFiles = str | dict[str, bytes]
@@ -22,7 +23,7 @@ def read_model(source: str) -> ModelFiles:
     Raises:
         UserError: there is none.
     """
-    if source.startswith(HUB):
+    if is_on_hub(source):
         return source
     folder = find_model(source)
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}

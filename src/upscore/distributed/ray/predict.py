@@ -20,7 +20,7 @@ from upscore.distributed.storage import Place, delivered, fetched, list_files, p
 from upscore.errors import UserError
 from upscore.inference.engines import EngineName, Precision
 from upscore.inference.engines.select import resolve_engine
-from upscore.inference.folder import folder_settings, require_fitting, warmup_sizes, write_found
+from upscore.inference.folder import display_threshold, folder_settings, require_fitting, warmup_sizes, write_found
 from upscore.inference.load import load
 from upscore.inference.model import Model
 from upscore.inference.outputs import write_prediction
@@ -42,6 +42,10 @@ class Outcome:
     """A sentence for each photo that could not be predicted, in the order of the photos."""
     before: int
     """Predicted by an earlier run."""
+    score_threshold: float
+    """Of the objects that are written."""
+    display_threshold: float
+    """Of the objects that overlays show."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +159,8 @@ def predict_on_ray(
         classes=predictor.classes,
         failures=[failures[number] for number in sorted(failures)],
         before=len(before),
+        score_threshold=predictor.score_threshold if score_threshold is None else score_threshold,
+        display_threshold=display_threshold(predictor, score_threshold),
     )
 
 
@@ -251,7 +257,12 @@ class PhotoWorker:
             except UserError as error:
                 raise UserError(str(error).replace(str(path), str(photo))) from error
         with delivered(options.output, options.staging) as folder:
-            written = write_prediction(prediction, folder / name, overlays=options.overlays)
+            written = write_prediction(
+                prediction,
+                folder / name,
+                overlays=options.overlays,
+                display_threshold=display_threshold(predictor, options.score_threshold),
+            )
             files = sizes_below(written, folder)
         if not isinstance(prediction, InstanceResult):
             return Record(name, inputs, files)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 from upscore.checkpoints.config import DEFAULT_MAX_SIDE, ModelConfig
 from upscore.checkpoints.model_folder import WEIGHTS, built_in_models, find_model, load_model
 from upscore.errors import UserError
+from upscore.files import file_digest
 from upscore.models.build import FCN_STRIDES, Option, build
 from upscore.models.fcn.fcn import FCN
 from upscore.training.init_weights import IMAGENET, NONE
@@ -45,7 +45,7 @@ class TrainingSetup:
 
     def settings(self) -> dict[str, object]:
         """All that another result could come of."""
-        weights = None if self.reference is None else _digest(self.reference / WEIGHTS)
+        weights = None if self.reference is None else file_digest(self.reference / WEIGHTS)
         return {
             "architecture": self.architecture,
             "recipe": self.recipe.model_dump(mode="json"),
@@ -160,11 +160,3 @@ def _changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"--{first['loc'][0]} {first['input']}: {first['msg'].lower()}") from error
-
-
-def _digest(path: Path) -> str:
-    digest = sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from upscore.autotune import processor
-from upscore.files import atomic_folder, cache_root, write_text
+from upscore.files import atomic_folder, cache_root, file_digest, write_text
 
 MOST_BYTES = 4 * 2**30
 """Of the whole cache; what was not used for the longest time goes first."""
@@ -45,7 +45,7 @@ class Store:
         try:
             digests = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
             os.utime(self.folder)
-            return folder if all(digest_of(folder / file) == digest for file, digest in digests.items()) else None
+            return folder if all(file_digest(folder / file) == digest for file, digest in digests.items()) else None
         except (OSError, ValueError, AttributeError):
             return None
 
@@ -55,7 +55,7 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with atomic_folder(self.folder / name) as folder:
                 save(folder)
-                digests = {path.name: digest_of(path) for path in folder.iterdir()}
+                digests = {path.name: file_digest(path) for path in folder.iterdir()}
                 (folder / DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
         except (OSError, RuntimeError):  # as the writers of other languages say that a disk is full
             return
@@ -102,12 +102,6 @@ def store_for(*parts: object) -> Store:
     """The place for what is made of these: anything whose text differs where the result would."""
     text = json.dumps([*map(str, parts), processor()])
     return Store(cache_root() / "compiled" / hashlib.sha256(text.encode()).hexdigest()[:32])
-
-
-def digest_of(path: Path) -> str:
-    """Of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def prune(root: Path, most: int, keep: Path) -> None:

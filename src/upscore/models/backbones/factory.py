@@ -21,6 +21,7 @@ from upscore.models.backbones.resnet import ResNetBackbone, resnet
 from upscore.models.backbones.vgg import Geometry, alexnet, load_torchvision_vgg16, vgg16
 from upscore.models.geometry import centred
 from upscore.models.preprocessing import LITE0, Preprocessing
+from upscore.text import first_line
 
 T = TypeVar("T")
 
@@ -84,9 +85,8 @@ def fetch(name: str, load: Callable[[], T]) -> T:
     try:
         return load()
     except (OSError, RuntimeError, ImportError) as error:  # what the hubs' clients raise without a network
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"the ImageNet weights of {name} can't be fetched ({reason}); the weights of efficientnet_lite0 are "
+            f"the ImageNet weights of {name} can't be fetched ({first_line(error)}); the weights of efficientnet_lite0 are "
             "installed, and any backbone can be trained without (--weights none) or from a local file (--weights FILE)"
         ) from error
 
