@@ -11,6 +11,7 @@ from upscore.files import file_digest
 from upscore.inference.engines import Device, EngineName, Precision
 from upscore.inference.engines.cache import Store, code_version, store_for
 from upscore.inference.engines.select import choose_precision, resolve_engine
+from upscore.inference.memory import memory_errors
 from upscore.inference.model import Model, Options
 from upscore.inference.quantized import find_quantized, read_quantized
 from upscore.inference.threading import usual_torch_threads
@@ -75,7 +76,7 @@ class ModelFolder:
         known = (store.read_facts() if store else None) or {}
         backbone = _known_backbone(known)
         self.has_layers = backbone is None
-        self.facts = load_model(path, backbone)[0]
+        self.facts = self._read(backbone)
         self.bytes_per_pixel: float | None = known.get(BYTES_PER_PIXEL) if backbone else None
         self._module: FCN | MaskRCNN | None = None
 
@@ -83,12 +84,16 @@ class ModelFolder:
     def module(self) -> FCN | MaskRCNN:
         """The complete network; read from the folder at the first access."""
         if self._module is None:
-            self._module = load_model(self.path)[0]
+            self._module = self._read()
         return self._module
 
     def private(self, *, complete: bool) -> FCN | MaskRCNN:
         """See `Source`."""
-        return self.facts if self.has_layers or not complete else load_model(self.path)[0]
+        return self.facts if self.has_layers or not complete else self._read()
+
+    def _read(self, backbone: BackboneSpec | None = None) -> FCN | MaskRCNN:
+        with memory_errors(f"{self.path}: loading the model", "use a machine with more memory, or a smaller model"):
+            return load_model(self.path, backbone)[0]
 
     def compiled(self, net: FCN | MaskRCNN) -> None:
         """Keep what the next start has to know of the network."""

@@ -102,9 +102,7 @@ def memory_errors(what: str, remedy: str) -> Iterator[None]:
     except (MemoryError, RuntimeError, IndexError) as error:
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not _OUT_OF_MEMORY.search(str(error)):
             raise
-        raise UserError(
-            f"{what} needs more memory than the {megabytes(free_memory())} that are free: {remedy}"
-        ) from error
+        raise UserError(f"{what} needs more memory than is free: {remedy}") from error
 
 
 def megabytes(size: float) -> str:

@@ -544,13 +544,13 @@ class Model:
         size = seen[0].image.shape[-2], seen[0].image.shape[-1]
         if len(items) == 1 and (large := self._tile_budget(size)) is not None:
             needed, budget = large
-            net = self.module
-            assert isinstance(net, FCN)
 
             def classify(tile: Sample, tile_size: tuple[int, int]) -> PixelScores:
                 return self._classify_seen([tile], [tile_size], scores)[0]
 
             with memory_errors(f"an image of {items[0].size[1]}x{items[0].size[0]} pixels", REMEDY):
+                net = self.module
+                assert isinstance(net, FCN)
                 return [classify_in_tiles(classify, net, seen[0], items[0].size, budget, needed=needed)]
         return self._classify_seen(seen, [item.size for item in items], scores)
 

@@ -181,9 +181,21 @@ def test_a_tile_is_seen_at_the_factor(model_of_nuclei: Model, size: tuple[int, i
     assert model.module.resizing.min_side == 512
 
 
-def test_tiles_for_a_model(model_of_nuclei: Model) -> None:
+def test_tiles_for_a_model() -> None:
     assert Tiling.of(512) == Tiling(tile=512, overlap=64)
     assert Tiling.of(512, 2.0) == Tiling(tile=256, overlap=32)
+    assert Tiling.of(800) == Tiling(tile=1024, overlap=128)
+    assert Tiling.of(256) == Tiling(tile=320, overlap=64)
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0, 0.25])
+def test_tiles_are_of_the_size_of_images_for_every_min_side(factor: float) -> None:
+    for min_side in range(1, 2049):
+        tiling = Tiling.of(min_side, factor)
+        tile, overlap = tiling.tile * factor, tiling.overlap * factor
+        assert max(128, 0.7 * min_side) <= tile <= max(128, 2 * min_side), min_side
+        assert 64 <= overlap <= tile / 2, min_side
+        assert (tile - overlap) % 64 == 0, min_side
 
 
 def test_what_can_not_be_found_in_tiles(model_of_nuclei: Model) -> None:
@@ -226,13 +238,13 @@ def test_nuclei_in_tiles_are_those_of_the_whole_image() -> None:
     side = 704
     image, labelled = mosaic(side)
     raster = InMemoryRaster(torch.from_numpy(image).permute(2, 0, 1))
-    model = nuclei()
-    assert isinstance(model.module, MaskRCNN)
-    find = finder(model)
-    allow(model.module, 600 * side**2 // 384**2)  # as many for each pixel as in the tiles
-    whole = find(raster.image)
+    net = nuclei().module
+    assert isinstance(net, MaskRCNN)
+    allow(net, 600 * side**2 // 384**2)  # as many for each pixel as in the tiles
+    whole = finder(Model(net, "torch", "float32"))(raster.image)
     whole_ids = whole.label_map()
-    allow(model.module, 600)
+    allow(net, 600)
+    find = finder(Model(net, "torch", "float32"))
     tiling = Tiling(tile=384, overlap=64)
     merged = find_objects(raster, find, tiling)
     ids = id_map(merged)

@@ -33,6 +33,9 @@ MEMORY = 768 * 2**20
 SHARE = 0.7
 """The share of the free memory that the network may need for a whole image."""
 
+TILE_SHARE = 0.25
+"""The share of the free memory that a tile may need: an engine keeps several sizes of tiles compiled."""
+
 MEASURED_SIDE = 1024
 """Pixels along a side of the image by which the memory per pixel is estimated."""
 
@@ -71,7 +74,7 @@ def tile_budget(needed: int, device: torch.device) -> int | None:
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
     if needed <= SHARE * free:
         return None
-    return min(MEMORY, int(SHARE * free))
+    return min(MEMORY, int(TILE_SHARE * free))
 
 
 def exact_plan(
