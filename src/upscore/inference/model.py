@@ -395,8 +395,8 @@ class Model:
             depth: for a network that sees depth too, in the unit that it was trained on: the path of a 16-bit PNG, a
                 TIFF or a .npy file, or an (H, W) or (D, H, W) array. For a list of images, a list.
             scores: keep the class probabilities of pixels too, (C, H, W) float16.
-            score_threshold: objects of at least this score; by default the model's own threshold. With 0 every object that
-                the network detects is returned, as average precision ranks them, without suppression by masks.
+            score_threshold: objects of at least this score; by default the model's own threshold. With 0 every object
+                that the network detects is returned, as average precision ranks them, without suppression by masks.
 
         Returns:
             A result, or a list of results for a list of images.
@@ -599,8 +599,8 @@ class Model:
             warn_of_limit(item.size, net.max_detections)
             return None
         reason = (
-            f"an image of {item.size[1]}x{item.size[0]} pixels holds {net.max_detections} objects or more, as many as the "
-            "network finds at once"
+            f"an image of {item.size[1]}x{item.size[0]} pixels holds {net.max_detections} objects or more, as many as "
+            "the network finds at once"
         )
         return self._find_in_tiles(item, factor, score_threshold, reason)
 

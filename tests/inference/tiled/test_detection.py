@@ -89,7 +89,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        find_objects(Numbered(IDS), find, TILING, journal=TileCheckpoint(tmp_path / "j", SETTINGS), progress=stop)
+        find_objects(Numbered(IDS), find, TILING, checkpoint=TileCheckpoint(tmp_path / "j", SETTINGS), progress=stop)
     raster, told = Numbered(IDS), []
     journal = TileCheckpoint(tmp_path / "j", SETTINGS)
     found = find_objects(raster, find, TILING, journal=journal, progress=lambda *done: told.append(done))
