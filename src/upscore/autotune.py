@@ -37,6 +37,8 @@ class Choice:
     name: str
     reason: str
     """A phrase for messages, such as "measured 1.8 times as fast as float32 on this machine"."""
+    is_automatic: bool = True
+    """False where the user asked for it."""
 
 
 def fastest(

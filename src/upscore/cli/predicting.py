@@ -214,8 +214,10 @@ def _earlier(number: int) -> str:
     return f" ({number} of them before)" if number else ""
 
 
-def _how(predictor: Model) -> str:
-    return f"by {predictor.engine} in {predictor.precision}"
+def _how(model: Model) -> str:
+    """The engine and the number format, and why if that was chosen automatically."""
+    choice = model.precision_choice
+    return f"by {model.engine} in {choice.name}" + (f" ({choice.reason})" if choice.is_automatic else "")
 
 
 def _targets(sources: Sequence[Path], output: Path) -> dict[str, tuple[Path, Path]]:

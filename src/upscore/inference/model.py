@@ -187,7 +187,7 @@ class Model:
         if isinstance(engine, str):
             options = Options(resolve_engine(engine, precision, device), precision, device, quantized)
         else:
-            choice = Choice(engine.precision, "as the engine was made")
+            choice = Choice(engine.precision, "as the engine was made", is_automatic=False)
             options = Options(engine.name, precision, device, choice=choice, instance=engine)
         if precision == "int8" and isinstance(engine, str) and not quantized:
             raise UserError(

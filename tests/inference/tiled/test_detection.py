@@ -92,12 +92,12 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
         find_objects(Numbered(IDS), find, TILING, checkpoint=TileCheckpoint(tmp_path / "j", SETTINGS), progress=stop)
     raster, told = Numbered(IDS), []
     journal = TileCheckpoint(tmp_path / "j", SETTINGS)
-    found = find_objects(raster, find, TILING, journal=journal, progress=lambda *done: told.append(done))
+    found = find_objects(raster, find, TILING, checkpoint=journal, progress=lambda *done: told.append(done))
     assert raster.reads == TILING.windows(IDS.shape)[5:]
     assert told == [(n, 12) for n in range(1, 13)]
     assert same(found, expected)
     again = Numbered(IDS)
-    assert same(find_objects(again, find, TILING, journal=journal), expected)
+    assert same(find_objects(again, find, TILING, checkpoint=journal), expected)
     assert again.reads == []
 
 
@@ -113,18 +113,18 @@ def test_a_journal_is_of_one_run(tmp_path: Path) -> None:
 
 def test_a_tile_that_was_cut_short_is_done_again(tmp_path: Path) -> None:
     journal = TileCheckpoint(tmp_path, SETTINGS)
-    expected = find_objects(Numbered(IDS), find, TILING, journal=journal)
+    expected = find_objects(Numbered(IDS), find, TILING, checkpoint=journal)
     kept = tmp_path / "000003.npz"
     kept.write_bytes(kept.read_bytes()[:100])
     raster = Numbered(IDS)
-    assert same(find_objects(raster, find, TILING, journal=journal), expected)
+    assert same(find_objects(raster, find, TILING, checkpoint=journal), expected)
     assert raster.reads == TILING.windows(IDS.shape)[3:4]
 
 
 def test_a_tile_without_objects_is_done(tmp_path: Path) -> None:
     empty, journal = Numbered(np.zeros((100, 100), np.int64)), TileCheckpoint(tmp_path, SETTINGS)
     for _ in range(2):
-        assert len(find_objects(empty, find, TILING, journal=journal)) == 0
+        assert len(find_objects(empty, find, TILING, checkpoint=journal)) == 0
     assert len(empty.reads) == 1
 
 

@@ -93,7 +93,7 @@ def choose_precision(
         device: where the network runs.
     """
     if precision != "auto":
-        return Choice(precision, "as asked for")
+        return Choice(precision, "as asked for", is_automatic=False)
     if engine == "onnxruntime":
         return Choice("float32", "the only number format of ONNX Runtime here")
     if engine == "torch" and resolve_device(device).type == "cuda":
