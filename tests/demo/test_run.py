@@ -76,5 +76,5 @@ def test_the_demo_leaves_a_page_pictures_and_networks(tmp_path, monkeypatch, cap
 def test_what_cannot_be_written_is_told(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/demo.json").mkdir()  # in the place of a file
-    with pytest.raises(UserError, match=r"demo\.json.* can't be written"):
+    with pytest.raises(UserError, match=r"demo\.json"):
         run(tmp_path / "out", settings=TINY)
