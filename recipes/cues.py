@@ -22,7 +22,7 @@ from table_pages import count, verdict
 
 from upscore.data import open_splits
 from upscore.experiments.cues.conditions import ROWS, Cues, CueScores, Guess
-from upscore.experiments.cues.experiment import TrainingSetup
+from upscore.experiments.cues.training_setup import TrainingSetup
 from upscore.experiments.cues.figures import plot_cues
 from upscore.experiments.cues.masking import mean_color
 from upscore.experiments.cues.report import PICTURES, advice, as_json, definitions, write_cues

@@ -6,10 +6,9 @@ import warnings
 
 import numpy as np
 import pytest
-from upscore.experiments.superpixels.methods import METHODS, segment
 
 from upscore.errors import UserError
-from upscore.experiments.superpixels.methods import FEATURES, describe
+from upscore.experiments.superpixels.methods import FEATURES, METHODS, describe, segment
 from upscore.viz.overlays import borders
 
 RED, BLUE = (200, 30, 30), (20, 60, 220)

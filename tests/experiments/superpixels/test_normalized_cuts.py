@@ -6,9 +6,8 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from upscore.experiments.superpixels.methods import segment
 
-from upscore.experiments.superpixels.methods import cheapest_cut, partition
+from upscore.experiments.superpixels.methods import cheapest_cut, partition, segment
 
 
 def cost(weights: np.ndarray, one: tuple[int, ...]) -> float:

@@ -1,4 +1,4 @@
-"""What a network looks at: the rows of FCN's table 8 (journal version), and how they are scored.
+"""Conditions of the experiment on visual cues (FCN, journal version, table 8) and their scores.
 
 C classes, of which some are foreground; n[i, j] pixels of true class i predicted as j.
 """
@@ -14,25 +14,30 @@ from torch import Tensor
 from upscore.evaluation.semantic import semantic_scores
 
 
-class Keeps(NamedTuple):
-    """What of a photo is not hidden."""
+class Visible(NamedTuple):
+    """The parts of an image that remain visible."""
 
     foreground: bool
     background: bool
 
 
-WHOLE, FOREGROUND, BACKGROUND, NEITHER = Keeps(True, True), Keeps(True, False), Keeps(False, True), Keeps(False, False)
+WHOLE, FOREGROUND, BACKGROUND, NEITHER = (
+    Visible(True, True),
+    Visible(True, False),
+    Visible(False, True),
+    Visible(False, False),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A network by what of the photos it is trained on, tested on photos of which perhaps something else is kept."""
+    """A condition: the visible parts of the images that a network is trained on, and of those that it is tested on."""
 
     title: str
-    trained: Keeps
-    tested: Keeps
+    trained: Visible
+    tested: Visible
     paper: float
-    """The paper's mean IU without the background: FCN-32s over VGG16, PASCAL VOC."""
+    """The paper's mean IoU without the background: FCN-32s over VGG16, PASCAL VOC."""
 
 
 ROWS = {
@@ -45,11 +50,11 @@ ROWS = {
 }
 
 TRAINED = [name for name, row in ROWS.items() if row.trained == row.tested]
-"""The rows that have a network of their own."""
+"""Rows whose network is trained for them; the other rows test one of these networks."""
 
 
 def network_of(name: str) -> str:
-    """The row whose network a row tests."""
+    """Return the row whose network is tested in row `name`."""
     return next(other for other in TRAINED if ROWS[other].trained == ROWS[name].trained)
 
 
@@ -58,23 +63,23 @@ class CueScores:
     """The scores of a row, each in 0..1."""
 
     foreground_iu: float
-    """Mean IU in the matrix without the rows and columns of background classes, over the foreground classes that the
-    truth has; of a class none of whose pixels is left there it is 0. The paper does not say how it leaves out the
-    background, but this is the reading that fits 84.8 for a network whose mean IU over all classes is 63.6."""
+    """Mean IoU over the foreground classes of the ground truth, in the confusion matrix without the rows and columns of
+    background classes; 0 for a class without pixels there. The paper does not define how the background is excluded; this
+    definition agrees with its 84.8 for a network whose mean IoU over all classes is 63.6."""
     mean_iu: float
-    """Over all classes, as `upscore.evaluation.semantic` has it."""
+    """Mean IoU over all classes, as `upscore.evaluation.semantic` defines it."""
     found: float
-    """The share of the foreground's pixels that are predicted as any of its classes: those that count above."""
+    """Share of the foreground pixels that are predicted as any foreground class."""
     per_class: dict[str, float | None]
-    """IU in the restricted matrix by foreground class; None for one that the truth doesn't have."""
+    """IoU of each foreground class in the restricted matrix; None for a class that is absent from the ground truth."""
 
     def to_json(self) -> dict[str, object]:
-        """The fields by name."""
+        """Return the fields as a dictionary."""
         return asdict(self)
 
 
 def cue_scores(counts: Tensor, classes: Sequence[str], foreground: Sequence[str]) -> CueScores:
-    """Score a (C, C) matrix of counts n[i, j], of which the classes named in `foreground` are the foreground."""
+    """Compute the scores from a (C, C) confusion matrix n[i, j]; `foreground` names the foreground classes."""
     chosen = [classes.index(name) for name in foreground]
     truth = counts[chosen].sum(1).tolist()
     kept = counts[chosen][:, chosen]
@@ -92,14 +97,14 @@ def cue_scores(counts: Tensor, classes: Sequence[str], foreground: Sequence[str]
 
 
 class Guess(NamedTuple):
-    """What calling every object the same gives."""
+    """Baseline that predicts one class for every foreground pixel."""
 
     name: str
     foreground_iu: float
 
 
 def best_guess(pixels: dict[str, int]) -> Guess:
-    """Of the pixels of each foreground class, the most frequent for all: its IU is its share, that of the others 0."""
+    """Return the baseline of the most frequent class: its IoU is its share of the pixels, that of the others is 0."""
     present = {name: count for name, count in pixels.items() if count}
     name = max(present, key=lambda name: present[name])
     return Guess(name, present[name] / sum(present.values()) / len(present))
@@ -107,12 +112,12 @@ def best_guess(pixels: dict[str, int]) -> Guess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cues:
-    """All rows on one data set."""
+    """Scores of all rows on one data set."""
 
     scores: dict[str, CueScores]
-    """By the names in `ROWS`."""
+    """Row name -> scores; the names are those of `ROWS`."""
     foreground: list[str]
     background: list[str]
     guess: Guess
     photos: int
-    """That were held out."""
+    """Number of held-out images."""

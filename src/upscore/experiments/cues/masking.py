@@ -1,9 +1,9 @@
-"""Photos of which something is hidden: the objects' surroundings, the objects, or all but their shapes.
+"""Masking of images: hide the background, the foreground, or everything but the shape of the foreground.
 
 H W pixels.
 
-Pixels are hidden when a sample is read, before it is resized or cropped, so that nothing of what is hidden is mixed
-into its neighbours. Changes of colour afterwards would give what is hidden another colour in each photo.
+Pixels are masked when a sample is read, before it is resized or cropped, so that hidden colours are not mixed into
+visible pixels. Colour augmentation is off, because it would change the fill colour from image to image.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ Color = tuple[int, int, int]
 """RGB, 0..255."""
 
 SHAPE: Color = (255, 255, 255)
-"""The objects, where nothing of them is kept but their shape."""
+"""Colour of the foreground where only its shape is visible."""
 
 
 def mean_color(preprocessing: Preprocessing) -> Color:
-    """What hidden pixels are filled with: the whole colour nearest to the one that a network sees as zero."""
+    """Return the fill colour of hidden pixels: the 8-bit colour nearest to the mean that preprocessing subtracts."""
     red, green, blue = (min(255, max(0, round(value))) for value in preprocessing.mean)
     return red, green, blue
 
@@ -36,10 +36,10 @@ def mean_color(preprocessing: Preprocessing) -> Color:
 def masked(
     sample: Sample, is_foreground: Tensor, *, keep_foreground: bool, keep_background: bool, fill: Color
 ) -> Sample:
-    """The sample with its foreground, its background or both hidden; other labels than its classes are dropped.
+    """Return the sample with its foreground, its background or both hidden; labels other than the class map are dropped.
 
-    Void is neither of the two, and hidden with either: its outline gives nothing away. Where both are hidden, the
-    photo has two colours: `SHAPE` where the foreground is, and `fill`.
+    Void pixels belong to neither and are hidden with either. Where both are hidden, the image has two colours: `SHAPE` for
+    the foreground and `fill` elsewhere.
 
     Args:
         is_foreground: (256,) bool, for each value of a class map; False for void.
@@ -49,7 +49,7 @@ def masked(
     """
     class_map = sample.class_map
     if class_map is None:
-        raise UserError(f"{sample.name} has no class map, which tells what to hide")
+        raise UserError(f"{sample.name} has no class map, which masking needs")
     sample = replace(sample, objects=None, geometric_map=None, depth=None)
     if keep_foreground and keep_background:
         return sample
@@ -66,7 +66,7 @@ def _plane(color: Color) -> Tensor:
 
 
 class MaskedDataset:
-    """A data set whose samples are `masked`; the foreground is given by its classes' indices."""
+    """Data set whose samples are masked by `masked`; `foreground` holds the indices of the foreground classes."""
 
     def __init__(
         self, dataset: Dataset, foreground: Sequence[int], *, keep_foreground: bool, keep_background: bool, fill: Color

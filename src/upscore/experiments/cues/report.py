@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from upscore.experiments.cues.conditions import ROWS, Cues, Keeps
+from upscore.experiments.cues.conditions import ROWS, Cues, Visible
 from upscore.experiments.cues.figures import choose_photos, plot_cues, strips
 from upscore.experiments.cues.masking import SHAPE, Color
 from upscore.experiments.cues.run import Experiment
@@ -191,8 +191,8 @@ def as_json(cues: Cues) -> dict[str, object]:
     }
 
 
-def _kept(keeps: Keeps) -> str:
-    return "/".join("keep" if kept else "mask" for kept in keeps)
+def _kept(visible: Visible) -> str:
+    return "/".join("keep" if shown else "mask" for kept in keeps)
 
 
 def _objects(share: float) -> str:

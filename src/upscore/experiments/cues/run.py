@@ -23,13 +23,13 @@ from upscore.experiments.cues.conditions import (
     TRAINED,
     Cues,
     CueScores,
-    Keeps,
+    Visible,
     best_guess,
     cue_scores,
     network_of,
 )
-from upscore.experiments.cues.experiment import TrainingSetup
 from upscore.experiments.cues.masking import Color, MaskedDataset, mean_color
+from upscore.experiments.cues.training_setup import TrainingSetup
 from upscore.files import write_text
 from upscore.inference import Model, evaluate, load
 from upscore.models.precision import resolve_precision
@@ -73,13 +73,13 @@ class Experiment:
         """The colour of what is hidden; the network of the last row stands for all."""
         return mean_color(self.predictor("shape").preprocessing)
 
-    def masked(self, dataset: Dataset, keeps: Keeps, preprocessing: Preprocessing) -> MaskedDataset:
+    def masked(self, dataset: Dataset, visible: Visible, preprocessing: Preprocessing) -> MaskedDataset:
         """The photos as a network with this preprocessing is to see them."""
         return MaskedDataset(
             dataset,
             self.indices,
-            keep_foreground=keeps.foreground,
-            keep_background=keeps.background,
+            keep_foreground=visible.foreground,
+            keep_background=visible.background,
             fill=mean_color(preprocessing),
         )
 

@@ -1,4 +1,4 @@
-"""The network that an analysis is about: a trained model with its own recipe, or a name and the default one."""
+"""Training set-up of an experiment: the architecture, recipe and initial weights of a trained model or a named network."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from upscore.training.recipes import MODERN, Recipe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSetup:
-    """How to make and train such networks as the one that is asked about."""
+    """Architecture, recipe and initial weights of the networks that an experiment trains."""
 
     architecture: dict[str, Option]
     """The arguments of `build`."""
     recipe: Recipe
     weights: str = IMAGENET
-    """What training starts from, as `upscore.training.init_weights.start_from` takes it."""
+    """Initial weights, as `upscore.training.init_weights.start_from` takes them."""
     head_only: bool = False
     max_side: int = DEFAULT_MAX_SIDE
     reference: Path | None = None
     """The folder of the trained model; None for a network's name."""
     colour: float = 0.0
-    """The strength of colour changes by which the trained model learned."""
+    """Strength of the colour augmentation that the trained model was trained with."""
     training: dict[str, Any] = field(default_factory=dict)
-    """What its model.json says of its training."""
+    """The field `training` of its model.json."""
 
     def build(self) -> FCN:
-        """A network with the weights that building gives it."""
+        """Build the network, with ImageNet weights in the backbone if `weights` says so."""
         options = self.architecture | {"pretrained": self.weights == IMAGENET}
         net = build(str(options.pop("name")), **options)
         assert isinstance(net, FCN)
         return net
 
     def settings(self) -> dict[str, object]:
-        """All that another result could come of."""
+        """Return everything that the result depends on, for the comparison of runs."""
         weights = None if self.reference is None else file_digest(self.reference / WEIGHTS)
         return {
             "architecture": self.architecture,
@@ -65,15 +65,15 @@ def training_setup(
     weights: str | None = None,
     max_side: int | None = None,
 ) -> TrainingSetup:
-    """The subject that `model` stands for.
+    """Return the training set-up of a model or of a network's name.
 
-    Colours are not changed in training, whatever the recipe: what is hidden has to look the same in every photo.
+    Colour augmentation is turned off, whatever the recipe: hidden pixels have the same colour in every image.
 
     Args:
-        model: a network's name, or a model folder or run, which has its own backbone and size of photos.
-        classes: those of the data, which a trained model must share.
-        backbone, max_side: of a network that is named.
-        weights: where to start; by default ImageNet's, or where the trained model started.
+        model: a network's name, or a model folder or run, which defines its own backbone and image size.
+        classes: class names of the data; those of a trained model must be equal.
+        backbone, max_side: options of a named network.
+        weights: initial weights; by default ImageNet, or those of the trained model.
 
     Raises:
         UserError: the model doesn't fit the data or the question, or an option is not for it.
@@ -82,26 +82,28 @@ def training_setup(
         architecture = {"name": model, "backbone": backbone or "efficientnet_lite0", "num_classes": len(classes)}
         side = DEFAULT_MAX_SIDE if max_side is None else max_side
         if side < 0:
-            raise UserError(f"--max-side {side}: give the longest side in pixels, or 0 to leave photos as they are")
+            raise UserError(f"--max-side {side}: give the longest side in pixels, or 0 for no limit")
         recipe = _changed(MODERN, {"colour": 0})
         return TrainingSetup(architecture=architecture, recipe=recipe, weights=weights or IMAGENET, max_side=side)
     if model == "mask_rcnn":
-        raise UserError(f"--model {model}: choose one of {', '.join(FCN_STRIDES)}; cues are of classes of pixels")
+        raise UserError(
+            f"--model {model}: choose one of {', '.join(FCN_STRIDES)}; cues are measured for semantic segmentation"
+        )
     for option, value in (("backbone", backbone), ("max-side", max_side)):
         if value is not None:
-            raise UserError(f"--{option} is for a network's name; {model} has its own: leave it out")
+            raise UserError(f"--{option} applies to a network's name; {model} is a trained model: leave the option out")
     if len(Path(model).parts) == 1 and not Path(model).exists() and model not in built_in_models():
         raise UserError(
-            f"--model {model}: is neither a folder nor a network's name; networks are {', '.join(FCN_STRIDES)}"
+            f"--model {model}: is neither a folder nor a network; choose a folder or one of {', '.join(FCN_STRIDES)}"
         )
     folder = find_model(model)
     net, config = load_model(folder)
     if not isinstance(net, FCN) or net.architecture.get("geometric_classes") or net.architecture.get("depth") != "none":
-        raise UserError(f"{model}: give a model that tells one set of classes from photos alone")
+        raise UserError(f"{model}: has a second head or depth input: give a model with one set of classes and no depth")
     if config.classes != classes:
         raise UserError(
-            f"{model} knows the classes {', '.join(config.classes)}, but the data has {', '.join(classes)}: they must be "
-            "the same, in the same order"
+            f"{model} has the classes {', '.join(config.classes)}, but the data has {', '.join(classes)}: use data with the "
+            "same classes in the same order"
         )
     own = _recipe(config, model)
     return TrainingSetup(
@@ -119,7 +121,7 @@ def training_setup(
 def budget(
     setup: TrainingSetup, photos: int, *, images: int | None = None, epochs: int | None = None, crop: int | None = None
 ) -> TrainingSetup:
-    """The subject with trainings that see so many images, or `photos` so often, in crops of this side.
+    """Return the set-up with another number of training images or epochs over `photos` images, or another crop size.
 
     Raises:
         UserError: a number is out of its range, or both images and epochs are given.
@@ -136,22 +138,24 @@ def budget(
 
 
 def _start(config: ModelConfig, model: str) -> str:
-    """Where the training of the model started, if that had not seen the photos yet."""
+    """Return the initial weights of the model's own training, which must not have seen the unmasked images."""
     weights = str(config.training.get("weights", IMAGENET))
     if weights not in (IMAGENET, NONE) and not Path(weights).is_file():
         raise UserError(
-            f"{model} was trained from {weights}, which has seen whole photos or is gone: say with --weights where the "
-            "networks for masked photos start (imagenet, none, or a classifier's file)"
+            f"{model} was trained from {weights}, which was trained on unmasked images or does not exist: give --weights "
+            "imagenet, none, or a classifier's file"
         )
     return weights
 
 
 def _recipe(config: ModelConfig, model: str) -> Recipe:
-    """That of its training; an imported model has none, and gets the default one."""
+    """Return the recipe that the model was trained with; the default recipe for an imported model."""
     try:
         return Recipe.model_validate(config.training["recipe"]) if "recipe" in config.training else MODERN
     except ValidationError as error:
-        raise UserError(f"{model}: the recipe in its model.json is none of this version's: train it again") from error
+        raise UserError(
+            f"{model}: the recipe in model.json is not valid in this version: train the model again"
+        ) from error
 
 
 def _changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
