@@ -42,8 +42,8 @@ def bench(
 
     Every engine and number format that runs the model here is timed, from an
     image in memory to its class map or objects. They take turns, so that a
-    busy machine slows all of them alike; the table has the medians of the
-    rounds. int8 is measured if `upscore calibrate` has been run.
+    busy machine slows all of them alike; the table has images per second by
+    the median of the rounds, and their range. int8 is measured if `upscore calibrate` has been run.
 
     Parameters
     ----------
@@ -153,23 +153,24 @@ def _print(
 
     objects = any(speed.objects is not None for speed in speeds)
     console = Console()
-    table = Table(box=box.SIMPLE_HEAD, title=model, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(
+        box=box.SIMPLE_HEAD, title=model, title_justify="left", show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+    )
     for column in ("engine", "precision"):
-        table.add_column(column)
-    for column in ("batch", "image size", "images/s", "ms/image", "min to max", *(["objects"] if objects else [])):
+        table.add_column(column, no_wrap=True)
+    for column in ("batch", "size", "images/s", "min to max", *(["objects"] if objects else [])):
         table.add_column(column, justify="right", no_wrap=True)
     best = max(speeds, key=lambda speed: speed.images_per_second)
     for speed in speeds:
         setting = speed.setting
-        milliseconds = [1e3 * seconds / setting.batch_size for seconds in speed.seconds]
+        rates = [setting.batch_size / seconds for seconds in speed.seconds]
         table.add_row(
             setting.engine,
             setting.precision,
             str(setting.batch_size),
             f"{setting.size[1]}x{setting.size[0]}",
             _number(speed.images_per_second),
-            _number(1e3 / speed.images_per_second),
-            f"{_number(min(milliseconds))} to {_number(max(milliseconds))}",
+            f"{_number(min(rates))} to {_number(max(rates))}",
             *([str(speed.objects)] if objects else []),
             style="bold" if speed is best else "",
         )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from upscore.cli.progress import progress_bar
+
 if TYPE_CHECKING:
     from upscore.inference.engines import EngineName, Precision
     from upscore.inference.model import Model
-    from upscore.progress import ProgressCallback
 
 FAILED = 1
 
@@ -75,7 +75,7 @@ def folder(
     )
     done = objects = before = 0
     failures: list[str] = []
-    with closing(outcomes), _progress("Predicting") as advance:
+    with closing(outcomes), progress_bar("Predicting") as advance:
         for number, outcome in enumerate(outcomes, start=1):
             advance(number, len(photos))
             failures += [] if outcome.error is None else [str(outcome.error)]
@@ -104,7 +104,7 @@ def on_ray(
     """Photos, over a cluster."""
     from upscore.distributed.ray.predict import predict_on_ray
 
-    with _progress("Predicting") as advance:
+    with progress_bar("Predicting") as advance:
         outcome = predict_on_ray(
             model,
             paths,
@@ -187,7 +187,7 @@ def tiled(
                     print(f"{target}: was done before")
                     continue
                 before = fingerprint(source)
-                with _progress(source.name) as advance:
+                with progress_bar(source.name) as advance:
                     found = run(source, target, progress=advance, **options)
                 objects = f"{counted(len(found), 'object')}, " if predictor.task == "instances" else ""
                 print(f"{target}: {objects}{classes}, {_how(predictor)}")
@@ -231,17 +231,6 @@ def _targets(sources: Sequence[Path], output: Path) -> dict[str, tuple[Path, Pat
     names = by_name((source.stem.removesuffix(".ome"), source.suffix, source) for source in dict.fromkeys(sources))
     suffixes = {name: ".zarr" if source.suffix.lower() == ".zarr" else ".tif" for name, source in names.items()}
     return {name: (source, output / f"{name}{suffixes[name]}") for name, source in names.items()}
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[ProgressCallback]:
-    """What is told how many of how many are done."""
-    from upscore.console import Console, Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _report(failures: Sequence[str]) -> int:
