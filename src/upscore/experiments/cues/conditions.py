@@ -64,8 +64,8 @@ class CueScores:
 
     foreground_iu: float
     """Mean IoU over the foreground classes of the ground truth, in the confusion matrix without the rows and columns of
-    background classes; 0 for a class without pixels there. The paper does not define how the background is excluded; this
-    definition agrees with its 84.8 for a network whose mean IoU over all classes is 63.6."""
+    background classes; 0 for a class without pixels there. The paper does not define how the background is excluded;
+    this definition agrees with its 84.8 for a network whose mean IoU over all classes is 63.6."""
     mean_iu: float
     """Mean IoU over all classes, as `upscore.evaluation.semantic` defines it."""
     found: float

@@ -36,10 +36,11 @@ def mean_color(preprocessing: Preprocessing) -> Color:
 def masked(
     sample: Sample, is_foreground: Tensor, *, keep_foreground: bool, keep_background: bool, fill: Color
 ) -> Sample:
-    """Return the sample with its foreground, its background or both hidden; labels other than the class map are dropped.
+    """Return the sample with its foreground, its background or both hidden; labels other than the class map are
+    dropped.
 
-    Void pixels belong to neither and are hidden with either. Where both are hidden, the image has two colours: `SHAPE` for
-    the foreground and `fill` elsewhere.
+    Void pixels belong to neither and are hidden with either. Where both are hidden, the image has two colours: `SHAPE`
+    for the foreground and `fill` elsewhere.
 
     Args:
         is_foreground: (256,) bool, for each value of a class map; False for void.

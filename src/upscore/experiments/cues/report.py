@@ -192,7 +192,7 @@ def as_json(cues: Cues) -> dict[str, object]:
 
 
 def _kept(visible: Visible) -> str:
-    return "/".join("keep" if shown else "mask" for kept in keeps)
+    return "/".join("keep" if shown else "mask" for shown in visible)
 
 
 def _objects(share: float) -> str:

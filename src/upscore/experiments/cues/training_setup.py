@@ -1,4 +1,5 @@
-"""Training set-up of an experiment: the architecture, recipe and initial weights of a trained model or a named network."""
+"""Training set-up of an experiment: the architecture, recipe and initial weights of a trained model or a named
+network."""
 
 from __future__ import annotations
 
