@@ -103,8 +103,8 @@ def training_setup(
         raise UserError(f"{model}: has a second head or depth input: give a model with one set of classes and no depth")
     if config.classes != classes:
         raise UserError(
-            f"{model} has the classes {', '.join(config.classes)}, but the data has {', '.join(classes)}: use data with the "
-            "same classes in the same order"
+            f"{model} has the classes {', '.join(config.classes)}, but the data has {', '.join(classes)}: use data "
+            "with the same classes in the same order"
         )
     own = _recipe(config, model)
     return TrainingSetup(
@@ -143,8 +143,8 @@ def _start(config: ModelConfig, model: str) -> str:
     weights = str(config.training.get("weights", IMAGENET))
     if weights not in (IMAGENET, NONE) and not Path(weights).is_file():
         raise UserError(
-            f"{model} was trained from {weights}, which was trained on unmasked images or does not exist: give --weights "
-            "imagenet, none, or a classifier's file"
+            f"{model} was trained from {weights}, which was trained on unmasked images or does not exist: give "
+            "--weights imagenet, none, or a classifier's file"
         )
     return weights
 
