@@ -41,7 +41,7 @@ def test_descriptions_of_progress_are_no_markup() -> None:
         (("data", "check", "{data}", "--json"), "report.json"),
         (("analyze", "ceiling", "{data}", "--output"), "ceiling"),
         (("analyze", "cues", "{data}", "--output"), "cues"),
-        (("cluster", "{data}", "--output"), "segments"),
+        (("analyze", "superpixels", "{data}", "--output"), "segments"),
         (("bench", "none", "--json"), "bench.json"),
     ],
 )

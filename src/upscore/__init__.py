@@ -1,4 +1,4 @@
-"""upscore: FCN and Mask R-CNN as published, from a folder of photos to a model you can ship.
+"""upscore: FCN and Mask R-CNN as published, from a folder of images to a model you can ship.
 
 >>> import upscore
 >>> model = upscore.load("runs/streets")

@@ -1,4 +1,4 @@
-"""Labelled objects of one photo: an id map in layers, which overlapping objects share out between them.
+"""Labelled objects of one image: an id map in layers, which overlapping objects share out between them.
 
 K objects, L layers, H W pixels. Boxes are (x1, y1, x2, y2) in pixels, continuous: a single pixel at the origin is
 (0, 0, 1, 1).

@@ -63,7 +63,7 @@ def test_labels_of_objects_are_refused_in_one_sentence(tmp_path):
         (tmp_path / folder).mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "images/a.png")
     Image.fromarray(np.full((8, 8), 300, np.uint16)).save(tmp_path / "labels/a.png")
-    with pytest.raises(UserError, match="number objects") as caught:
+    with pytest.raises(UserError, match="object ids") as caught:
         ceiling(str(tmp_path), output=tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

@@ -89,4 +89,4 @@ def test_an_interrupted_analysis_says_how_to_go_on(
 
     monkeypatch.setattr("upscore.experiments.cues.run.fit", fit)
     assert cues(str(photos), backbone=BACKBONE, weights="none", images=4, output=tmp_path / "out") == 130
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "run the same command" in capsys.readouterr().err

@@ -34,7 +34,7 @@ def test_scores_as_a_file_and_as_a_table(
     assert report["mean_iu"] == pytest.approx(math.fsum(defined) / len(defined))
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["confusion.png", "per_class.png"]
     out = capsys.readouterr().out
-    assert f"mean IU                {report['mean_iu']:.1%}" in out
+    assert f"mean IoU               {report['mean_iu']:.1%}" in out
     assert all(name in out for name in report["per_class"])
 
 
@@ -50,7 +50,7 @@ def test_what_cannot_be_scored(
     (tmp_path / "file").touch()
     assert upscore(monkeypatch, "evaluate", trained, photos, "--json", tmp_path / "file/scores.json") == 2
     out, err = capsys.readouterr()
-    assert "mean IU" in out  # the work was not in vain
+    assert "mean IoU" in out  # the scores are printed all the same
     assert err.startswith("upscore: ")
     assert "can't be written" in err
 

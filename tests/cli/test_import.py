@@ -73,15 +73,15 @@ def test_options_that_do_not_go_together(tmp_path: Path) -> None:
     torch.save(pytorch_fcn_state("fcn32s", 3), path)
     with pytest.raises(UserError, match="--model fcn8s"):
         import_(path, source="pytorch-fcn", output=output, model="fcn8s")
-    with pytest.raises(UserError, match="--at-once is for"):
+    with pytest.raises(UserError, match="--at-once"):
         import_(path, source="torchvision", output=output, at_once=True, classes="2")
     with pytest.raises(UserError, match="--model mask_rcnn"):
         import_(path, source="detectron2", output=output, model="mask_rcnn")
-    with pytest.raises(UserError, match="--at-once is for"):
+    with pytest.raises(UserError, match="--at-once"):
         import_(path, source="detectron2", output=output, at_once=True)
-    with pytest.raises(UserError, match="needs --classes"):
+    with pytest.raises(UserError, match="--classes"):
         import_(path, source="torchvision", output=output)
-    with pytest.raises(UserError, match=r"4 classes, but .* scores 3"):
+    with pytest.raises(UserError, match=r"4 classes, but .*net\.pth has 3"):
         import_(path, source="pytorch-fcn", output=output, classes="4")
     with pytest.raises(UserError, match="--classes 256: there must be from 1 to 255"):
         import_(path, source="pytorch-fcn", output=output, classes="256")
@@ -110,9 +110,9 @@ def test_torchvisions_detector_becomes_a_model_folder(
     assert net.backbone.body.bn1.eps == 0
     assert predictor.predict(np.zeros((20, 30, 3), np.uint8)).size == (20, 30)
 
-    with pytest.raises(UserError, match="says itself which one"):
+    with pytest.raises(UserError, match="--model fcn32s"):
         import_(tmp_path / "net.pth", source="torchvision", output=tmp_path / "other", model="fcn32s")
-    with pytest.raises(UserError, match=r"3 classes, but .* scores 2"):
+    with pytest.raises(UserError, match=r"3 classes, but .*net\.pth has 2"):
         import_(tmp_path / "net.pth", source="torchvision", output=tmp_path / "other", classes="3")
 
 

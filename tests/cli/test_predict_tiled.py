@@ -36,7 +36,7 @@ def test_classes_in_tiles(
     assert set(outputs(tmp_path / "out")) == {"field.tif", "field_overlay.jpg"}
     written = (tmp_path / "out/field.tif").stat().st_mtime_ns
     assert upscore(monkeypatch, *run, "--tiled", "--tile-size", "256") == 0
-    assert f"{tmp_path / 'out/field.tif'}: was done before" in capsys.readouterr().out
+    assert f"{tmp_path / 'out/field.tif'}: exists already, skipped" in capsys.readouterr().out
     assert (tmp_path / "out/field.tif").stat().st_mtime_ns == written
     assert upscore(monkeypatch, *run, "--tiled", "--tile-size", "512", "--resume") == 2
     assert "tile_size 256, but now it is 512" in sentence(capsys)
@@ -76,7 +76,7 @@ def test_objects_in_tiles(
     assert set(outputs(output)) == {"field.tif", "field_overlay.jpg", "field_instances.json"}
     capsys.readouterr()
     assert upscore(monkeypatch, *run) == 0
-    assert capsys.readouterr().out == f"{output / 'field.tif'}: was done before\n"
+    assert capsys.readouterr().out == f"{output / 'field.tif'}: exists already, skipped\n"
     assert upscore(monkeypatch, *run[:-1], "0.5") == 0
     assert "object" in capsys.readouterr().out
     assert upscore(monkeypatch, *run[:-1], "1.5") == 2
@@ -90,9 +90,9 @@ def test_what_does_not_go_together(
 ) -> None:
     run = ("predict", trained, image, "--output", tmp_path / "out")
     for flags, words in (
-        (("--tile-size", "256"), "for --tiled"),
-        (("--workers", "2"), "for --ray"),
-        (("--tiled", "--scores"), "--tiled has neither"),
+        (("--tile-size", "256"), "--tiled"),
+        (("--workers", "2"), "--ray"),
+        (("--tiled", "--scores"), "--scores"),
     ):
         assert upscore(monkeypatch, *run, *flags) == 2
         assert words in sentence(capsys)

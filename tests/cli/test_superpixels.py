@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from upscore.cli.superpixels import _learned_from, cluster
+from upscore.cli.superpixels import _trained_on, superpixels
 from upscore.data import open_dataset
 from upscore.data.io.images import read_ids
 from upscore.errors import UserError
@@ -28,22 +28,24 @@ def some(tmp_path: Path) -> Path:
     return folder
 
 
-def test_photos(some: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cluster([str(some)], output=tmp_path / "out", segments=6) == 0
+def test_images_are_segmented(some: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert superpixels([str(some)], output=tmp_path / "out", segments=6) == 0
     names = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png"))
     stems = ("below/clear", "color", "grey")
     assert names == [f"{stem}{ending}" for stem in stems for ending in ("_ids.png", "_segments.png")]
     ids = read_ids(tmp_path / "out/color_ids.png")
     assert tuple(ids.shape) == (40, 50)
     assert int(ids.min()) == 1
-    assert "3 of 3 photos" in capsys.readouterr().out
+    assert "3 of 3 images" in capsys.readouterr().out
 
 
-def test_a_bad_photo_does_not_stop_the_others(some: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_image_does_not_stop_the_others(
+    some: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (some / "bad.png").write_bytes(b"garbage")
-    assert cluster([str(some)], output=tmp_path / "out", method="kmeans", segments=4) == 1
+    assert superpixels([str(some)], output=tmp_path / "out", method="kmeans", segments=4) == 1
     out, err = capsys.readouterr()
-    assert "3 of 4 photos" in out
+    assert "3 of 4 images" in out
     assert "bad.png" in err
     assert (tmp_path / "out/grey_ids.png").exists()
     assert not (tmp_path / "out/bad_ids.png").exists()
@@ -52,7 +54,10 @@ def test_a_bad_photo_does_not_stop_the_others(some: Path, tmp_path: Path, capsys
 def test_labelled_data_beside_a_network(
     trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cluster([str(photos)], output=tmp_path, method="watershed", segments=30, model=str(trained), pictures=1) == 0
+    assert (
+        superpixels([str(photos)], output=tmp_path, method="watershed", segments=30, model=str(trained), pictures=1)
+        == 0
+    )
     endings = ("_oracle.png", ".json", ".md", ".png")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"watershed{ending}" for ending in endings)
     report = json.loads((tmp_path / "watershed.json").read_text(), parse_constant=pytest.fail)
@@ -67,7 +72,7 @@ def test_labelled_data_beside_a_network(
 
 
 def test_some_of_the_data_and_no_picture(photos: Path, tmp_path: Path) -> None:
-    cluster([str(photos)], output=tmp_path, segments=9, limit=2, pictures=0, sweep=False, val_pattern="*3")
+    superpixels([str(photos)], output=tmp_path, segments=9, limit=2, pictures=0, sweep=False, val_pattern="*3")
     report = json.loads((tmp_path / "slic.json").read_text())
     assert (report["photos"], report["network"], len(report["oracle"])) == (1, None, 1)
     assert not (tmp_path / "slic.png").exists()
@@ -75,19 +80,19 @@ def test_some_of_the_data_and_no_picture(photos: Path, tmp_path: Path) -> None:
 
 def test_what_cannot_be_done(photos: Path, some: Path, trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(UserError, match="--model is for labelled data"):
-        cluster([str(some)], output=out, model=str(trained))
-    with pytest.raises(UserError, match="give one of them"):
-        cluster([str(photos)], output=out, split="val", val_pattern="*3")
-    with pytest.raises(UserError, match="score at least 1 photo"):
-        cluster([str(photos)], output=out, limit=0)
+    with pytest.raises(UserError, match="--model"):
+        superpixels([str(some)], output=out, model=str(trained))
+    with pytest.raises(UserError, match=r"--split val --val-pattern \*3"):
+        superpixels([str(photos)], output=out, split="val", val_pattern="*3")
+    with pytest.raises(UserError, match="--limit 0"):
+        superpixels([str(photos)], output=out, limit=0)
     with pytest.raises(UserError, match="aims at 1 to 10,000"):
-        cluster([str(some)], output=out, segments=0)
+        superpixels([str(some)], output=out, segments=0)
     (some / "color_ids.png").write_bytes((some / "grey.png").read_bytes())
     with pytest.raises(UserError, match="would be overwritten"):
-        cluster([str(some)], output=some)
+        superpixels([str(some)], output=some)
     with pytest.raises(UserError, match="can't be written"):
-        cluster([str(photos)], output=some / "grey.png", segments=4, sweep=False)
+        superpixels([str(photos)], output=some / "grey.png", segments=4, sweep=False)
     assert not out.exists()
 
 
@@ -104,15 +109,16 @@ def test_what_cannot_be_done(photos: Path, some: Path, trained: Path, tmp_path: 
         (None, "b*", None, True),
     ],
 )
-def test_what_the_model_has_seen(
+def test_models_trained_on_the_scored_images_are_recognized(
     split: str | None, val_pattern: str | None, trained_holdout: str | None, learned: bool, tmp_path: Path
 ) -> None:
     training = {"data": str(tmp_path / "x/.."), "val_pattern": trained_holdout}
-    assert _learned_from(training, str(tmp_path), split, val_pattern) is learned
-    assert not _learned_from(training, str(tmp_path / "other"), split, val_pattern)
-    assert not _learned_from({}, str(tmp_path), split, val_pattern)
+    assert _trained_on(training, str(tmp_path), split, val_pattern) is learned
+    assert not _trained_on(training, str(tmp_path / "other"), split, val_pattern)
+    assert not _trained_on({}, str(tmp_path), split, val_pattern)
 
 
 def test_nothing_heavy_is_imported() -> None:
-    script = "import sys, upscore.cli.superpixels; print([n for n in ('torch', 'numpy', 'skimage', 'PIL') if n in sys.modules])"
+    heavy = ("torch", "numpy", "skimage", "PIL")
+    script = f"import sys, upscore.cli.superpixels; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"

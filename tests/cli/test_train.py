@@ -73,7 +73,7 @@ def stop_in_the_middle(arguments: list[str], output: Path, how: signal.Signals) 
     finally:
         process.kill()
     if how == signal.SIGINT:
-        assert "--resume goes on from here" in " ".join(error.split())
+        assert "run the same command with --resume" in " ".join(error.split())
     assert "Traceback" not in error
     return process.returncode
 

@@ -121,7 +121,7 @@ def test_ctrl_c_saves_once_and_one_process_goes_on(tmp_path: Path) -> None:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGINT)
     _, _, error = finish(process)
-    assert " ".join(error.split()).count("--resume goes on from here") == 1
+    assert " ".join(error.split()).count("run the same command with --resume") == 1
     assert "DataLoader worker" not in error
     state = torch.load(output / "state.pt", weights_only=True)["progress"]
     assert 1 <= state["epoch"] < 4

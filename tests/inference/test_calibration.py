@@ -35,11 +35,11 @@ def test_calibrating_from_the_command_line(
     out, err = capsys.readouterr()
     first, parts, agreed, scored = out.splitlines()  # and nothing that NNCF says
     assert err == ""
-    assert first == f"{model}: int8, calibrated on all 8 photos"
+    assert first == f"{model}: int8, calibrated on all 8 images"
     assert parts == "  in int8: coarse_scores"
     assert agreed.startswith("  agreement with float32 ")
-    assert "on the photos that it was calibrated on" in agreed
-    assert scored.startswith("  mean IU ")
+    assert "on the images that it was calibrated on" in agreed
+    assert scored.startswith("  mean IoU ")
     assert scored.endswith("on scenes:3, val")
     report = json.loads((model / "int8/report.json").read_text())
     assert report["calibrated on"] == 8
@@ -91,8 +91,8 @@ def test_damaged_photos_are_left_out_and_reported(
     damaged.write_text("no photo")
     assert command(monkeypatch, "calibrate", trained, photos, "--photos", "25", "--output", tmp_path / "copy") == 1
     out, err = capsys.readouterr()
-    assert "calibrated on 12 of 30 photos, evenly spread\n" in out
-    assert ", on 12 other photos\n" in out
+    assert "calibrated on 12 of 30 images, evenly spread\n" in out
+    assert ", on 12 other images\n" in out
     assert err.startswith(f"upscore: {damaged}: ")
     assert err.count("\n") == 1
 
@@ -135,13 +135,13 @@ def test_what_cannot_be_calibrated_is_said_before(
     file = tmp_path / "file.jpg"
     file.write_text("no photo")
     good = photos / "images"
-    assert "file.jpg is there already" in said(good, "--output", file)
+    assert "file.jpg exists already" in said(good, "--output", file)
     assert "choose another place for int8 with --output" in said(good, "--output", file / "copy")
-    assert "give --data too" in said(good, "--split", "val")
+    assert "--data" in said(good, "--split", "val")
     assert "no split 'vall'" in said(good, "--data", photos, "--split", "vall")
-    assert "none of the 1 photos can be read" in said(file)
+    assert "none of the 1 images can be read" in said(file)
     (tmp_path / "empty").mkdir()
-    assert "no photos in" in said(tmp_path / "empty")
+    assert "empty" in said(tmp_path / "empty")
     others = Path(shutil.copytree(photos, tmp_path / "others"))
     (others / "classes.txt").write_text("background\n" + "\n".join("abcdefg") + "\n")
     assert "classes that the model was not trained on" in said(good, "--data", others)

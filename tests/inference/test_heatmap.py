@@ -116,7 +116,7 @@ def test_the_verb_prints_and_writes(tmp_path, capsys):
 
 def test_the_verb_keeps_the_photo(tmp_path):
     Image.fromarray(data.coffee()).save(tmp_path / "photo.png")
-    with pytest.raises(UserError, match="is the photo itself"):
+    with pytest.raises(UserError, match="--output"):
         heatmap(tmp_path / "photo.png", output=tmp_path / "photo.png")
     assert read_image(tmp_path / "photo.png").shape == (3, 400, 600)
 

@@ -119,7 +119,7 @@ def test_one_file_has_the_objects_of_all_photos(model, tmp_path, monkeypatch, ca
     out = tmp_path / "out"
     assert upscore(monkeypatch, "predict", "any", tmp_path, "--output", out, "--score-threshold", "0.25") == 1
     text = capsys.readouterr()
-    assert "2 of 3 photos, 4 objects, 2 classes" in text.out
+    assert "2 of 3 images, 4 objects, 2 classes" in text.out
     assert "bad.jpg: is empty" in text.err
     results = json.loads((out / "instances.json").read_text())
     assert [(r["file_name"], r["image_id"]) for r in results] == [("a.jpg", 1)] * 2 + [("sub/a.jpg", 3)] * 2

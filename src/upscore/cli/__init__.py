@@ -1,4 +1,7 @@
-"""The command line: each verb is a function in a file of its own, which imports what is heavy when it is called."""
+"""The command line interface.
+
+Each command is a function in its own module. Heavy packages are imported when the function is called.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from upscore.cli.evaluate import evaluate
 from upscore.cli.heatmap import heatmap
 from upscore.cli.import_ import import_
 from upscore.cli.predict import predict
-from upscore.cli.superpixels import cluster
+from upscore.cli.superpixels import superpixels
 from upscore.cli.train import train
 from upscore.errors import UserError
 from upscore.text import printable
@@ -33,7 +36,7 @@ app = App(
     name="upscore",
     version=upscore.__version__,
     suppress_keyboard_interrupt=False,
-    help="""Which class is each pixel? From a folder of labelled photos to a model.
+    help="""Semantic and instance segmentation: from a folder of labelled images to a model.
 
 ```
 upscore demo                          # needs no data, takes minutes
@@ -60,11 +63,12 @@ upscore data example nuclei/          # an example data set
 )
 analyze = App(
     name="analyze",
-    help="""Find out what your data needs, as the FCN paper did with its own.
+    help="""Analyze labelled data: strides, visual cues, superpixels.
 
 ```
 upscore analyze ceiling DATA
 upscore analyze cues DATA --model fcn8s --output cues/
+upscore analyze superpixels DATA --output superpixels/
 ```
 """,
     help_format="markdown",
@@ -80,7 +84,6 @@ for name, verb in {
     "predict": predict,
     "import": import_,
     "calibrate": calibrate,
-    "cluster": cluster,
     "bench": bench,
 }.items():
     app.command(verb, name=name)
@@ -88,12 +91,13 @@ data.command(check, name="check")
 data.command(example, name="example")
 analyze.command(ceiling, name="ceiling")
 analyze.command(cues, name="cues")
+analyze.command(superpixels, name="superpixels")
 
 
 def main() -> None:
-    """Run the verb; a user's mistake becomes one sentence on standard error."""
+    """Run a command and exit; print a `UserError` as one sentence on standard error."""
     warnings.formatwarning = _plainly
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may contain bytes that cannot be decoded
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _refuse_torchrun()
@@ -110,14 +114,14 @@ def main() -> None:
 def _plainly(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """Warnings of upscore as its errors are told, others as Python does."""
+    """Format warnings of upscore like its errors, and all others as Python does."""
     if category.__module__.startswith("upscore"):
         return f"upscore: {printable(str(message))}\n"
     return _formatwarning(message, category, filename, lineno, line)
 
 
 def _refuse_torchrun() -> None:
-    """Processes that torchrun starts share the work of `train` alone; of other verbs each would do all of it."""
+    """Raise a `UserError` if torchrun started several processes of a command other than `train`."""
     processes = os.environ.get("WORLD_SIZE", "1")
     if "LOCAL_RANK" not in os.environ or processes == "1" or sys.argv[1:2] in ([], ["train"]):
         return

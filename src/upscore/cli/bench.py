@@ -41,9 +41,10 @@ def bench(
     ```
 
     Every engine and number format that runs the model here is timed, from an
-    image in memory to its class map or objects. They take turns, so that a
-    busy machine slows all of them alike; the table has images per second by
-    the median of the rounds, and their range. int8 is measured if `upscore calibrate` has been run.
+    image in memory to its class map or objects. The settings alternate, so
+    that other load on the machine slows all of them alike; the table shows
+    images per second by the median of the rounds, and their range. int8 is
+    measured if `upscore calibrate` has been run.
 
     Parameters
     ----------
@@ -51,23 +52,23 @@ def bench(
         A model folder, a run, a built-in model's name, or hf://owner/name.
     images
         Image files to measure on, each at its own size. By default one of
-        scikit-image's photographs is resized. The time of a model that finds
-        objects depends on how many there are: give images of your own.
+        scikit-image's photographs is resized. The time of instance
+        segmentation depends on the number of objects: give your own images.
     engine
         Measure this engine; may be given several times. auto is what
         `upscore predict` chooses.
     precision
         Measure this number format; may be given several times.
     batch_size
-        Images that are predicted together; may be given several times.
+        Number of images per batch; may be given several times.
     image_size
         WIDTHxHEIGHT in pixels; may be given several times. By default 640x480.
     rounds
-        Timed calls of each setting, after one that is not timed.
+        Timed calls of each setting, after one warm-up call.
     threads
-        Of the processor; by default as many as `upscore predict` uses.
+        Number of CPU threads; by default as many as `upscore predict` uses.
     json
-        Write all times, and what they were measured on, to this file.
+        Write all times and a description of the machine to this file.
     """
     from json import dumps
 
@@ -79,7 +80,7 @@ def bench(
         if value < 1:
             raise UserError(f"{option} {value}: give 1 or more")
     if images and image_size:
-        raise UserError(f"--image-size {image_size[0]} is for the built-in image: leave it out, or give no images")
+        raise UserError(f"--image-size {image_size[0]} resizes the built-in image: leave it out, or give no images")
     sizes = [_size(text) for text in image_size or [DEFAULT_SIZE]]
     if json is not None:
         require_writable_file(json, "choose another --json")
@@ -133,8 +134,8 @@ def _images(paths: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> list[np.
     from PIL import Image
 
     with files("skimage").joinpath("data", "coffee.png").open("rb") as file:
-        photo = Image.open(file).convert("RGB")
-    return [np.asarray(photo.resize((width, height), Image.Resampling.BICUBIC)) for height, width in sizes]
+        image = Image.open(file).convert("RGB")
+    return [np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)) for height, width in sizes]
 
 
 def _print(

@@ -1,4 +1,4 @@
-"""`upscore calibrate`: a model in int8, and what that costs."""
+"""`upscore calibrate`: quantize a model to int8 and measure the loss of accuracy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def calibrate(
     output: Path | None = None,
     photos: int = 100,
 ) -> int:
-    """Make a model's network in int8, and say what that costs.
+    """Quantize a model to int8, and measure the loss of accuracy.
 
     ```
     upscore calibrate runs/streets photos/
@@ -31,30 +31,31 @@ def calibrate(
     upscore predict runs/streets photos/ --output out --precision int8
     ```
 
-    The ranges of int8 are learned from the photos, which should look like
-    those that the model is for; no labels are needed. The result lies in
-    int8/ in the model's folder and is used by --precision int8 alone. From 20
-    photos on, half are kept apart, and how far it agrees with float32 is
-    measured on these; with --data, the loss of mean IU or AP too. A photo
-    that can't be read does not stop the others: it is reported at the end,
-    and the exit code is 1.
+    The value ranges of int8 are computed from the images, which should be
+    similar to those that the model will predict; no labels are needed. The
+    result is written to int8/ in the model's folder and is used only with
+    --precision int8. With 20 images or more, half of them are held out to
+    measure the agreement with float32; --data also measures the loss of mean
+    IoU or AP. Images that can't be read are skipped and reported at the end,
+    and the exit code is then 1.
 
     Parameters
     ----------
     model
         A model folder, a run, or the name of a built-in model.
     paths
-        Photos, and folders of photos.
+        Images, and folders of images.
     data
-        A folder of labelled photos, or scenes:COUNT, to measure the loss on.
+        A folder of labelled images, or scenes:COUNT, to measure the loss on.
     split
-        Of the labelled photos: train, val, test or trainval; by default test
-        where there is one, else val, else all.
+        Split of --data: train, val, test or trainval; by default test where
+        there is one, else val, else all.
     output
-        Write a copy of the model with its int8 network here instead.
+        Write a copy of the model with its int8 network to this new folder
+        instead of changing the model's folder.
     photos
-        How many are taken at most, spread evenly over all, those to measure
-        on among them.
+        Maximum number of images to use, spread evenly over all; includes the
+        images that are held out for the measurement.
     """
     import sys
 
@@ -68,9 +69,9 @@ def calibrate(
     from upscore.inference.quantized import part_names, save_quantized
 
     if photos < 1:
-        raise UserError(f"--photos is {photos}: at least one is needed")
+        raise UserError(f"--photos {photos}: give 1 or more")
     if split is not None and data is None:
-        raise UserError(f"--split {split} is of labelled photos: give --data too, or leave it out")
+        raise UserError(f"--split {split} needs --data: add --data, or leave --split out")
     folder = find_model(model)
     _require_place(model, folder, output)
     given = list(find_images(paths).values())
@@ -87,7 +88,7 @@ def calibrate(
         both = {"float32": reference, "int8": int8}
         report = {
             "agreement": _agreement(both, unseen, progress),
-            "photos": len(given),
+            "images": len(given),
             "calibrated on": len(seen),
             "measured on": len(unseen),
             "measured on others": others,
@@ -104,7 +105,7 @@ def calibrate(
 
 
 MANY = 20
-"""Photos from which on half of them is kept to measure on."""
+"""From this number of images on, half of them are held out to measure the agreement."""
 
 
 def _require_place(model: str, folder: Path, output: Path | None) -> None:
@@ -114,14 +115,14 @@ def _require_place(model: str, folder: Path, output: Path | None) -> None:
     from upscore.inference.quantized import ELSEWHERE
 
     if output is None and folder.is_relative_to(BUILT_IN):
-        raise UserError(f"{model} comes with the package and is not to be changed: give --output for a copy")
+        raise UserError(f"{model} is part of the package and can't be changed: give --output for a copy")
     if output is not None and (output.exists() or output.is_symlink()):
-        raise UserError(f"{output} is there already: choose a new --output")
+        raise UserError(f"{output} exists already: choose a new --output")
     require_writable(output or folder, ELSEWHERE)
 
 
 def _labelled(reference: Model, data: str, split: str | None) -> tuple[str | None, Dataset]:
-    """What is scored: the split and its photos, the first of which is tried: its labels and classes are the model's."""
+    """Return the split and its data set, after scoring one image to check that labels and classes fit the model."""
     from upscore.data import open_dataset
     from upscore.data.datasets import default_split, subset
     from upscore.data.instance_datasets import open_instances
@@ -133,21 +134,21 @@ def _labelled(reference: Model, data: str, split: str | None) -> tuple[str | Non
     return split, dataset
 
 
-def _readable(photos: list[Path], progress: Progress) -> tuple[list[Path], list[str]]:
-    """Those that can be read, and what is wrong with the others."""
+def _readable(images: list[Path], progress: Progress) -> tuple[list[Path], list[str]]:
+    """Return the images that can be read, and the error messages of the others."""
     from upscore.data.io.images import read_image
     from upscore.errors import UserError
 
     sound: list[Path] = []
     failures: list[str] = []
-    for photo in progress.track(photos, description="Reading"):
+    for image in progress.track(images, description="Reading"):
         try:
-            read_image(photo)
-            sound.append(photo)
+            read_image(image)
+            sound.append(image)
         except UserError as error:
             failures.append(str(error))
     if not sound:
-        raise UserError(f"none of the {len(photos)} photos can be read, the first because: {failures[0]}")
+        raise UserError(f"none of the {len(images)} images can be read; the first error is: {failures[0]}")
     return sound, failures
 
 
@@ -156,20 +157,20 @@ def _shown(progress: Progress) -> ProgressCallback:
 
     def advance(done: int, total: int) -> None:
         progress.update(task, completed=done, total=total)
-        if done == total:  # what follows takes as long and does not say how far it is
+        if done == total:  # the next step takes as long and reports no progress
             progress.update(task, description="Choosing the ranges", total=None)
 
     return advance
 
 
-def _agreement(both: dict[str, Model], photos: list[Path], progress: Progress) -> float:
+def _agreement(both: dict[str, Model], images: list[Path], progress: Progress) -> float:
     from statistics import mean
 
     from upscore.inference.calibration import agreement
 
     return mean(
-        agreement(*(predictor.predict(photo) for predictor in both.values()))
-        for photo in progress.track(photos, description="Comparing with float32")
+        agreement(*(predictor.predict(image) for predictor in both.values()))
+        for image in progress.track(images, description="Comparing with float32")
     )
 
 
@@ -181,18 +182,18 @@ def _scores(both: dict[str, Model], dataset: Dataset, progress: Progress) -> dic
     for precision, predictor in both.items():
         task = progress.add_task(f"Scoring {precision}", total=len(dataset))
         found = evaluate(predictor, dataset, progress=lambda done, _, task=task: progress.update(task, completed=done))
-        scores[precision] = {"AP": found.AP} if isinstance(found, InstanceScores) else {"mean IU": found.mean_iu}
+        scores[precision] = {"AP": found.AP} if isinstance(found, InstanceScores) else {"mean IoU": found.mean_iu}
     return scores
 
 
 def _print(report: dict[str, Any], folder: Path) -> None:
-    seen, given = report["calibrated on"], report["photos"]
-    which = f"all {given} photos" if seen == given else f"{seen} of {given} photos, evenly spread"
+    seen, given = report["calibrated on"], report["images"]
+    which = f"all {given} images" if seen == given else f"{seen} of {given} images, evenly spread"
     print(f"{folder}: int8, calibrated on {which}")
-    left = f"; in bfloat16: {', '.join(report['bfloat16'])}, which got nothing to do in these photos"
+    left = f"; in bfloat16: {', '.join(report['bfloat16'])}, which did not run for any of these images"
     print(f"  in int8: {', '.join(report['int8'])}{left if report['bfloat16'] else ''}")
-    same = f"the photos that it was calibrated on (of {MANY} or more, half are kept to measure it on others)"
-    on = f"{report['measured on']} other photos" if report["measured on others"] else same
+    same = f"the images that it was calibrated on (with {MANY} or more, half would be held out)"
+    on = f"{report['measured on']} other images" if report["measured on others"] else same
     print(f"  agreement with float32 {report['agreement']:.2%}, on {on}")
     if "scores" in report:
         (name, before), *_ = report["scores"]["float32"].items()

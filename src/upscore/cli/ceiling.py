@@ -1,4 +1,4 @@
-"""`upscore analyze ceiling`: what an output stride allows on one's own labels."""
+"""`upscore analyze ceiling`: compute the upper bound of mean IoU for each output stride."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def ceiling(data: str, /, *, split: str | None = None, output: Path = Path("ceiling"), max_side: int = 1024) -> None:
-    """Find the best mean IU that each output stride allows on your labels.
+    """Compute the highest mean IoU that each output stride allows.
 
     ```
     upscore analyze ceiling camvid/
@@ -20,23 +20,24 @@ def ceiling(data: str, /, *, split: str | None = None, output: Path = Path("ceil
     upscore analyze ceiling scenes:200
     ```
 
-    A network that gives its scores every 32 pixels can't draw a pole of 3.
-    Your labels are brought down to strides 2, 4, ... 128 and up again, and
-    scored against themselves: no network is trained, it takes a minute. It
-    ends in advice: which network to train, and what none of them can do.
+    A network that predicts scores every 32 pixels can't draw a pole 3 pixels
+    wide. Your labels are downsampled to strides 2, 4, ... 128, upsampled
+    again, and scored against the originals. No network is trained, so it
+    takes about a minute. The last lines recommend a network to train, and
+    name the classes that no stride can resolve.
 
     Parameters
     ----------
     data
-        A folder of labelled photos as for `upscore train`, or scenes:COUNT.
+        A folder of labelled images as for `upscore train`, or scenes:COUNT.
     split
-        train, val, test or trainval; by default all labelled photos.
+        train, val, test or trainval; by default all labelled images.
     output
         The folder to write ceiling.md, ceiling.png, per_class.png and
         ceiling.json to.
     max_side
-        Larger photos are reduced to this many pixels first, as in training;
-        0 for none.
+        Larger images are first reduced until their longer side has this many
+        pixels, as in training; 0 for none.
     """
     from upscore.cli.progress import progress_bars
     from upscore.data import open_dataset
@@ -49,7 +50,7 @@ def ceiling(data: str, /, *, split: str | None = None, output: Path = Path("ceil
 
     if task_of(data) == "instances":
         raise UserError(
-            f"{data}: its labels number objects, but a ceiling is of the classes of pixels; give it class maps."
+            f"{data}: its labels are object ids, but a ceiling is computed from class maps; give class maps."
         )
     require_writable(output, "choose another --output")
     dataset = open_dataset(data, split)
@@ -100,17 +101,17 @@ def _print(ceilings: Ceilings, title: str, sentences: Sequence[str]) -> None:
     from upscore.experiments.ceiling.report import ABOUT_CEILINGS, ABOUT_PAPER, TITLES, class_rows, mean_rows
 
     console = Console()
-    classes = [[name, pixels, *shares] for name, pixels, _photos, *shares in class_rows(ceilings, digits=0)]
+    classes = [[name, pixels, *shares] for name, pixels, _images, *shares in class_rows(ceilings, digits=0)]
     means = [[name, "", *shares] for name, *shares in mean_rows(ceilings, digits=0)]
-    console.print(f"{title}: IU at each output stride, in pixels", style="italic")
-    for header, rows in ((("class", "pixels"), classes), (("mean IU", ""), means)):
+    console.print(f"{title}: IoU at each output stride, in pixels", style="italic")
+    for header, rows in ((("class", "pixels"), classes), (("mean IoU", ""), means)):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for number, column in enumerate((*header, *map(str, ceilings.strides))):
             table.add_column(column, justify="right" if number else "left", no_wrap=number > 0)
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    console.print("Of each class, the IU by the better of two methods:")
+    console.print("The IoU of a class is that of the better of two methods:")
     for method, words in METHODS.items():
         console.print(f"  {TITLES[method]}: {words}.")
     console.print(f"{ABOUT_PAPER}\n{ABOUT_CEILINGS}\n")

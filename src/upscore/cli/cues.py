@@ -1,4 +1,4 @@
-"""`upscore analyze cues`: what does a network look at: the objects, their outline, or what surrounds them?"""
+"""`upscore analyze cues`: measure how much a network relies on objects, their shape, and their surroundings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def cues(
     seed: int = 0,
     workers: int | None = None,
 ) -> int:
-    """Find out what a network looks at: objects, outlines or surroundings.
+    """Measure how much a network relies on objects, shape and context.
 
     ```
     upscore analyze cues camvid/ --model runs/streets \\
@@ -38,51 +38,53 @@ def cues(
     upscore analyze cues scenes:400 --images 1500 --crop 160
     ```
 
-    The same network is trained on photos whose background is masked, on
-    photos whose objects are masked, and on nothing but the mask, and each is
-    tested on photos of the same kind; the reference is tested on masked
-    photos too (FCN, table 8). It takes three trainings, or four where the
-    reference is trained as well. The same command goes on where it stopped.
+    The same network is trained on images with masked background, on images
+    with masked objects, and on the mask alone, and each is tested on images
+    masked the same way; the reference is tested on masked images too (FCN,
+    table 8). This takes three trainings, or four if the reference is trained
+    as well. After an interruption the same command resumes.
 
-    The folder it writes holds cues.md with a table and advice, cues.json,
-    cues.png, pictures of what the networks saw and said (mask_only.png,
-    fg_only.png, bg_only.png), and the trained networks.
+    The output folder contains cues.md with a table and advice, cues.json,
+    cues.png, pictures of inputs and predictions (mask_only.png, fg_only.png,
+    bg_only.png), and the trained networks.
 
     Parameters
     ----------
     data
-        A folder of labelled photos as for `upscore train`, or scenes:COUNT.
+        A folder of labelled images as for `upscore train`, or scenes:COUNT.
     model
-        A model folder or run, which is then the reference, and whose recipe
-        the others are trained by; or a network's name: fcn8s, fcn16s, fcn32s
-        (the paper's).
+        A model folder or run, which is the reference and determines the
+        recipe of the others; or the name of a network: fcn8s, fcn16s, fcn32s
+        (as in the paper).
     foreground
-        The classes that are objects, by name, with commas between; all others
-        are background. By default all but the first, if that is background.
+        Comma-separated names of the classes that are objects; all others are
+        background. By default all but the first, if that is background.
     output
         The folder to write to.
     backbone
-        Of a network that is named; by default efficientnet_lite0.
+        With the name of a network: its backbone; by default
+        efficientnet_lite0.
     weights
-        Where training starts: imagenet, none, or what `upscore train` takes;
-        by default where the given model started.
+        Initial weights: imagenet, none, or as for `upscore train --weights`;
+        by default those that the given model started from.
     images
-        Photos that each training sees, rounded up to whole passes; by default
-        as the recipe has it.
+        Number of training images, rounded up to whole epochs; by default
+        that of the recipe.
     epochs
-        The same as passes over the photos.
+        Number of epochs, instead of --images.
     crop
-        Side of the random crops, 0 for none; by default as the recipe has it.
+        Side of the random crops in pixels, 0 for none; by default that of the
+        recipe.
     max_side
-        Of a network that is named: larger photos are reduced to this many
-        pixels; by default 1024, 0 for none.
+        With the name of a network: larger images are reduced until their
+        longer side has this many pixels; by default 1024, 0 for none.
     val_pattern
-        Test on the photos whose names match this pattern; by default what
-        the given model held out of the same data.
+        Test on the images whose names match this pattern; by default the
+        images that the given model held out.
     seed
-        The same seed gives the same scores.
+        Random seed.
     workers
-        Processes that read photos.
+        Number of processes that read images.
     """
     from upscore.console import Console
     from upscore.data import open_splits
@@ -97,7 +99,7 @@ def cues(
     from upscore.training.loader import default_workers
 
     if task_of(data) == "instances":
-        raise UserError(f"{data}: its labels number objects, but cues are of the classes of pixels: give it class maps")
+        raise UserError(f"{data}: its labels are object ids, but cues need class maps: give class maps")
     if workers is not None and workers < 0:
         raise UserError(f"--workers {workers}: give 0 or more")
     require_writable(output, "choose another --output")
@@ -123,7 +125,7 @@ def cues(
             callbacks=[terminal, RunFolderWriter()],
         )
     except KeyboardInterrupt:
-        console.print(f"stopped; the same command goes on from here ({output})")
+        console.print(f"stopped; run the same command to resume ({output})")
         return 130
     sentences = advice(found)
     defined = definitions(found, experiment.fill, setup.colour)
@@ -136,11 +138,11 @@ def cues(
     if setup.reference is not None and not same_data:
         console.print(
             f"warning: {model} was trained on {setup.training.get('data', 'data unknown')}, held out: "
-            f"{setup.training.get('val_pattern') or 'by itself'}; where it knows the photos that are held out here, the "
-            "Reference rows are too high",
+            f"{setup.training.get('val_pattern') or 'by itself'}; if its training images are among those held out "
+            "here, the Reference rows are too high",
             style="yellow",
         )
-    _print(found, f"{data}: {found.photos} held-out photos", sentences, defined)
+    _print(found, f"{data}: {found.photos} held-out images", sentences, defined)
     print("\n".join(map(str, written)))
     return 0
 

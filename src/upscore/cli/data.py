@@ -21,29 +21,30 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# The JSON has them all.
-SHOWN_ISSUES = 5  # of each kind
+SHOWN_ISSUES = 5
+"""Number of issues of each kind that are printed; the JSON file contains all of them."""
 SHOWN_CLASSES = 160
 ISSUES = {
     "unreadable": "cannot be read",
-    "label values": "labels hold something else than the classes",
-    "size": "labels differ from their photo in size",
-    "empty label": "labels are void all over",
-    "malformed": "entries of the JSON cannot be used",
-    "image id": "images with an id that is not their own",
-    "annotation id": "annotations with an id that is not their own",
+    "label values": "labels with values that are not classes",
+    "size": "labels that differ from their image in size",
+    "empty label": "labels with void pixels only",
+    "malformed": "malformed entries in the JSON",
+    "image id": "images with a duplicate id",
+    "annotation id": "annotations with a duplicate id",
     "category": "annotations of an unknown category",
     "unlisted": "annotations of an image that is not listed",
-    "no outline": "annotations without an outline",
+    "no outline": "annotations without a segmentation",
     "box outside": "annotations with a box outside the image",
-    "zero area": "annotations that cover nothing",
+    "zero area": "annotations without area",
     "few points": "annotations with polygons of fewer than three points",
     "self-crossing": "annotations with a polygon that crosses itself",
-    "missing label": "photos without a label",
-    "missing photo": "labels without a photo",
-    "duplicate": "names used twice",
+    "missing label": "images without a label",
+    "missing image": "labels without an image",
+    "duplicate": "duplicate names",
     "outside": "files outside the splits",
 }
+"""Kind of an issue -> heading of its list."""
 
 
 def check(
@@ -55,9 +56,9 @@ def check(
     sbd: Path | None = None,
     json: Path | None = None,
 ) -> int:
-    """List everything that is wrong with a data set, and what it is made of.
+    """Check a data set, and print its statistics and all issues.
 
-    Exits with 0 if nothing is wrong, with 1 if something is.
+    The exit code is 0 without issues, else 1.
 
     ```
     upscore data check photos/                     # images/ and labels/
@@ -77,11 +78,10 @@ def check(
     split
         Check train, val, test or trainval only.
     task
-        What the labels hold: classes (semantic) or objects by number
-        (instances). Found out where it is not given; labels of 8 bits are
-        taken for classes.
+        Type of the labels: class maps (semantic) or object ids (instances).
+        By default it is detected; 8-bit labels count as class maps.
     sbd
-        The folder of SBD, to go with PASCAL VOC.
+        The folder of SBD, which adds training images to PASCAL VOC.
     json
         Write the whole report to this file.
     """
@@ -96,7 +96,7 @@ def check(
     if json is not None:
         require_writable_file(json, "choose another --json")
     if task == "instances" and sbd is not None:
-        raise UserError(f"--sbd {sbd}: is read for its classes alone; leave it out, or --task instances.")
+        raise UserError(f"--sbd {sbd}: can't be combined with --task instances; leave one of them out.")
     if sbd is None and (task or task_of(data)) == "instances":
         report = check_instances(data, split=split, track=_progress)
     else:
@@ -138,7 +138,7 @@ def _print(report: Report | InstanceReport, console: Console) -> None:
 
     splits = ", ".join(f"{name} {count:,}" for name, count in report.splits.items())
     console.print(printable(report.source), style="bold")
-    console.print(f"{report.layout}: {_count(report.images, 'photo')}{f' ({splits})' if splits else ''}\n")
+    console.print(f"{report.layout}: {_count(report.images, 'image')}{f' ({splits})' if splits else ''}\n")
     if report.classes:
         console.print(_objects_table(report) if isinstance(report, InstanceReport) else _classes_table(report))
         console.print(f"Classes: {printable(report.classes_from)}.\n")
@@ -160,7 +160,7 @@ def _print(report: Report | InstanceReport, console: Console) -> None:
     if report.issues:
         console.print(f"\n{_count(len(report.issues), 'issue')}.", style="bold red")
     else:
-        console.print("No faults.", style="bold green")
+        console.print("No issues.", style="bold green")
 
 
 def _classes_table(report: Report) -> Table:
@@ -170,7 +170,7 @@ def _classes_table(report: Report) -> Table:
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("index", "class", "pixels", "share", "", "photos"):
+    for title in ("index", "class", "pixels", "share", "", "images"):
         table.add_column(title, justify="left" if title in ("class", "") else "right", no_wrap=title != "class")
     largest = max(entry.share for entry in report.classes) or 1
     for index, entry in enumerate(report.classes[:SHOWN_CLASSES]):
@@ -197,7 +197,7 @@ def _objects_table(report: InstanceReport) -> Table:
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("index", "class", "objects", "", "photos"):
+    for title in ("index", "class", "objects", "", "images"):
         table.add_column(title, justify="left" if title in ("class", "") else "right", no_wrap=title != "class")
     most = max(entry.objects for entry in report.classes) or 1
     for index, entry in enumerate(report.classes[:SHOWN_CLASSES]):
@@ -216,7 +216,7 @@ def _print_objects(report: InstanceReport, console: Console) -> None:
     )
     if report.per_image is not None:
         fewest, middle, most = report.per_image
-        console.print(f"  {fewest} to {most} in a photo, median {middle:g}")
+        console.print(f"  {fewest} to {most} in an image, median {middle:g}")
     console.print("  small is under 32x32 pixels, large from 96x96 (COCO's limits)\n")
 
 

@@ -1,4 +1,4 @@
-"""`upscore demo`: runs the package on images that come with it, and writes one HTML page."""
+"""`upscore demo`: run models on the images that come with the package, and write an HTML page."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ def demo(*, output: Path = Path("demo"), seed: int = 0) -> None:
     upscore demo --output /tmp/demo
     ```
 
-    It finds nuclei in microscope images with the model that comes with the
-    package, trains a Mask R-CNN on 40 of them, computes heat maps of an
-    image classifier, and trains FCN-32s, 16s and 8s on generated scenes.
-    Nothing is downloaded. It takes about five minutes on two cores; the
-    same command starts again.
+    The demo finds nuclei in microscope images with the built-in model,
+    trains a Mask R-CNN on 40 of them, computes heat maps of an image
+    classifier, and trains FCN-32s, 16s and 8s on generated scenes. Nothing
+    is downloaded. It takes about five minutes on two cores.
 
     Parameters
     ----------
     output
-        The folder to write: report.html, images/ and the networks.
+        The folder to write to: report.html, images/ and the networks.
     seed
-        Seed of the training, and of the scenes.
+        Random seed of the training and of the scenes.
     """
     import sys
 

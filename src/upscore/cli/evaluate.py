@@ -1,4 +1,4 @@
-"""`upscore evaluate`: a model's scores on labelled photos."""
+"""`upscore evaluate`: score a model on labelled images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def evaluate(
     engine: Literal["auto", "torch", "openvino", "onnxruntime"] = "auto",
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
 ) -> None:
-    """Score a model on labelled photos.
+    """Score a model on labelled images.
 
     ```
     upscore evaluate runs/streets camvid/ --json scores.json
@@ -35,39 +35,41 @@ def evaluate(
     upscore evaluate runs/nuclei nuclei/ --json scores.json --plots plots/
     ```
 
-    Pixel accuracy, mean accuracy, mean IU and frequency-weighted IU are those
-    of the FCN paper; average precision (AP) of objects is COCO's. With TP, FP
-    and FN of the objects that overlays show, matched one to one at an IoU
-    threshold, AP as StarDist and DSB2018 define it is TP / (TP + FP + FN),
-    and F1 is 2 TP / (2 TP + FP + FN). All are over the whole set and at each
-    image's own size.
+    Semantic segmentation: pixel accuracy, mean accuracy, mean IoU and
+    frequency-weighted IoU as in the FCN paper. Instance segmentation: COCO's
+    average precision (AP). In addition, with the TP, FP and FN of the objects
+    that overlays show, matched one to one at an IoU threshold: AP as defined
+    by StarDist and DSB2018, TP / (TP + FP + FN), and F1,
+    2 TP / (2 TP + FP + FN). All scores are over the whole data set, at the
+    original size of each image.
 
     Parameters
     ----------
     model
         A model folder, a run, a built-in model's name, or hf://owner/name.
     data
-        A folder of labelled photos, or scenes:COUNT.
+        A folder of labelled images, or scenes:COUNT.
     json
-        Write all scores, per class too, to a file.
+        Write all scores, also per class, to this file.
     plots
-        Write per_class.png, and confusion.png or precision_recall.png, to a
-        folder.
+        Write per_class.png, and confusion.png or precision_recall.png, to
+        this folder.
     split
         train, val, test or trainval; by default test where there is one,
         else val, else all.
     ray
-        Spread the photos over a Ray cluster, or over this machine's
-        processors where there is none.
+        Distribute the images over a Ray cluster, or over the processors of
+        this machine if there is no cluster.
     address
-        With --ray: of the cluster; by default RAY_ADDRESS, else this machine.
+        With --ray: address of the cluster; by default RAY_ADDRESS, else this
+        machine.
     workers
-        With --ray: how many processes; by default as many as there is room for.
+        With --ray: number of processes; by default as many as fit.
     engine
-        What runs the network; auto is the fastest that this machine has.
+        Inference engine; auto is the fastest that is installed.
     precision
-        The number format it runs in; auto is the fastest that is safe. int8
-        needs `upscore calibrate` first.
+        Number format of the network; auto is the fastest that preserves the
+        results closely. int8 needs `upscore calibrate` first.
     """
     from json import dumps
 
@@ -85,7 +87,7 @@ def evaluate(
     from upscore.inference import load
 
     if not ray and (address is not None or workers is not None):
-        raise UserError("--address and --workers are for --ray: add it, or leave them out")
+        raise UserError("--address and --workers need --ray: add --ray, or leave them out")
     if json is not None:
         require_writable_file(json, "choose another --json")
     if plots is not None:
@@ -114,12 +116,12 @@ def evaluate(
             images, training = len(dataset), predictor.training
     if split in (None, "train", "trainval") and same_source(training.get("data"), data):
         stderr.print(
-            f"warning: {data} holds the photos that this model was trained on, which it knows: its scores here are "
-            "higher than on new ones",
+            f"warning: {data} contains the images that this model was trained on: its scores here are higher than on "
+            "new images",
             style="yellow",
         )
     report = {"model": model, "data": data, "split": split, "images": images, **scores.to_json()}
-    title = f"{data}{f', {split}' if split else ''}: {images} photos"
+    title = f"{data}{f', {split}' if split else ''}: {images} images"
     if isinstance(scores, InstanceScores):
         _print_objects(scores, title)
     else:
@@ -167,10 +169,10 @@ def _print_pixels(scores: SemanticScores, title: str) -> None:
     summary = [
         ("pixel accuracy", share(scores.pixel_accuracy)),
         ("mean accuracy", share(scores.mean_accuracy)),
-        ("mean IU", share(scores.mean_iu)),
-        ("frequency weighted IU", share(scores.frequency_weighted_iu)),
+        ("mean IoU", share(scores.mean_iu)),
+        ("frequency weighted IoU", share(scores.frequency_weighted_iu)),
     ]
-    _print(title, ("class", "IU", "accuracy", "precision"), rows, summary)
+    _print(title, ("class", "IoU", "accuracy", "precision"), rows, summary)
 
 
 def _print(

@@ -1,4 +1,4 @@
-"""upscore heatmap: where in a photo is the tiger cat?"""
+"""`upscore heatmap`: draw where an ImageNet classifier finds a class in an image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from upscore.errors import UserError
 
 
 def heatmap(
-    photo: Path,
+    image: Path,
     /,
     *,
     label: Annotated[list[str] | None, Parameter(negative=())] = None,
@@ -20,11 +20,12 @@ def heatmap(
     scale: float | None = None,
     output: Path | None = None,
 ) -> None:
-    """Show where a photo looks like a class of ImageNet to an ordinary classifier.
+    """Draw a heat map of an ImageNet class over an image.
 
-    The classifier is made convolutional, as an FCN is, and slides over the
-    photo. It was never told where anything is: the heat is a probability
-    around each pixel, not an outline.
+    The fully connected layers of a classifier are converted into
+    convolutions, as in an FCN. The classifier was trained without locations:
+    the heat is the probability of the class around each pixel, not an
+    outline of the object.
 
     ```
     upscore heatmap photo.jpg
@@ -35,30 +36,30 @@ def heatmap(
 
     Parameters
     ----------
-    photo
-        The photo, in any common format.
+    image
+        The image, in any common format.
     label
-        What to look for, by any of its ImageNet names; several are taken
-        together. The photo's most probable class by default.
+        The class, by any of its ImageNet names; the probabilities of several
+        are added. By default the most probable class of the image.
     backbone
         efficientnet_lite0, a classifier of torchvision, or timm/NAME.
     weights
-        A local file (.pth, .safetensors) of the backbone's weights, for
-        machines that can't fetch them.
+        A local file (.pth, .safetensors) with the backbone's weights, for
+        machines without network access.
     scale
-        The size at which the photo is looked at, 1 or more: larger finds
-        smaller things. 1.25 by default, 2 for VGG and AlexNet.
+        Factor by which the image is resized, 1 or more: larger factors find
+        smaller objects. 1.25 by default, 2 for VGG and AlexNet.
     output
-        The picture to write; PHOTO_heatmap.png by default.
+        The picture to write; IMAGE_heatmap.png by default.
     """
     from upscore.files import require_writable_file
 
-    output = output or photo.with_name(f"{photo.stem}_heatmap.png")
+    output = output or image.with_name(f"{image.stem}_heatmap.png")
     if output.suffix.lower() not in {".png", ".jpg", ".jpeg", ".webp"}:
         raise UserError(f"--output {output} must end in .png, .jpg or .webp")
     require_writable_file(output, "choose another --output")
-    if output.exists() and photo.exists() and output.samefile(photo):
-        raise UserError(f"--output {output} is the photo itself: choose another name")
+    if output.exists() and image.exists() and output.samefile(image):
+        raise UserError(f"--output {output} is the image itself: choose another name")
 
     from rich.table import Table
 
@@ -69,14 +70,14 @@ def heatmap(
     from upscore.models.classifiers.imagenet import imagenet_classifier
     from upscore.viz.overlays import heat_overlay
 
-    image = read_image(photo)
-    found = heat_map(imagenet_classifier(backbone, weights), image, label or (), scale)
+    pixels = read_image(image)
+    found = heat_map(imagenet_classifier(backbone, weights), pixels, label or (), scale)
     title = f"{found.label}: up to {found.heat.max():.0%}"
-    picture = heat_overlay(image.permute(1, 2, 0).numpy(), found.heat, title)
+    picture = heat_overlay(pixels.permute(1, 2, 0).numpy(), found.heat, title)
     with atomic_path(output) as temporary:
         picture.save(temporary)
 
-    table = Table("the whole photo", "probability", box=None, pad_edge=False)
+    table = Table("the whole image", "probability", box=None, pad_edge=False)
     table.columns[1].justify = "right"
     for name, probability in found.top:
         table.add_row(name, f"{probability:.1%}")

@@ -1,4 +1,4 @@
-"""`upscore import`: a checkpoint of another project becomes a model folder."""
+"""`upscore import`: convert a checkpoint of another project into a model folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def import_(
     at_once: Annotated[bool, Parameter(negative=())] = False,
     model: str | None = None,
 ) -> None:
-    """Turn a checkpoint of another project into a model folder.
+    """Convert a checkpoint of another project into a model folder.
 
     ```
     upscore import fcn8s_from_caffe.pth --from pytorch-fcn --output voc
@@ -46,30 +46,30 @@ def import_(
     Parameters
     ----------
     checkpoint
-        A file of weights: .safetensors, what torch.save wrote, or a .pkl
-        of detectron2.
+        A file of weights: .safetensors, a file of torch.save, or a .pkl of
+        detectron2.
     source
         pytorch-fcn: FCN-32s, 16s, 8s or 8s at once.
-        torchvision: its Mask R-CNN, both versions and what was fine-tuned
-        from them; or its vgg16 classifier, to be trained further.
-        detectron2: Mask R-CNN over ResNet-50 or 101, FPN or C4.
+        torchvision: its Mask R-CNN (v1 and v2, also fine-tuned), or its
+        vgg16 classifier, to be trained further.
+        detectron2: Mask R-CNN with ResNet-50 or 101, FPN or C4.
     output
         The model folder to write.
     classes
-        A file with a class name a line, or the number of classes.
-        Without it 21 classes of pytorch-fcn are taken for PASCAL VOC's,
-        90 of torchvision and 80 of detectron2 for COCO's.
+        A file with one class name per line, or the number of classes. By
+        default, 21 classes of pytorch-fcn are PASCAL VOC's, 90 of torchvision
+        and 80 of detectron2 are COCO's.
     at_once
-        pytorch-fcn: the weights are of FCN-8s trained at once, which
-        look like those of FCN-8s but need their skips scaled.
+        pytorch-fcn: the weights are those of FCN-8s at once, which have the
+        same names as those of FCN-8s but need scaled skip connections.
     model
-        The network to make of vgg16, fcn32s if not given.
+        The network to build from vgg16; fcn32s by default.
     """
     if source != "torchvision" and model is not None:
-        raise UserError(f"--model {model}: a checkpoint of {source} says itself which network it is; leave it out")
+        raise UserError(f"--model {model}: a checkpoint of {source} determines the network; leave --model out")
     if source != "pytorch-fcn" and at_once:
         raise UserError(
-            "--at-once is for --from pytorch-fcn" + "; give --model fcn8s-atonce" * (source == "torchvision")
+            "--at-once is only for --from pytorch-fcn" + "; give --model fcn8s-atonce" * (source == "torchvision")
         )
 
     from upscore.checkpoints.model_folder import refuse_others, save_model
@@ -86,7 +86,7 @@ def import_(
         net = _from_detectron2(checkpoint)
     names = given or net.classes
     if len(names) != net.num_classes:
-        raise UserError(f"--classes {classes}: {len(names)} classes, but {checkpoint} scores {net.num_classes}")
+        raise UserError(f"--classes {classes}: gives {len(names)} classes, but {checkpoint} has {net.num_classes}")
     save_model(output, net, classes=names, training={"imported_from": source, "file": checkpoint.name})
     made = net.architecture
     untrained = (
@@ -117,12 +117,12 @@ def _from_torchvision(checkpoint: Path, model: str | None, classes: list[str] | 
     state = read_state_dict(checkpoint)
     if is_detector(state):
         if model is not None:
-            raise UserError(f"--model {model}: {checkpoint} is a detector, and says itself which one; leave it out")
+            raise UserError(f"--model {model}: {checkpoint} is a Mask R-CNN; leave --model out")
         return import_torchvision_mask_rcnn(state)
     if classes is None:
         raise UserError(
-            f"{checkpoint} is no Mask R-CNN, and to make a network of the classifier vgg16 needs --classes: "
-            "a file with a class name a line, or their number"
+            f"{checkpoint} is not a Mask R-CNN; to build an FCN from the classifier vgg16, give --classes: a file with "
+            "one class name per line, or the number of classes"
         )
     return import_torchvision_vgg16(state, model or "fcn32s", num_classes=len(classes))
 

@@ -1,4 +1,4 @@
-"""The ways in which `upscore predict` works: photo by photo, in tiles, and over a cluster."""
+"""The modes of `upscore predict`: image by image, in tiles, and on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FAILED = 1
 
 @dataclass(frozen=True)
 class Options:
-    """What is done with each photo."""
+    """Options of the prediction of one image."""
 
     depth: Path | None
     scores: bool
@@ -28,7 +28,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Tiles:
-    """How a huge image is cut up."""
+    """Options of tiled prediction."""
 
     tile_size: int | None
     pyramid_level: int
@@ -36,7 +36,7 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Which Ray to connect to, and for how many workers."""
+    """The Ray cluster to connect to, and the number of workers."""
 
     address: str | None
     workers: int | None
@@ -51,7 +51,7 @@ def folder(
     engine: EngineName,
     precision: Precision,
 ) -> int:
-    """Photos, here."""
+    """Predict images in this process and return the exit code."""
     from contextlib import closing
 
     from upscore.inference import load
@@ -59,13 +59,13 @@ def folder(
     from upscore.inference.outputs import find_images, refuse_overwriting
 
     target = Path(output)
-    photos = find_images([Path(path) for path in paths], output=target)
+    images = find_images([Path(path) for path in paths], output=target)
     predictor = load(model, engine=engine, precision=precision)
-    refuse_overwriting(photos, target, predictor.task, geometric=bool(predictor.geometric_classes))
+    refuse_overwriting(images, target, predictor.task, geometric=bool(predictor.geometric_classes))
     require_fitting(predictor, depth=options.depth, scores=options.scores, score_threshold=options.score_threshold)
     outcomes = predict_folder(
         predictor,
-        photos,
+        images,
         target,
         depth=options.depth,
         scores=options.scores,
@@ -77,14 +77,14 @@ def folder(
     failures: list[str] = []
     with closing(outcomes), progress_bar("Predicting") as advance:
         for number, outcome in enumerate(outcomes, start=1):
-            advance(number, len(photos))
+            advance(number, len(images))
             failures += [] if outcome.error is None else [str(outcome.error)]
             done += outcome.error is None
             objects += outcome.objects
             before += outcome.before
     found = f", {counted(objects, 'object')}" if predictor.task == "instances" else ""
-    photos_done = f"{done} of {counted(len(photos), 'photo')}{_earlier(before)}{found}"
-    print(f"{output}: {photos_done}, {counted(len(predictor.classes), 'class')}, {_how(predictor)}")
+    images_done = f"{done} of {counted(len(images), 'image')}{_earlier(before)}{found}"
+    print(f"{output}: {images_done}, {counted(len(predictor.classes), 'class')}, {_how(predictor)}")
     if predictor.task == "instances":
         threshold = predictor.score_threshold if options.score_threshold is None else options.score_threshold
         _print_thresholds(threshold, display_threshold(predictor, options.score_threshold), options.overlays)
@@ -101,7 +101,7 @@ def on_ray(
     engine: EngineName,
     precision: Precision,
 ) -> int:
-    """Photos, over a cluster."""
+    """Predict images on a Ray cluster and return the exit code."""
     from upscore.distributed.ray.predict import predict_on_ray
 
     with progress_bar("Predicting") as advance:
@@ -122,8 +122,8 @@ def on_ray(
         )
     found = "" if outcome.objects is None else f", {counted(outcome.objects, 'object')}"
     done = outcome.photos - len(outcome.failures)
-    photos_done = f"{done} of {counted(outcome.photos, 'photo')}{_earlier(outcome.before)}{found}"
-    print(f"{output}: {photos_done}, {counted(len(outcome.classes), 'class')}")
+    images_done = f"{done} of {counted(outcome.photos, 'image')}{_earlier(outcome.before)}{found}"
+    print(f"{output}: {images_done}, {counted(len(outcome.classes), 'class')}")
     if outcome.objects is not None:
         _print_thresholds(outcome.score_threshold, outcome.display_threshold, options.overlays)
     return _report(outcome.failures)
@@ -184,7 +184,7 @@ def tiled(
             try:
                 maps = plan(source, target).outputs
                 if manifest.find(name, partial(unchanged, paths=[source])):
-                    print(f"{target}: was done before")
+                    print(f"{target}: exists already, skipped")
                     continue
                 before = fingerprint(source)
                 with progress_bar(source.name) as advance:
@@ -199,29 +199,29 @@ def tiled(
 
 
 def counted(number: int, noun: str) -> str:
-    """As people say it: 1 photo, 2 photos, 2 classes."""
+    """Return a number with its noun in the singular or plural: "1 image", "2 images", "2 classes"."""
     ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
     return f"{number} {noun}{ending}"
 
 
 def _print_thresholds(written: float, shown: float, overlays: bool) -> None:
-    """Say from which score on objects are written, and from which on they are drawn."""
+    """Print the score thresholds of the written and of the drawn objects."""
     drawn = f", overlays show those of at least {shown:.2f}" if overlays and shown > written else ""
     print(f"objects have scores of at least {written:.2f}{drawn}")
 
 
 def _earlier(number: int) -> str:
-    return f" ({number} of them before)" if number else ""
+    return f" ({number} of them in an earlier run)" if number else ""
 
 
 def _how(model: Model) -> str:
-    """The engine and the number format, and why if that was chosen automatically."""
+    """Return the engine and the number format, and the reason if it was chosen automatically."""
     choice = model.precision_choice
     return f"by {model.engine} in {choice.name}" + (f" ({choice.reason})" if choice.is_automatic else "")
 
 
 def _targets(sources: Sequence[Path], output: Path) -> dict[str, tuple[Path, Path]]:
-    """By the name of its output: an image, and the file that is written."""
+    """Map the name of each output to the image and the file that is written."""
     from upscore.errors import UserError
     from upscore.inference.outputs import by_name
 
@@ -234,7 +234,7 @@ def _targets(sources: Sequence[Path], output: Path) -> dict[str, tuple[Path, Pat
 
 
 def _report(failures: Sequence[str]) -> int:
-    """What went wrong, one sentence each; returns the exit code."""
+    """Print one sentence per failure to standard error, and return the exit code."""
     import sys
 
     from upscore.text import printable

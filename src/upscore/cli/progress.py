@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
-    """A display for any number of bars; nothing is shown where standard error is no terminal."""
+    """Show any number of progress bars, if standard error is a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
     from upscore.console import Console, Progress, TextColumn
@@ -26,7 +26,7 @@ def progress_bars() -> Iterator[Progress]:
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[ProgressCallback]:
-    """One bar, and the callback that moves it."""
+    """Show one progress bar, and yield the callback that moves it."""
     with progress_bars() as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

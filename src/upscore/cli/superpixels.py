@@ -1,4 +1,4 @@
-"""`upscore cluster`: groups of similar pixels, as segmentation was before networks, and what they are worth."""
+"""`upscore analyze superpixels`: segment images without a network, and score the segments on labelled data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEGMENTS, COLORS = 100, 16
 FAILED = 1
 
 
-def cluster(
+def superpixels(
     sources: list[str],
     /,
     *,
@@ -33,30 +33,31 @@ def cluster(
     pictures: int = 3,
     sweep: bool = True,
 ) -> int:
-    """Group similar pixels, without a network; score the groups on labels.
+    """Segment images into superpixels, without a network, and score them.
 
     ```
-    upscore cluster photos/ --output out
-    upscore cluster a.jpg --method ncut --segments 40 --output out
-    upscore cluster camvid/ --output out --model runs/streets
-    upscore cluster scenes:50 --method felzenszwalb --output out
+    upscore analyze superpixels photos/ --output out
+    upscore analyze superpixels a.jpg --method ncut --segments 40 --output out
+    upscore analyze superpixels camvid/ --output out --model runs/streets
+    upscore analyze superpixels scenes:50 --method felzenszwalb --output out
     ```
 
-    Of photos, NAME_segments.png shows the segments' borders and their mean
-    colours, and NAME_ids.png holds a segment's number per pixel (16 bits,
-    from 1).
+    For images, NAME_segments.png shows the borders and the mean colours of
+    the segments, and NAME_ids.png holds the number of a segment per pixel
+    (16 bits, from 1).
 
-    Of labelled data, METHOD.md, METHOD.json, METHOD.png and
-    METHOD_oracle.png tell what the segments are worth: with an oracle that
-    names each by its labels (it nears 100% as segments shrink, so it is shown
-    at several sizes); without labels, where segments that look alike form as
-    many groups as there are classes and each group gets one name for the
-    whole set; and beside a trained FCN.
+    For labelled data, METHOD.md, METHOD.json, METHOD.png and
+    METHOD_oracle.png hold the scores of the segments: with an oracle that
+    gives each segment the most frequent class of its labels (the score nears
+    100% as segments shrink, so it is shown for several sizes); without
+    labels, where similar segments are clustered into as many groups as there
+    are classes, and each group gets one class for the whole data set; and of
+    a trained FCN for comparison.
 
     Parameters
     ----------
     sources
-        Photos and folders of photos, or one labelled data set: a folder, or
+        Images and folders of images, or one labelled data set: a folder, or
         scenes:COUNT.
     output
         The folder to write to.
@@ -64,30 +65,31 @@ def cluster(
         felzenszwalb, slic, quickshift, watershed, ncut (normalized cuts), or
         kmeans, which groups colours alone: its segments are not connected.
     segments
-        How many segments a photo should have; 100 by default, with kmeans 16
+        How many segments an image should have; 100 by default, with kmeans 16
         colours. watershed, ncut and kmeans keep to it; slic and felzenszwalb
         come near, by a short search; quickshift can't go below the number of
         hills it finds.
     max_side
-        Photos with a longer side are reduced to it for clustering, and the
-        segments brought back by the nearest pixel; 0: never.
+        Larger images are reduced until their longer side has this many
+        pixels, and the segments are resized back by nearest neighbour;
+        0: never.
     seed
-        Of what quickshift, kmeans and the grouping leave to chance.
+        Random seed of quickshift, kmeans and the grouping.
     model
         A trained FCN to compare with: a run, a model folder, hf://owner/name.
     split
-        Of labelled data: train, val, test or trainval; by default test where
+        For labelled data: train, val, test or trainval; by default test where
         there is one, else val, else all.
     val_pattern
-        Score the photos whose names match this pattern, as train --val-pattern
-        keeps them apart: what the model was trained on proves nothing.
+        Score only the images whose names match this pattern, which the model
+        held out with train --val-pattern.
     limit
-        Score so many photos at most, evenly spaced over the data.
+        Score at most this many images, evenly spaced over the data.
     pictures
-        Photos in METHOD.png; 0: no picture.
+        Number of images in METHOD.png; 0: no picture.
     sweep
-        Ask the oracle at a tenth, a third, and three times the number of
-        segments too.
+        Compute the oracle's score also for a tenth, a third, and three times
+        the number of segments.
     """
     wanted = segments if segments is not None else COLORS if method == "kmeans" else SEGMENTS
     from upscore.experiments.superpixels.methods import require_options
@@ -98,8 +100,9 @@ def cluster(
     if not _is_data(sources):
         given = {"model": model, "split": split, "val_pattern": val_pattern, "limit": limit}
         if extra := [name for name, value in given.items() if value is not None]:
-            raise UserError(f"--{extra[0]} is for labelled data, but {sources[0]} holds photos alone: leave it out")
-        return _cluster_photos([Path(source) for source in sources], output, method, wanted, max_side, seed)
+            option = extra[0].replace("_", "-")
+            raise UserError(f"--{option} needs labelled data, but {sources[0]} has no labels: leave the option out")
+        return _segment_images([Path(source) for source in sources], output, method, wanted, max_side, seed)
 
     import sys
 
@@ -111,10 +114,10 @@ def cluster(
 
     data = sources[0]
     if (limit is not None and limit < 1) or pictures < 0:
-        raise UserError(f"--limit {limit} --pictures {pictures}: score at least 1 photo, and show none or more")
+        raise UserError(f"--limit {limit} --pictures {pictures}: give at least 1 for --limit and 0 for --pictures")
     predictor = None if model is None else load(model)
     if predictor is not None and predictor.task != "semantic":
-        raise UserError(f"{model} finds objects, but segments are compared with classes of pixels: give an FCN")
+        raise UserError(f"--model {model} predicts objects, but segments are compared with class maps: give an FCN")
     dataset, split = _open(data, split, val_pattern)
     if limit is not None:
         dataset = subset(dataset, evenly(len(dataset), limit))
@@ -146,12 +149,12 @@ def cluster(
     }
     written = write_comparison(comparison, output, about)
     _print(
-        comparison, f"{data}{f', {split or val_pattern}' if split or val_pattern else ''}: {comparison.photos} photos"
+        comparison, f"{data}{f', {split or val_pattern}' if split or val_pattern else ''}: {comparison.photos} images"
     )
-    if predictor is not None and _learned_from(predictor.training, data, split, val_pattern):
+    if predictor is not None and _trained_on(predictor.training, data, split, val_pattern):
         print(
-            f"warning: {model} was trained on photos of {data} that are scored here, which flatters it: score those "
-            "that its training held out",
+            f"warning: {model} was trained on images of {data} that are scored here, so its score is biased: score "
+            "the images that its training held out",
             file=sys.stderr,
         )
     print("\n".join(map(str, written)))
@@ -181,28 +184,30 @@ def _open(data: str, split: str | None, val_pattern: str | None) -> tuple[Datase
 
     if task_of(data) == "instances":
         raise UserError(
-            f"{data}: labels objects, but segments are scored by classes of pixels: give its folder of photos"
+            f"{data}: has labels of objects, but segments are scored with class maps: give the folder of its images"
         )
     if val_pattern is None:
         split = split or default_split(data)
         return open_dataset(data, split), split
     if split is not None:
         raise UserError(
-            f"--split {split} --val-pattern {val_pattern}: each chooses the photos to score; give one of them"
+            f"--split {split} --val-pattern {val_pattern}: both choose the images to score; give only one of them"
         )
     return open_splits(data, val_pattern=val_pattern)[1], None
 
 
-def _learned_from(training: dict[str, Any], data: str, split: str | None, val_pattern: str | None) -> bool:
-    """Whether a model has seen photos that are scored, as far as its record tells."""
-    if "data" not in training or Path(training["data"]).resolve() != Path(data).resolve():
+def _trained_on(training: dict[str, Any], data: str, split: str | None, val_pattern: str | None) -> bool:
+    """Return whether a model was trained on images that are scored, according to its `training` record."""
+    from upscore.data.digest import same_source
+
+    if not same_source(training.get("data"), data):
         return False
     if val_pattern is not None or training.get("val_pattern") is not None:
         return val_pattern != training.get("val_pattern") and split != "test"
     return split in (None, "train", "trainval")
 
 
-def _cluster_photos(paths: list[Path], output: Path, method: Method, segments: int, max_side: int, seed: int) -> int:
+def _segment_images(paths: list[Path], output: Path, method: Method, segments: int, max_side: int, seed: int) -> int:
     import sys
 
     from upscore.data import read_image
@@ -210,22 +215,22 @@ def _cluster_photos(paths: list[Path], output: Path, method: Method, segments: i
     from upscore.experiments.superpixels.report import refuse_overwriting, write_segments
     from upscore.inference.outputs import find_images
 
-    photos = find_images(paths, output=output)
-    refuse_overwriting(photos, output)
+    images = find_images(paths, output=output)
+    refuse_overwriting(images, output)
     failures: list[str] = []
     found = 0
     with progress_bars() as progress:
-        for name, path in progress.track(photos.items(), len(photos), description=f"Clustering ({method})"):
+        for name, path in progress.track(images.items(), len(images), description=f"Clustering ({method})"):
             try:
-                photo = read_image(path).permute(1, 2, 0).contiguous().numpy()
-                labels = segment(photo, method, segments, max_side=max_side, seed=seed)
+                image = read_image(path).permute(1, 2, 0).contiguous().numpy()
+                labels = segment(image, method, segments, max_side=max_side, seed=seed)
                 count = int(labels.max()) + 1
-                write_segments(photo, labels, output / name, f"{Path(name).name}, {count} segments ({method})")
+                write_segments(image, labels, output / name, f"{Path(name).name}, {count} segments ({method})")
                 found += count
             except UserError as error:
                 failures.append(str(error))
-    done = len(photos) - len(failures)
-    print(f"{output}: {done} of {len(photos)} photos, {found / max(done, 1):.1f} segments a photo ({method})")
+    done = len(images) - len(failures)
+    print(f"{output}: {done} of {len(images)} images, {found / max(done, 1):.1f} segments an image ({method})")
     for failure in failures:
         print(f"upscore: {failure}", file=sys.stderr)
     return FAILED if failures else 0

@@ -1,4 +1,4 @@
-"""`upscore train`: labelled photos become a model."""
+"""`upscore train`: train a network on labelled images."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def train(
     seed: int = 0,
     workers: int | None = None,
 ) -> int:
-    """Train a network on labelled photos.
+    """Train a network on labelled images.
 
     ```
     upscore train photos/ --output runs/mine
@@ -66,102 +66,102 @@ def train(
     torchrun --nproc-per-node 2 -m upscore train camvid/ --output runs/two
     ```
 
-    The folder it writes holds best/ and last/, two model folders (the run's
-    own path stands for its best), metrics.jsonl, plots and TensorBoard's
-    events. Ctrl-C saves; --resume goes on from there, to
-    the same result.
+    The run folder contains the model folders best/ and last/ (the path of
+    the run means best/), metrics.jsonl, plots and TensorBoard events. Ctrl-C
+    saves the training; --resume continues it and gives the same result.
 
     Parameters
     ----------
     data
         A folder: images/ and labels/, with or without train/ and val/;
         CamVid; PASCAL VOC. Or scenes:COUNT for generated scenes. mask_rcnn
-        needs labels that tell the objects apart.
+        needs labels of objects.
     output
         The folder of the run.
     model
-        fcn: which class is each pixel; scores every 8, 16 or 32 pixels.
-        fcn-pool: one map alone, without the layers after it.
-        mask_rcnn: which object is each pixel part of.
+        fcn32s, fcn16s, fcn8s: semantic segmentation with output stride 32, 16
+        or 8. fcn-pool: one feature map alone, without the later layers.
+        mask_rcnn: instance segmentation.
     backbone
-        The classifier it is made of: efficientnet_lite0, vgg16, alexnet,
-        resnet18 to resnet152, or any of timm's that has strides 8, 16, 32
-        (and 4 for mask_rcnn).
+        efficientnet_lite0, vgg16, alexnet, resnet18 to resnet152, or any timm
+        model with strides 8, 16, 32 (and 4 for mask_rcnn).
     recipe
-        modern: for few photos and a laptop. heavy, accum, staged, at-once:
-        the FCN paper's own, for VGG16 and patience. paper: Mask R-CNN's own.
+        modern: for few images and short training. heavy, accum, staged,
+        at-once: the FCN paper's, for VGG16. paper: Mask R-CNN's.
     weights
-        Where to start: imagenet, none, a model folder, or a file with the
-        backbone's classifier as torchvision or timm publish it.
+        Initial weights: imagenet, none, a model folder, or a file with the
+        classifier of the backbone as published by torchvision or timm.
     resume
-        Go on with the run in --output, if there is one.
+        Continue the run in --output, if there is one.
     val_pattern
-        Validate on the photos whose names match this pattern.
+        Validate on the images whose names match this pattern.
     epochs
-        Passes over the photos; by default as the recipe has it.
+        Number of epochs; by default that of the recipe.
     batch_size
-        Photos in a batch, of each process where torchrun starts several; by
-        default as the recipe has it.
+        Images per batch, and per process with torchrun; by default that of
+        the recipe.
     accumulate
-        Batches in a step; by default as the recipe has it.
+        Batches per optimizer step; by default that of the recipe.
     learning_rate
-        By default as the recipe has it.
+        By default that of the recipe.
     crop
-        Side of the random crops, 0 for none; by default as the recipe has it.
+        Side of the random crops in pixels, 0 for none; by default that of the
+        recipe.
     ema
-        Decay of the average of the weights, 0 for none.
+        Decay of the exponential moving average of the weights, 0 for none.
     patience
-        Stop after this many epochs without a better mean IU or mask AP, 0
+        Stop after this many epochs without a better mean IoU or mask AP, 0
         for never.
     validate_every
-        Epochs from one validation to the next; by default 1.
+        Validate every this many epochs; by default 1.
     head_only
-        Train all but the backbone.
+        Freeze the backbone.
     max_side
-        Larger photos are reduced to this many pixels: by default 1024, 0 for
-        none; 1333 for mask_rcnn.
+        Larger images are reduced until their longer side has this many
+        pixels: by default 1024, 0 for none; 1333 for mask_rcnn.
     min_side
-        mask_rcnn: the shorter side becomes this many pixels; by default 800
-        for ResNets, and at least 512 for other backbones.
+        mask_rcnn: images are resized until the shorter side has this many
+        pixels; by default 800 for ResNets, and at least 512 for others.
     max_detections
-        mask_rcnn: the most objects found in a photo; by default half as
-        many again as the fullest photo of the data has, at least 100.
+        mask_rcnn: maximum number of objects per image; by default 1.5 times
+        the most objects in an image of the data, at least 100.
     preset
-        mask_rcnn: the rules of the paper (the default) or of a code base.
+        mask_rcnn: numeric rules of the paper (the default), torchvision or
+        detectron2.
     geometry
         FCNs. caffe: pad by 100 and crop, as published (vgg16). same: scores at
         exactly 1/32.
     upsampling
-        FCNs: which transposed convolutions are learned: none of them, all but
-        the last, or all. They start out bilinear.
+        FCNs: which transposed convolutions are learned: none (fixed), all but
+        the last (intermediate), or all (learned). All start as bilinear.
     dense
         FCNs: learned upsampling with a kernel for each pair of classes.
     loss
-        FCNs: softmax over the classes, or sigmoid: yes or no for each class.
+        FCNs: softmax over the classes, or one sigmoid per class.
     null_background
-        FCNs: class 0 gets no score of its own; a pixel is of it where no other
-        class is more likely than not. Needs --loss sigmoid.
+        FCNs: class 0 has no score; it is predicted where no other class has a
+        probability above 0.5. Needs --loss sigmoid.
     geometric
-        FCNs: a second head learns the second label map of the data (scenes,
+        FCNs: train a second head on the second label map of the data (scenes,
         SIFT Flow).
     depth
-        FCNs, where the data has depth (scenes, NYUDv2). early: the first
-        convolution sees it beside the colours. late: a backbone for each,
-        whose scores are averaged. only: the depth without the photo.
+        FCNs, for data with depth (scenes, NYUDv2). early: depth is an input
+        channel beside the colours. late: one backbone each, whose scores are
+        averaged. only: depth without the image.
     depth_weights
-        --depth late: a model trained with --depth only to start from, as from
-        --weights for the photos.
+        With --depth late: initial weights of the depth backbone, a model that
+        was trained with --depth only.
     class_weights
-        FCNs. median: rare classes count more in the loss, frequent ones less.
+        FCNs. median: median frequency balancing of the loss.
     patches
-        FCNs: the share of the 32 x 32 pixel cells, drawn anew for each photo,
-        whose labels count; batches grow by its inverse.
+        FCNs: the loss covers a random share of the 32 x 32 pixel cells of
+        each image; the batch size grows by the inverse of the share.
     precision
-        auto: bfloat16 where processor and network gain from it.
+        auto: bfloat16 if it is faster for this processor and network.
     seed
-        The same seed gives the same weights.
+        Random seed.
     workers
-        Processes that read photos.
+        Number of processes that read images.
     """
     from upscore.console import Console
     from upscore.training.callbacks import TerminalProgress
@@ -212,9 +212,9 @@ def train(
             callbacks=[TerminalProgress(console)],
         )
     except KeyboardInterrupt:
-        console.print(f"stopped; the same command with --resume goes on from here ({output})")
+        console.print(f"stopped; run the same command with --resume to continue ({output})")
         return 130
     if is_main_process:
         score = f"{task_named(model).title} {progress.best:.1%}"
-        print(f"{output}: {score} on the validation photos, after epoch {progress.best_epoch}")
+        print(f"{output}: {score} on the validation images, after epoch {progress.best_epoch}")
     return 0

@@ -1,4 +1,4 @@
-"""Samples out of folders and generators: reading, checking, and changing them on their way to training."""
+"""Data sets: reading from files, generation, checks and augmentation."""
 
 from upscore.data.checks import semantic as check
 from upscore.data.datasets import Dataset, open_dataset, open_splits, subset

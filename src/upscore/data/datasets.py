@@ -1,6 +1,6 @@
-"""Data sets: what is trained on, scored and shown, one `Sample` at a time.
+"""Semantic segmentation data sets: open the splits of a folder or of generated scenes.
 
-A source is a folder (see `LAYOUTS`) or the words "scenes", "scenes:COUNT", "scenes:COUNT:SEED".
+A source is a folder (see `LAYOUTS`) or one of the strings "scenes", "scenes:COUNT", "scenes:COUNT:SEED".
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ LAYOUTS = """\
   instead of a folder, generated scenes: the words scenes, scenes:COUNT or scenes:COUNT:SEED"""
 
 LAYOUT_LISTS = (list_nyud, list_pascal_context, list_voc, list_sbd, list_sift_flow, list_camvid, list_folder)
-"""In this order, for PASCAL-Context has VOC's folders in it, and SIFT Flow one that is called Images."""
+"""Tried in this order: PASCAL-Context also contains the folders of VOC, and SIFT Flow a folder called Images."""
 
 SCENE_COUNT = 400
-# Seeds from here on, which a user cannot give, draw the scenes to validate on: never those of any training.
 VALIDATION_SEEDS = 2**31
+"""First seed of validation scenes; larger than any seed of a source, so that they differ from all training scenes."""
 
 
 class Dataset(Protocol):
-    """Samples by number, and what their class indices mean."""
+    """A map-style data set of `Sample`s with class names."""
 
     @property
     def classes(self) -> list[str]: ...
@@ -77,23 +77,23 @@ class Subset:
 
 
 def image_ids(dataset: Dataset) -> np.ndarray:
-    """(N,) int64, the number that COCO gives each sample; 1 to N where a data set has no such numbers."""
+    """Return the COCO image ids of the samples, (N,) int64; 1 to N if the data set has no such ids."""
     numbered = getattr(dataset, "image_ids", None)
     return np.arange(1, len(dataset) + 1) if numbered is None else np.asarray(numbered)
 
 
 def geometric_classes(dataset: Dataset) -> list[str]:
-    """The names of the second set of classes, where a data set has `Sample.geometric_map`; otherwise none."""
+    """Return the class names of `Sample.geometric_map`; an empty list if the data set has no such maps."""
     return getattr(dataset, "geometric_classes", [])
 
 
 def depth_channels(dataset: Dataset) -> int:
-    """The channels of `Sample.depth`; 0 where a data set has none."""
+    """Return the number of channels of `Sample.depth`; 0 if the data set has no depth."""
     return getattr(dataset, "depth_channels", 0)
 
 
 def subset(dataset: Dataset, indices: Sequence[int]) -> Dataset:
-    """The samples of the given numbers, as a data set."""
+    """Return the samples with the given indices as a data set."""
     return Subset(dataset, indices)
 
 
@@ -104,15 +104,19 @@ def open_dataset(
     sbd: str | Path | None = None,
     depth_channels: DepthChannels | None = None,
 ) -> Dataset:
-    """Open one split of a source, or all its labelled photos.
+    """Open one split of a source, or all its labelled images.
 
-    `split` is "train", "val", "test" or "trainval" (the first two together). `sbd` is the folder of SBD, whose training
-    images then take the place of VOC's own. `depth_channels` chooses between NYUDv2's depth and its HHA. Without a
-    `classes.txt` a plain folder's labels are all read once, to learn
-    how many classes there are; where they hold 0 and 255 alone, these become `background` and `foreground`.
+    If a plain folder has no `classes.txt`, all labels are read once to find the number of classes; if they contain only
+    the values 0 and 255, the classes are `background` and `foreground`.
+
+    Args:
+        source: a folder or generated scenes.
+        split: "train", "val", "test" or "trainval" (the first two together); None: all images with a label.
+        sbd: the folder of SBD, whose training images replace those of PASCAL VOC.
+        depth_channels: 1 for NYUDv2's depth, 3 for its HHA.
 
     Raises:
-        UserError: no layout is recognised, the split does not exist, or a file is at fault (the first one is named).
+        UserError: no layout is recognised, the split does not exist, or a file is invalid (the first one is named).
     """
     scenes = parse_scenes(source)
     if scenes is not None:
@@ -129,11 +133,19 @@ def open_splits(
     seed: int = 0,
     sbd: str | Path | None = None,
 ) -> tuple[Dataset, Dataset]:
-    """Open what to train on and what to validate on: the source's own splits where it has them.
+    """Open the training and the validation set of a source.
 
-    Otherwise `fraction` of the photos is held out, chosen by `seed` from their sorted names. `val_pattern`, a pattern of
-    file names such as "0006R0*", pools the two splits and holds out what it matches: a whole video, a whole patient.
-    The test split is in neither. Of scenes, `fraction` as many more are drawn to validate on.
+    These are the splits `train` and `val` of the source if it has them. Otherwise a random part is held out for
+    validation. The test split is in neither.
+
+    Args:
+        source: a folder or generated scenes.
+        val_pattern: a pattern of file names such as "0006R0*". The two splits are pooled, and the images that match are
+            held out, such as a whole video or a whole patient.
+        fraction: the part that is held out, between 0 and 1; for generated scenes, the number of validation scenes
+            relative to the number of training scenes.
+        seed: seed of the random choice from the sorted names.
+        sbd: the folder of SBD, whose training images replace those of PASCAL VOC.
 
     Raises:
         UserError: as `open_dataset`; the fraction is not between 0 and 1; one of the two would be empty.
@@ -150,7 +162,7 @@ def open_splits(
 
 
 def default_split(source: str | Path) -> str | None:
-    """What to score a model on: the test split, else the validation split, else (None) everything there is."""
+    """Return the split to score a model on: "test" if there is one, else "val", else None (all images)."""
     if parse_scenes(source) is not None:
         return "val"
     splits = find_coco(source) or list_files(source).splits
@@ -160,19 +172,19 @@ def default_split(source: str | Path) -> str | None:
 def list_files(
     source: str | Path, *, sbd: str | Path | None = None, depth_channels: DepthChannels | None = None
 ) -> DatasetIndex:
-    """Find the files of a folder in any of the `LAYOUTS`, by the lists in it and the files' names."""
+    """Find the files of a data set in any of the `LAYOUTS`, by the file names and the lists in its folder."""
     root = Path(source)
     try:
         if not root.exists():
-            raise UserError(f"{root}: there is no such folder. Understood are\n{LAYOUTS}")
+            raise UserError(f"{root}: there is no such folder. Supported layouts:\n{LAYOUTS}")
         if not root.is_dir():
-            raise UserError(f"{root}: is a file, but a data set is a folder. Understood are\n{LAYOUTS}")
+            raise UserError(f"{root}: is a file, but a data set is a folder. Supported layouts:\n{LAYOUTS}")
         child_folders(root)
         listing = _list(root, None if sbd is None else Path(sbd), depth_channels)
     except PermissionError as error:
         raise UserError(f"{error.filename}: the folder cannot be read ({error.strerror}).") from error
     if listing is None:
-        raise UserError(f"{root}: holds no data set in a layout that is understood. Understood are\n{LAYOUTS}")
+        raise UserError(f"{root}: does not contain a data set in a supported layout. Supported layouts:\n{LAYOUTS}")
     return listing
 
 
@@ -180,18 +192,18 @@ def _list(root: Path, sbd: Path | None, depth_channels: DepthChannels | None) ->
     if sbd is not None:
         listing = list_voc(root, sbd)
         if listing is None:
-            raise UserError(f"{root}: SBD ({sbd}) goes with PASCAL VOC only, and this is no folder of it.")
+            raise UserError(f"{root}: is not the folder of PASCAL VOC, which SBD ({sbd}) extends.")
         return listing
     if depth_channels is not None:
         listing = list_nyud(root, depth_channels)
         if listing is None:
-            raise UserError(f"{root}: depth_channels={depth_channels} is a choice that NYUDv2's folder alone has.")
+            raise UserError(f"{root}: depth_channels={depth_channels} is only for NYUDv2, and this is not its folder.")
         return listing
     return next((listing for layout in LAYOUT_LISTS if (listing := layout(root)) is not None), None)
 
 
 def parse_scenes(source: str | Path) -> tuple[int, int] | None:
-    """The count and the seed of "scenes:COUNT:SEED"; None if the source is a path ("./scenes" is)."""
+    """Parse "scenes:COUNT:SEED" into the count and the seed; return None if the source is a path, as "./scenes" is."""
     if not isinstance(source, str) or not (source == "scenes" or source.startswith("scenes:")):
         return None
     match = re.fullmatch(r"scenes(?::([1-9][0-9]{0,8})(?::([0-9]{1,9}))?)?", source)
@@ -201,7 +213,7 @@ def parse_scenes(source: str | Path) -> tuple[int, int] | None:
 
 
 def open_scenes(count: int, seed: int, *, split: str | None, fraction: float = 0.2) -> Dataset:
-    """Generated scenes: `count` to train on, or `fraction` as many others to validate on."""
+    """Open generated scenes: `count` for training, or `count * fraction` others for validation."""
     from upscore.data.synthetic.scenes import SceneDataset
 
     if split in (None, "train"):
@@ -212,14 +224,18 @@ def open_scenes(count: int, seed: int, *, split: str | None, fraction: float = 0
 
 
 def read_binary_label(path: Path) -> Tensor:
-    """Read a plain mask, 0 and 255, as (H, W) uint8 with 255 as class 1."""
+    """Read a binary mask with the values 0 and 255 as (H, W) uint8, with class 1 for 255."""
     labels = images.read_label(path)
     labels[labels == VOID] = 1
     return labels
 
 
 def _with_classes(listing: DatasetIndex, source: str | Path) -> DatasetIndex:
-    """The listing with its classes, learnt from the labels where nothing else tells; a fault in it is raised."""
+    """Return the listing with its classes, which are found in the labels if no file names them.
+
+    Raises:
+        UserError: the listing has an issue, or no label contains a class.
+    """
     require_soundness(listing, source)
     if listing.classes is not None:
         return listing
@@ -229,9 +245,9 @@ def _with_classes(listing: DatasetIndex, source: str | Path) -> DatasetIndex:
         counts += torch.bincount(listing.read_label(pair.label).flatten(), minlength=256)
     classes = classes_of_values(counts.numpy())
     if classes is None:
-        raise UserError(f"{source}: no label holds a class; every pixel is void ({VOID}), or there are no labels.")
+        raise UserError(f"{source}: no label contains a class; all pixels are void ({VOID}), or there are no labels.")
     read_label = read_binary_label if classes is BINARY else listing.read_label
-    return replace(listing, classes=classes, classes_from="as found in the labels", read_label=read_label)
+    return replace(listing, classes=classes, classes_from="found in the labels", read_label=read_label)
 
 
 def _dataset(listing: DatasetIndex, pairs: list[Pair]) -> FileDataset:

@@ -1,4 +1,4 @@
-"""Which files a data set reads, and whether they are still the same ones."""
+"""Digest of the files of data sets, to detect that they have changed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from upscore.errors import UserError
 
 
 def data_digest(*datasets: Dataset) -> str | None:
-    """Digest of the names, sizes and modification times of all files that some data sets read.
+    """Compute a digest of the names, sizes and modification times of all files of some data sets.
 
-    Names are relative to the folder that all files have in common, so that a folder can be moved.
+    Names are relative to the common parent folder of all files, so the digest stays the same when the folder is moved.
 
     Returns:
-        None where a data set reads no files, or does not say which (it has no attribute `files`).
+        The SHA-256 digest; None if a data set has no attribute `files`.
 
     Raises:
-        UserError: a file is not there any more.
+        UserError: a file does not exist any more.
     """
     parts: list[list[str]] = []
     for dataset in datasets:
@@ -48,7 +48,7 @@ def _lines(files: Iterable[str], root: str) -> Iterable[str]:
 
 
 def same_source(one: object, other: object) -> bool:
-    """Whether two descriptions of data are of the same: the same path however it is spelled, or the same scenes."""
+    """Return whether two sources are the same: paths to the same folder, or the same generated scenes."""
     scenes = [parse_scenes(source) if isinstance(source, str) else None for source in (one, other)]
     if any(scenes):
         return scenes[0] == scenes[1]

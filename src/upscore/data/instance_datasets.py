@@ -1,6 +1,7 @@
-"""Data sets of objects: `Sample.objects` is what is learnt, and no class is the background's.
+"""Instance segmentation data sets: open the splits of a folder, a COCO file or generated scenes.
 
-A source is a folder or a file (see `LAYOUTS`), or the words "scenes", "scenes:COUNT", "scenes:COUNT:SEED".
+The labels are `Sample.objects`; there is no background class. A source is a folder or a file (see `LAYOUTS`), or one of
+the strings "scenes", "scenes:COUNT", "scenes:COUNT:SEED".
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from upscore.data.formats.coco.files import find_coco, list_coco
 from upscore.data.formats.folder import DatasetIndex, Pair, child_folders, list_folder
 from upscore.data.formats.id_maps import id_maps_of
 from upscore.data.io.images import is_deep, read_ids
-from upscore.data.object_samples import CocoPhotos, ObjectFiles, SceneObjects
+from upscore.data.object_samples import CocoImages, ObjectFiles, SceneObjects
 from upscore.data.sample import Sample
 from upscore.data.splits import require_fraction, require_soundness, select, train_and_val
 from upscore.errors import UserError
@@ -32,11 +33,12 @@ LAYOUTS = """\
   instead of a folder, generated scenes: the words scenes, scenes:COUNT or scenes:COUNT:SEED"""
 
 Task = Literal["semantic", "instances"]
-LOOKED_AT = 8
+LABELS_READ = 8
+"""About this number of labels is read to find the task of a plain folder."""
 
 
 class InstanceDataset(Protocol):
-    """A `Dataset` of objects."""
+    """A map-style data set of `Sample`s with objects."""
 
     @property
     def classes(self) -> list[str]: ...
@@ -50,18 +52,22 @@ class InstanceDataset(Protocol):
 
 
 Opener = Callable[[list[Pair]], InstanceDataset]
-"""Makes a data set out of some of a listing's pairs."""
+"""Builds a data set from some pairs of a listing."""
 
 
 def open_instances(source: str | Path, split: str | None = None) -> InstanceDataset:
-    """Open one split of a source, or all its labelled photos.
+    """Open one split of a source, or all its labelled images.
 
-    `split` is "train", "val", "test" or "trainval" (the first two together), or another that COCO's files are named by.
-    Objects are all of one class, `object`, where neither files nor a `classes.txt` tell others. Of a COCO source only
-    the split's JSON is read, and the data set has `category_ids`, by class index.
+    Without class names in the files or in a `classes.txt`, all objects have the class `object`. For a COCO source only
+    the JSON of the split is read, and the data set has the attribute `category_ids`, by class index.
+
+    Args:
+        source: a folder, a COCO file or generated scenes.
+        split: "train", "val", "test" or "trainval" (the first two together), or another split of a COCO folder; None:
+            all images with a label.
 
     Raises:
-        UserError: no layout is recognised, the split does not exist, or a file is at fault (the first one is named).
+        UserError: no layout is recognised, the split does not exist, or a file is invalid (the first one is named).
     """
     scenes = parse_scenes(source)
     if scenes is not None:
@@ -74,7 +80,7 @@ def open_instances(source: str | Path, split: str | None = None) -> InstanceData
 def open_instance_splits(
     source: str | Path, *, val_pattern: str | None = None, fraction: float = 0.2, seed: int = 0
 ) -> tuple[InstanceDataset, InstanceDataset]:
-    """Open what to train on and what to validate on, as `upscore.data.datasets.open_splits` does.
+    """Open the training and the validation set of a source; see `upscore.data.datasets.open_splits`.
 
     Raises:
         UserError: as `open_instances`; the fraction is not between 0 and 1; one of the two would be empty.
@@ -93,18 +99,18 @@ def open_instance_splits(
 
 
 def list_objects(source: str | Path, split: str | None = None) -> tuple[DatasetIndex, Opener]:
-    """The files of a source, with its classes, and what makes data sets of them.
+    """Return the index of the files of a source, and the function that builds a data set from some of its pairs.
 
-    Of COCO's files only that of `split` is read, where there is one.
+    If `split` is the split of a COCO file, only this file is read.
     """
     root = Path(source)
     found = find_coco(root)
     if found is not None:
         coco = list_coco({split: found[split]} if split in found else found, root)
-        return coco, partial(CocoPhotos, listing=coco)
+        return coco, partial(CocoImages, listing=coco)
     if not root.is_dir():
-        problem = "is a file, but no JSON" if root.exists() else "there is no such folder"
-        raise UserError(f"{root}: {problem}. Understood are\n{LAYOUTS}")
+        problem = "is a file, but not a JSON file" if root.exists() else "there is no such folder"
+        raise UserError(f"{root}: {problem}. Supported layouts:\n{LAYOUTS}")
     child_folders(root)
     listing = voc.list_voc(root, labels="SegmentationObject")
     if listing is not None:
@@ -114,19 +120,19 @@ def list_objects(source: str | Path, split: str | None = None) -> tuple[DatasetI
     else:
         listing = list_folder(root)
         if listing is None:
-            raise UserError(f"{root}: holds no data set in a layout that is understood. Understood are\n{LAYOUTS}")
+            raise UserError(f"{root}: does not contain a data set in a supported layout. Supported layouts:\n{LAYOUTS}")
         reader = id_maps_of(listing, root)
-        listing.layout = "a plain folder of numbered objects"
+        listing.layout = "a plain folder of object ids"
         listing.classes_from = listing.classes_from or "there is no classes.txt"
     listing.classes = reader.classes
     return listing, partial(ObjectFiles, classes=reader.classes, read_objects=reader)
 
 
 def task_of(source: str | Path) -> Task:
-    """What a source's labels are for, by its layout and a few of its files.
+    """Return the task of a source's labels, according to its layout and a few of its labels.
 
-    Labels number objects if they are COCO's, if class maps lie beside them, or if most of a sample have more than 8
-    bits and, where `classes.txt` names classes, hold values that are neither a class index nor void.
+    Labels are object ids if they are COCO's, if class maps lie beside them, or if most labels of a sample have more
+    than 8 bits and, if `classes.txt` names the classes, contain values that are neither a class index nor void.
     """
     if parse_scenes(source) is not None:
         return "semantic"
@@ -136,12 +142,12 @@ def task_of(source: str | Path) -> Task:
     if listing.layout != "a plain folder":
         return "semantic"
     labels = [pair.label for pairs in listing.splits.values() for pair in pairs if pair.label is not None]
-    some = labels[:: max(1, len(labels) // LOOKED_AT)]
-    numbered = [_numbers_objects(path, listing.classes) for path in some]
-    return "instances" if 2 * sum(numbered) > len(numbered) else "semantic"
+    some = labels[:: max(1, len(labels) // LABELS_READ)]
+    are_ids = [_has_object_ids(path, listing.classes) for path in some]
+    return "instances" if 2 * sum(are_ids) > len(are_ids) else "semantic"
 
 
-def _numbers_objects(label: Path, classes: list[str] | None) -> bool:
+def _has_object_ids(label: Path, classes: list[str] | None) -> bool:
     try:
         if not is_deep(label):
             return False

@@ -1,6 +1,6 @@
-"""Samples with their objects: out of files that number them, out of COCO's JSON, or generated.
+"""Data sets whose samples have objects: from object id maps, from COCO's JSON, or from generated scenes.
 
-N samples.
+N is the number of samples.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from upscore.errors import UserError
 
 
 class ObjectFiles(PairArrays):
-    """Photos and files of objects, read when they are asked for.
+    """Data set of images and one label file of objects each, read on access.
 
     Raises:
-        UserError: on reading a sample whose file of objects differs from its photo in size, or is at fault.
+        UserError: on access, if a file is invalid or the label differs from its image in size.
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class ObjectFiles(PairArrays):
         return Sample(name=pair.name, image=image, objects=objects, path=pair.image)
 
 
-class CocoPhotos(PairArrays):
-    """Photos and their objects out of one or more of COCO's JSON files.
+class CocoImages(PairArrays):
+    """Data set of the images and objects of one or more COCO JSON files.
 
     Raises:
-        UserError: on reading a sample whose photo cannot be read, or is not of the size that the JSON says.
+        UserError: on access, if an image cannot be read or does not have the size given in the JSON.
     """
 
     def __init__(self, pairs: list[Pair], listing: CocoIndex) -> None:
@@ -66,7 +66,7 @@ class CocoPhotos(PairArrays):
             int(self._files[file].image_ids[place]) for file, place in zip(self._file_of, self._place_of, strict=True)
         ]
         self.image_ids = np.array(ids if len(set(ids)) == len(ids) else range(1, len(ids) + 1), np.int64)
-        """(N,) COCO's image ids; 1 to N where the files share some."""
+        """(N,) int64, COCO's image ids; 1 to N if several files contain the same id."""
 
     def __getitem__(self, index: int) -> Sample:
         pair = self._pair(index)
@@ -79,19 +79,19 @@ class CocoPhotos(PairArrays):
         return Sample(name=pair.name, image=image, objects=file.objects(place), path=pair.image)
 
 
-def listed_size_issue(photo: Path, size: tuple[int, int], listed: np.ndarray, json: Path) -> str | None:
-    """What is wrong where a photo's (height, width) is not what its JSON says, as a sentence."""
+def listed_size_issue(image: Path, size: tuple[int, int], listed: np.ndarray, json: Path) -> str | None:
+    """Return an error message if the (height, width) of an image differs from that in its JSON, else None."""
     (height, width), (listed_height, listed_width) = size, listed.tolist()
     if (height, width) == (listed_height, listed_width):
         return None
     turned = (height, width) == (listed_width, listed_height)
-    hint = "it is turned by its EXIF orientation: save it upright as the outlines are, or outline it as it is seen"
-    remedy = hint if turned else "outline the photo at its own size"
-    return f"{photo}: is {width}x{height} pixels, but {listed_width}x{listed_height} in {json}; {remedy}."
+    hint = "it is rotated by its EXIF orientation: save it upright, or annotate it as it is displayed"
+    remedy = hint if turned else "annotate the image at its own size"
+    return f"{image}: is {width}x{height} pixels, but {listed_width}x{listed_height} in {json}; {remedy}."
 
 
 class SceneObjects:
-    """Generated scenes without their class maps; no class is the background's."""
+    """Generated scenes as an instance segmentation data set, without class maps and background class."""
 
     def __init__(self, scenes: Dataset) -> None:
         self._scenes = scenes

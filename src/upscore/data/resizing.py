@@ -1,7 +1,7 @@
-"""A sample at another size: image, labels, depth and objects move together.
+"""Resize samples: image, labels, depth and objects together.
 
-N images, L layers of objects, D channels of depth, H W pixels. Labels are nearest neighbours throughout, so no label
-appears that was not there.
+N images, L layers of objects, D channels of depth, H W pixels. Labels are resized by nearest neighbour, so no new label
+values appear.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from upscore.labels import VOID
 
 
 def resize_longest(sample: Sample, max_side: int) -> Sample:
-    """Reduce a sample whose longer side exceeds `max_side` pixels; 0 leaves every sample alone.
+    """Reduce a sample whose longer side exceeds `max_side` pixels; with 0, return it unchanged.
 
     Raises:
         UserError: a negative `max_side`.
@@ -33,7 +33,7 @@ def resize_longest(sample: Sample, max_side: int) -> Sample:
 
 
 def longest_size(height: int, width: int, max_side: int) -> tuple[int, int]:
-    """The size that `resize_longest` gives an image."""
+    """Return the (height, width) that `resize_longest` gives an image."""
     longest = max(height, width)
     if max_side == 0 or longest <= max_side:
         return height, width
@@ -41,7 +41,7 @@ def longest_size(height: int, width: int, max_side: int) -> tuple[int, int]:
 
 
 def resize_to(sample: Sample, size: tuple[int, int]) -> Sample:
-    """Bring a sample to a (height, width), the image with antialiasing; of that size already, it is left alone.
+    """Resize a sample to (height, width), the image with antialiasing.
 
     Raises:
         UserError: a side of less than 1 pixel.
@@ -57,19 +57,26 @@ def resize_to(sample: Sample, size: tuple[int, int]) -> Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """Of one axis: `length` pixels from `start` on become `size` pixels."""
+    """Crop and resize along one axis: `length` pixels from `start` on become `size` pixels."""
 
     start: int
     length: int
     size: int
 
     def nearest(self) -> Tensor:
-        """(size,) the pixel whose centre is nearest to each new pixel's; in integers, so without rounding."""
+        """Return the index of the old pixel nearest to each new pixel, (size,) int64, in exact integer arithmetic."""
         return self.start + (2 * torch.arange(self.size) + 1) * self.length // (2 * self.size)
 
 
 def piece_of(side: int, factor: float, crop: int | None, place: float) -> Piece:
-    """What of a side's pixels to take so that they become a crop of the side scaled by `factor`; place is in [0, 1)."""
+    """Return the part of an axis that becomes a crop of the axis scaled by `factor`.
+
+    Args:
+        side: length of the axis in pixels.
+        factor: scale.
+        crop: length of the crop in pixels; None: the whole axis.
+        place: relative position of the crop, in [0, 1).
+    """
     if crop is None:
         return Piece(start=0, length=side, size=max(1, round(side * factor)))
     length = max(1, round(crop / factor))
@@ -79,12 +86,12 @@ def piece_of(side: int, factor: float, crop: int | None, place: float) -> Piece:
 
 
 def resized(image: Tensor, rows: Piece, columns: Piece) -> Tensor:
-    """Cut out the rows and columns and resize them: bytes with antialiasing, float pixels without.
+    """Crop and resize an image: uint8 with antialiasing, float without.
 
-    Images are float where the network's resize rule is torchvision's; see `upscore.models.mask_rcnn.resizing`.
+    Images are float if the resize rule of the network is torchvision's; see `upscore.models.mask_rcnn.resizing`.
 
-    Pixels are squares with their centres at +0.5, for labels too (torch's mode "nearest", and so v2's resizing of a
-    `Mask`, has them elsewhere: its labels lie up to half a pixel off the image).
+    Pixel centres are at +0.5, also for labels. (torch's mode "nearest", and so the resizing of a `Mask` in
+    torchvision.transforms.v2, shifts labels by up to half a pixel against the image.)
     """
     image = image.narrow(-2, rows.start, rows.length).narrow(-1, columns.start, columns.length)
     if image.shape[-2:] == (rows.size, columns.size):
@@ -101,9 +108,9 @@ def resized(image: Tensor, rows: Piece, columns: Piece) -> Tensor:
 def relabelled(
     sample: Sample, rows: Piece, columns: Piece, *, mirror: bool = False, canvas: tuple[int, int] | None = None
 ) -> Sample:
-    """The sample with the labels and depth of what was cut out, resized, mirrored and padded; its image is the old one.
+    """Crop, resize, mirror and pad the labels and the depth of a sample; the image stays the same.
 
-    All is done to the objects in one move, as each measures them anew.
+    The objects are transformed in one step, because their boxes and areas are measured again after each step.
     """
     down, across = rows.nearest(), columns.nearest()
     index = down[:, None], (across.flip(0) if mirror else across)[None, :]
@@ -126,12 +133,12 @@ def relabelled(
 
 
 def _resized_depth(depth: Tensor, rows: Piece, columns: Piece) -> Tensor:
-    """As `resized`, of what is known; a new pixel that is unknown for the most part stays so."""
+    """Crop and resize depth, ignoring unknown pixels; a new pixel is unknown if most of its weight is unknown."""
     depth = depth.narrow(-2, rows.start, rows.length).narrow(-1, columns.start, columns.length)
     size = rows.size, columns.size
     if depth.shape[-2:] == size:
         return depth
-    antialias = columns.size > 1  # which torch can't for a single column
+    antialias = columns.size > 1  # torch's antialiasing fails for a single column
     known = depth.isfinite()
     both = torch.stack([depth.where(known, 0), known.to(depth.dtype)])
     values, weights = interpolate(both, size=size, mode="bilinear", align_corners=False, antialias=antialias)
@@ -139,6 +146,6 @@ def _resized_depth(depth: Tensor, rows: Piece, columns: Piece) -> Tensor:
 
 
 def extended(labels: Tensor, size: tuple[int, int], fill: float) -> Tensor:
-    """Labels (..., H, W) in the top left corner of a canvas of at least their size."""
+    """Pad labels (..., H, W) at the bottom and the right to a (height, width) that is not smaller."""
     height, width = labels.shape[-2:]
     return pad(labels, (0, size[1] - width, 0, size[0] - height), value=fill)

@@ -1,4 +1,4 @@
-"""A sample: an image and its labels.
+"""A sample of a data set: an image and its labels.
 
 H W pixels, D channels of depth.
 """
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class Sample:
-    """One photo and, where they are known, its labels."""
+    """One image and its labels, which may be missing."""
 
     name: str
-    """The file's stem, unique in its set."""
+    """Name of the image file without suffix, unique in its data set."""
     image: Tensor
     """(3, H, W) uint8, RGB."""
     class_map: Tensor | None = None
-    """(H, W) uint8, a class index, or 255 for void."""
+    """(H, W) uint8, class indices, 255 = void."""
     objects: ObjectAnnotations | None = None
-    """The objects in it, where they are labelled one by one."""
+    """The annotated objects."""
     geometric_map: Tensor | None = None
-    """(H, W) uint8, the class of each pixel by a second set of classes (SIFT Flow's geometric ones), 255 for void."""
+    """(H, W) uint8, class indices of a second set of classes, such as SIFT Flow's geometric ones; 255 = void."""
     depth: Tensor | None = None
-    """(D, H, W) float32, what a depth camera adds: one channel of metres, or three of HHA; NaN where unknown."""
+    """(D, H, W) float32, depth in metres (D = 1) or HHA (D = 3); NaN where unknown."""
     path: Path | None = None
-    """Where the photo was read from; None for a generated one."""
+    """The image file; None for a generated image."""

@@ -1,4 +1,4 @@
-"""Samples read from files, with all that has to hold between a photo and its label.
+"""Data sets that read samples from files, and the checks that a label fits its image.
 
 H W pixels, C classes.
 """
@@ -20,9 +20,9 @@ from upscore.labels import VOID
 
 
 class PairArrays:
-    """The names and paths of pairs in flat arrays, which the processes of a loader share.
+    """The names and paths of pairs in flat arrays, whose memory is shared by the workers of a data loader.
 
-    A list would be copied into every worker's memory as the reference counts of its strings change.
+    A list of strings would be copied into the memory of every worker, because reading changes its reference counts.
     """
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
@@ -33,12 +33,12 @@ class PairArrays:
 
     @property
     def names(self) -> list[str]:
-        """The samples' names in their order."""
+        """The names of the samples, in order."""
         return [os.fsdecode(name) for name in self._columns["name"]]
 
     @property
     def files(self) -> list[str]:
-        """The paths of all files that are read, each once."""
+        """The paths of all files, without duplicates."""
         columns = (column for field, column in self._columns.items() if field != "name")
         return [os.fsdecode(path) for path in dict.fromkeys(path for column in columns for path in column if path)]
 
@@ -51,14 +51,19 @@ class PairArrays:
 
 
 class FileDataset(PairArrays):
-    """Photos and what belongs to them, read from files when they are asked for.
+    """Data set of images with their class maps, geometric maps and depth, read on access.
 
-    `classes_from` says in words where the classes come from, for the errors. `read_label` turns a label's path into
-    (H, W) uint8. `geometric` and `depth` say how the pairs' further files are read.
+    Args:
+        pairs: the files.
+        classes: the class names.
+        classes_from: where the class names come from, for error messages.
+        read_label: reads a label file as (H, W) uint8.
+        geometric: the second set of classes, and the function that reads its label files.
+        depth: the number of depth channels, and the function that reads the depth files.
 
     Raises:
-        UserError: on reading a sample of which a file cannot be read, differs from the photo in size, or holds no
-            class's index.
+        UserError: on access, if a file cannot be read, differs from the image in size, or contains a value that is not
+            a class index.
     """
 
     def __init__(
@@ -112,24 +117,31 @@ def _require(issue: str | None) -> None:
 
 
 def size_issue(label_path: Path, label: Tensor, image_path: Path, image: Tensor) -> str | None:
-    """What is wrong where a label or depth (H, W) and its photo (3, H, W) differ in size, as a sentence."""
+    """Return an error message if a label or depth map (H, W) and its image (3, H, W) differ in size, else None."""
     (height, width), (image_height, image_width) = label.shape, image.shape[-2:]
     if (height, width) == (image_height, image_width):
         return None
     turned = (height, width) == (image_width, image_height)
-    hint = "the photo was turned by its EXIF orientation after this was drawn? turn it as well"
-    remedy = hint if turned else "it needs a pixel for each of the photo's"
+    hint = "the image is rotated by its EXIF orientation; rotate the label in the same way"
+    remedy = hint if turned else "make both the same size"
     return f"{label_path}: is {width}x{height} pixels, but {image_path} is {image_width}x{image_height}; {remedy}."
 
 
 def value_issue(label_path: Path, counts: np.ndarray, classes: list[str], classes_from: str) -> str | None:
-    """What is wrong where a label, by its (256,) count of pixels per value, holds more than classes and void."""
+    """Return an error message if a label contains a value that is neither a class index nor void, else None.
+
+    Args:
+        label_path: the label file, for the message.
+        counts: (256,) number of pixels per value.
+        classes: the class names.
+        classes_from: where the class names come from, for the message.
+    """
     outside = np.flatnonzero(counts[len(classes) : VOID]) + len(classes)
     if not len(outside):
         return None
     values = ", ".join(str(value) for value in outside[:5]) + (", ..." if len(outside) > 5 else "")
     pixels = int(counts[outside].sum())
     return (
-        f"{label_path}: holds {values} ({pixels:,} pixels), but there are {len(classes)} classes, 0 to "
-        f"{len(classes) - 1}, and {VOID} for void ({classes_from})."
+        f"{label_path}: contains the values {values} ({pixels:,} pixels), but there are {len(classes)} classes, 0 to "
+        f"{len(classes) - 1}, and {VOID} = void (class names: {classes_from})."
     )

@@ -1,4 +1,4 @@
-"""Which photos of a listing are trained on, which validated on, and which make up a split."""
+"""Select the pairs of a split, and divide a data set into training and validation pairs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from upscore.errors import UserError
 
 
 def select(listing: DatasetIndex, split: str | None, source: str | Path) -> list[Pair]:
-    """The pairs of a split, or all that have labels, sorted by name."""
+    """Return the pairs of a split, or, without a split, all pairs with labels, sorted by name."""
     splits = listing.splits
     if split is None:
         pairs = _pool(splits)
@@ -20,15 +20,18 @@ def select(listing: DatasetIndex, split: str | None, source: str | Path) -> list
     if split == "trainval" and {"train", "val"} <= splits.keys():
         return _pool({name: splits[name] for name in ("train", "val")})
     if split not in splits:
-        there = f"it has {', '.join(splits)}" if UNSPLIT not in splits else "it is not split, so leave the split out"
-        raise UserError(f"{source}: has no split {split!r}; {there}.")
+        remedy = f"it has {', '.join(splits)}" if UNSPLIT not in splits else "it is not split, so leave the split out"
+        raise UserError(f"{source}: has no split {split!r}; {remedy}.")
     return splits[split]
 
 
 def train_and_val(
     listing: DatasetIndex, source: str | Path, *, val_pattern: str | None, fraction: float, seed: int
 ) -> tuple[list[Pair], list[Pair]]:
-    """The pairs of the listing's own splits, or those that a pattern or chance holds out.
+    """Return the training and the validation pairs.
+
+    With `val_pattern`, the images whose names match are held out. Otherwise the splits "train" and "val" are returned
+    if the listing has both, else a random `fraction` is held out.
 
     Raises:
         UserError: one of the two would be empty.
@@ -41,21 +44,21 @@ def train_and_val(
 
 
 def require_fraction(fraction: float) -> None:
-    """Raise a `UserError` unless some are held out and some are left."""
+    """Raise a `UserError` unless `0 < fraction < 1`."""
     if not 0 < fraction < 1:
         raise UserError(f"fraction={fraction}: the part held out for validation must be between 0 and 1.")
 
 
 def require_soundness(listing: DatasetIndex, source: str | Path) -> None:
-    """Raise a listing's first fault as a `UserError`."""
+    """Raise a `UserError` with the first issue of a listing, if there is one."""
     if listing.issues:
         first, *others = listing.issues
-        more = f" ({len(others)} more faults: upscore data check {source})" if others else ""
+        more = f" ({len(others)} more issues: run `upscore data check {source}`)" if others else ""
         raise UserError(first.message + more)
 
 
 def _pool(splits: dict[str, list[Pair]]) -> list[Pair]:
-    """The pairs of all splits, sorted by name; names that occur in two splits are told apart by the split's."""
+    """Return the pairs of all splits, sorted by name; a name that occurs in several splits gets the split as prefix."""
     counts = Counter(pair.name for pairs in splits.values() for pair in pairs)
     pooled = [
         pair._replace(name=f"{split}/{pair.name}") if counts[pair.name] > 1 else pair
@@ -66,10 +69,10 @@ def _pool(splits: dict[str, list[Pair]]) -> list[Pair]:
 
 
 def _to_learn_from(listing: DatasetIndex, source: str | Path) -> list[Pair]:
-    """All but the test split."""
+    """Return the pairs of all splits except the test split."""
     pairs = _pool({split: pairs for split, pairs in listing.splits.items() if split != "test"})
     if not pairs:
-        raise UserError(f"{source}: has a test split only; there is nothing to train on.")
+        raise UserError(f"{source}: has only a test split; add images for training.")
     return pairs
 
 
@@ -82,7 +85,8 @@ def _hold_out_matches(pairs: list[Pair], pattern: str, source: str | Path) -> tu
     if not val or not train:
         extent = "none" if not val else "all"
         raise UserError(
-            f"val_pattern={pattern!r}: matches {extent} of the {len(pairs)} photos of {source}, as {pairs[0].name}."
+            f"val_pattern={pattern!r}: matches {extent} of the {len(pairs)} images of {source}, such as "
+            f"{pairs[0].name}."
         )
     return train, val
 
@@ -91,7 +95,7 @@ def _hold_out_fraction(
     pairs: list[Pair], fraction: float, seed: int, source: str | Path
 ) -> tuple[list[Pair], list[Pair]]:
     if len(pairs) < 2:
-        raise UserError(f"{source}: has 1 photo, but training and validation need one each; add another.")
+        raise UserError(f"{source}: has 1 image, but training and validation need at least one each; add another.")
     count = min(max(1, round(len(pairs) * fraction)), len(pairs) - 1)
     held_out = set(random.Random(seed).sample(range(len(pairs)), count))
     train = [pair for number, pair in enumerate(pairs) if number not in held_out]

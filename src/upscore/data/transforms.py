@@ -1,7 +1,7 @@
-"""What happens to a sample between its reader and the network; image and labels always move together.
+"""Data augmentation and batching of samples; image and labels are transformed together.
 
-N images, L layers of objects, D channels of depth, H W pixels. Labels are nearest neighbours throughout, so no label
-appears that was not there.
+N images, L layers of objects, D channels of depth, H W pixels. Labels are resized by nearest neighbour, so no new label
+values appear.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from upscore.errors import UserError
 from upscore.labels import VOID
 
 FILL = (124, 116, 104)
-"""RGB of padding: the mean of ImageNet, which preprocessing takes to about zero."""
+"""RGB of padding: the mean of ImageNet, which becomes about zero after normalization."""
 
 MAX_SCALE = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
-    """Random scale, crop, mirror and colour, in this order, then padding; each is off by default.
+    """Random scale, crop, horizontal flip and colour jitter, in this order, then padding; each is off by default.
 
     Raises:
-        UserError: a value out of its range.
+        UserError: a value is out of its range.
     """
 
     scale: tuple[float, float] | None = None
-    """Smallest and largest factor of size; log-uniform between them, up to 4."""
+    """Smallest and largest scale factor, above 0 and up to 4; the factor is log-uniform between them."""
     crop: tuple[int, int] | None = None
-    """Height and width of a piece cut at a random place; a smaller image is padded at the bottom and the right."""
+    """Height and width of the random crop; a smaller image is padded at the bottom and the right."""
     flip: float = 0.0
-    """The probability of a horizontal mirror."""
+    """Probability of a horizontal flip."""
     colour: float = 0.0
-    """Strength, 0 to 1: brightness, contrast and saturation change by up to this share, hue by an eighth of the circle
-    times this."""
+    """Strength of the colour jitter, 0 to 1: brightness, contrast and saturation change by up to this share, hue by up
+    to this share of an eighth of the colour circle."""
     min_visible: float = 0.0
-    """Objects of whose pixels the crop leaves less than this share, 0 to 1, are no longer among the objects."""
+    """Objects with a smaller share of their pixels inside the crop, 0 to 1, are removed from the objects."""
 
     def __post_init__(self) -> None:
         if self.scale is not None and not 0 < self.scale[0] <= self.scale[1] <= MAX_SCALE:
@@ -52,17 +52,17 @@ class Augmentation:
         if self.crop is not None and min(self.crop) < 1:
             raise UserError(f"crop={self.crop}: give a height and a width of at least 1 pixel.")
         if not 0 <= self.flip <= 1:
-            raise UserError(f"flip={self.flip}: a probability is from 0 to 1.")
+            raise UserError(f"flip={self.flip}: give a probability from 0 to 1.")
         if not 0 <= self.colour <= 1:
-            raise UserError(f"colour={self.colour}: the strength of colour jitter is from 0 to 1.")
+            raise UserError(f"colour={self.colour}: give a strength from 0 to 1.")
         if not 0 <= self.min_visible <= 1:
-            raise UserError(f"min_visible={self.min_visible}: a share is from 0 to 1.")
+            raise UserError(f"min_visible={self.min_visible}: give a share from 0 to 1.")
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
-        """The sample as `seed` would have it: the same pixels in any process, with no other source of chance.
+        """Return the augmented sample; the result depends only on the sample, the options and `seed`.
 
-        All draws are made whatever is switched on, so that one option leaves the others' choices alone. The image of
-        the result may be the sample's own tensor where nothing changed.
+        All random numbers are drawn even if an option is off, so that an option does not change the draws of the
+        others. If nothing changes, the image of the result may be the tensor of the sample.
         """
         generator = torch.Generator().manual_seed(seed)
         zoom, top, left, mirror, *jitter = torch.rand(8, dtype=torch.float64, generator=generator).tolist()
@@ -84,31 +84,31 @@ class Augmentation:
 
 
 PAPER = Augmentation()
-"""Nothing at all: mirroring and jitter gave no noticeable improvement (FCN section 4.3)."""
+"""No augmentation: flips and jitter gave no noticeable improvement in the paper (FCN section 4.3)."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Batch:
-    """Samples of one size, or padded to it at the bottom and the right."""
+    """A batch of samples, padded at the bottom and the right to a common size."""
 
     images: Tensor
     """(N, 3, H, W) uint8, RGB; or float32, 0 to 255, see `upscore.models.mask_rcnn.resizing.Resizing.pixels`."""
     class_maps: Tensor | None
-    """(N, H, W) uint8, a class index or `VOID`; None if no sample is labelled."""
+    """(N, H, W) uint8, class indices or `VOID`; None if no sample has a class map."""
     geometric_maps: Tensor | None = None
-    """(N, H, W) uint8, as `class_maps`, of the second set of classes."""
+    """(N, H, W) uint8, class indices of the second set of classes, or `VOID`; None if no sample has them."""
     depth: Tensor | None = None
-    """(N, D, H, W) float32, NaN where unknown; None if no sample has any."""
+    """(N, D, H, W) float32, NaN where unknown; None if no sample has depth."""
     objects: list[ObjectAnnotations] | None = None
-    """Of each image, at its size before padding; None if no sample has any labelled."""
+    """The objects of each image, at its size before padding; None if no sample has objects."""
     names: list[str]
-    """The N samples' names."""
+    """The names of the N samples."""
     sizes: list[tuple[int, int]]
     """(height, width) of each image before padding."""
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """Stack at least one sample; padding, and a sample without labels among labelled ones, is void."""
+    """Stack one or more samples into a batch; padding is void, and so are missing labels if others have labels."""
     sizes = [(sample.image.shape[-2], sample.image.shape[-1]) for sample in samples]
     common = max(height for height, _ in sizes), max(width for _, width in sizes)
     objects = [
@@ -129,7 +129,7 @@ def collate(samples: list[Sample]) -> Batch:
 
 
 def extend(batch: Batch, size: tuple[int, int]) -> Batch:
-    """The batch padded to a size (H, W) that is no smaller, as `collate` pads."""
+    """Pad a batch, as `collate` does, to a (height, width) that is not smaller."""
     if tuple(batch.images.shape[-2:]) == size:
         return batch
     maps = {name: getattr(batch, name) for name in ("class_maps", "geometric_maps")}
@@ -142,7 +142,7 @@ def extend(batch: Batch, size: tuple[int, int]) -> Batch:
 
 
 def _stacked(maps: list[Tensor | None], size: tuple[int, int], fill: float) -> Tensor | None:
-    """Maps (..., H, W) as one tensor (N, ..., H, W); what is missing is `fill`, and so is a map; None without any."""
+    """Pad maps (..., H, W) with `fill` and stack them as (N, ..., H, W); a missing map is filled; None without maps."""
     known = next((values for values in maps if values is not None), None)
     if known is None:
         return None
@@ -151,14 +151,14 @@ def _stacked(maps: list[Tensor | None], size: tuple[int, int], fill: float) -> T
 
 
 def _visible_shares(objects: ObjectAnnotations, rows: Piece, columns: Piece) -> Tensor:
-    """By number: the share of an object's pixels that lies in the rows and columns."""
+    """Return the share of the pixels of each object inside the rows and columns, by object number."""
     cut = objects.id_map.narrow(-2, rows.start, rows.length).narrow(-1, columns.start, columns.length)
     whole = torch.bincount(objects.id_map.flatten())
     return torch.bincount(cut.flatten(), minlength=len(whole)) / whole
 
 
 def _padded(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """The image in the top left corner of a canvas of at least its size."""
+    """Pad an image at the bottom and the right to a (height, width) that is not smaller."""
     height, width = image.shape[-2:]
     if (height, width) == size:
         return image
@@ -166,7 +166,7 @@ def _padded(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _recoloured(image: Tensor, strength: float, jitter: list[float]) -> Tensor:
-    """Brightness, contrast about the mean grey, saturation and hue by four draws from [0, 1)."""
+    """Change brightness, contrast about the mean grey, saturation and hue by four random numbers in [0, 1)."""
     brightness, contrast, saturation, hue = (strength * (2 * draw - 1) for draw in jitter)
     # v2's contrast sums in float32, in an order that depends on the number of threads; integers have no such order.
     grey = F.rgb_to_grayscale(image.round().to(torch.uint8) if image.is_floating_point() else image)
@@ -180,7 +180,7 @@ def _recoloured(image: Tensor, strength: float, jitter: list[float]) -> Tensor:
 
 
 CELL = 32
-"""Side, in pixels, of what is kept or taken away as a whole: a cell of the coarsest map."""
+"""Side of a cell in pixels, the output stride of FCN-32s."""
 
 
 def keep_patches(sample: Sample, share: float, seed: int) -> Sample:

@@ -57,7 +57,7 @@ def test_all_faults_at_once(tmp_path):
         ("image id", 0),
         ("malformed", 0),
         ("malformed", 10),
-        ("missing photo", 0),
+        ("missing image", 0),
         ("no outline", 9),
         ("self-crossing", 2),
         ("size", 0),

@@ -56,7 +56,7 @@ def test_all_faults_at_once(root):
         ("label values", "b.png"),
         ("label values", "g.png"),
         ("missing label", "e.jpg"),
-        ("missing photo", "f.png"),
+        ("missing image", "f.png"),
         ("size", "c.png"),
         ("unreadable", "a.jpg"),
         ("unreadable", "h.png"),
@@ -96,7 +96,7 @@ def test_dim_photos_of_16_bits(root):
         Image.fromarray(np.linspace(0, top, 24).astype(np.uint16).reshape(4, 6)).save(root / "images" / f"{name}.png")
     photo(root / "images" / "c.jpg", value=3)  # dark, but of 8 bits
     notes = check(root).notes
-    assert notes[-1].startswith("16-bit photos with no value above 4095 (12 bits): 1.")
+    assert notes[-1].startswith("16-bit images with no value above 4095 (12 bits): 1.")
 
 
 def test_splits(tmp_path):

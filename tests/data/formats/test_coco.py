@@ -137,7 +137,7 @@ def test_all_kinds_of_outlines_and_what_is_not_annotated(tmp_path):
         ({"segmentation": [["a"] * 6]}, "no list of numbers"),
         ({"segmentation": [[10**400] * 6]}, "no list of numbers"),
         ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "each x needs its y"),
-        ({"segmentation": [[1, 2, 3, 4, 5, 1e9]]}, "far outside its photo of 30x20 pixels"),
+        ({"segmentation": [[1, 2, 3, 4, 5, 1e9]]}, "far outside its image of 30x20 pixels"),
         ({"segmentation": {"size": [30, 20], "counts": [600]}}, r"for the size \[30, 20\]"),
         ({"segmentation": {"size": [20, 30], "counts": [601]}}, "of 601 pixels, but its image has 600"),
         ({"segmentation": {"size": [20, 30], "counts": [700, -100]}}, "cannot be decoded"),
@@ -158,12 +158,12 @@ def test_faults_of_an_annotation(tmp_path, changes, words):
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ({"file_name": "../secret.png"}, "path below the photos' folder"),
-        ({"file_name": "a/../../secret.png"}, "path below the photos' folder"),
-        ({"file_name": "/etc/secret.png"}, "path below the photos' folder"),
-        ({"file_name": "..\\secret.png"}, "path below the photos' folder"),
-        ({"file_name": "C:\\secret.png"}, "path below the photos' folder"),
-        ({"file_name": None}, "path below the photos' folder"),
+        ({"file_name": "../secret.png"}, "path below the images' folder"),
+        ({"file_name": "a/../../secret.png"}, "path below the images' folder"),
+        ({"file_name": "/etc/secret.png"}, "path below the images' folder"),
+        ({"file_name": "..\\secret.png"}, "path below the images' folder"),
+        ({"file_name": "C:\\secret.png"}, "path below the images' folder"),
+        ({"file_name": None}, "path below the images' folder"),
         ({"width": 10**6, "height": 10**6}, "width and height must be"),
         ({"width": 0}, "width and height must be"),
         ({"id": "1"}, "no whole number as 'id'"),
@@ -206,7 +206,7 @@ def test_categories_have_ids_of_their_own(tmp_path):
 def test_a_photo_of_another_size(tmp_path):
     path = small(tmp_path)
     photo(tmp_path / "images" / "5.png", 30, 20)
-    with pytest.raises(UserError, match=r"5\.png: is 20x30 pixels, but 30x20 in .*turned by its EXIF"):
+    with pytest.raises(UserError, match=r"5\.png: is 20x30 pixels, but 30x20 in .*EXIF"):
         open_instances(path)[1]
 
 

@@ -122,7 +122,7 @@ def test_faults_name_the_file(root):
         open_dataset(root)
     label(root / "labels" / "b.png")
     label(root / "labels" / "z.png")
-    with pytest.raises(UserError, match=r"z\.png: has no photo"):
+    with pytest.raises(UserError, match=r"z\.png: has no image"):
         open_dataset(root)
     (root / "labels" / "z.png").unlink()
     photo(root / "images" / "a.png")
@@ -136,11 +136,13 @@ def test_samples_name_what_is_wrong(root):
     label(root / "labels" / "b.png", height=6, width=4)
     label(root / "labels" / "c.png", height=3, width=3)
     dataset = open_dataset(root)
-    with pytest.raises(LabelError, match=r"a\.png: holds 5, 9 \(16 pixels\), but there are 2 classes.*classes\.txt"):
+    with pytest.raises(
+        LabelError, match=r"a\.png: contains the values 5, 9 \(16 pixels\), but there are 2 classes.*classes\.txt"
+    ):
         dataset[0]
     with pytest.raises(UserError, match=r"b\.png: is 4x6 pixels, but .*b\.jpg is 6x4; .*EXIF"):
         dataset[1]
-    with pytest.raises(UserError, match=r"c\.png: is 3x3 pixels, but .*c\.jpg is 6x4; it needs"):
+    with pytest.raises(UserError, match=r"c\.png: is 3x3 pixels, but .*c\.jpg is 6x4"):
         dataset[2]
     assert dataset[3].name == "d"
 
@@ -191,7 +193,7 @@ def test_plain_masks(tmp_path):
 
 
 def test_void_alone_is_no_class(tmp_path):
-    with pytest.raises(UserError, match="no label holds a class"):
+    with pytest.raises(UserError, match="255"):
         open_dataset(pairs(tmp_path, "ab", values=(255,)))
 
 
@@ -209,7 +211,7 @@ def test_random_holdout(root):
 
 
 def test_random_holdout_needs_two(tmp_path):
-    with pytest.raises(UserError, match="has 1 photo"):
+    with pytest.raises(UserError, match="has 1 image"):
         open_splits(pairs(tmp_path, "a"))
 
 
@@ -217,7 +219,7 @@ def test_holdout_pattern(root):
     for pattern in ("a", "a.jpg", "[a]*"):
         train, val = open_splits(root, val_pattern=pattern)
         assert (names(train), names(val)) == (list("bcde"), ["a"])
-    with pytest.raises(UserError, match=r"val_pattern='x\*': matches none of the 5 photos"):
+    with pytest.raises(UserError, match=r"val_pattern='x\*': matches none of the 5 images"):
         open_splits(root, val_pattern="x*")
     with pytest.raises(UserError, match="matches all of the 5"):
         open_splits(root, val_pattern="*")
@@ -231,9 +233,9 @@ def test_what_is_no_data_set(tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "half" / "images").mkdir(parents=True)
     for source, message in {
-        "missing": "there is no such folder. Understood are\n.*images/ and labels/",
+        "missing": ".*images/ and labels/",
         "file": "is a file",
-        "other": "holds no data set",
+        "other": "images/ and labels/",
         "empty": r"images: holds no image files \(only \.heic\)",
         "half": "has images/ but no labels/",
     }.items():

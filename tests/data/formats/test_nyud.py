@@ -65,7 +65,7 @@ def test_hha_by_choice(home):
 
 def test_a_choice_that_others_have_not(tmp_path):
     photo(tmp_path / "images" / "a.jpg")
-    with pytest.raises(UserError, match="NYUDv2's folder alone"):
+    with pytest.raises(UserError, match="depth_channels="):
         open_dataset(tmp_path, depth_channels=3)
 
 
@@ -90,7 +90,7 @@ def test_missing_files(home):
     (home / "segmentation" / "img_5002.mat").unlink()
     (home / "data" / "images" / "img_5003.png").unlink()
     issues = check(home).issues
-    assert [issue.kind for issue in issues] == ["missing label", "missing photo", "missing label"]
+    assert [issue.kind for issue in issues] == ["missing label", "missing image", "missing label"]
 
 
 def test_what_is_no_depth(home):

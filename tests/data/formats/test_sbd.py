@@ -68,7 +68,7 @@ def test_faults(home):
     with pytest.raises(UserError, match=r"inst/v1\.mat: is listed in the split 'train' but missing"):
         open_instance_splits(home)
     mat(home / "cls" / "s1.mat", {"GTcls": {"Segmentation": resized([22])}})
-    with pytest.raises(UserError, match=r"s1\.mat: holds 22 \(24 pixels\), but there are 21 classes"):
+    with pytest.raises(UserError, match=r"s1\.mat: contains the values 22 \(24 pixels\), but there are 21 classes"):
         open_dataset(home, "train")[0]
     (home / "cls" / "s1.mat").write_bytes((home / "cls" / "s1.mat").read_bytes()[:150])
     with pytest.raises(UserError, match=r"s1\.mat: is damaged"):

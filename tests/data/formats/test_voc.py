@@ -80,7 +80,7 @@ def test_faults(voc, sbd, tmp_path):
         open_dataset(voc, "train", sbd=sbd)[0]
     with pytest.raises(UserError, match="is not SBD's folder"):
         open_dataset(voc, sbd=voc)
-    with pytest.raises(UserError, match="goes with PASCAL VOC only"):
+    with pytest.raises(UserError, match="SBD"):
         open_dataset(sbd, sbd=sbd)
     (voc / "SegmentationClass" / "t2.png").unlink()
     with pytest.raises(UserError, match=r"t2\.png: is listed in the split 'train' but missing"):

@@ -59,7 +59,7 @@ def test_fractions_hha_and_arrays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("depth", "match"),
     [
-        (np.zeros((3, 2)), "is of shape .3, 2., but the model sees depth of 1 channels, and the photo has 2 rows"),
+        (np.zeros((3, 2)), "is of shape .3, 2., but the model sees depth of 1 channels, and the image has 2 rows"),
         (np.zeros((3, 2, 3)), "1 channels"),
         (np.zeros((2, 3), bool), "of type bool"),
         ("nowhere.png", "nowhere.png: there is no such file"),

@@ -180,7 +180,7 @@ def test_a_photo(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(RGB).save(path)
     assert torch.equal(open_raster(path).read(2, 3, 40, 50), torch.from_numpy(PLANES)[:, 2:42, 3:53])
-    with pytest.raises(UserError, match="level=1, but a photo has one"):
+    with pytest.raises(UserError, match="level=1, but an image has one"):
         open_raster(path, pyramid_level=1)
 
 

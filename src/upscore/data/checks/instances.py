@@ -33,7 +33,7 @@ def check_instances(
     split: str | None = None,
     track: Callable[[Iterable[Reading], int], Iterable[Reading]] = lambda readings, total: readings,
 ) -> InstanceReport:
-    """Read all photos and objects of a source, or of one split, and report on them.
+    """Read all images and objects of a source, or of one split, and report on them.
 
     `track` wraps the walk over the readings, whose number is its second argument, to show the progress.
 
@@ -69,7 +69,7 @@ def _read_scene(scenes: InstanceDataset, index: int) -> Reading:
     return reading
 
 
-def _read_photo(path: Path, reading: Reading) -> Tensor | None:
+def _read_image(path: Path, reading: Reading) -> Tensor | None:
     try:
         image = read_image(path)
     except UserError as error:
@@ -80,9 +80,9 @@ def _read_photo(path: Path, reading: Reading) -> Tensor | None:
 
 
 def _read_pair(read_objects: Callable[[Path], ObjectAnnotations], pair: Pair) -> Reading:
-    """Read a photo and its map of objects, each whatever is wrong with the other."""
+    """Read an image and its map of objects, each whatever is wrong with the other."""
     reading = Reading()
-    image = _read_photo(pair.image, reading)
+    image = _read_image(pair.image, reading)
     if pair.label is None:
         return reading
     try:
@@ -105,11 +105,11 @@ def _count(reading: Reading, objects: ObjectAnnotations) -> None:
 
 
 def _read_coco(listing: CocoIndex, pair: Pair) -> Reading:
-    """Read a photo, and look at its annotations."""
+    """Read an image, and look at its annotations."""
     assert pair.label is not None
     file, place = listing.files[pair.label], listing.places[pair.label, pair.image]
     reading = Reading()
-    _read_photo(pair.image, reading)
+    _read_image(pair.image, reading)
     if reading.size is not None:
         width, height = reading.size
         message = listed_size_issue(pair.image, (height, width), file.sizes[place], file.path)

@@ -21,18 +21,18 @@ class DatasetReport:
     source: str
     layout: str
     splits: dict[str, int]
-    """Photos by split; empty where there are no splits."""
+    """Images by split; empty where there are no splits."""
     images: int
     classes_from: str
     sizes: Counter[tuple[int, int]]
-    """How many photos are of a (width, height)."""
+    """How many images are of a (width, height)."""
     issues: list[Issue]
     """In the order of the files."""
     notes: list[str]
     """What is worth knowing but no fault."""
 
     def size_range(self) -> dict[str, tuple[float, float, float]]:
-        """Smallest, median and largest width and height in pixels; empty without a readable photo."""
+        """Smallest, median and largest width and height in pixels; empty without a readable image."""
         sides = {"width": 0, "height": 1} if self.sizes else {}
         columns = {name: sorted(size[axis] for size in self.sizes.elements()) for name, axis in sides.items()}
         return {name: (values[0], median(values), values[-1]) for name, values in columns.items()}
@@ -53,7 +53,7 @@ class DatasetReport:
 
 
 def splits_of(listing: DatasetIndex) -> dict[str, int]:
-    """The photos of each split; nothing where there are none."""
+    """The images of each split; nothing where there are none."""
     return {split: len(pairs) for split, pairs in listing.splits.items() if split != UNSPLIT}
 
 
@@ -74,7 +74,7 @@ class ObjectCount:
     name: str
     objects: int
     images: int
-    """The photos in which it occurs."""
+    """The images in which it occurs."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,7 +86,7 @@ class InstanceReport(DatasetReport):
     crowds: int
     """How many of the objects are groups labelled as one."""
     per_image: tuple[float, float, float] | None
-    """Fewest, median and most objects of a photo; None without photos."""
+    """Fewest, median and most objects of an image; None without images."""
     areas: dict[str, int]
     """Objects that are small, medium (from 32 by 32 pixels) and large (from 96 by 96)."""
 
@@ -104,10 +104,10 @@ class InstanceReport(DatasetReport):
 
 @dataclass(slots=True, kw_only=True)
 class Reading:
-    """What one photo and its objects turned out to be."""
+    """What one image and its objects turned out to be."""
 
     size: tuple[int, int] | None = None
-    """Width and height, unless the photo cannot be read."""
+    """Width and height, unless the image cannot be read."""
     labels: np.ndarray | None = None
     """Of each object, unless they cannot be read."""
     areas: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -121,10 +121,10 @@ def report(source: str | Path, listing: DatasetIndex, readings: Iterable[Reading
     assert listing.classes is not None
     objects, images = np.zeros(len(listing.classes), np.int64), np.zeros(len(listing.classes), np.int64)
     sizes: Counter[tuple[int, int]] = Counter()
-    issues, per_image, photos, crowds, scattered = list(listing.issues), [], 0, 0, 0
+    issues, per_image, image_count, crowds, scattered = list(listing.issues), [], 0, 0, 0
     areas = np.zeros(3, np.int64)
     for reading in readings:
-        photos += 1
+        image_count += 1
         issues.extend(reading.issues)
         if reading.size is not None:
             sizes[reading.size] += 1
@@ -144,7 +144,7 @@ def report(source: str | Path, listing: DatasetIndex, readings: Iterable[Reading
         source=str(source),
         layout=listing.layout,
         splits=splits_of(listing),
-        images=photos,
+        images=image_count,
         classes=classes,
         classes_from=listing.classes_from,
         objects=int(objects.sum()),
@@ -163,7 +163,7 @@ def _notes(classes: list[ObjectCount], *, empty: int, crowds: int, scattered: in
         more = f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else ""
         yield f"{len(absent)} of {len(classes)} classes never occur: {', '.join(absent[:SHOWN])}{more}."
     if empty:
-        yield f"Photos without objects: {empty}. They are trained on as such."
+        yield f"Images without objects: {empty}. They are trained on as such."
     if crowds:
         yield f"Groups labelled as one (crowds): {crowds}. They are not trained on."
     if scattered:

@@ -30,7 +30,7 @@ from upscore.errors import UserError
 from upscore.labels import VOID
 
 MANY = 64
-DIM = 16  # 12 bits in a 16-bit photo come out at most this bright
+DIM = 16  # 12 bits in a 16-bit image come out at most this bright
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class ClassCount:
     share: float
     """Of all labelled pixels that are not void; for void, of all labelled pixels."""
     images: int
-    """The photos in which it occurs."""
+    """The images in which it occurs."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,14 +64,14 @@ def _as_dict(entry: ClassCount) -> dict[str, Any]:
 
 @dataclass(slots=True, kw_only=True)
 class Reading:
-    """What one photo and its label turned out to be."""
+    """What one image and its label turned out to be."""
 
     size: tuple[int, int] | None = None
-    """Width and height, unless the photo cannot be read."""
+    """Width and height, unless the image cannot be read."""
     counts: np.ndarray | None = None
     """(256,) pixels per label value."""
     dim: bool = False
-    """The photo has 16 bits and uses 12 of them at most."""
+    """The image has 16 bits and uses 12 of them at most."""
     label: Path | None = None
     issues: list[Issue] = field(default_factory=list)
 
@@ -83,7 +83,7 @@ def check(
     sbd: str | Path | None = None,
     track: Callable[[Iterable[Reading], int], Iterable[Reading]] = lambda readings, total: readings,
 ) -> Report:
-    """Read all photos and labels of a source, or of one split, and report on them.
+    """Read all images and labels of a source, or of one split, and report on them.
 
     `track` wraps the walk over the readings, whose number is its second argument, to show the progress.
 
@@ -111,7 +111,7 @@ def _read_sample(sample: Sample) -> Reading:
 
 
 def _read_pair(listing: DatasetIndex, pair: Pair) -> Reading:
-    """Read a photo and what belongs to it, each whatever is wrong with the others."""
+    """Read an image and what belongs to it, each whatever is wrong with the others."""
     reading = Reading(label=pair.label)
     image = None
     try:
@@ -154,9 +154,9 @@ def _count(label: Tensor) -> np.ndarray:
 def _report(source: str | Path, listing: DatasetIndex, readings: Iterable[Reading]) -> Report:
     pixels, images = np.zeros(VOID + 1, np.int64), np.zeros(VOID + 1, np.int64)
     sizes: Counter[tuple[int, int]] = Counter()
-    issues, empty, photos, dim = list(listing.issues), [], 0, 0
+    issues, empty, image_count, dim = list(listing.issues), [], 0, 0
     for reading in readings:
-        photos += 1
+        image_count += 1
         dim += reading.dim
         issues.extend(reading.issues)
         if reading.size is not None:
@@ -182,7 +182,7 @@ def _report(source: str | Path, listing: DatasetIndex, readings: Iterable[Readin
         source=str(source),
         layout=listing.layout,
         splits=splits_of(listing),
-        images=photos,
+        images=image_count,
         classes=counted,
         classes_from=listing.classes_from or "found in the labels",
         void=ClassCount(name="void", pixels=void, share=void / max(total, 1), images=int(images[VOID])),
@@ -205,13 +205,13 @@ def _notes(listing: DatasetIndex, classes: list[ClassCount], *, binary: bool, di
         yield f"{len(absent)} of {len(classes)} classes never occur: {', '.join(absent[:10])}{more}."
     unlabelled = sum(pair.label is None for pairs in listing.splits.values() for pair in pairs)
     if unlabelled:
-        yield f"Photos of the test split without labels: {unlabelled}."
+        yield f"Images of the test split without labels: {unlabelled}."
     if listing.geometric is not None:
         yield f"There is a second label map beside the classes: {', '.join(listing.geometric.classes)}."
     if listing.depth is not None:
-        yield f"There is depth beside the photos; channels: {listing.depth.channels}."
+        yield f"There is depth beside the images; channels: {listing.depth.channels}."
     if dim:
         yield (
-            f"16-bit photos with no value above 4095 (12 bits): {dim}. The full range is read, so they come out nearly "
+            f"16-bit images with no value above 4095 (12 bits): {dim}. The full range is read, so they come out nearly "
             "black; stretch them to 0..65535, or save them with 8 bits."
         )

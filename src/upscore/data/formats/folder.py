@@ -1,4 +1,4 @@
-"""Photos and labels in plain folders, paired by name without opening any.
+"""Images and labels in plain folders, paired by name without opening any.
 
 ```
 ROOT/images/a.jpg        ROOT/labels/a.png         (or masks/, annotations/)
@@ -36,7 +36,7 @@ UNSPLIT = ""
 
 
 class Pair(NamedTuple):
-    """A photo and its label map; None where the split has no labels at all."""
+    """An image and its label map; None where the split has no labels at all."""
 
     name: str
     image: Path
@@ -68,7 +68,7 @@ class GeometricLabels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DepthMaps:
-    """What a depth camera adds to the photos."""
+    """What a depth camera adds to the images."""
 
     channels: int
     read: Callable[[Path], Tensor]
@@ -98,7 +98,7 @@ def list_folder(root: Path) -> DatasetIndex | None:
     """List a plain folder; None if `root` has none of the layouts above.
 
     Raises:
-        UserError: a folder of photos has no labels next to it, or cannot be read; `classes.txt` is at fault.
+        UserError: a folder of images has no labels next to it, or cannot be read; `classes.txt` is at fault.
     """
     issues: list[Issue] = []
     folders = _folders_of_splits(root, issues)
@@ -111,15 +111,15 @@ def list_folder(root: Path) -> DatasetIndex | None:
 
 
 def _folders_of_splits(root: Path, issues: list[Issue]) -> dict[str, tuple[Path, Path | None]]:
-    """The folders of photos and of labels by split; nothing where the layout is another."""
+    """The folders of images and of labels by split; nothing where the layout is another."""
     folders = child_folders(root)
     images = _first(folders, IMAGES)
     if images is None:
         roots = _by_split(folders)
-        photos = {split: _first(child_folders(home), IMAGES) for split, home in roots.items()}
+        image_folders = {split: _first(child_folders(home), IMAGES) for split, home in roots.items()}
         return {
             split: (images, _labels_of(split, roots[split], child_folders(roots[split])))
-            for split, images in photos.items()
+            for split, images in image_folders.items()
             if images is not None
         }
     labels = _labels_of(UNSPLIT, root, folders)
@@ -153,20 +153,20 @@ def _by_split(folders: dict[str, Path]) -> dict[str, Path]:
 
 
 def pair_folders(images: Path, labels: Path | None, issues: list[Issue]) -> list[Pair]:
-    """Pair the photos and the labels of two folders by key; what finds no partner becomes a fault."""
-    photos = list_images(images, issues)
+    """Pair the images and the labels of two folders by key; what finds no partner becomes a fault."""
+    image_files = list_images(images, issues)
     if labels is None:
-        return [Pair(key, path, None) for key, path in photos.items()]
+        return [Pair(key, path, None) for key, path in image_files.items()]
     masks = list_images(labels, issues)
     pairs = []
-    for key, photo in photos.items():
+    for key, image in image_files.items():
         mask = next((masks.pop(key + ending) for ending in LABEL_ENDINGS if key + ending in masks), None)
         if mask is None:
-            issues.append(Issue("missing label", photo, f"{photo}: has no label {labels / key}.png; add it."))
+            issues.append(Issue("missing label", image, f"{image}: has no label {labels / key}.png; add it."))
         else:
-            pairs.append(Pair(key, photo, mask))
+            pairs.append(Pair(key, image, mask))
     for key, mask in masks.items():
-        issues.append(Issue("missing photo", mask, f"{mask}: has no photo {images / key}.jpg; add it."))
+        issues.append(Issue("missing image", mask, f"{mask}: has no image {images / key}.jpg; add it."))
     return pairs
 
 

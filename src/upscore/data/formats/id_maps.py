@@ -59,7 +59,7 @@ class IdMaps:
         class_map = read_label(class_path)
         if class_map.shape != ids.shape:
             sizes = " and ".join(f"{width}x{height}" for height, width in (class_map.shape, ids.shape))
-            raise LabelError(f"{class_path}: differs from {path} in size ({sizes} pixels); draw them over one photo.")
+            raise LabelError(f"{class_path}: differs from {path} in size ({sizes} pixels); draw them over one image.")
         labels = classes_of_objects(ids, class_map, background=self.background)
         objects = ObjectAnnotations.from_id_map(ids, labels)
         if len(objects) and not 0 <= int(objects.labels.min()) <= int(objects.labels.max()) < len(self.classes):

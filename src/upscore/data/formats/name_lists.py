@@ -45,15 +45,15 @@ def read_list(path: Path) -> list[str] | None:
 def pair_listed(
     names: Collection[str],
     split: str,
-    photos: Files,
+    images: Files,
     labels: Files | None,
     issues: list[Issue],
     *,
     geometric: Files | None = None,
     depth: Files | None = None,
 ) -> list[Pair]:
-    """The listed photos with all that belongs to them, sorted by name; what lacks any of it becomes a fault."""
-    kinds = [("missing photo", photos)]
+    """The listed images with all that belongs to them, sorted by name; what lacks any of it becomes a fault."""
+    kinds = [("missing image", images)]
     kinds += [("missing label", files) for files in (labels, geometric, depth) if files is not None]
     pairs = []
     for name in sorted(names):
@@ -62,5 +62,5 @@ def pair_listed(
             issues.append(Issue(kind, path, f"{path}: is listed in the split {split!r} but missing."))
             continue
         beside = (None if files is None else files[name] for files in (labels, geometric, depth))
-        pairs.append(Pair(name, photos[name], *beside))
+        pairs.append(Pair(name, images[name], *beside))
     return pairs

@@ -5,7 +5,7 @@ et al., "Perceptual Organization and Recognition of Indoor Scenes from RGB-D Ima
 their "Learning Rich Features from RGB-D Images" (2014).
 
 ```
-data/images/img_5001.png        the photo
+data/images/img_5001.png        the image
 data/depth/img_5001.png         16 bits: millimetres, 0 where unknown
 data/hha/img_5001.png           horizontal disparity, height above ground, angle with gravity, as red, green and blue
 segmentation/img_5001.mat       segmentation: 1 to 40, 0 for none
@@ -68,13 +68,13 @@ def list_nyud(root: Path, depth_channels: DepthChannels | None = None) -> Datase
         names["train"] = whole
     if not any(names.values()):
         raise UserError(f"{home}: has no train.txt, val.txt, trainval.txt or test.txt that names an image.")
-    photos, labels = Files(home / "data" / "images", ".png", "img_"), Files(home / "segmentation", ".mat", "img_")
+    image_files, labels = Files(home / "data" / "images", ".png", "img_"), Files(home / "segmentation", ".mat", "img_")
     depth, depth_maps = _depth(home / "data", depth_channels)
     issues: list[Issue] = []
     return DatasetIndex(
         layout="NYUDv2",
         splits={
-            split: pair_listed(part, split, photos, labels, issues, depth=depth)
+            split: pair_listed(part, split, image_files, labels, issues, depth=depth)
             for split, part in names.items()
             if part
         },

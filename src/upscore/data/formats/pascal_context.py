@@ -1,4 +1,4 @@
-"""PASCAL-Context: the photos of VOC 2010 labelled all over, 59 classes and a background.
+"""PASCAL-Context: the images of VOC 2010 labelled all over, 59 classes and a background.
 
 Mottaghi et al., "The Role of Context for Object Detection and Semantic Segmentation in the Wild" (2014). Pixels of the
 other 400 categories are background, class 0, which is learned and predicted as any (the FCN authors' nets have 60
@@ -51,16 +51,16 @@ def list_pascal_context(root: Path) -> DatasetIndex | None:
         return None
     voc = next((voc for voc in vocs if (voc / "JPEGImages").is_dir()), None)
     if voc is None:
-        raise UserError(f"{root}: holds PASCAL-Context's labels without their photos; put VOC2010/ beside them.")
+        raise UserError(f"{root}: holds PASCAL-Context's labels without their images; put VOC2010/ beside them.")
     lists = voc / "ImageSets" / "Main"
     names = {split: read_list(lists / f"{split}.txt") for split in ("train", "val")}
     if not any(names.values()):
         raise UserError(f"{lists}: has no train.txt or val.txt that names an image; take them from VOC 2010.")
-    photos, labels = Files(voc / "JPEGImages", ".jpg"), Files(home / "trainval", ".mat")
+    image_files, labels = Files(voc / "JPEGImages", ".jpg"), Files(home / "trainval", ".mat")
     issues: list[Issue] = []
     return DatasetIndex(
         layout="PASCAL-Context",
-        splits={split: pair_listed(part, split, photos, labels, issues) for split, part in names.items() if part},
+        splits={split: pair_listed(part, split, image_files, labels, issues) for split, part in names.items() if part},
         classes=CLASSES,
         classes_from="PASCAL-Context's 59, and the background",
         read_label=ContextLabels(_table(home / "labels.txt")),

@@ -7,7 +7,7 @@ and Lazebnik, "SuperParsing" (2010), whose `SiftFlowDataset` has the layout:
 Images/spatial_envelope_256x256_static_8outdoorcategories/coast_natu975.jpg
 SemanticLabels/<the same>/coast_natu975.mat   S: 1 to 33, 0 for none
 GeoLabels/<the same>/coast_natu975.mat        S: 1 to 3, -1 or 0 for none; may be left out
-TestSet1.txt                                  or test.txt: the 200 photos to test on
+TestSet1.txt                                  or test.txt: the 200 images to test on
 train.txt and val.txt, or trainval.txt        optional; without them all others are trained on
 ```
 """
@@ -33,7 +33,7 @@ SCENES = "spatial_envelope_256x256_static_8outdoorcategories"
 TEST_LISTS = ("TestSet1.txt", "test.txt")
 
 UNLABELLED = {"highway_bost181", "street_urb506"}
-"""Photos of the archive in which no pixel is labelled (the FCN authors' `data/sift-flow/classes.txt`)."""
+"""Images of the archive in which no pixel is labelled (the FCN authors' `data/sift-flow/classes.txt`)."""
 
 
 def list_sift_flow(root: Path) -> DatasetIndex | None:
@@ -46,15 +46,15 @@ def list_sift_flow(root: Path) -> DatasetIndex | None:
     home = next((home for home in roots if (home / "SemanticLabels" / SCENES).is_dir()), None)
     if home is None:
         return None
-    photos = Files(home / "Images" / SCENES, ".jpg")
+    image_files = Files(home / "Images" / SCENES, ".jpg")
     labels = Files(home / "SemanticLabels" / SCENES, ".mat")
     geometric = Files(home / "GeoLabels" / SCENES, ".mat") if (home / "GeoLabels").is_dir() else None
     issues: list[Issue] = []
     return DatasetIndex(
         layout="SIFT Flow",
         splits={
-            split: pair_listed(names, split, photos, labels, issues, geometric=geometric)
-            for split, names in _splits(home, photos).items()
+            split: pair_listed(names, split, image_files, labels, issues, geometric=geometric)
+            for split, names in _splits(home, image_files).items()
         },
         classes=CLASSES,
         classes_from="SIFT Flow's",
@@ -68,20 +68,20 @@ def list_sift_flow(root: Path) -> DatasetIndex | None:
     )
 
 
-def _splits(home: Path, photos: Files) -> dict[str, list[str]]:
+def _splits(home: Path, image_files: Files) -> dict[str, list[str]]:
     test = next((names for name in TEST_LISTS if (names := _names(home / name))), None)
     if test is None:
-        raise UserError(f"{home / TEST_LISTS[0]}: is missing or empty; it lists the photos to test on.")
+        raise UserError(f"{home / TEST_LISTS[0]}: is missing or empty; it lists the images to test on.")
     train, val = _names(home / "train.txt"), _names(home / "val.txt")
     if not train:
-        train, val = _names(home / "trainval.txt") or sorted(photos.names - UNLABELLED - set(test)), []
+        train, val = _names(home / "trainval.txt") or sorted(image_files.names - UNLABELLED - set(test)), []
     if not train:
-        raise UserError(f"{photos.folder}: holds no photos but those of the test set; take them from the archive.")
+        raise UserError(f"{image_files.folder}: holds no images but those of the test set; take them from the archive.")
     return {"train": train, **({"val": val} if val else {}), "test": test}
 
 
 def _names(path: Path) -> list[str]:
-    """The photos of a list, each once: `coast_natu975`, or a path to it with slashes of either kind."""
+    """The images of a list, each once: `coast_natu975`, or a path to it with slashes of either kind."""
     if not path.exists():
         return []
     try:

@@ -51,10 +51,10 @@ def list_voc(root: Path, sbd: Path | None = None, labels: str = "SegmentationCla
         names["train"], extra = None, _pairs_of_sbd(sbd, issues)
         trained_on = {pair.name for pair in extra}
         names["val"] = [name for name in names["val"] or [] if name not in trained_on]
-    photos, maps = Files(home / "JPEGImages", ".jpg"), Files(home / labels, ".png")
+    image_files, maps = Files(home / "JPEGImages", ".jpg"), Files(home / labels, ".png")
     unlabelled = maps.names.isdisjoint(names["test"] or ())  # as VOC's own test set
     splits = {
-        split: pair_listed(part, split, photos, None if split == "test" and unlabelled else maps, issues)
+        split: pair_listed(part, split, image_files, None if split == "test" and unlabelled else maps, issues)
         for split, part in names.items()
         if part
     }
@@ -83,14 +83,14 @@ def list_sbd(root: Path, labels: str = "cls") -> DatasetIndex | None:
     home = _home_of_sbd(root)
     if home is None:
         return None
-    photos, maps = Files(home / "img", ".jpg"), Files(home / labels, ".mat")
+    image_files, maps = Files(home / "img", ".jpg"), Files(home / labels, ".mat")
     lists = {split: read_list(home / f"{split}.txt") for split in ("train", "val")}
     if not any(lists.values()):
         raise UserError(f"{home}: has no train.txt or val.txt that names an image; take them from SBD's archive.")
     issues: list[Issue] = []
     return DatasetIndex(
         layout="SBD",
-        splits={split: pair_listed(names, split, photos, maps, issues) for split, names in lists.items() if names},
+        splits={split: pair_listed(names, split, image_files, maps, issues) for split, names in lists.items() if names},
         classes=CLASSES,
         classes_from="PASCAL VOC's",
         read_label=read_label,

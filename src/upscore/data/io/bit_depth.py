@@ -62,7 +62,7 @@ def to_bytes(pixels: np.ndarray, path: ImageFilePath, bits: int | None = None) -
     if smallest < 0 or largest > white:
         raise UserError(
             f"{path}: pixels of {bits} bits must be from 0 to {white}, but are from {smallest} to {largest} "
-            f"({pixels.dtype}); save the photo with 8 bits per channel."
+            f"({pixels.dtype}); save the image with 8 bits per channel."
         )
     if bits > 8:
         return (pixels >> (bits - 8)).astype(np.uint8)

@@ -24,7 +24,7 @@ MAX_PIXELS = 500_000_000
 LARGE = 64_000_000
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm"})
 
-# Pillow's other readers (some start Ghostscript) stay out of reach of a file that only claims to be a photo.
+# Pillow's other readers (some start Ghostscript) stay out of reach of a file that only claims to be an image.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 # TIFF's numbers of the tags that are looked at.
 NEW_SUBFILE_TYPE, BITS, COMPRESSION, ORIENTATION, PLANAR = 254, 258, 259, 274, 284
@@ -105,7 +105,7 @@ def read_tiff(path: ImageFilePath, channels: int) -> np.ndarray:
     with open_tiff(path) as pages:
         page, samples = pages[0], len(pages) * pages[0].samplesperpixel
         if 1 < samples < channels:
-            raise UserError(f"{path}: has {samples} channels; save the photo as grey or as RGB.")
+            raise UserError(f"{path}: has {samples} channels; save the image as grey or as RGB.")
         if samples > channels and page.photometric != tifffile.PHOTOMETRIC.RGB:
             raise UserError(
                 f"{path}: has {samples} channels and does not say which are red, green and blue; save the three as RGB."
@@ -145,7 +145,7 @@ def _require_size(width: int, height: int, path: ImageFilePath) -> None:
 
 
 def _require_tiff_for_pillow(image: ImageFile, path: ImageFilePath) -> None:
-    """Further pages may be the same photo made smaller or its mask, but not other slices of a stack."""
+    """Further pages may be the same image made smaller or its mask, but not other slices of a stack."""
     tags = image.tag_v2  # type: ignore[attr-defined]
     if max(tags.get(BITS, (1,))) > 8 and tags.get(PLANAR) == 2 and tags.get(COMPRESSION) == 1:
         raise UnidentifiedImageError  # Pillow takes these for planes of bytes
@@ -188,7 +188,7 @@ def reading(path: ImageFilePath) -> Iterator[None]:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
     except UnidentifiedImageError as error:
         reason = "is empty" if _is_empty(path) else "is not an image that can be read, or its head is damaged"
-        raise UserError(f"{path}: {reason}; photos may be JPEG, PNG, TIFF, BMP, WebP, GIF or PPM.") from error
+        raise UserError(f"{path}: {reason}; images may be JPEG, PNG, TIFF, BMP, WebP, GIF or PPM.") from error
     except Exception as error:  # decoders raise anything at all on broken bytes
         raise UserError(f"{path}: cannot be decoded; it is damaged, cut short or of a rare kind ({error}).") from error
 

@@ -1,4 +1,4 @@
-"""Whatever a user has as the depth of a photo -> metres, or HHA.
+"""Whatever a user has as the depth of an image -> metres, or HHA.
 
 D channels, H W pixels.
 """
@@ -29,7 +29,7 @@ def as_depth(depth: Depth, channels: int, size: tuple[int, int]) -> Tensor:
 
     Args:
         channels: D, as many as the model sees.
-        size: (height, width) of the photo.
+        size: (height, width) of the image.
 
     Raises:
         UserError: the file can't be read, or it is not of this shape.
@@ -43,7 +43,7 @@ def as_depth(depth: Depth, channels: int, size: tuple[int, int]) -> Tensor:
         values = np.moveaxis(values, -1, 0)
     if values.shape != (channels, *size):
         raise UserError(
-            f"{name}: is of shape {shape}, but the model sees depth of {channels} channels, and the photo has "
+            f"{name}: is of shape {shape}, but the model sees depth of {channels} channels, and the image has "
             f"{size[0]} rows and {size[1]} columns"
         )
     if not (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
@@ -55,7 +55,7 @@ def as_depth(depth: Depth, channels: int, size: tuple[int, int]) -> Tensor:
 
 
 def find_depth(folder: Path, name: str) -> Path:
-    """The file with the depth of the photo of this name.
+    """The file with the depth of the image of this name.
 
     Raises:
         UserError: there is none.
@@ -71,7 +71,7 @@ def _read(path: Path) -> np.ndarray:
         if path.suffix.lower() == ".npy":
             values = np.load(path, mmap_mode="r", allow_pickle=False)
             if prod(values.shape) > 4 * MAX_PIXELS:
-                raise UserError(f"{path}: holds {prod(values.shape):,} numbers, too many to be the depth of a photo")
+                raise UserError(f"{path}: holds {prod(values.shape):,} numbers, too many to be the depth of an image")
             return values
         try:
             with open_image(path) as image:

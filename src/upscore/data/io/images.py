@@ -1,4 +1,4 @@
-"""Photos and label maps out of files, as the rest of the project wants them.
+"""Images and label maps out of files, as the rest of the project wants them.
 
 H W pixels, upright: the EXIF orientation of the file is applied. Of an animation the first frame is read.
 """
@@ -44,7 +44,7 @@ class LabelError(UserError):
 
 
 def read_image(path: str | ImageFilePath) -> Tensor:
-    """Read a photo as (3, H, W) uint8 RGB.
+    """Read an image as (3, H, W) uint8 RGB.
 
     Of 16-bit channels the upper 8 bits are kept, and of a TIFF that states fewer bits the upper 8 of these; floats in
     0..1 are multiplied by 255 and rounded. Alpha is dropped, not blended: the file does not say what lies behind, and
@@ -59,7 +59,7 @@ def read_image(path: str | ImageFilePath) -> Tensor:
     """
     path = path if isinstance(path, MemoryFile) else Path(path)
     with reading(path):
-        pixels = _read_tiff_photo(path) if is_tiff(path) else _read_with_pillow(path)
+        pixels = _read_tiff_image(path) if is_tiff(path) else _read_with_pillow(path)
         if pixels.ndim == 2:
             pixels = pixels[..., None]
         pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
@@ -107,7 +107,7 @@ def read_ids(path: str | Path) -> Tensor:
 
 
 def is_deep(path: str | Path) -> bool:
-    """Whether a photo is grey with more than 8 bits, by its header alone."""
+    """Whether an image is grey with more than 8 bits, by its header alone."""
     path = Path(path)
     with reading(path), open_image(path) as image:
         return image.mode.startswith("I")
@@ -125,7 +125,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def _read_tiff_photo(path: ImageFilePath) -> np.ndarray:
+def _read_tiff_image(path: ImageFilePath) -> np.ndarray:
     """(H, W), (H, W, 1) or (H, W, 3) uint8; by Pillow where tifffile lacks the codec or the colours."""
     with open_tiff(path) as pages:
         issue = unreadable(pages[0])

@@ -1,4 +1,4 @@
-"""Images of any size, of which windows are read: TIFF, Zarr, and photos that memory holds whole.
+"""Images of any size, of which windows are read: TIFF, Zarr, and images that memory holds whole.
 
 H W pixels of the image, h w of a window.
 """
@@ -69,7 +69,7 @@ def open_raster(path: str | Path, *, pyramid_level: int = 0) -> Raster:
     read at once, up to its limits.
 
     Args:
-        path: a photo, a TIFF (BigTIFF, OME-TIFF, GeoTIFF, pyramids), a Zarr array or an OME-Zarr group.
+        path: an image, a TIFF (BigTIFF, OME-TIFF, GeoTIFF, pyramids), a Zarr array or an OME-Zarr group.
         level: of a pyramid; 0 is the finest.
 
     Warns:
@@ -90,5 +90,5 @@ def open_raster(path: str | Path, *, pyramid_level: int = 0) -> Raster:
             if pyramid_level or error.pixels > LARGE:
                 raise
     elif pyramid_level:
-        raise UserError(f"{path}: level={pyramid_level}, but a photo has one level; pyramids are in TIFF or Zarr.")
+        raise UserError(f"{path}: level={pyramid_level}, but an image has one level; pyramids are in TIFF or Zarr.")
     return InMemoryRaster(read_image(path))

@@ -117,7 +117,7 @@ class SceneDataset:
         canvas = _scene(np.random.default_rng([self._seed, index]), *self._size)
         pixels = np.rint(np.clip(canvas.pixels, 0, 255)).astype(np.uint8)
         id_map = _renumbered(canvas.id_map)
-        # from a generator of its own, so that photo and classes don't depend on it
+        # from a generator of its own, so that image and classes don't depend on it
         depth = depth_map(np.random.default_rng([self._seed, index, 1]), canvas.id_map, canvas.plates)
         return Sample(
             name=f"scene_{index:05d}",
@@ -226,29 +226,29 @@ def _labels(id_map: np.ndarray, class_map: np.ndarray) -> Tensor:
 
 
 def _background(rng: Generator, height: int, width: int) -> np.ndarray:
-    photo = _photo(BACKGROUNDS[rng.integers(len(BACKGROUNDS))])
-    whole = min(photo.height / height, photo.width / width)
-    return _cut(rng, photo, height, width, whole * rng.uniform(0.5, 1)) * rng.uniform(0.65, 1.1)
+    source = _source_image(BACKGROUNDS[rng.integers(len(BACKGROUNDS))])
+    whole = min(source.height / height, source.width / width)
+    return _cut(rng, source, height, width, whole * rng.uniform(0.5, 1)) * rng.uniform(0.65, 1.1)
 
 
 def _texture(rng: Generator, height: int, width: int, zoom: float) -> np.ndarray:
-    photo = _photo(TEXTURES[rng.integers(len(TEXTURES))])
-    pixels = _cut(rng, photo, height, width, zoom * rng.uniform(0.8, 2.5))
-    # Lifted, so that a thin piece of a dark photo can still be seen on another.
+    source = _source_image(TEXTURES[rng.integers(len(TEXTURES))])
+    pixels = _cut(rng, source, height, width, zoom * rng.uniform(0.8, 2.5))
+    # Lifted, so that a thin piece of a dark image can still be seen on another.
     return (40 + 0.84 * pixels) * colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.1, 0.85), rng.uniform(1.1, 1.9))
 
 
-def _cut(rng: Generator, photo: Image.Image, height: int, width: int, zoom: float) -> np.ndarray:
-    """A random piece of the photo, (height, width, 3) float32; each pixel spans at most `zoom` of the photo's."""
-    zoom = min(zoom, photo.height / height, photo.width / width)
-    left = rng.random() * (photo.width - zoom * width)
-    top = rng.random() * (photo.height - zoom * height)
-    box = (left, top, min(photo.width, left + zoom * width), min(photo.height, top + zoom * height))
-    pixels = np.asarray(photo.resize((width, height), Image.Resampling.BILINEAR, box)).astype(np.float32)
+def _cut(rng: Generator, source: Image.Image, height: int, width: int, zoom: float) -> np.ndarray:
+    """A random piece of the image, (height, width, 3) float32; each pixel spans at most `zoom` of the image's."""
+    zoom = min(zoom, source.height / height, source.width / width)
+    left = rng.random() * (source.width - zoom * width)
+    top = rng.random() * (source.height - zoom * height)
+    box = (left, top, min(source.width, left + zoom * width), min(source.height, top + zoom * height))
+    pixels = np.asarray(source.resize((width, height), Image.Resampling.BILINEAR, box)).astype(np.float32)
     return pixels[:, ::-1] if rng.random() < 0.5 else pixels
 
 
 @cache
-def _photo(name: str) -> Image.Image:
+def _source_image(name: str) -> Image.Image:
     with files("skimage").joinpath("data", f"{name}.png").open("rb") as file:
         return Image.open(file).convert("RGB")

@@ -36,7 +36,7 @@ class ImageEntry(NamedTuple):
 
     id: int
     name: str
-    """A path below the photos' folder."""
+    """A path below the images' folder."""
     size: tuple[int, int]
 
 
@@ -87,7 +87,7 @@ def read_image_entry(entry: Any) -> ImageEntry:
         raise Unusable("malformed", f"an image ({str(name)[:80]}) has no whole number as 'id'; add it.")
     if not isinstance(name, str) or not _stays_inside(name):
         raise Unusable(
-            "malformed", f"image {number}: 'file_name' is {str(name)[:80]!r}; give a path below the photos' folder."
+            "malformed", f"image {number}: 'file_name' is {str(name)[:80]!r}; give a path below the images' folder."
         )
     if not all(_is_int(side) and side > 0 for side in sides) or sides[0] * sides[1] > MAX_PIXELS:
         raise Unusable(
@@ -156,7 +156,7 @@ def _read_piece(piece: Any, size: tuple[int, int], number: int) -> array[float]:
     if coordinates and not -largest <= min(coordinates) <= max(coordinates) <= 2 * largest:
         raise Unusable(
             "malformed",
-            f"has a polygon from {min(coordinates):g} to {max(coordinates):g}, far outside its photo of "
+            f"has a polygon from {min(coordinates):g} to {max(coordinates):g}, far outside its image of "
             f"{size[1]}x{size[0]} pixels; draw it anew.",
             number,
         )

@@ -1,4 +1,4 @@
-"""Where a COCO data set's JSON and its photos are.
+"""Where a COCO data set's JSON and its images are.
 
 ```
 ROOT/annotations/instances_train2017.json  ROOT/train2017/1.jpg   (or images/, images/train2017/; or the JSON in ROOT)
@@ -61,15 +61,15 @@ def _order(split: str) -> tuple[int, str]:
 
 @dataclass(slots=True, kw_only=True)
 class CocoIndex(DatasetIndex):
-    """The photos of one or more JSON files; a pair's label is its JSON."""
+    """The images of one or more JSON files; a pair's label is its JSON."""
 
     files: dict[Path, Coco] = field(default_factory=dict)
     places: dict[tuple[Path, Path], int] = field(default_factory=dict)
-    """By JSON and photo: the image's number in the JSON."""
+    """By JSON and image: the image's number in the JSON."""
 
 
 def list_coco(found: dict[str, Path], source: str | Path) -> CocoIndex:
-    """Read the JSON files and find their photos.
+    """Read the JSON files and find their images.
 
     Raises:
         UserError: a file is not of COCO's kind, or two of them have other categories.
@@ -88,12 +88,12 @@ def list_coco(found: dict[str, Path], source: str | Path) -> CocoIndex:
         files={file.path: file for file in files},
     )
     for split, file in zip(found, files, strict=True):
-        listing.splits[split] = _pairs(file, _photos(file, split, root), listing)
+        listing.splits[split] = _pairs(file, _image_folder(file, split, root), listing)
     return listing
 
 
-def _photos(file: Coco, split: str, root: Path) -> Path:
-    """The folder in which the first of the photos is that can be found at all."""
+def _image_folder(file: Coco, split: str, root: Path) -> Path:
+    """The folder in which the first of the images is that can be found at all."""
     beside = file.path.parent
     top = beside if root == file.path else root
     year = file.path.stem.removeprefix("instances_")
@@ -106,16 +106,16 @@ def _photos(file: Coco, split: str, root: Path) -> Path:
     return top / "images"
 
 
-def _pairs(file: Coco, photos: Path, listing: CocoIndex) -> list[Pair]:
+def _pairs(file: Coco, folder: Path, listing: CocoIndex) -> list[Pair]:
     pairs = []
     for place, encoded in enumerate(file.file_names):
         name = os.fsdecode(encoded)
-        photo = photos / name
-        if not photo.is_file():
+        image = folder / name
+        if not image.is_file():
             listing.issues.append(
-                Issue("missing photo", photo, f"{photo}: is listed in {file.path} but missing; add or unlist it.")
+                Issue("missing image", image, f"{image}: is listed in {file.path} but missing; add or unlist it.")
             )
             continue
-        listing.places[file.path, photo] = place
-        pairs.append(Pair(str(PurePosixPath(name).with_suffix("")), photo, file.path))
+        listing.places[file.path, image] = place
+        pairs.append(Pair(str(PurePosixPath(name).with_suffix("")), image, file.path))
     return sorted(pairs)

@@ -41,7 +41,7 @@ class Coco:
     image_ids: np.ndarray
     """(N,) int64."""
     file_names: np.ndarray
-    """(N,) bytes, relative to the photos' folder."""
+    """(N,) bytes, relative to the images' folder."""
     sizes: np.ndarray
     """(N, 2) int64."""
     bounds: np.ndarray
@@ -93,7 +93,7 @@ class Coco:
             )
         except UserError as error:
             name = os.fsdecode(self.file_names[image])
-            raise UserError(f"{self.path}: {name}: {error}; make the photo smaller, or cut it up.") from error
+            raise UserError(f"{self.path}: {name}: {error}; make the image smaller, or cut it up.") from error
         part = slice(annotations.start, annotations.stop)
         measured = ObjectAnnotations.from_id_map(torch.from_numpy(id_map))
         at = measured.numbers - 1
@@ -197,19 +197,19 @@ class _Images:
 
     def add(self, entry: Any) -> None:
         try:
-            photo = read_image_entry(entry)
-            if photo.id in self.places:
-                raise Unusable("image id", f"image {photo.id} is listed more than once; give each its own id.")
-            if photo.name in self._names:
-                raise Unusable("duplicate", f"image {photo.id}: {photo.name} is listed already; keep one of the two.")
+            image = read_image_entry(entry)
+            if image.id in self.places:
+                raise Unusable("image id", f"image {image.id} is listed more than once; give each its own id.")
+            if image.name in self._names:
+                raise Unusable("duplicate", f"image {image.id}: {image.name} is listed already; keep one of the two.")
         except Unusable as issue:
             self.issues.append(Issue(issue.kind, self.path, f"{self.path}: {issue}", issue.annotation))
             return
-        self.places[photo.id] = len(self.ids)
-        self._names.add(photo.name)
-        self.ids.append(photo.id)
-        self.names.append(os.fsencode(photo.name))
-        self.sizes.extend(photo.size)
+        self.places[image.id] = len(self.ids)
+        self._names.add(image.name)
+        self.ids.append(image.id)
+        self.names.append(os.fsencode(image.name))
+        self.sizes.extend(image.size)
 
 
 class _Annotations:
