@@ -91,9 +91,9 @@ def cues(
     from upscore.data.digest import same_source
     from upscore.data.instance_datasets import task_of
     from upscore.errors import UserError
-    from upscore.experiments.cues.training_setup import budget, training_setup
     from upscore.experiments.cues.report import advice, definitions, write_cues
     from upscore.experiments.cues.run import Experiment, count_classes, foreground_of, measure_cues
+    from upscore.experiments.cues.training_setup import budget, training_setup
     from upscore.files import require_writable
     from upscore.training.callbacks import RunFolderWriter, TerminalProgress
     from upscore.training.loader import default_workers
