@@ -1,4 +1,4 @@
-"""upscore: FCN and Mask R-CNN as published, from a folder of images to a model you can ship.
+"""upscore: semantic segmentation with FCN and instance segmentation with Mask R-CNN.
 
 >>> import upscore
 >>> model = upscore.load("runs/streets")

@@ -1,4 +1,4 @@
-"""Labelled objects of one image: an id map in layers, which overlapping objects share out between them.
+"""Annotated objects of one image, stored as an id map with one layer or, if objects overlap, several.
 
 K objects, L layers, H W pixels. Boxes are (x1, y1, x2, y2) in pixels, continuous: a single pixel at the origin is
 (0, 0, 1, 1).
@@ -17,29 +17,29 @@ from torch import Tensor
 
 @dataclass(slots=True, kw_only=True)
 class ObjectAnnotations:
-    """What is known of K objects; make it by `from_id_map` or `from_masks`."""
+    """The annotations of K objects; create them by `from_id_map` or `from_masks`."""
 
     id_map: Tensor
-    """(L, H, W) int32, an object's number from 1, 0 where there is none; L is 1 unless objects overlap."""
+    """(L, H, W) int32, object numbers from 1, 0 = no object; L is 1 unless objects overlap."""
     numbers: Tensor
-    """(K,) int64, each object's number in the id map."""
+    """(K,) int64, the numbers of the objects in the id map."""
     layers: Tensor
-    """(K,) int64, the layer that it is on."""
+    """(K,) int64, the layers of the objects."""
     labels: Tensor
     """(K,) int64, class indices from 0; there is no class for the background."""
     boxes: Tensor
-    """(K, 4) float32, as annotated, else tight around the pixels."""
+    """(K, 4) float32, boxes as annotated, or tight boxes around the pixels if not annotated."""
     areas: Tensor
-    """(K,) float32, in pixels; as annotated, else counted."""
+    """(K,) float32, areas in pixels, as annotated, or the number of pixels if not annotated."""
     crowd: Tensor
-    """(K,) bool, a group labelled as one; it is never trained on, and scored as COCO does."""
+    """(K,) bool, COCO's `iscrowd`: a group annotated as one object, ignored in training, scored as COCO does."""
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     @property
     def size(self) -> tuple[int, int]:
-        """(H, W)."""
+        """(H, W) of the id map."""
         height, width = self.id_map.shape[-2:]
         return height, width
 
@@ -47,9 +47,12 @@ class ObjectAnnotations:
     def from_id_map(
         cls, id_map: Tensor, labels: Tensor | None = None, crowd: Tensor | None = None
     ) -> ObjectAnnotations:
-        """The objects whose numbers occur in an id map, (H, W) or (L, H, W), of integers from 0.
+        """Return the objects of an id map.
 
-        `labels` and `crowd` are looked up by number, at number - 1; without them all are of class 0, and no crowd.
+        Args:
+            id_map: (H, W) or (L, H, W), object numbers from 1, 0 = no object.
+            labels: class index of object number n at index n - 1; without it, all objects have class 0.
+            crowd: bool of object number n at index n - 1; without it, no object is a crowd.
         """
         id_map = id_map.to(torch.int32)
         layered = id_map if id_map.ndim == 3 else id_map[None]
@@ -67,7 +70,7 @@ class ObjectAnnotations:
 
     @classmethod
     def from_masks(cls, masks: Tensor, labels: Tensor | None = None, crowd: Tensor | None = None) -> ObjectAnnotations:
-        """The objects of K bitmasks, (K, H, W) bool, each on the first layer where it fits; empty ones are left out."""
+        """Return the objects of K bitmasks, (K, H, W) bool, each on the first free layer; empty masks are left out."""
         height, width = masks.shape[-2:]
         layers: list[Tensor] = []
         for number, mask in enumerate(masks, start=1):
@@ -81,9 +84,9 @@ class ObjectAnnotations:
         return cls.from_id_map(id_map, labels, crowd)
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> ObjectAnnotations:
-        """The objects after their id map was cropped, resized, mirrored or padded (with 0) by `move`.
+        """Return the objects after `move` has cropped, resized, mirrored or padded (with 0) their id map.
 
-        Boxes and areas are measured anew, and an object of which nothing is left is dropped.
+        Boxes and areas are measured again, and objects without remaining pixels are removed.
         """
         moved = move(self.id_map).contiguous()
         numbers, layers, boxes, areas = _find(moved.numpy())
@@ -101,7 +104,7 @@ class ObjectAnnotations:
         )
 
     def __getitem__(self, index: Tensor) -> ObjectAnnotations:
-        """Some of the objects, by their positions or a (K,) bool; the id map stays as it is."""
+        """Select objects by positions or a (K,) bool mask; the id map is unchanged."""
         return replace(
             self,
             numbers=self.numbers[index],
@@ -113,12 +116,12 @@ class ObjectAnnotations:
         )
 
     def bitmask(self, position: int) -> Tensor:
-        """(H, W) bool, the pixels of one object."""
+        """Return the mask of one object, (H, W) bool."""
         return self.id_map[self.layers[position]] == self.numbers[position]
 
 
 def _find(id_map: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Numbers, layers, boxes and areas of what occurs in a layered id map, by ascending number."""
+    """Return numbers, layers, boxes and areas of the objects in an id map (L, H, W), by ascending number."""
     found = []
     for layer, plane in enumerate(id_map):
         counts = np.bincount(plane.ravel())

@@ -1,7 +1,7 @@
 """Choose the fastest of several ways to compute the same thing by a short measurement, cached per machine.
 
-"auto" settings use it where hardware flags do not tell the answer, such as the number format of a network on a
-processor with bfloat16 instructions.
+It serves "auto" settings that hardware flags do not decide, such as the number format of a network on a processor with
+bfloat16 instructions.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import torch
 from upscore.files import cache_root, write_text
 
 ROUNDS = 3
-"""Timed calls of each way, after one that is not timed; the shortest counts."""
+"""Timed calls of each candidate, after one warm-up call; the shortest time counts."""
 
 MARGIN = 0.05
-"""The share of time that a later way must save over the first one to be chosen."""
+"""Share of the first candidate's time that another candidate must save to be chosen."""
 
 _lock = threading.Lock()
 _measured: dict[str, dict[str, float]] = {}
@@ -32,7 +32,7 @@ _measured: dict[str, dict[str, float]] = {}
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was chosen, and why."""
+    """The name of the chosen candidate and the reason."""
 
     name: str
     reason: str
@@ -44,16 +44,16 @@ class Choice:
 def fastest(
     names: Sequence[str], prepare: Callable[[str], Callable[[], object]], *, key: Sequence[object], rounds: int = ROUNDS
 ) -> Choice:
-    """The fastest of several ways, by measurement at the first call and from the cache after that.
+    """Return the fastest of several candidates, by a measurement that is cached.
 
-    A measurement belongs to its key, this kind of processor and the number of torch's threads. It is kept for the
-    process and, where the folder for caches can be written, on disk. Threads that ask at the same time measure once.
+    The cache entry depends on `key`, the processor model and the number of torch threads. It is kept in memory and, if
+    the cache folder is writable, on disk. Concurrent calls from several threads measure only once.
 
     Args:
-        names: the ways, the preferred one first: a later one must be faster by `MARGIN`.
-        prepare: from a name to the function to time; called for each name only if a measurement is needed.
-        key: what the times depend on, such as the network's architecture and the versions of libraries.
-        rounds: timed calls of each way.
+        names: the candidates, the preferred one first: another must be faster by `MARGIN`.
+        prepare: returns the function to time for a name; called only if a measurement is needed.
+        key: values that the times depend on, such as the architecture of the network and the versions of libraries.
+        rounds: timed calls of each candidate.
     """
     with _lock:
         parts = [*map(str, key), *names, processor(), str(torch.get_num_threads())]
@@ -73,7 +73,10 @@ def fastest(
 
 
 def _measure(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The shortest time of each way in seconds; rounds are interleaved, so that a busy machine delays all alike."""
+    """Return the shortest time of each candidate in seconds.
+
+    Rounds are interleaved, so that other load on the machine delays all candidates alike.
+    """
     for way in ways.values():
         way()
     seconds = dict.fromkeys(ways, float("inf"))
@@ -101,13 +104,13 @@ def _read(digest: str, names: Sequence[str]) -> dict[str, float] | None:
 def _write(digest: str, seconds: dict[str, float]) -> None:
     try:
         write_text(_path(digest), json.dumps(seconds))
-    except (OSError, RuntimeError):  # a cache that can't be written is none
+    except (OSError, RuntimeError):  # without a writable cache folder, nothing is cached
         return
 
 
 @cache
 def processor() -> str:
-    """The model and the instruction sets of this processor."""
+    """Return the model and the instruction sets of this processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

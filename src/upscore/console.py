@@ -1,6 +1,6 @@
-"""Terminal output by rich in which names of files and classes are printed as they are.
+"""Terminal output by rich without markup, so that names of files and classes are printed literally.
 
-By default rich takes `[...]` in a text for markup and `:smile:` for an emoji, and passes terminal escapes on.
+By default rich interprets `[...]` as markup and `:smile:` as an emoji, and does not escape terminal control sequences.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ class Console(rich.console.Console):
 
 
 class TextColumn(rich.progress.TextColumn):
-    """A column of a progress bar whose text is no markup."""
+    """A text column of a progress bar, without markup."""
 
     def __init__(self, text_format: str, **options: Any) -> None:
         plain: dict[str, Any] = {"markup": False}
         super().__init__(text_format, **plain | options)
 
     def render(self, task: rich.progress.Task) -> Text:
-        """The text for a task."""
+        """Return the text for a task."""
         text = super().render(task)
         text.plain = printable(text.plain)
         return text
 
 
 class Progress(rich.progress.Progress):
-    """Progress bars whose descriptions are no markup."""
+    """Progress bars with descriptions without markup."""
 
     @classmethod
     def get_default_columns(cls) -> tuple[rich.progress.ProgressColumn, ...]:

@@ -1,8 +1,9 @@
-"""What a user can get wrong."""
+"""The exception for invalid input of the user."""
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave, told in one sentence: what is wrong, where (file, field, value) and the remedy.
+    """Invalid input of the user: a file, an option or an argument.
 
-    The command line prints the sentence alone; any other exception is a fault of ours and keeps its traceback.
+    The message is one sentence with the file, the field or the value, what is wrong with it, and a remedy. The command
+    line prints only the message. Any other exception is a bug of upscore and is shown with its traceback.
     """

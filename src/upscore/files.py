@@ -19,7 +19,7 @@ from upscore.errors import UserError
 class WriteError(UserError, OSError):
     """A file can't be written: the disk is full, the folder is read-only, the name is too long.
 
-    It is an OSError too, so that optional files, such as caches, are left out by `except OSError`.
+    It is also an OSError, so that code that writes optional files, such as caches, can ignore it by `except OSError`.
 
     Args:
         path: the file or folder.
@@ -130,12 +130,12 @@ def require_writable_file(path: Path, remedy: str) -> None:
 
 
 def not_own(path: Path) -> UserError:
-    """The error for a file that another program wrote and that an output would replace."""
-    return UserError(f"{path} is there, was not written by upscore and would be overwritten: choose another output")
+    """Return the error for a file of another program that an output would replace."""
+    return UserError(f"{path} exists, was not written by upscore and would be overwritten: choose another output")
 
 
 def cache_root() -> Path:
-    """The folder for caches: `UPSCORE_CACHE`, or `upscore` in the user's cache folder.
+    """Return the folder for caches: `UPSCORE_CACHE`, or `upscore` in the user's cache folder.
 
     Raises:
         RuntimeError: the user has no home folder.
@@ -147,7 +147,7 @@ def cache_root() -> Path:
 
 
 def _temporary(path: Path, suffix: str) -> Path:
-    """A hidden name beside `path` that no other process or thread uses."""
+    """Return a hidden path in the folder of `path` that no other process or thread uses."""
     return path.with_name(f".{os.getpid()}-{uuid4().hex[:12]}{suffix[-64:]}")
 
 

@@ -1,7 +1,7 @@
-"""What the numbers in a label map mean."""
+"""Special values of label maps."""
 
 VOID = 255
-"""The label of pixels that are neither trained on nor scored."""
+"""The label of pixels that are ignored in training and scoring."""
 
 MAX_CLASSES = 255
-"""Class indices are stored in a byte, and 255 is void."""
+"""The largest number of classes: class indices are stored as uint8, and 255 is void."""

@@ -10,39 +10,36 @@ LONGEST_NAME = 60
 
 
 def printable(text: str) -> str:
-    """The text with control characters, terminal escapes and bytes that are no text replaced by their escapes.
-
-    Line breaks stay.
-    """
+    """Escape control characters, terminal escapes and undecodable bytes in a text; line breaks are kept."""
     text = text.encode("utf-8", "backslashreplace").decode()
     return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
 def short_name(name: str, longest: int = LONGEST_NAME) -> str:
-    """A name on one line, without control characters, and cut to `longest` characters."""
+    """Return a name on one line, without control characters, truncated to `longest` characters."""
     name = printable(" ".join(name[: 4 * longest].split()))
     return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 def short_names(names: Sequence[str], most: int = 12) -> str:
-    """The first `most` names with commas between them, each by `short_name`, and how many more there are."""
+    """Join the first `most` names by commas, each shortened by `short_name`, and add the total number of names."""
     more = f", … ({len(names)} in all)" if len(names) > most else ""
     return ", ".join(map(short_name, names[:most])) + more
 
 
 def markdown_escaped(text: str) -> str:
-    """The text with a backslash before each character that Markdown would take for markup."""
+    """Escape the characters of a text that are Markdown markup."""
     return re.sub(r"([\\|*_`<])", r"\\\1", text)
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, escape: bool = True) -> str:
-    """A Markdown table, without a line break at its end.
+    """Format a Markdown table, without a line break at the end.
 
     Args:
         header: the titles of the columns.
         rows: the cells.
-        left: so many columns from the first one on are aligned to the left, the others to the right.
-        escape: cells are plain text; otherwise they are Markdown.
+        left: number of columns, from the first one, that are aligned to the left; the others are aligned to the right.
+        escape: whether the cells are plain text, not Markdown.
     """
     lines = [[markdown_escaped(cell) for cell in row] if escape else row for row in [header, *rows]]
     alignment = ["---"] * left + ["---:"] * (len(header) - left)
@@ -50,5 +47,5 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an exception's message, or the name of its type."""
+    """Return the first line of the message of an exception, or the name of its type if the message is empty."""
     return printable(next(iter(str(error).strip().splitlines()), type(error).__name__))

@@ -1,4 +1,4 @@
-"""Interleaved timing of functions, and a description of the machine that it ran on."""
+"""Interleaved timing of functions, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ Key = TypeVar("Key", bound=Hashable)
 def time_interleaved(
     calls: Mapping[Key, Callable[[], object]], rounds: int, *, progress: ProgressCallback = ignore_progress
 ) -> dict[Key, list[float]]:
-    """The seconds that each function takes, round by round.
+    """Measure the seconds that each function takes, in interleaved rounds.
 
-    In a round each function is called once, so that a busy machine delays all of them alike. One more round at the
-    beginning is not timed. The function that begins changes from round to round, so that none always follows the same
-    one.
+    Each function is called once per round, so that other load on the machine delays all of them alike. An additional
+    first round is a warm-up. The order rotates from round to round.
 
     Args:
         calls: the functions, by any keys.
-        rounds: 1 or more.
-        progress: receives the number of calls.
+        rounds: number of timed rounds, 1 or more.
+        progress: called with the number of finished calls and of all calls.
+
+    Returns:
+        The seconds of each round, by key.
     """
     assert calls, "there is nothing to time"
     assert rounds > 0, "medians need a round"
@@ -50,7 +52,7 @@ def time_interleaved(
 
 
 def describe_machine(threads: int) -> dict[str, str | int]:
-    """The processor, the GPU if there is one, the numbers of cores and threads, and the versions of packages."""
+    """Return the processor, the GPU if there is one, the numbers of cores and threads, and the package versions."""
     import torch
 
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
@@ -67,7 +69,7 @@ def describe_machine(threads: int) -> dict[str, str | int]:
 
 
 def describe(threads: int) -> str:
-    """`describe_machine` in one line."""
+    """Return the values of `describe_machine` in one line."""
     facts = describe_machine(threads)
     cores = facts["cores"]
     versions = [f"{package} {facts[package]}" for package in PACKAGES if package in facts]
@@ -82,7 +84,7 @@ def describe(threads: int) -> str:
 
 
 def processor_name() -> str:
-    """The processor's name and its instruction sets for vectors and matrices."""
+    """Return the name of the processor and its vector and matrix instruction sets."""
     import torch
 
     from upscore.inference.engines.openvino import available, core, has_bfloat16
@@ -97,7 +99,7 @@ def processor_name() -> str:
 
 
 def busy() -> str | None:
-    """A warning if the machine has been doing other work in the last minute."""
+    """Return a warning if the load average of the last minute shows that other programs were running, else None."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load < 0.5:
         return None

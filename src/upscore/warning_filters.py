@@ -1,7 +1,7 @@
-"""Ignore warnings of one kind for a while, in any thread.
+"""A thread-safe context manager that ignores warnings.
 
-`warnings.catch_warnings` saves and restores the filters of the whole process, so that blocks in several threads that
-overlap leave a wrong state behind. Here a filter is added by the first block that needs it and removed by the last.
+`warnings.catch_warnings` saves and restores the filters of the whole process, so overlapping blocks in several threads
+leave a wrong state. Here a filter is added by the first block that needs it and removed by the last.
 """
 
 from __future__ import annotations
@@ -37,5 +37,5 @@ def ignored_warnings(category: type[Warning] = Warning, *, module: str = "") -> 
         with _lock:
             _blocks[kind] -= 1
             if not _blocks[kind] and (entry := _added.pop(kind, None)) is not None:
-                with suppress(ValueError):  # somebody else has reset the filters
+                with suppress(ValueError):  # other code has reset the filters
                     warnings.filters.remove(entry)  # pyright: ignore[reportAttributeAccessIssue]
