@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from tests.tiny import scenes, tiny_net
 from upscore.checkpoints import save_model
-from upscore.checkpoints.config import read_config
+from upscore.checkpoints.config import FCNArchitecture, MaskRCNNArchitecture, read_config
 from upscore.errors import UserError
+from upscore.models.build import build_fcn
+from upscore.models.mask_rcnn.build import build_mask_rcnn
 
 
 @pytest.fixture
@@ -52,3 +57,9 @@ def test_a_damaged_card(content: bytes, model: Path) -> None:
     (model / "model.json").write_bytes(content)
     with pytest.raises(UserError, match=r"model\.json"):
         read_config(model)
+
+
+@pytest.mark.parametrize(("fields", "build"), [(FCNArchitecture, build_fcn), (MaskRCNNArchitecture, build_mask_rcnn)])
+def test_the_fields_are_the_arguments_of_the_builders(fields: type[BaseModel], build: Callable[..., object]) -> None:
+    arguments = inspect.signature(build).parameters.keys() - {"pretrained", "backbone_module"}
+    assert fields.model_fields.keys() == arguments | {"name"}

@@ -21,6 +21,7 @@ from upscore.checkpoints.importers.torchvision import import_torchvision_mask_rc
 from upscore.inference import load
 from upscore.inference.model import Model
 from upscore.models import MaskRCNN
+from upscore.models.mask_rcnn.presets import PRESETS, Limits
 from upscore.models.mask_rcnn.resizing import Resizing
 from upscore.results import InstanceResult, as_instances
 from upscore.results.mask_paste import paste_soft
@@ -73,15 +74,18 @@ def test_the_same_objects_are_found(peer: Peer, net: MaskRCNN, height: int, widt
 
 
 @torch.inference_mode()
-def test_an_imported_model_returns_what_torchvision_returns(peer: Peer, tmp_path: Path) -> None:
+def test_an_imported_model_returns_what_torchvision_returns(
+    peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By default, through a model folder: also low scores, and objects that overlap."""
+    few = Limits(before_nms=100, after_nms=100)  # of 1000 proposals, more than 100 become objects with high scores
+    monkeypatch.setitem(PRESETS, "torchvision", replace(PRESETS["torchvision"], inference=few))
+    monkeypatch.setitem(peer.rpn._pre_nms_top_n, "testing", few.before_nms)
     net = import_torchvision_mask_rcnn(peer.state_dict())
     net.resizing = Resizing(min_side=MIN_SIDE, max_side=MAX_SIDE, rule="floats")
     net.architecture |= {"min_side": MIN_SIDE, "max_side": MAX_SIDE}
     save_model(tmp_path / "model", net, classes=net.classes)
     model = load(tmp_path / "model", engine="torch", precision="float32")
-    assert isinstance(model.module, MaskRCNN)
-    model.module.rpn.training_limits = model.module.rpn.inference_limits = PROPOSALS
     image = photo(333, 500)
     (expected,) = peer([image / 255])
     found = as_instances(model.predict(image.byte()))
