@@ -82,7 +82,7 @@ def test_objects_in_tiles(
     assert upscore(monkeypatch, *run[:-1], "1.5") == 2
     assert "scores are from 0 to 1" in sentence(capsys)
     assert upscore(monkeypatch, "predict", "nuclei", image, "--output", output, "--tiled", "--tile-size", "0") == 1
-    assert "tiles of 0 px" in sentence(capsys)
+    assert "tile_size=0" in sentence(capsys)
 
 
 def test_what_does_not_go_together(

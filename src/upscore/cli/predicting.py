@@ -149,9 +149,9 @@ def tiled(
     from upscore.inference import load
     from upscore.inference.folder import require_score_threshold
     from upscore.inference.run_manifest import Record, RunManifest, fingerprint, run_settings, sizes_below, unchanged
-    from upscore.inference.tiled.instances import entries_of, plan_search, predict_objects
-    from upscore.inference.tiled.output import overlay_of
-    from upscore.inference.tiled.semantic import plan_classes, predict_raster
+    from upscore.inference.tiled.instances import instances_path, plan_instances, predict_objects
+    from upscore.inference.tiled.output import overlay_path
+    from upscore.inference.tiled.semantic import plan_semantic, predict_raster
 
     targets = _targets([Path(path) for path in paths], Path(output))
     predictor = load(model, engine=engine, precision=precision)
@@ -160,14 +160,14 @@ def tiled(
     if predictor.task == "instances":
         options: dict[str, Any] = {
             "pyramid_level": tiles.pyramid_level,
-            "tile": tiles.tile_size,
+            "tile_size": tiles.tile_size,
             "score_threshold": score_threshold,
         }
-        plan = partial(plan_search, predictor, **options)
+        plan = partial(plan_instances, predictor, **options)
         run = partial(predict_objects_on_ray, model, **over) if cluster else partial(predict_objects, predictor)
     else:
         options = {"pyramid_level": tiles.pyramid_level, "tile_size": tiles.tile_size}
-        plan = partial(plan_classes, predictor, **options)
+        plan = partial(plan_semantic, predictor, **options)
         run = partial(predict_raster_on_ray, model, **over) if cluster else partial(predict_raster, predictor)
     require_writable(Path(output), "choose another output")
     classes = counted(len(predictor.classes), "class")
@@ -191,7 +191,9 @@ def tiled(
                     found = run(source, target, progress=advance, **options)
                 objects = f"{counted(len(found), 'object')}, " if predictor.task == "instances" else ""
                 print(f"{target}: {objects}{classes}, {_how(predictor)}")
-                files = [file for path in maps for file in (path, overlay_of(path), entries_of(path)) if file.exists()]
+                files = [
+                    file for path in maps for file in (path, overlay_path(path), instances_path(path)) if file.exists()
+                ]
                 manifest.add(Record(name, [before], sizes_below(files, Path(output))))
             except UserError as error:
                 failures.append(str(error))

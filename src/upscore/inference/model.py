@@ -38,11 +38,11 @@ from upscore.inference.tiled.in_memory import (
     MIN_TILES,
     bytes_per_pixel,
     classify_in_tiles,
-    find_in_tiles,
+    detect_in_tiles,
     is_much_reduced,
     tile_budget,
+    warn_about_limit,
     warn_if_reduced,
-    warn_of_limit,
 )
 from upscore.models.fcn.fcn import FCN
 from upscore.models.fcn.two_heads import TwoHeads
@@ -459,7 +459,7 @@ class Model:
                     if isinstance(item, UserError):
                         raise item
 
-    def find_scaled(self, image: Tensor, factor: float, *, score_threshold: float | None = None) -> InstanceResult:
+    def detect_at_factor(self, image: Tensor, factor: float, *, score_threshold: float | None = None) -> InstanceResult:
         """The objects in an image or tile that the network sees at a given scale, whatever its size.
 
         Args:
@@ -581,7 +581,7 @@ class Model:
                     f"an image of {item.size[1]}x{item.size[0]} pixels would be reduced to {seen[1]}x{seen[0]}, much "
                     "smaller than the images that this model was trained on"
                 )
-                results[n] = self._find_in_tiles(item, 1.0, score_threshold, reason)
+                results[n] = self._detect_in_tiles(item, 1.0, score_threshold, reason)
         whole = [n for n in range(len(items)) if n not in results]
         found = self._detect([items[n] for n in whole], score_threshold, net.resizing) if whole else []
         for n, (result, is_full) in zip(whole, found, strict=True):
@@ -595,18 +595,20 @@ class Model:
         factor = max(net.resizing.size(*item.size)) / max(item.size)
         if not net.resizing.shrink:
             factor = max(1.0, factor)
-        if len(Tiling.of(net.resizing.min_side, factor).windows(item.size)) < MIN_TILES:
-            warn_of_limit(item.size, net.max_detections)
+        if len(Tiling.for_min_side(net.resizing.min_side, factor).windows(item.size)) < MIN_TILES:
+            warn_about_limit(item.size, net.max_detections)
             return None
         reason = (
             f"an image of {item.size[1]}x{item.size[0]} pixels holds {net.max_detections} objects or more, as many as "
             "the network finds at once"
         )
-        return self._find_in_tiles(item, factor, score_threshold, reason)
+        return self._detect_in_tiles(item, factor, score_threshold, reason)
 
-    def _find_in_tiles(self, item: _Item, factor: float, score_threshold: float | None, reason: str) -> InstanceResult:
+    def _detect_in_tiles(
+        self, item: _Item, factor: float, score_threshold: float | None, reason: str
+    ) -> InstanceResult:
         assert self.resizing is not None
-        tiling, full = Tiling.of(self.resizing.min_side, factor), 0
+        tiling, full = Tiling.for_min_side(self.resizing.min_side, factor), 0
 
         def find(tile: Tensor) -> InstanceResult:
             nonlocal full
@@ -614,9 +616,9 @@ class Model:
             full += is_full
             return result
 
-        result = find_in_tiles(find, item.image, tiling, reason)
+        result = detect_in_tiles(find, item.image, tiling, reason)
         if full:
-            warn_of_limit(item.size, self.max_detections, tiles=full)
+            warn_about_limit(item.size, self.max_detections, tiles=full)
         result.image = item.pixels
         return result
 

@@ -45,19 +45,21 @@ def test_two_workers_of_which_one_is_killed_go_on(cluster: Any, finder: Path, so
     """With what one process has begun; files and objects are those of one process, to the last bit."""
     model, output = load(finder, **TORCH), tmp_path / "ray" / "field.tif"
     with pytest.raises(StoppedError):
-        predict_objects(model, source, output, tile=160, progress=stop)
-    told: list[tuple[int, int]] = []
+        predict_objects(model, source, output, tile_size=160, progress=stop)
+    calls: list[tuple[int, int]] = []
     pids: list[set[int]] = []
 
     def watch(done: int, total: int) -> None:
-        told.append((done, total))
+        calls.append((done, total))
         pids.append(set(workers()))
         if done == 6:
             os.kill(min(pids[-1]), signal.SIGKILL)
 
-    found = predict_objects_on_ray(str(finder), source, output, workers=2, cpus=1, tile=160, progress=watch, **TORCH)
-    alone = predict_objects(model, source, tmp_path / "alone" / "field.tif", tile=160)
-    assert told == [(number, 15) for number in range(5, 16)]
+    found = predict_objects_on_ray(
+        str(finder), source, output, workers=2, cpus=1, tile_size=160, progress=watch, **TORCH
+    )
+    alone = predict_objects(model, source, tmp_path / "alone" / "field.tif", tile_size=160)
+    assert calls == [(number, 15) for number in range(5, 16)]
     assert len(pids[1]) == 2
     assert len(found) == len(alone) > 15
     for name in ("boxes", "scores", "labels"):
@@ -68,8 +70,9 @@ def test_two_workers_of_which_one_is_killed_go_on(cluster: Any, finder: Path, so
 
 
 @pytest.mark.slow
-def test_the_command(cluster: Any, finder: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writes with --ray what it writes without."""
+def test_the_command_writes_the_same_files_with_and_without_ray(
+    cluster: Any, finder: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = ("predict", finder, source, "--tiled", "--tile-size", "256", "--engine", "torch", "--precision", "float32")
     assert upscore(monkeypatch, *run, "--output", tmp_path / "ray", "--ray", "--workers", "1") == 0
     assert upscore(monkeypatch, *run, "--output", tmp_path / "alone") == 0
@@ -77,16 +80,18 @@ def test_the_command(cluster: Any, finder: Path, source: Path, tmp_path: Path, m
     assert sorted(outputs(tmp_path / "ray")) == ["field.tif", "field_instances.json", "field_overlay.jpg"]
 
 
-def test_what_cannot_be_found(trained: Path, finder: Path, source: Path, tmp_path: Path) -> None:
-    """All of it is told before anything is started."""
-    for model, image, output, options, sentence in (
-        (finder, "s3://scans/1.tif", "ids.tif", {}, "tiles are read and kept on a file system that all machines share"),
+def test_invalid_arguments_raise_before_the_first_tile(
+    trained: Path, finder: Path, source: Path, tmp_path: Path
+) -> None:
+    """Errors are raised before any file is written."""
+    for model, image, output, options, message in (
+        (finder, "s3://scans/1.tif", "ids.tif", {}, "s3://scans/1.tif"),
         (finder, source.with_name("none.tif"), "ids.tif", {}, "none.tif"),
-        (trained, source, "ids.tif", {}, "this model classifies pixels"),
-        (finder, source, "ids.png", {}, "ids.png: .* is a TIFF or Zarr"),
-        (finder, source, "ids.tif", {"factor": 0}, "factor=0: tiles are seen at a factor above 0"),
-        (finder, source, "ids.tif", {"tile": 1}, "tiles of 1 px: choose at least 2"),
+        (trained, source, "ids.tif", {}, "Mask R-CNN"),
+        (finder, source, "ids.png", {}, r"ids\.png"),
+        (finder, source, "ids.tif", {"factor": 0}, "factor=0"),
+        (finder, source, "ids.tif", {"tile_size": 1}, "tile_size=1"),
     ):
-        with pytest.raises(UserError, match=sentence):
+        with pytest.raises(UserError, match=message):
             predict_objects_on_ray(str(model), image, tmp_path / output, **options, **TORCH)
     assert not list(tmp_path.iterdir())

@@ -22,7 +22,7 @@ from upscore.data.io.rasters import InMemoryRaster, Window
 from upscore.errors import UserError
 from upscore.evaluation.object_matching import count_matches, pairs
 from upscore.inference import Model
-from upscore.inference.tiled.detection import Tiling, find_objects, finder
+from upscore.inference.tiled.detection import Tiling, detect_objects, tile_detector
 from upscore.inference.tiled.tile_checkpoint import TileCheckpoint
 from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 from upscore.results import InstanceResult, as_instances
@@ -35,34 +35,34 @@ def test_tiles_cover_an_image(size: tuple[int, int]) -> None:
     height, width = size
     times = np.zeros(size, np.int64)
     for top, left, rows, columns in TILING.windows(size):
-        assert 0 < rows <= min(TILING.tile, height - top)
-        assert 0 < columns <= min(TILING.tile, width - left)
+        assert 0 < rows <= min(TILING.tile_size, height - top)
+        assert 0 < columns <= min(TILING.tile_size, width - left)
         times[top : top + rows, left : left + columns] += 1
     assert times.min() == 1
     assert times.max() <= 4
 
 
-def test_tiles_that_end_with_the_image_are_not_cut_once_more() -> None:
+def test_no_extra_tile_beyond_the_last_one() -> None:
     assert TILING.windows((128, 224)) == [Window(0, 0, 128, 128), Window(0, 96, 128, 128)]
     assert len(TILING.windows((128, 225))) == 3
 
 
-@pytest.mark.parametrize(("tile", "overlap"), [(128, 0), (128, 65), (0, 0), (-4, -2)])
-def test_overlaps_that_are_none(tile: int, overlap: int) -> None:
-    with pytest.raises(UserError, match=r"choose an overlap from 1 to half a tile|px: choose at least 2"):
-        Tiling(tile=tile, overlap=overlap)
+@pytest.mark.parametrize(("tile_size", "overlap"), [(128, 0), (128, 65), (0, 0), (-4, -2)])
+def test_invalid_tile_sizes_and_overlaps(tile_size: int, overlap: int) -> None:
+    with pytest.raises(UserError, match=rf"tile_size={tile_size}\b"):
+        Tiling(tile_size=tile_size, overlap=overlap)
 
 
-def test_every_small_object_is_trusted_in_some_tile() -> None:
+def test_every_small_object_is_complete_in_the_core_of_some_tile() -> None:
     size, generator = (400, 500), np.random.default_rng(0)
     centres = generator.uniform([0, 0], [500, 400], (500, 2))
     extent = generator.uniform(1, 15, (500, 2))
     boxes = np.concatenate([centres - extent, centres + extent], 1)
     whole_somewhere = np.zeros(500, bool)
     for window in TILING.windows(size):
-        trusted, cut = TILING.trusted(boxes, window, size), TILING.cut(boxes, window, size)
-        assert not (trusted & cut & (extent < 10).all(1)).any()
-        whole_somewhere |= trusted
+        in_core, cut = TILING.in_core(boxes, window, size), TILING.is_cut(boxes, window, size)
+        assert not (in_core & cut & (extent < 10).all(1)).any()
+        whole_somewhere |= in_core
     assert whole_somewhere.all()
 
 
@@ -77,8 +77,8 @@ def same(one: InstanceResult, other: InstanceResult) -> bool:
     return masks and np.array_equal(one.boxes, other.boxes) and np.array_equal(one.scores, other.scores)
 
 
-def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
-    expected = find_objects(Numbered(IDS), find, TILING)
+def test_an_interrupted_run_resumes(tmp_path: Path) -> None:
+    expected = detect_objects(Numbered(IDS), find, TILING)
     assert len(expected) == 20
 
     class StoppedError(Exception):
@@ -89,47 +89,47 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        find_objects(Numbered(IDS), find, TILING, checkpoint=TileCheckpoint(tmp_path / "j", SETTINGS), progress=stop)
-    raster, told = Numbered(IDS), []
-    journal = TileCheckpoint(tmp_path / "j", SETTINGS)
-    found = find_objects(raster, find, TILING, checkpoint=journal, progress=lambda *done: told.append(done))
+        detect_objects(Numbered(IDS), find, TILING, checkpoint=TileCheckpoint(tmp_path / "j", SETTINGS), progress=stop)
+    raster, calls = Numbered(IDS), []
+    checkpoint = TileCheckpoint(tmp_path / "j", SETTINGS)
+    found = detect_objects(raster, find, TILING, checkpoint=checkpoint, progress=lambda *done: calls.append(done))
     assert raster.reads == TILING.windows(IDS.shape)[5:]
-    assert told == [(n, 12) for n in range(1, 13)]
+    assert calls == [(n, 12) for n in range(1, 13)]
     assert same(found, expected)
     again = Numbered(IDS)
-    assert same(find_objects(again, find, TILING, checkpoint=journal), expected)
+    assert same(detect_objects(again, find, TILING, checkpoint=checkpoint), expected)
     assert again.reads == []
 
 
-def test_a_journal_is_of_one_run(tmp_path: Path) -> None:
+def test_a_checkpoint_rejects_other_settings(tmp_path: Path) -> None:
     TileCheckpoint(tmp_path, SETTINGS)
-    with pytest.raises(UserError, match=r"of a run with factor 1\.0, but now it is 2\.0: .* delete the folder"):
+    with pytest.raises(UserError, match=r"factor.*1\.0.*2\.0"):
         TileCheckpoint(tmp_path, {**SETTINGS, "factor": 2.0})
-    with pytest.raises(UserError, match=r"of a run with model .*None.*, but now it is .*nuclei"):
+    with pytest.raises(UserError, match=r"model.*None.*nuclei"):
         TileCheckpoint(tmp_path, {**SETTINGS, "model": "nuclei"})
-    with pytest.raises(UserError, match=r"of a run with image a\.tif, but now it is None"):
+    with pytest.raises(UserError, match=r"image.*a\.tif.*None"):
         TileCheckpoint(tmp_path, {"factor": 1.0})
 
 
-def test_a_tile_that_was_cut_short_is_done_again(tmp_path: Path) -> None:
-    journal = TileCheckpoint(tmp_path, SETTINGS)
-    expected = find_objects(Numbered(IDS), find, TILING, checkpoint=journal)
-    kept = tmp_path / "000003.npz"
-    kept.write_bytes(kept.read_bytes()[:100])
+def test_a_truncated_tile_file_is_predicted_again(tmp_path: Path) -> None:
+    checkpoint = TileCheckpoint(tmp_path, SETTINGS)
+    expected = detect_objects(Numbered(IDS), find, TILING, checkpoint=checkpoint)
+    file = tmp_path / "000003.npz"
+    file.write_bytes(file.read_bytes()[:100])
     raster = Numbered(IDS)
-    assert same(find_objects(raster, find, TILING, checkpoint=journal), expected)
+    assert same(detect_objects(raster, find, TILING, checkpoint=checkpoint), expected)
     assert raster.reads == TILING.windows(IDS.shape)[3:4]
 
 
 def test_a_tile_without_objects_is_done(tmp_path: Path) -> None:
-    empty, journal = Numbered(np.zeros((100, 100), np.int64)), TileCheckpoint(tmp_path, SETTINGS)
+    empty, checkpoint = Numbered(np.zeros((100, 100), np.int64)), TileCheckpoint(tmp_path, SETTINGS)
     for _ in range(2):
-        assert len(find_objects(empty, find, TILING, checkpoint=journal)) == 0
+        assert len(detect_objects(empty, find, TILING, checkpoint=checkpoint)) == 0
     assert len(empty.reads) == 1
 
 
 def test_outputs(tmp_path: Path) -> None:
-    found = find_objects(Numbered(IDS), find, TILING)
+    found = detect_objects(Numbered(IDS), find, TILING)
     ids = id_map(found, 100)
     entries = found.to_coco(image_id=7, file_name="slide.tif")
     assert len(entries) == len(found) == 20
@@ -161,19 +161,19 @@ def nuclei() -> Model:
 
 @pytest.fixture(scope="module")
 def model_of_nuclei() -> Model:
-    """Not to be changed."""
+    """The nuclei model; tests must not modify it."""
     return nuclei()
 
 
 @pytest.mark.parametrize(("size", "factor"), [((256, 256), 2.0), ((256, 320), 2.0), ((520, 600), 1.0)])
-def test_a_tile_is_seen_at_the_factor(model_of_nuclei: Model, size: tuple[int, int], factor: float) -> None:
-    """As a photo is whose size asks for the same factor."""
+def test_a_tile_is_scaled_by_the_factor(model_of_nuclei: Model, size: tuple[int, int], factor: float) -> None:
+    """The result equals that of an image which is resized by the same factor."""
     model = model_of_nuclei
-    photo = np.full((*size, 3), 20, np.uint8)
+    image = np.full((*size, 3), 20, np.uint8)
     for row in range(30, size[0] - 20, 60):
-        photo[disk((row, 40 + row // 2), 14)] = 150
-    expected = as_instances(model.predict(photo))
-    found = finder(model, factor=factor)(torch.from_numpy(photo).permute(2, 0, 1))
+        image[disk((row, 40 + row // 2), 14)] = 150
+    expected = as_instances(model.predict(image))
+    found = tile_detector(model, factor=factor)(torch.from_numpy(image).permute(2, 0, 1))
     assert len(found) > 2
     for name in ("boxes", "scores", "labels", "masks"):
         assert np.array_equal(getattr(found, name), getattr(expected, name))
@@ -182,31 +182,31 @@ def test_a_tile_is_seen_at_the_factor(model_of_nuclei: Model, size: tuple[int, i
 
 
 def test_tiles_for_a_model() -> None:
-    assert Tiling.of(512) == Tiling(tile=512, overlap=64)
-    assert Tiling.of(512, 2.0) == Tiling(tile=256, overlap=32)
-    assert Tiling.of(800) == Tiling(tile=1024, overlap=128)
-    assert Tiling.of(256) == Tiling(tile=320, overlap=64)
+    assert Tiling.for_min_side(512) == Tiling(tile_size=512, overlap=64)
+    assert Tiling.for_min_side(512, 2.0) == Tiling(tile_size=256, overlap=32)
+    assert Tiling.for_min_side(800) == Tiling(tile_size=1024, overlap=128)
+    assert Tiling.for_min_side(256) == Tiling(tile_size=320, overlap=64)
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0, 0.25])
 def test_tiles_are_of_the_size_of_images_for_every_min_side(factor: float) -> None:
     for min_side in range(1, 2049):
-        tiling = Tiling.of(min_side, factor)
-        tile, overlap = tiling.tile * factor, tiling.overlap * factor
+        tiling = Tiling.for_min_side(min_side, factor)
+        tile, overlap = tiling.tile_size * factor, tiling.overlap * factor
         assert max(128, 0.7 * min_side) <= tile <= max(128, 2 * min_side), min_side
         assert 64 <= overlap <= tile / 2, min_side
         assert (tile - overlap) % 64 == 0, min_side
 
 
-def test_what_can_not_be_found_in_tiles(model_of_nuclei: Model) -> None:
-    with pytest.raises(UserError, match="classifies pixels"):
-        finder(Model(tiny_net(), engine="torch"))
+def test_a_segmentation_model_or_a_factor_of_0_is_an_error(model_of_nuclei: Model) -> None:
+    with pytest.raises(UserError, match="Mask R-CNN"):
+        tile_detector(Model(tiny_net(), engine="torch"))
     with pytest.raises(UserError, match="factor=0"):
-        finder(model_of_nuclei, factor=0)
+        tile_detector(model_of_nuclei, factor=0)
 
 
 def mosaic(side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Photos of nuclei side by side: (side, side, 3) uint8, and (side, side) int32 numbers of objects."""
+    """Images of nuclei side by side: (side, side, 3) uint8, and (side, side) int32 numbers of objects."""
     if not NUCLEI.is_dir():
         pytest.skip("the labelled photos of nuclei (../shared/data/nuclei) are not on this machine")
     with (NUCLEI / "index.csv").open() as file:
@@ -223,7 +223,7 @@ def mosaic(side: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def allow(net: MaskRCNN, count: int) -> None:
-    """Let a network find so many objects in an image."""
+    """Set the largest number of detections per image."""
     net.settings = replace(net.settings, max_detections=count)
     net.rpn.inference_limits = replace(net.rpn.inference_limits, before_nms=4 * count, after_nms=4 * count)
 
@@ -234,19 +234,19 @@ def score(ids: np.ndarray, scores: np.ndarray, labelled: np.ndarray) -> float:
 
 
 @pytest.mark.slow
-def test_nuclei_in_tiles_are_those_of_the_whole_image() -> None:
+def test_nuclei_in_tiles_equal_those_of_the_whole_image() -> None:
     side = 704
     image, labelled = mosaic(side)
     raster = InMemoryRaster(torch.from_numpy(image).permute(2, 0, 1))
     net = nuclei().module
     assert isinstance(net, MaskRCNN)
     allow(net, 600 * side**2 // 384**2)  # as many for each pixel as in the tiles
-    whole = finder(Model(net, "torch", "float32"))(raster.image)
+    whole = tile_detector(Model(net, "torch", "float32"))(raster.image)
     whole_ids = whole.label_map()
     allow(net, 600)
-    find = finder(Model(net, "torch", "float32"))
-    tiling = Tiling(tile=384, overlap=64)
-    merged = find_objects(raster, find, tiling)
+    find = tile_detector(Model(net, "torch", "float32"))
+    tiling = Tiling(tile_size=384, overlap=64)
+    merged = detect_objects(raster, find, tiling)
     ids = id_map(merged)
 
     assert len(whole) > 200

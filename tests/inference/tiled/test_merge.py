@@ -14,11 +14,11 @@ from skimage.draw import disk, line, polygon
 from torch import Tensor
 
 from upscore.data.io.rasters import Window
-from upscore.inference.tiled.detection import Tiling, find_in_tile, find_objects, gather
-from upscore.inference.tiled.merge import TileDetections, meeting, merge, unite
+from upscore.inference.tiled.detection import Tiling, collect_detections, detect_in_tile, detect_objects
+from upscore.inference.tiled.merge import TileDetections, merge, merge_parts, overlapping_pairs
 from upscore.results import InstanceResult
 
-TILING = Tiling(tile=128, overlap=32)
+TILING = Tiling(tile_size=128, overlap=32)
 """Tiles start at 0, 96, 192, ...; strips are 96 to 128, 192 to 224, ..."""
 
 
@@ -45,7 +45,7 @@ def shares(pixels: int, cells: int) -> np.ndarray:
 
 
 def find(tile: Tensor, *, side: int = 28) -> InstanceResult:
-    """Each connected patch of a number, as a network with perfect masks finds it in a tile."""
+    """Each connected patch of a number, as a network with perfect masks detections it in a tile."""
     boxes, masks, scores, labels = [], [], [], []
     for number in np.unique(tile[0].numpy()):
         patches, count = ndimage.label(tile[0].numpy() == number, np.ones((3, 3)))
@@ -79,7 +79,7 @@ def id_map(objects: InstanceResult, side: int = 512) -> np.ndarray:
     """The label map, put together from windows."""
     ids = np.full(objects.size, -1)
 
-    for window in Tiling(tile=side, overlap=1).windows(objects.size):
+    for window in Tiling(tile_size=side, overlap=1).windows(objects.size):
         part = objects.label_map(window)
         assert part.shape == (window.height, window.width)
         ids[window.top : window.top + window.height, window.left : window.left + window.width] = part
@@ -122,12 +122,12 @@ def thick(points: list[tuple[int, int]], width: int) -> tuple[np.ndarray, np.nda
 def test_one_object_in_parts(ids: np.ndarray, parts: int) -> None:
     raster = Numbered(ids)
     windows = TILING.windows(ids.shape)
-    finds = gather([find_in_tile(raster, window, find, TILING) for window in windows], TILING)
-    assert len(finds.objects) >= parts
-    assert finds.cut.sum() >= (parts if parts > 1 else 0)
-    merged = merge(finds)
+    detections = collect_detections([detect_in_tile(raster, window, find, TILING) for window in windows], TILING)
+    assert len(detections.objects) >= parts
+    assert detections.cut.sum() >= (parts if parts > 1 else 0)
+    merged = merge(detections)
     assert matches(ids, merged)[0] > 0.93
-    assert merged.scores[0] == finds.objects.scores.max()
+    assert merged.scores[0] == detections.objects.scores.max()
     rows, columns = np.nonzero(ids)
     box = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
     assert np.abs(merged.boxes[0] - box).max() < 1e-3
@@ -136,7 +136,7 @@ def test_one_object_in_parts(ids: np.ndarray, parts: int) -> None:
 def test_an_object_that_one_tile_has_whole_stays_as_it_was_found() -> None:
     ids = drawn((128, 224), disk((60, 112), 10), disk((30, 40), 12), disk((90, 180), 9))
     found = find(torch.from_numpy(ids).to(torch.uint8).expand(3, -1, -1))
-    merged = find_objects(Numbered(ids), find, TILING)
+    merged = detect_objects(Numbered(ids), find, TILING)
     assert np.array_equal(merged.boxes, found.boxes)
     assert np.array_equal(merged.scores, found.scores)
     assert np.array_equal(np.array(merged.masks), np.array(found.masks, np.float16))
@@ -144,13 +144,13 @@ def test_an_object_that_one_tile_has_whole_stays_as_it_was_found() -> None:
 
 def test_objects_that_touch_stay_apart() -> None:
     ids = drawn((224, 224), rectangle(20, 20, 60, 200), rectangle(60, 20, 100, 200), rectangle(100, 90, 200, 140))
-    assert min(matches(ids, find_objects(Numbered(ids), find, TILING))) > 0.95
+    assert min(matches(ids, detect_objects(Numbered(ids), find, TILING))) > 0.95
 
 
 def test_objects_of_different_classes_stay_apart() -> None:
     ids = np.zeros((128, 224), np.int64)
     ids[40:80, 20:112], ids[40:80, 112:200] = 150, 250
-    merged = find_objects(Numbered(ids), find, TILING)
+    merged = detect_objects(Numbered(ids), find, TILING)
     assert sorted(merged.labels) == [0, 1]
     assert min(matches(ids, merged)) > 0.95
 
@@ -159,18 +159,18 @@ def test_a_fork_whose_prongs_are_apart_in_a_tile_is_one() -> None:
     prongs = [rectangle(10 + 40 * k, 10, 30 + 40 * k, 180) for k in range(3)]
     rows, columns = (np.concatenate(parts) for parts in zip(*prongs, rectangle(10, 150, 110, 180), strict=True))
     ids = drawn((128, 224), (rows, columns))
-    assert matches(ids, find_objects(Numbered(ids), find, TILING))[0] > 0.93
+    assert matches(ids, detect_objects(Numbered(ids), find, TILING))[0] > 0.93
 
 
 def test_nothing() -> None:
-    assert len(find_objects(Numbered(np.zeros((300, 300), np.int64)), find, TILING)) == 0
+    assert len(detect_objects(Numbered(np.zeros((300, 300), np.int64)), find, TILING)) == 0
     one = drawn((300, 300), disk((250, 250), 20))  # all tiles but a few are empty
-    assert matches(one, find_objects(Numbered(one), find, TILING))[0] > 0.95
+    assert matches(one, detect_objects(Numbered(one), find, TILING))[0] > 0.95
 
 
 def test_an_image_smaller_than_a_tile() -> None:
     ids = drawn((50, 70), disk((20, 20), 15), rectangle(0, 40, 50, 70))
-    assert min(matches(ids, find_objects(Numbered(ids), find, TILING))) > 0.95
+    assert min(matches(ids, detect_objects(Numbered(ids), find, TILING))) > 0.95
 
 
 @settings(max_examples=12, deadline=None)
@@ -196,7 +196,7 @@ def test_any_blobs(blobs: list[tuple[int, int, int, int]], tile: int, overlap: i
         patches, count = ndimage.label(ids == number, np.ones((3, 3)))
         if count > 1 or (patches > 0).sum() < 60:
             ids[ids == number] = 0
-    merged = find_objects(Numbered(ids), find, Tiling(tile=tile, overlap=overlap))
+    merged = detect_objects(Numbered(ids), find, Tiling(tile_size=tile, overlap=overlap))
     if len(np.unique(ids)) > 1:
         assert min(matches(ids, merged)) > 0.85
     else:
@@ -224,21 +224,21 @@ def finds_of(windows: list[Window], *boxes: tuple[float, float, float, float]) -
 def test_a_united_mask_is_as_fine_as_its_parts() -> None:
     both = np.array([0, 1])
     windows = [Window(0, 0, 60, 28), Window(0, 14, 60, 70)]
-    box, mask = unite(finds_of(windows, (0, 0, 28, 56), (14, 0, 70, 56)), both)
+    box, mask = merge_parts(finds_of(windows, (0, 0, 28, 56), (14, 0, 70, 56)), both)
     assert box.tolist() == [0, 0, 70, 56]
     assert mask.shape == (70, 70)
     assert (mask >= 0.5).all()
     windows = [Window(0, 0, 60, 28), Window(0, 20, 60, 40000)]
-    assert unite(finds_of(windows, (0, 0, 28, 28), (20, 0, 30000, 28)), both)[1].shape == (448, 448)
+    assert merge_parts(finds_of(windows, (0, 0, 28, 28), (20, 0, 30000, 28)), both)[1].shape == (448, 448)
 
 
 def test_of_two_tiles_the_one_that_has_a_pixel_further_inside_decides() -> None:
     windows = [Window(0, 0, 128, 128), Window(0, 96, 128, 128)]
-    finds = finds_of(windows, (10, 40, 128, 96), (96, 40, 210, 96))
-    finds.objects.masks[0][14:, 26:] = 0  # the lower half is lost in the last ten pixels before its border
-    finds.objects.masks[1][14:, :2] = 1
-    finds.objects.masks[1][:4, 6:8] = 0  # a hole behind the strip
-    merged = merge(finds)
+    detections = finds_of(windows, (10, 40, 128, 96), (96, 40, 210, 96))
+    detections.objects.masks[0][14:, 26:] = 0  # the lower half is lost in the last ten pixels before its border
+    detections.objects.masks[1][14:, :2] = 1
+    detections.objects.masks[1][:4, 6:8] = 0  # a hole behind the strip
+    merged = merge(detections)
     assert len(merged) == 1
     pixels = merged.crop_in(0, Window(41, 11, 54, 195))
     assert not pixels[1:5, 111:115].any()
@@ -252,8 +252,8 @@ def test_boxes_that_meet() -> None:
     extent[:5] *= 30
     boxes = np.concatenate([corner, corner + extent], 1)
     overlap = (boxes[:, None, :2] < boxes[:, 2:]).all(2) & (boxes[:, None, 2:] > boxes[:, :2]).all(2)
-    assert np.array_equal(meeting(boxes), np.argwhere(np.triu(overlap, 1)))
-    assert meeting(np.zeros((0, 4))).shape == (0, 2)
+    assert np.array_equal(overlapping_pairs(boxes), np.argwhere(np.triu(overlap, 1)))
+    assert overlapping_pairs(np.zeros((0, 4))).shape == (0, 2)
 
 
 def test_ids_in_windows_are_those_of_the_whole() -> None:

@@ -60,7 +60,7 @@ def joined(net: FCN, image: Tensor, plan: TilePlan) -> tuple[np.ndarray, np.ndar
         InMemoryRaster(image),
         plan,
     ):
-        tile_size = slice(tile.tile_size.top, tile.tile_size.bottom), slice(tile.tile_size.left, tile.tile_size.right)
+        tile_size = slice(tile.core.top, tile.core.bottom), slice(tile.core.left, tile.core.right)
         assert torch.equal(pixels, image[:, *tile_size])
         assert (tiled[tile_size] == 255).all()
         tiled[tile_size] = class_map
@@ -123,9 +123,9 @@ def test_scores_are_those_of_the_whole_image() -> None:
     predictor = net.backbone.prepare(image[None])
     whole = net(predictor)[0]
     for tile in tile_plan(505, 300, tile_size=256, halo=224, grid=32):
-        seen = slice(tile.seen.top, tile.seen.bottom), slice(tile.seen.left, tile.seen.right)
-        tile_size = slice(tile.tile_size.top, tile.tile_size.bottom), slice(tile.tile_size.left, tile.tile_size.right)
-        scores = net(predictor[:, :, *seen])[0, :, *tile.inside]
+        seen = slice(tile.window.top, tile.window.bottom), slice(tile.window.left, tile.window.right)
+        tile_size = slice(tile.core.top, tile.core.bottom), slice(tile.core.left, tile.core.right)
+        scores = net(predictor[:, :, *seen])[0, :, *tile.core_slices]
         assert (scores - whole[:, *tile_size]).abs().max() < 1e-4
 
 
@@ -133,10 +133,10 @@ def test_a_plan_covers_each_pixel_once() -> None:
     plan = tile_plan(1000, 333, tile_size=128, halo=64, grid=32)
     counts = np.zeros((1000, 333), int)
     for tile in plan:
-        counts[tile.tile_size.top : tile.tile_size.bottom, tile.tile_size.left : tile.tile_size.right] += 1
-        assert tile.seen.top % 32 == tile.seen.left % 32 == 0
-        assert tile.seen.bottom % 32 == 0 or tile.seen.bottom == 1000
-        assert tile.seen.right % 32 == 0 or tile.seen.right == 333
+        counts[tile.core.top : tile.core.bottom, tile.core.left : tile.core.right] += 1
+        assert tile.window.top % 32 == tile.window.left % 32 == 0
+        assert tile.window.bottom % 32 == 0 or tile.window.bottom == 1000
+        assert tile.window.right % 32 == 0 or tile.window.right == 333
     assert (counts == 1).all()
     assert len(plan) == len(list(plan)) == 8 * 3
     assert plan.tile(1, 1) == Tile(1, 1, (128, 128, 128, 128), (64, 64, 256, 256))  # type: ignore[arg-type]
@@ -145,7 +145,7 @@ def test_a_plan_covers_each_pixel_once() -> None:
 
 @pytest.mark.parametrize(("tile_size", "halo"), [(100, 64), (128, 40), (0, 64), (-32, 64), (128, -32)])
 def test_sizes_off_the_grid_are_refused(tile_size: int, halo: int) -> None:
-    with pytest.raises(UserError, match="grid of 32"):
+    with pytest.raises(UserError, match="multiple of 32"):
         tile_plan(1000, 1000, tile_size=tile_size, halo=halo, grid=32)
 
 

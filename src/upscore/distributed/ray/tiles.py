@@ -1,4 +1,4 @@
-"""The tiles of one image over a cluster, whatever is made of them."""
+"""Tiled inference in one image on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ from upscore.inference.engines import EngineName, Precision
 from upscore.inference.load import load
 from upscore.inference.model import Model
 from upscore.inference.run_manifest import locked
-from upscore.inference.tiled.detection import find_in_tile
+from upscore.inference.tiled.detection import detect_in_tile
 from upscore.inference.tiled.in_memory import MEMORY
-from upscore.inference.tiled.instances import Search, plan_search, predict_objects
-from upscore.inference.tiled.semantic import Classification, plan_classes, predict_raster
+from upscore.inference.tiled.instances import InstanceTask, plan_instances, predict_objects
+from upscore.inference.tiled.semantic import SemanticTask, plan_semantic, predict_raster
 from upscore.progress import ProgressCallback
 from upscore.results import InstanceResult
 
 THREADS = 2
-"""Tiles at a time in a worker: one in the network, one that is read or written."""
+"""Tiles that a worker processes at a time: one in the network, another is read or written."""
 
-Keep = Callable[[int], None]
-"""Does the tile of a number, and keeps what comes of it where all machines find it; called from several threads."""
+ProcessTile = Callable[[int], None]
+"""Predicts the tile with a given index and stores the result on shared storage; called from several threads."""
 
 
 class Job(Protocol):
-    """What each worker has to know beside the model."""
+    """Description of the work that is sent to each worker, in addition to the model."""
 
     @property
     def source(self) -> Path:
-        """The image."""
+        """Path of the image."""
         ...
 
     @property
     def pyramid_level(self) -> int:
-        """Of a pyramid."""
+        """Level of the image pyramid."""
         ...
 
-    def begin(self, predictor: Model, raster: Raster) -> Keep:
-        """Called once in each process.
+    def begin(self, predictor: Model, raster: Raster) -> ProcessTile:
+        """Return the function that processes a tile; called once in each process.
 
         Raises:
-            UserError: what was kept can't be gone on with.
+            UserError: the folder of finished tiles belongs to another run.
         """
         ...
 
 
-def spread(
+def run_tiles(
     model: str,
     predictor: Model,
     job: Job,
@@ -66,16 +66,19 @@ def spread(
     cpus: int | None,
     progress: ProgressCallback | None,
 ) -> None:
-    """Have tiles done by the workers of a cluster, all by the engine and in the precision of the predictor.
+    """Process tiles on the workers of a cluster, with the engine and precision of the predictor.
 
     Args:
-        model: is brought to the workers.
-        todo: the tiles by their numbers, without those that were done before.
-        total: how many there are with them.
+        model: model source, sent to the workers.
+        predictor: the loaded model.
+        job: description of the work.
+        todo: windows of the unfinished tiles by their indices.
+        total: number of all tiles.
         address, workers, cpus: see `upscore.distributed.ray.cluster`.
+        progress: called after each tile with the number of finished tiles and of all tiles.
 
     Raises:
-        UserError: there is no cluster, or processes die of a tile, or it can't be read or kept.
+        UserError: there is no cluster, or a tile cannot be read or written, or processes die on a tile.
     """
     items: list[Row] = [{"tile": number, "left": part.left, "top": part.top} for number, part in todo.items()]
     with connected(address) as ray:
@@ -84,72 +87,74 @@ def spread(
         plan = plan_workers(ray, workers, cpus)
         with closing(run(ray, items, TileWorker, arguments, plan, threads=THREADS)) as rows:
             for done, row in enumerate(rows, start=total - len(items) + 1):
-                if row["fault"]:
-                    raise UserError(row["fault"])
+                if row["error"]:
+                    raise UserError(row["error"])
                 if progress:
                     progress(done, total)
 
 
-def shared(path: str | Path) -> Path:
-    """The absolute path.
+def shared_path(path: str | Path) -> Path:
+    """Return the absolute path of a file on a shared file system.
 
     Raises:
-        UserError: it is in a store.
+        UserError: the path is in an object store.
     """
     local = place(path).local
     if local is None:
-        raise UserError(f"{path}: tiles are read and kept on a file system that all machines share: mount it")
+        raise UserError(f"{path} is in an object store: tiles need a file system that all machines share")
     return local
 
 
 class TileWorker:
-    """Holds the network and the image."""
+    """Actor that holds the network and the image."""
 
     def __init__(self, files: Any, job: Job, engine: EngineName, precision: Precision) -> None:
         import ray
 
-        self.source, self.fault = job.source, ""
+        self.source, self.error = job.source, ""
         try:
             predictor = load_files(ray.get(files), engine, precision)
-            self.keep = job.begin(predictor, open_raster(job.source, pyramid_level=job.pyramid_level))
+            self.process = job.begin(predictor, open_raster(job.source, pyramid_level=job.pyramid_level))
         except UserError as error:
-            self.fault = str(error)
+            self.error = str(error)
 
     def do(self, item: Row) -> Row:
-        """Whether the tile is kept; what is wrong if it is not."""
-        if self.fault:
-            return {"fault": self.fault}
+        """Process a tile and return its row, with an empty error on success."""
+        if self.error:
+            return {"error": self.error}
         try:
-            self.keep(item["tile"])
+            self.process(item["tile"])
         except UserError as error:
-            return {"fault": str(error)}
-        return {"fault": ""}
+            return {"error": str(error)}
+        return {"error": ""}
 
     def lost(self, item: Row) -> Row:
-        """The row of a tile at which processes died."""
-        at = f"x={item['left']}, y={item['top']}"
-        return {"fault": f"{self.source}: each process that had the tile at {at} died; choose smaller tiles"}
+        """Return the row of a tile on which processes died."""
+        position = f"x={item['left']}, y={item['top']}"
+        return {
+            "error": f"{self.source}: every process that ran the tile at {position} died: use a smaller --tile-size"
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClassJob:
-    """See `upscore.distributed.ray.tiles.Job`."""
+class SemanticJob:
+    """`Job` for semantic segmentation."""
 
     source: Path
     pyramid_level: int
-    classification: Classification
+    task: SemanticTask
 
-    def begin(self, predictor: Model, raster: Raster) -> Keep:
-        """What predicts the tile of a number."""
-        plan, store = self.classification.plan, self.classification.store()
+    def begin(self, predictor: Model, raster: Raster) -> ProcessTile:
+        """See `Job.begin`."""
+        plan, store = self.task.plan, self.task.store()
 
-        def keep(number: int) -> None:
+        def process(number: int) -> None:
             tile = plan.tile(*divmod(number, plan.columns))
-            pixels = raster.read(*tile.seen)
-            maps = [class_map[tile.inside] for class_map in predictor.class_maps(pixels)]
-            store.write(tile, maps, pixels[:, *tile.inside])
+            pixels = raster.read(*tile.window)
+            maps = [class_map[tile.core_slices] for class_map in predictor.class_maps(pixels)]
+            store.write(tile, maps, pixels[:, *tile.core_slices])
 
-        return keep
+        return process
 
 
 def predict_raster_on_ray(
@@ -167,50 +172,52 @@ def predict_raster_on_ray(
     precision: Precision = "auto",
     progress: ProgressCallback | None = None,
 ) -> list[Path]:
-    """Write what `upscore.inference.tiled.semantic.predict_raster` writes, by the workers of a cluster.
+    """Run `upscore.inference.tiled.semantic.predict_raster` on a Ray cluster.
 
-    The image and the output are on a file system that all machines share. The model is brought to the workers, which
-    all run it by the engine and in the precision that are chosen here.
+    The image and the output must be on a file system that all machines share. The model is sent to the workers, which
+    all use the engine and precision chosen by this process.
 
     Args:
-        model, engine, precision: as `upscore predict` has them.
-        source, output, level, core, memory, progress: as `predict_raster` has them; `memory` is of each worker.
-        address: of the cluster; by default RAY_ADDRESS, or else this machine alone.
-        workers, cpus: how many processes, and how many processors each may use; by default what there is.
+        model, engine, precision: see `upscore.inference.load.load`.
+        source, output, pyramid_level, tile_size, progress: see `predict_raster`.
+        memory: memory limit of a tile in each worker, in bytes.
+        address: address of the cluster; None uses RAY_ADDRESS, or else this machine.
+        workers: number of processes; None uses the capacity of the cluster.
+        cpus: number of CPUs of each process.
 
     Returns:
-        The files that were written.
+        The paths of the written files.
 
     Raises:
-        UserError: as `predict_raster`, or there is no cluster, or processes die of a tile.
+        UserError: see `predict_raster`; or there is no cluster, or processes die on a tile.
     """
-    image, target = shared(source), shared(output)
+    image, target = shared_path(source), shared_path(output)
     predictor = load(model, engine=engine, precision=precision)
-    classification = plan_classes(
-        predictor, image, target, pyramid_level=pyramid_level, tile_size=tile_size, memory=memory
-    )
-    plan = classification.plan
-    job = ClassJob(source=image, pyramid_level=pyramid_level, classification=classification)
-    with locked(classification.folder):
-        done = classification.store().done()
-        todo = {number: tile.tile_size for number, tile in enumerate(plan) if (tile.row, tile.column) not in done}
-        spread(model, predictor, job, todo, len(plan), address=address, workers=workers, cpus=cpus, progress=progress)
+    task = plan_semantic(predictor, image, target, pyramid_level=pyramid_level, tile_size=tile_size, memory=memory)
+    plan = task.plan
+    job = SemanticJob(source=image, pyramid_level=pyramid_level, task=task)
+    with locked(task.folder):
+        done = task.store().done()
+        todo = {number: tile.core for number, tile in enumerate(plan) if (tile.row, tile.column) not in done}
+        run_tiles(
+            model, predictor, job, todo, len(plan), address=address, workers=workers, cpus=cpus, progress=progress
+        )
         return predict_raster(predictor, image, target, pyramid_level=pyramid_level, tile_size=plan.tile_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectJob:
-    """See `upscore.distributed.ray.tiles.Job`."""
+class InstanceJob:
+    """`Job` for object detection."""
 
     source: Path
     pyramid_level: int
-    search: Search
+    task: InstanceTask
 
-    def begin(self, predictor: Model, raster: Raster) -> Keep:
-        """What finds the objects of the tile of a number."""
-        tiling, find, checkpoint = self.search.tiling, self.search.finder(predictor), self.search.checkpoint()
+    def begin(self, predictor: Model, raster: Raster) -> ProcessTile:
+        """See `Job.begin`."""
+        tiling, detect, checkpoint = self.task.tiling, self.task.tile_detector(predictor), self.task.checkpoint()
         windows = tiling.windows((raster.height, raster.width))
-        return lambda number: checkpoint.write(number, find_in_tile(raster, windows[number], find, tiling))
+        return lambda number: checkpoint.write(number, detect_in_tile(raster, windows[number], detect, tiling))
 
 
 def predict_objects_on_ray(
@@ -222,48 +229,55 @@ def predict_objects_on_ray(
     workers: int | None = None,
     cpus: int | None = None,
     pyramid_level: int = 0,
-    tile: int | None = None,
+    tile_size: int | None = None,
     factor: float = 1.0,
     score_threshold: float | None = None,
     engine: EngineName = "auto",
     precision: Precision = "auto",
     progress: ProgressCallback | None = None,
 ) -> InstanceResult:
-    """Write what `upscore.inference.tiled.instances.predict_objects` writes, by the workers of a cluster.
+    """Run `upscore.inference.tiled.instances.predict_objects` on a Ray cluster.
 
-    The image and the output are on a file system that all machines share. The workers find the objects of the tiles;
-    this process puts those together that borders cut, and writes.
+    The image and the output must be on a file system that all machines share. The workers detect the objects of the
+    tiles; this process merges the objects that tile borders cut, and writes the files.
 
     Args:
-        model, engine, precision: as `upscore predict` has them.
-        source, output, level, tile, factor, score_threshold, progress: as `predict_objects` has them.
-        address: of the cluster; by default RAY_ADDRESS, or else this machine alone.
-        workers, cpus: how many processes, and how many processors each may use; by default what there is.
+        model, engine, precision: see `upscore.inference.load.load`.
+        source, output, pyramid_level, tile_size, factor, score_threshold, progress: see `predict_objects`.
+        address: address of the cluster; None uses RAY_ADDRESS, or else this machine.
+        workers: number of processes; None uses the capacity of the cluster.
+        cpus: number of CPUs of each process.
 
     Returns:
-        The objects, the best first; the k-th is number k + 1 of the id map.
+        The objects by descending score; the object at index k has the number k + 1 in the id map.
 
     Raises:
-        UserError: as `predict_objects`, or there is no cluster, or processes die of a tile.
+        UserError: see `predict_objects`; or there is no cluster, or processes die on a tile.
     """
-    image, target = shared(source), shared(output)
+    image, target = shared_path(source), shared_path(output)
     predictor = load(model, engine=engine, precision=precision)
     raster = open_raster(image, pyramid_level=pyramid_level)
-    search = plan_search(
-        predictor, image, target, pyramid_level=pyramid_level, tile=tile, factor=factor, score_threshold=score_threshold
+    task = plan_instances(
+        predictor,
+        image,
+        target,
+        pyramid_level=pyramid_level,
+        tile_size=tile_size,
+        factor=factor,
+        score_threshold=score_threshold,
     )
-    windows = search.tiling.windows((raster.height, raster.width))
-    job, total = ObjectJob(source=image, pyramid_level=pyramid_level, search=search), len(windows)
-    with locked(search.folder):
-        checkpoint = search.checkpoint()
+    windows = task.tiling.windows((raster.height, raster.width))
+    job, total = InstanceJob(source=image, pyramid_level=pyramid_level, task=task), len(windows)
+    with locked(task.folder):
+        checkpoint = task.checkpoint()
         todo = {number: window for number, window in enumerate(windows) if not checkpoint.done(number)}
-        spread(model, predictor, job, todo, total, address=address, workers=workers, cpus=cpus, progress=progress)
+        run_tiles(model, predictor, job, todo, total, address=address, workers=workers, cpus=cpus, progress=progress)
         return predict_objects(
             predictor,
             image,
             target,
             pyramid_level=pyramid_level,
-            tile=tile,
+            tile_size=tile_size,
             factor=factor,
             score_threshold=score_threshold,
         )

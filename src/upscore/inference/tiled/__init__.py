@@ -1,1 +1,1 @@
-"""Images in tiles: those that are too large for memory, and those with more objects than a network finds at once."""
+"""Tiled inference for images larger than memory and for images with more objects than the network detects at once."""

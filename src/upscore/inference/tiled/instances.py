@@ -1,6 +1,6 @@
-"""The objects of an image of any size, from file to file, with a tile of pixels in memory at a time.
+"""Detect the objects of an image file of any size and write them to files, one tile in memory at a time.
 
-N objects, H W pixels of the image, F pixels of it along a side of one of the overview.
+N: objects; H, W: height and width of the image; F: reduction factor of the overview.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from upscore.data.io.georeference import Georeference, read_georeference
 from upscore.data.io.rasters import Raster, Window, open_raster
 from upscore.inference.model import Model
 from upscore.inference.run_manifest import Setting, locked
-from upscore.inference.tiled.detection import Find, Tiling, find_objects, finder, require_objects
-from upscore.inference.tiled.output import check_output, overlay_of, write_map
-from upscore.inference.tiled.semantic import partial_of, raster_facts
+from upscore.inference.tiled.detection import TileDetector, Tiling, detect_objects, require_detector, tile_detector
+from upscore.inference.tiled.output import check_output, overlay_path, write_map
+from upscore.inference.tiled.semantic import partial_folder, raster_settings
 from upscore.inference.tiled.tile_checkpoint import TileCheckpoint
 from upscore.inference.tiled.tile_store import reduction
 from upscore.progress import ProgressCallback
@@ -31,46 +31,47 @@ from upscore.results.writers.pictures import save_overlay
 from upscore.viz.colormaps import class_colors
 
 BLOCK = 512
-"""Side of the squares that the id map is written in."""
+"""Side in pixels of the blocks in which the id map is written."""
 
 COLORS, OPACITY = 12, 0.55
+"""Number of colours of objects in the overview, and their opacity."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Search:
-    """How the objects of an image are found, and where those of its finished tiles are kept."""
+class InstanceTask:
+    """Settings of tiled object detection in one image, and the folder of its finished tiles."""
 
     tiling: Tiling
     factor: float
     score_threshold: float
-    facts: dict[str, Setting]
-    """The image and the network."""
+    identity: dict[str, Setting]
+    """Settings that identify the image and the model."""
     output: Path
 
     @property
     def folder(self) -> Path:
-        """Of the finished tiles."""
-        return partial_of(self.output)
+        """Folder of the finished tiles."""
+        return partial_folder(self.output)
 
     @property
     def settings(self) -> dict[str, Setting]:
-        """All that the result depends on."""
-        return self.facts | asdict(self.tiling) | {"factor": self.factor, "score_threshold": self.score_threshold}
+        """All settings that the result depends on."""
+        return self.identity | asdict(self.tiling) | {"factor": self.factor, "score_threshold": self.score_threshold}
 
     @property
     def outputs(self) -> tuple[Path, ...]:
-        """The maps, as of `huge.Classification`."""
+        """The id map, as a tuple as in `SemanticTask`."""
         return (self.output,)
 
-    def finder(self, predictor: Model) -> Find:
-        """What finds the objects of a tile."""
-        return finder(predictor, factor=self.factor, score_threshold=self.score_threshold)
+    def tile_detector(self, predictor: Model) -> TileDetector:
+        """Return a function that detects the objects of a tile."""
+        return tile_detector(predictor, factor=self.factor, score_threshold=self.score_threshold)
 
     def checkpoint(self) -> TileCheckpoint:
-        """The folder, made where it is not there.
+        """Open the folder of finished tiles; create it if necessary.
 
         Raises:
-            UserError: it was begun with other settings, or can't be written.
+            UserError: the folder was created with other settings, or cannot be written.
         """
         return TileCheckpoint(self.folder, self.settings)
 
@@ -81,111 +82,112 @@ def predict_objects(
     output: str | Path,
     *,
     pyramid_level: int = 0,
-    tile: int | None = None,
+    tile_size: int | None = None,
     factor: float = 1.0,
     score_threshold: float | None = None,
     progress: ProgressCallback | None = None,
 ) -> InstanceResult:
-    """Find the objects of an image of any size, and write them, their id map and a picture to look at.
+    """Detect the objects of an image of any size; write their id map, an overlay and a COCO results file.
 
-    Finished tiles are kept in `.NAME.partial` beside the output until all are there: the same call goes on with them.
+    Finished tiles are kept in `.NAME.partial` beside the output until the image is complete; the same call resumes an
+    interrupted run.
 
     Args:
-        predictor: of a network that finds objects.
-        source: see `upscore.data.io.rasters.open_raster`.
-        output: a .tif or .zarr with the number of an object per pixel, 0 for none; beside it are `NAME_overlay.jpg`
-            and, of an image of less than 2 ** 32 pixels, `NAME_instances.json` in the form of COCO's results.
-        level: of a pyramid; 0 is the finest.
-        tile: side of a tile in pixels of the image; by default the size at which the network sees photos.
+        predictor: a Mask R-CNN model.
+        source: image file, see `upscore.data.io.rasters.open_raster`.
+        output: .tif or .zarr file with the object number of each pixel (0: background). `NAME_overlay.jpg` and, for
+            images of less than 2 ** 32 pixels, `NAME_instances.json` (COCO results) are written beside it.
+        pyramid_level: level of an image pyramid; 0 is the finest.
+        tile_size: side of a tile in pixels of the image; None uses the network's usual input size.
         factor: pixels of the network's input per pixel of the image, see `upscore.inference.tiled.detection`.
-        score_threshold: as in `Model.predict`.
-        progress: told after each tile.
+        score_threshold: lowest score of a returned object, see `Model.predict`.
+        progress: called after each tile with the number of finished tiles and of all tiles.
 
     Returns:
-        The objects, the best first; the k-th is number k + 1 of the id map.
+        The objects by descending score; the object at index k has the number k + 1 in the id map.
 
     Raises:
-        UserError: the image can't be read or the output not written, the network finds no objects, or tiles of a run
-            with other settings are there.
+        UserError: the image cannot be read, the output cannot be written, the model does not detect objects, or the
+            folder holds tiles of a run with other settings.
     """
     source, output = Path(source), Path(output)
     raster = open_raster(source, pyramid_level=pyramid_level)
-    search = plan_search(
+    task = plan_instances(
         predictor,
         source,
         output,
         pyramid_level=pyramid_level,
-        tile=tile,
+        tile_size=tile_size,
         factor=factor,
         score_threshold=score_threshold,
     )
-    with locked(search.folder):
-        find, checkpoint = search.finder(predictor), search.checkpoint()
-        objects = find_objects(raster, find, search.tiling, checkpoint=checkpoint, progress=progress)
+    with locked(task.folder):
+        detect, checkpoint = task.tile_detector(predictor), task.checkpoint()
+        objects = detect_objects(raster, detect, task.tiling, checkpoint=checkpoint, progress=progress)
         if raster.height * raster.width < MAX_PIXELS:
             parts = (objects[k : k + 1].to_coco(file_name=source.name) for k in range(len(objects)))
-            write_results((entry for part in parts for entry in part), entries_of(output))
-        save_overlay(Image.fromarray(_overview(raster, objects)), overlay_of(output))
-        _write_ids(objects, search, read_georeference(source, pyramid_level=pyramid_level))
-        shutil.rmtree(search.folder)
+            write_results((entry for part in parts for entry in part), instances_path(output))
+        save_overlay(Image.fromarray(_overview(raster, objects)), overlay_path(output))
+        _write_ids(objects, task, read_georeference(source, pyramid_level=pyramid_level))
+        shutil.rmtree(task.folder)
     return objects
 
 
-def entries_of(output: Path) -> Path:
-    """The file of objects beside their id map."""
+def instances_path(output: Path) -> Path:
+    """Return the path of the COCO results file beside an id map."""
     return output.with_name(f"{output.stem}_instances.json")
 
 
-def plan_search(
+def plan_instances(
     predictor: Model,
     source: Path,
     output: Path,
     *,
     pyramid_level: int = 0,
-    tile: int | None = None,
+    tile_size: int | None = None,
     factor: float = 1.0,
     score_threshold: float | None = None,
-) -> Search:
-    """What `predict_objects` does by these arguments.
+) -> InstanceTask:
+    """Check the arguments of `predict_objects` and return the task that they describe.
 
     Raises:
-        UserError: as `predict_objects`, before the work.
+        UserError: see `predict_objects`.
     """
-    open_raster(source, pyramid_level=pyramid_level)  # which tells what is wrong with it
-    resizing = require_objects(predictor, factor)
+    open_raster(source, pyramid_level=pyramid_level)  # raises UserError for an invalid image
+    resizing = require_detector(predictor, factor)
     check_output(output, source)
-    require_results(entries_of(output))
-    tiling = Tiling.of(resizing.min_side, factor)
-    if tile is not None:
-        tiling = Tiling(tile=tile, overlap=min(tiling.overlap, tile // 2))
-    return Search(
+    require_results(instances_path(output))
+    tiling = Tiling.for_min_side(resizing.min_side, factor)
+    if tile_size is not None:
+        tiling = Tiling(tile_size=tile_size, overlap=min(tiling.overlap, tile_size // 2))
+    return InstanceTask(
         tiling=tiling,
         factor=factor,
         score_threshold=predictor.score_threshold if score_threshold is None else score_threshold,
         output=output,
-        facts=raster_facts(predictor, source, pyramid_level),
+        identity=raster_settings(predictor, source, pyramid_level),
     )
 
 
-def _write_ids(objects: InstanceResult, search: Search, georeference: Georeference | None) -> None:
-    """The id map in the file format of the suffix."""
+def _write_ids(objects: InstanceResult, task: InstanceTask, georeference: Georeference | None) -> None:
+    """Write the id map in the file format of its suffix."""
     height, width = objects.size
-    padded = (np.pad(ids, [(0, BLOCK - side) for side in ids.shape]) for _, ids in _squares(objects))
+    blocks = (np.pad(ids, [(0, BLOCK - side) for side in ids.shape]) for _, ids in _blocks(objects))
     write_map(
-        search.output,
-        (zlib.compress(ids.tobytes()) for ids in padded),
+        task.output,
+        (zlib.compress(ids.tobytes()) for ids in blocks),
         size=objects.size,
         block=BLOCK,
         dtype=np.uint16 if len(objects) < 1 << 16 else np.uint32,
-        facts={},
-        folder=search.folder,
+        attributes={},
+        folder=task.folder,
         bigtiff=height * width > 1 << 31,
         georeference=georeference,
     )
 
 
-def _squares(objects: InstanceResult) -> Iterator[tuple[Window, np.ndarray]]:
-    """The id map in squares, row after row; those at the border may be smaller."""
+def _blocks(objects: InstanceResult) -> Iterator[tuple[Window, np.ndarray]]:
+    """Yield blocks of the id map in row-major order; those at the border may be smaller."""
     height, width = objects.size
     for top in range(0, height, BLOCK):
         for left in range(0, width, BLOCK):
@@ -194,14 +196,14 @@ def _squares(objects: InstanceResult) -> Iterator[tuple[Window, np.ndarray]]:
 
 
 def _overview(raster: Raster, objects: InstanceResult) -> np.ndarray:
-    """The reduced photo (H / F, W / F, 3) under its objects' colours."""
+    """Return the reduced image (H / F, W / F, 3) with the objects drawn in colour."""
     factor = reduction(raster.height, raster.width)
     colors = class_colors(COLORS).astype(np.float32)
     picture = np.zeros((-(-raster.height // factor), -(-raster.width // factor), 3), np.uint8)
-    for window, ids in _squares(objects):
-        photo = raster.read(*window)[:, ::factor, ::factor].permute(1, 2, 0).numpy().astype(np.float32)
+    for window, ids in _blocks(objects):
+        image = raster.read(*window)[:, ::factor, ::factor].permute(1, 2, 0).numpy().astype(np.float32)
         ids = ids[::factor, ::factor]
-        tinted = np.where((ids > 0)[..., None], (1 - OPACITY) * photo + OPACITY * colors[ids % COLORS], photo)
+        tinted = np.where((ids > 0)[..., None], (1 - OPACITY) * image + OPACITY * colors[ids % COLORS], image)
         top, left = window.top // factor, window.left // factor
         picture[top : top + len(ids), left : left + ids.shape[1]] = tinted.round()
     return picture

@@ -1,13 +1,14 @@
-"""Objects that were found in overlapping tiles become objects of the whole image.
+"""Merge detections from overlapping tiles into objects of the whole image.
 
-N objects found in all tiles together, P pairs of them; m the side of a mask in RoI form. IoU: intersection over union.
+N: detections in all tiles; P: pairs of detections; m: side of a RoI mask. IoU: intersection over union.
 
-Finds that a tile's border cuts are parts. Two of them from different tiles that agree on the pixels which both tiles
-see belong to one object; so do those in a chain of such pairs, over any number of tiles. The parts of an object are
-united in RoI form, unless one tile has it whole. Finally objects are suppressed of which better ones of their class
-cover more than half, as `InstanceResult.mask_nms` does: an object that two tiles have whole.
+Detections that a tile border cuts are parts. Two parts from different tiles whose masks agree in the overlap of the
+tiles belong to one object, and so do the connected components of such pairs over any number of tiles. The parts of an
+object are merged into one RoI mask unless one tile contains the object completely. Finally, an object is suppressed if
+objects of its class with higher scores cover more than half of it, as in `InstanceResult.mask_nms`; this removes
+objects that two tiles contain completely.
 
-Only neighbours are compared, and only their own boxes' pixels are made.
+Only detections with overlapping boxes are compared, and masks are rasterised only inside their boxes.
 """
 
 from __future__ import annotations
@@ -25,42 +26,43 @@ from upscore.results import InstanceResult
 from upscore.results.mask_paste import paste_soft
 
 SAME_IOU = 0.5
-"""In the pixels that two tiles share, from which on a part and another find are one object."""
+"""Smallest IoU, inside the overlap of two tiles, at which a part and another detection are the same object."""
 
 SAME_SHARE = 0.75
-"""The share of the smaller of two parts in the other, from which on they are one: a prong and the whole fork."""
+"""Smallest fraction of the smaller of two parts covered by the other at which they are the same object, for parts of
+very different sizes."""
 
 MAX_SIDE = 448
-"""Cells along a side of a united mask at most."""
+"""Largest side of a merged RoI mask, in cells."""
 
 BUCKET = 256
-"""Pixels along a side of the squares by which neighbours are looked up."""
+"""Side in pixels of the grid cells that index the boxes."""
 
 
 @dataclass(slots=True, kw_only=True)
 class TileDetections:
-    """What was found in all tiles, in the coordinates of the whole image."""
+    """Detections of all tiles, in pixel coordinates of the whole image."""
 
     objects: InstanceResult
     tiles: np.ndarray
-    """(N,) int64, the position in `windows` of the tile that it was found in."""
+    """(N,) int64, index in `windows` of the tile of each detection."""
     cut: np.ndarray
-    """(N,) bool, whether a border of that tile cuts it."""
+    """(N,) bool, whether a border of its tile cuts the detection."""
     windows: Sequence[Window]
-    """The tiles."""
+    """Windows of the tiles in the image."""
 
 
-def merge(finds: TileDetections) -> InstanceResult:
-    """The objects of the whole image, the best first: each once, and in one piece."""
-    objects, tiles, lone = _united(finds)
-    # a part without a counterpart gives way to whatever hides it, with a better score or not
-    order = np.lexsort((-objects.scores, lone))
-    kept = _distinct(objects[order], tiles[order])
+def merge(detections: TileDetections) -> InstanceResult:
+    """Merge the detections of all tiles into objects of the whole image, sorted by descending score."""
+    objects, tiles, is_part = _merge_groups(detections)
+    # Parts without a counterpart come last, so that any object that covers them suppresses them.
+    order = np.lexsort((-objects.scores, is_part))
+    kept = _suppress_duplicates(objects[order], tiles[order])
     return kept[np.argsort(-kept.scores, kind="stable")]
 
 
-def meeting(boxes: np.ndarray) -> np.ndarray:
-    """(P, 2) int64, the pairs i < j of boxes (N, 4) that overlap, in order; found by the squares they lie in."""
+def overlapping_pairs(boxes: np.ndarray) -> np.ndarray:
+    """Return the sorted pairs i < j of overlapping boxes (N, 4), as (P, 2) int64; uses a grid of buckets."""
     first, last = np.floor(boxes[:, :2] / BUCKET).astype(np.int64), np.floor(boxes[:, 2:] / BUCKET).astype(np.int64)
     spans = last - first + 1
     counts = spans.prod(1)
@@ -69,85 +71,89 @@ def meeting(boxes: np.ndarray) -> np.ndarray:
     columns, rows = first[owners, 0] + nth % spans[owners, 0], first[owners, 1] + nth // spans[owners, 0]
     order = np.lexsort((owners, columns, rows))
     starts = np.flatnonzero((np.diff(rows[order]) != 0) | (np.diff(columns[order]) != 0)) + 1
-    found = [np.zeros((0, 2), np.int64)]
-    for some in np.split(owners[order], starts):
-        near = boxes[some]
+    pairs = [np.zeros((0, 2), np.int64)]
+    for members in np.split(owners[order], starts):
+        near = boxes[members]
         overlap = (near[:, None, :2] < near[:, 2:]).all(2) & (near[:, None, 2:] > near[:, :2]).all(2)
-        found.append(some[np.argwhere(np.triu(overlap, 1))])
-    return np.unique(np.concatenate(found), axis=0)
+        pairs.append(members[np.argwhere(np.triu(overlap, 1))])
+    return np.unique(np.concatenate(pairs), axis=0)
 
 
-def unite(finds: TileDetections, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The box (4,) and the mask (m, m) float16 of one object, from those of its parts.
+def merge_parts(detections: TileDetections, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Merge the parts of one object into a box (4,) float32 and a RoI mask (m, m) float16.
 
-    A cell of the mask is as small as the smallest of the parts' cells, as far as `MAX_SIDE` allows. Where several tiles
-    see it, each counts by how far it is from that tile's borders, near which masks are worst.
+    The mask has the cell size of the finest part, limited by `MAX_SIDE`. Where tiles overlap, their masks are averaged
+    with the distance from the tile's border as weight, since masks are worst near borders.
+
+    Args:
+        detections: detections of all tiles.
+        members: indices of the parts of the object.
     """
-    boxes = finds.objects.boxes[members].astype(np.float64)
+    boxes = detections.objects.boxes[members].astype(np.float64)
     low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
-    sides = np.array([len(finds.objects.masks[k]) for k in members])
+    sides = np.array([len(detections.objects.masks[k]) for k in members])
     cell = ((boxes[:, 2:] - boxes[:, :2]) / sides[:, None]).min(0)
     side = min(MAX_SIDE, math.ceil(((high - low) / cell).max() - 1e-6))
     in_cells = (boxes - np.tile(low, 2)) / np.tile(high - low, 2) * side
     columns, rows = (low[:, None] + (np.arange(side) + 0.5) * ((high - low) / side)[:, None]).astype(np.float32)
     total, weights = np.zeros((side, side), np.float32), np.full((side, side), 1e-6, np.float32)
-    for tile in np.unique(finds.tiles[members]):
-        seen = np.zeros((side, side), np.float32)
+    for tile in np.unique(detections.tiles[members]):
+        tile_mask = np.zeros((side, side), np.float32)
         for k, box in zip(members, in_cells, strict=True):
-            if finds.tiles[k] == tile:
-                _add(seen, finds.objects.masks[k], box)
-        top, left, height, width = finds.windows[tile]
-        weight = _depth(rows, top, height)[:, None] * _depth(columns, left, width)
-        total += weight * seen
+            if detections.tiles[k] == tile:
+                _add(tile_mask, detections.objects.masks[k], box)
+        top, left, height, width = detections.windows[tile]
+        weight = _border_distance(rows, top, height)[:, None] * _border_distance(columns, left, width)
+        total += weight * tile_mask
         weights += weight
     return np.concatenate([low, high]).astype(np.float32), (total / weights).astype(np.float16)
 
 
 def _add(plane: np.ndarray, mask: np.ndarray, box: np.ndarray) -> None:
-    """Put a mask over a plane, the surer of both at each point."""
+    """Paste a RoI mask into a plane in place, with the maximum of both at each point."""
     part, top, left = paste_soft(mask, box, plane.shape, "exact")
-    here = plane[top : top + part.shape[0], left : left + part.shape[1]]
-    np.maximum(here, part, out=here)
+    region = plane[top : top + part.shape[0], left : left + part.shape[1]]
+    np.maximum(region, part, out=region)
 
 
-def _depth(positions: np.ndarray, start: int, length: int) -> np.ndarray:
-    """How far from the ends of a stretch positions are, 0 outside."""
+def _border_distance(positions: np.ndarray, start: int, length: int) -> np.ndarray:
+    """Return the distances of positions from the nearer end of an interval, 0 outside of it."""
     return np.maximum(np.minimum(positions - start, start + length - positions), 0)
 
 
-def _united(finds: TileDetections) -> tuple[InstanceResult, np.ndarray, np.ndarray]:
-    """Objects after the union of parts; the tile of each, -1 of several; whether it is a part nevertheless."""
-    objects = finds.objects
-    whole: list[int] = []
-    united: list[np.ndarray] = []
-    for members in _groups(finds):
-        parts, others = members[finds.cut[members]], members[~finds.cut[members]]
-        left = [k for k in parts if not _mostly_hidden(objects, k, others)]
-        if len(left) + len(others) > 1 and left:
-            united.append(np.append(others, left))
+def _merge_groups(detections: TileDetections) -> tuple[InstanceResult, np.ndarray, np.ndarray]:
+    """Return the objects after merging, the tile of each (-1: several tiles) and whether it is an unmerged part."""
+    objects = detections.objects
+    single: list[int] = []
+    merged: list[np.ndarray] = []
+    for members in _groups(detections):
+        parts, others = members[detections.cut[members]], members[~detections.cut[members]]
+        visible = [k for k in parts if not _mostly_hidden(objects, k, others)]
+        if len(visible) + len(others) > 1 and visible:
+            merged.append(np.append(others, visible))
         else:
-            whole += [*others, *left]
-    kept = np.array(whole, np.int64)
-    boxes, masks = zip(*(unite(finds, members) for members in united), strict=True) if united else ((), ())
-    best = np.array([members[objects.scores[members].argmax()] for members in united], np.int64)
-    everything = objects[np.concatenate([kept, best])]
-    everything.boxes[len(kept) :] = np.array(boxes).reshape(-1, 4)
-    everything.masks = [*everything.masks[: len(kept)], *masks]
-    tiles = np.append(finds.tiles[kept], np.full(len(best), -1))
-    return everything, tiles, np.append(finds.cut[kept], np.zeros(len(best), bool))
+            single += [*others, *visible]
+    kept = np.array(single, np.int64)
+    boxes, masks = zip(*(merge_parts(detections, members) for members in merged), strict=True) if merged else ((), ())
+    best = np.array([members[objects.scores[members].argmax()] for members in merged], np.int64)
+    result = objects[np.concatenate([kept, best])]
+    result.boxes[len(kept) :] = np.array(boxes).reshape(-1, 4)
+    result.masks = [*result.masks[: len(kept)], *masks]
+    tiles = np.append(detections.tiles[kept], np.full(len(best), -1))
+    return result, tiles, np.append(detections.cut[kept], np.zeros(len(best), bool))
 
 
-def _groups(finds: TileDetections) -> Iterator[np.ndarray]:
-    """The positions of the finds of each object."""
-    pairs = meeting(finds.objects.boxes)
+def _groups(detections: TileDetections) -> Iterator[np.ndarray]:
+    """Yield the indices of the detections of each object: connected components of agreeing pairs."""
+    pairs = overlapping_pairs(detections.objects.boxes)
     first, second = pairs.T
-    labels = finds.objects.labels
+    labels = detections.objects.labels
     pairs = pairs[
-        (finds.tiles[first] != finds.tiles[second])
+        (detections.tiles[first] != detections.tiles[second])
         & (labels[first] == labels[second])
-        & (finds.cut[first] | finds.cut[second])
+        & (detections.cut[first] | detections.cut[second])
     ]
-    same = pairs[np.array([_agree(finds, i, j) for i, j in pairs], bool)]
+    same = pairs[np.array([_agree(detections, i, j) for i, j in pairs], bool)]
     count = len(labels)
     links = coo_matrix((np.ones(len(same), bool), (same[:, 0], same[:, 1])), shape=(count, count))
     groups = connected_components(links, directed=False)[1]
@@ -155,33 +161,33 @@ def _groups(finds: TileDetections) -> Iterator[np.ndarray]:
     yield from np.split(order, np.flatnonzero(np.diff(groups[order])) + 1) if count else []
 
 
-def _agree(finds: TileDetections, i: int, j: int) -> bool:
-    """Whether two finds have the same pixels where both tiles see them."""
-    shared = intersection(finds.windows[finds.tiles[i]], finds.windows[finds.tiles[j]])
+def _agree(detections: TileDetections, i: int, j: int) -> bool:
+    """Return whether two detections have the same mask in the overlap of their tiles."""
+    shared = intersection(detections.windows[detections.tiles[i]], detections.windows[detections.tiles[j]])
     if shared is None:
         return False
-    mine, other = finds.objects.crop_in(i, shared), finds.objects.crop_in(j, shared)
+    mine, other = detections.objects.crop_in(i, shared), detections.objects.crop_in(j, shared)
     both = np.count_nonzero(mine & other)
     pixels, others = np.count_nonzero(mine), np.count_nonzero(other)
     if both >= SAME_IOU * max(1, pixels + others - both):
         return True
-    # a whole object may have but its tip here, which another's outline covers
-    return bool(finds.cut[i] and finds.cut[j] and both >= SAME_SHARE * max(1, min(pixels, others)))
+    # Only for two parts: a complete object may reach into the overlap with a tip that another object covers.
+    return bool(detections.cut[i] and detections.cut[j] and both >= SAME_SHARE * max(1, min(pixels, others)))
 
 
 def intersection(one: Window, other: Window) -> Window | None:
-    """The window that two windows share, if they do."""
+    """Return the intersection of two windows, or None if they are disjoint."""
     top, left = max(one.top, other.top), max(one.left, other.left)
     height = min(one.top + one.height, other.top + other.height) - top
     width = min(one.left + one.width, other.left + other.width) - left
     return Window(top, left, height, width) if height > 0 and width > 0 else None
 
 
-def _distinct(objects: InstanceResult, tiles: np.ndarray) -> InstanceResult:
-    """Without those of which earlier ones of their class hide more than half; each tile's own are distinct already."""
-    first, second = meeting(objects.boxes).T
-    alike = objects.labels[first] == objects.labels[second]
-    first, second = first[alike], second[alike]
+def _suppress_duplicates(objects: InstanceResult, tiles: np.ndarray) -> InstanceResult:
+    """Remove objects that earlier objects of their class, from other tiles, cover by more than half."""
+    first, second = overlapping_pairs(objects.boxes).T
+    same_class = objects.labels[first] == objects.labels[second]
+    first, second = first[same_class], second[same_class]
     order = np.argsort(second, kind="stable")
     first, second = first[order], second[order]
     kept = np.ones(len(objects), bool)
@@ -192,7 +198,7 @@ def _distinct(objects: InstanceResult, tiles: np.ndarray) -> InstanceResult:
 
 
 def _mostly_hidden(objects: InstanceResult, k: int, others: np.ndarray) -> bool:
-    """Whether over half of an object's pixels are those of others."""
+    """Return whether other objects cover more than half of an object's pixels."""
     crop, top, left = objects.crop(k)
     own = Window(top, left, *crop.shape)
     hidden = np.zeros_like(crop)

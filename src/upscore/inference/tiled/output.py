@@ -1,6 +1,6 @@
-"""The class map of a huge image as a file, and a picture to look at.
+"""Writers for label maps (TIFF, Zarr) and overlays of huge images.
 
-H W pixels of the image.
+H, W: height and width of the image.
 """
 
 from __future__ import annotations
@@ -27,18 +27,26 @@ from upscore.viz.colormaps import palette
 from upscore.viz.overlays import overlay
 
 CLASSIC_LIMIT = 2**32 - 2**25
-"""Bytes of squares above which a TIFF has to be a BigTIFF; its tags have room below 4 GiB."""
+"""Size of the compressed blocks, in bytes, above which a BigTIFF is written; leaves room for tags below 4 GiB."""
 
 
 def write_class_map(
     store: TileStore, index: int, path: Path, classes: Sequence[str], georeference: Georeference | None = None
 ) -> None:
-    """Join the tiles' class maps in the file format of the suffix, whole or not at all, a row of tiles at a time.
+    """Join the class maps of all tiles and write them atomically, one row of tiles at a time.
 
-    A TIFF shows its class indices in the colours of VOC's palette, and has their names as JSON in its description.
+    The suffix selects the file format. A TIFF has the VOC palette as its colour map and the class names as JSON in its
+    description.
+
+    Args:
+        store: the finished tiles.
+        index: index of the class map in each tile.
+        path: output file.
+        classes: names of the classes.
+        georeference: georeference of the image, kept in a TIFF.
 
     Raises:
-        UserError: it can't be written.
+        UserError: the file cannot be written.
     """
     colors = palette(256).T.astype(np.uint16) * 257
     colors[:, len(classes) : VOID] = 0
@@ -48,7 +56,7 @@ def write_class_map(
         size=(store.plan.height, store.plan.width),
         block=BLOCK,
         dtype=np.uint8,
-        facts={"classes": list(classes)},
+        attributes={"classes": list(classes)},
         folder=store.folder,
         bigtiff=store.size(index) > CLASSIC_LIMIT,
         colormap=colors,
@@ -56,47 +64,49 @@ def write_class_map(
     )
 
 
-def write_overview(photo: np.ndarray, class_map: np.ndarray, path: Path, classes: Sequence[str]) -> None:
+def write_overview(image: np.ndarray, class_map: np.ndarray, path: Path, classes: Sequence[str]) -> None:
     """Write an overlay of the reduced image (h, w, 3) and its class map (h, w).
 
     Raises:
-        WriteError: it can't be written.
+        WriteError: the file cannot be written.
     """
-    save_overlay(overlay(photo, class_map, classes), path)
+    save_overlay(overlay(image, class_map, classes), path)
 
 
 SUFFIXES = (".tif", ".tiff", ".zarr")
 
 
-def overlay_of(path: Path) -> Path:
-    """The picture to look at, beside a map."""
+def overlay_path(path: Path) -> Path:
+    """Return the path of the overlay beside a label map."""
     return path.with_name(f"{path.stem}_overlay.jpg")
 
 
 def check_output(path: Path, source: Path) -> None:
-    """Make sure, before an hour of work, that a map can be written there.
+    """Check, before a long run, that a label map can be written.
 
     Raises:
-        UserError: the suffix names no format, Zarr is not installed, or something would be overwritten that is no
-            earlier output.
+        UserError: the suffix is not supported, Zarr is not installed, or the path holds a file that upscore did not
+            write.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{path}: what is found in a huge image is a TIFF or Zarr: end it in {', '.join(SUFFIXES)}")
+        raise UserError(
+            f"{path}: the output must be a TIFF or Zarr file: use one of the suffixes {', '.join(SUFFIXES)}"
+        )
     if path.suffix.lower() == ".zarr":
         import_zarr()
     if path.resolve() == source.resolve():
-        raise UserError(f"{path} is the image and would be overwritten: choose another output")
+        raise UserError(f"{path} is the input image and would be overwritten: choose another output")
     if path.exists() and not _is_own(path):
         raise not_own(path)
-    require_own_picture(overlay_of(path))
+    require_own_picture(overlay_path(path))
 
 
 def _is_own(path: Path) -> bool:
-    """Whether upscore wrote a map."""
+    """Return whether upscore wrote a label map."""
     try:
         if path.suffix.lower() == ".zarr":
-            about = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
-            return about["node_type"] == "array" and about["attributes"].get("software") == SOFTWARE
+            metadata = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
+            return metadata["node_type"] == "array" and metadata["attributes"].get("software") == SOFTWARE
         with TiffFile(path) as file:
             return file.pages.first.software == SOFTWARE
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -105,52 +115,52 @@ def _is_own(path: Path) -> bool:
 
 def write_map(
     path: Path,
-    squares: Iterable[bytes],
+    blocks: Iterable[bytes],
     *,
     size: tuple[int, int],
     block: int,
     dtype: DTypeLike,
-    facts: Mapping[str, Any],
+    attributes: Mapping[str, Any],
     folder: Path,
     bigtiff: bool = False,
     colormap: np.ndarray | None = None,
     georeference: Georeference | None = None,
 ) -> None:
-    """Write a map in the file format of the suffix, whole or not at all.
+    """Write a label map atomically, in the file format of its suffix.
 
     Args:
-        path: where to.
-        squares: of (block, block) pixels, row after row, compressed by zlib; those at the border are filled up.
-        size: of the map (H, W).
-        block: side of a square.
-        dtype: of a pixel.
-        facts: written beside the map as JSON, with upscore's mark.
-        folder: for what is not whole yet, on the same disk.
-        bigtiff: squares may be more than 4 GiB together.
-        colormap: (3, 256) uint16, the colours in which a TIFF shows its values.
-        georeference: of the image; TIFFs keep it.
+        path: output file.
+        blocks: zlib-compressed blocks of (block, block) pixels in row-major order; those at the border are padded.
+        size: (H, W) of the map.
+        block: side of a block in pixels.
+        dtype: data type of the pixels.
+        attributes: metadata, written as JSON beside the name of the software.
+        folder: folder for the temporary file, on the same disk as `path`.
+        bigtiff: whether the blocks may exceed 4 GiB.
+        colormap: (3, 256) uint16, colour map of a TIFF.
+        georeference: georeference of the image, kept in a TIFF.
 
     Raises:
-        UserError: it can't be written.
+        UserError: the file cannot be written.
     """
     temporary = folder / f"joined{path.suffix}"
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix.lower() == ".zarr":
             shutil.rmtree(temporary, ignore_errors=True)
-            _write_zarr(temporary, squares, size, block, np.dtype(dtype), facts)
+            _write_zarr(temporary, blocks, size, block, np.dtype(dtype), attributes)
             shutil.rmtree(path, ignore_errors=True)
         else:
             with TiffWriter(temporary, bigtiff=bigtiff) as file:
                 file.write(
-                    iter(squares),
+                    iter(blocks),
                     shape=size,
                     dtype=dtype,
                     tile=(block, block),
                     compression="zlib",
                     photometric="minisblack" if colormap is None else "palette",
                     colormap=colormap,
-                    description=json.dumps(dict(facts)),
+                    description=json.dumps(dict(attributes)),
                     metadata=None,
                     software=SOFTWARE,
                     extratags=[] if georeference is None else georeference.extratags(),
@@ -159,13 +169,20 @@ def write_map(
 
 
 def _write_zarr(
-    path: Path, squares: Iterable[bytes], size: tuple[int, int], block: int, dtype: np.dtype, facts: Mapping[str, Any]
+    path: Path,
+    blocks: Iterable[bytes],
+    size: tuple[int, int],
+    block: int,
+    dtype: np.dtype,
+    attributes: Mapping[str, Any],
 ) -> None:
-    marks = {"software": SOFTWARE, **facts}
-    array = import_zarr().create_array(str(path), shape=size, chunks=(block, block), dtype=dtype.name, attributes=marks)
+    attributes = {"software": SOFTWARE, **attributes}
+    array = import_zarr().create_array(
+        str(path), shape=size, chunks=(block, block), dtype=dtype.name, attributes=attributes
+    )
     height, width = size
     across = -(-width // block)
-    for number, square in enumerate(squares):
+    for number, data in enumerate(blocks):
         top, left = number // across * block, number % across * block
-        values = np.frombuffer(zlib.decompress(square), dtype).reshape(block, block)
+        values = np.frombuffer(zlib.decompress(data), dtype).reshape(block, block)
         array[top : top + block, left : left + block] = values[: height - top, : width - left]

@@ -1,8 +1,10 @@
-"""Class maps of images that are too large for a network to see at once: exactly those of the whole image, in tiles.
+"""Tile plans for exact semantic segmentation of images that are too large for one pass of the network.
 
-A tile is a core, whose class map is kept, and a halo around it, so wide that all that the core's pixels depend on is
-seen. Tiles begin on the grid on which the network repeats itself, and end where the image does, for its border to be
-treated as the whole image's is. H W pixels of the image, h w of a tile.
+A tile consists of a core, whose class map is kept, and a halo that covers the receptive field of the core's pixels.
+Tiles start on the grid on which the network is shift-invariant, and are cropped at the image's border so that padding
+acts as in the whole image. The joined class map therefore equals that of the whole image.
+
+H, W: height and width of the image; h, w: height and width of a tile.
 """
 
 from __future__ import annotations
@@ -26,50 +28,53 @@ from upscore.models.fcn.upsampling import Upsample
 from upscore.models.receptive_field import evaluation
 
 OVERHEAD = 1.35
-"""What engines need beside the largest layer's input and output, as a factor (1.0 torch, 1.34 OpenVINO)."""
+"""Memory of an engine relative to the input and output of the largest layer (measured: 1.0 torch, 1.34 OpenVINO)."""
 
 PIXEL_BYTES = 64
-"""Of a tile's pixel besides: the photo as bytes, as numbers and normalised, and its class."""
+"""Additional bytes per pixel of a tile: image as uint8, as float32 and normalised, and its class."""
 
 LARGEST_CORE = 4096
+"""Largest side of a core in pixels."""
 
-Run = Callable[[Tensor], Sequence[np.ndarray]]
-"""Pixels (3, h, w) uint8 -> class maps (h, w) uint8, one for each head of a network."""
+PredictClassMaps = Callable[[Tensor], Sequence[np.ndarray]]
+"""Function that maps an image (3, h, w) uint8 to class maps (h, w) uint8, one for each head of a network."""
 
 
 class Tile(NamedTuple):
-    """One of a plan's tiles."""
+    """One tile of a `TilePlan`."""
 
     row: int
     column: int
-    tile_size: Window
-    seen: Window
-    """The core and its halo, cut at the image's border."""
+    core: Window
+    window: Window
+    """The core and its halo, cropped at the image's border."""
 
     @property
-    def inside(self) -> tuple[slice, slice]:
-        """The core's rows and columns of what is seen."""
-        top, left = self.tile_size.top - self.seen.top, self.tile_size.left - self.seen.left
-        return slice(top, top + self.tile_size.height), slice(left, left + self.tile_size.width)
+    def core_slices(self) -> tuple[slice, slice]:
+        """Rows and columns of the core within `window`."""
+        top, left = self.core.top - self.window.top, self.core.left - self.window.left
+        return slice(top, top + self.core.height), slice(left, left + self.core.width)
 
 
 @dataclass(frozen=True, slots=True)
 class TilePlan:
-    """How an image of H x W pixels is cut: cores side by side, row after row."""
+    """Division of an image into tiles with adjacent cores, in row-major order."""
 
     height: int
     width: int
     tile_size: int
+    """Side of a core in pixels."""
     halo: int
+    """Width of the halo in pixels."""
 
     @property
     def rows(self) -> int:
-        """Tiles below one another."""
+        """Number of rows of tiles."""
         return -(-self.height // self.tile_size)
 
     @property
     def columns(self) -> int:
-        """Tiles side by side."""
+        """Number of columns of tiles."""
         return -(-self.width // self.tile_size)
 
     def __len__(self) -> int:
@@ -81,69 +86,69 @@ class TilePlan:
                 yield self.tile(row, column)
 
     def tile(self, row: int, column: int) -> Tile:
-        """The tile at this place among the tiles."""
+        """Return the tile at a row and column of the plan."""
         top, left = row * self.tile_size, column * self.tile_size
         bottom, right = min(top + self.tile_size, self.height), min(left + self.tile_size, self.width)
         first, start = max(top - self.halo, 0), max(left - self.halo, 0)
         last, stop = min(bottom + self.halo, self.height), min(right + self.halo, self.width)
-        tile_size = Window(top, left, bottom - top, right - left)
-        return Tile(row, column, tile_size, Window(first, start, last - first, stop - start))
+        core = Window(top, left, bottom - top, right - left)
+        return Tile(row, column, core, Window(first, start, last - first, stop - start))
 
 
 def tile_plan(height: int, width: int, *, tile_size: int, halo: int, grid: int) -> TilePlan:
-    """Cut an image up.
+    """Divide an image into tiles.
 
     Args:
-        height, width: of the image.
-        core: side of the part of a tile that is kept, a multiple of `grid`.
-        halo: seen around it, a multiple of `grid`; `Geometry.halo` is the least that is exact.
-        grid: pixels by which the network's maps repeat themselves, `Geometry.grid`.
+        height, width: size of the image in pixels.
+        tile_size: side of a tile without its halo, a multiple of `grid`.
+        halo: width of the halo, a multiple of `grid`; `Geometry.halo` is the smallest that gives exact results.
+        grid: shift in pixels under which the network is invariant, see `Geometry.grid`.
 
     Raises:
-        UserError: a size is not positive, or not a multiple.
+        UserError: the image is empty, or `tile_size` or `halo` is not a multiple of `grid`.
     """
     if height < 1 or width < 1:
-        raise UserError(f"an image of {width}x{height} pixels has none")
-    for name, value, least in (("core", tile_size, grid), ("halo", halo, 0)):
-        if value < least or value % grid:
-            raise UserError(f"{name}={value}: tiles lie on a grid of {grid} pixels; give a multiple of it")
+        raise UserError(f"the image is empty: its size is {width}x{height} pixels")
+    for name, value, minimum in (("tile_size", tile_size, grid), ("halo", halo, 0)):
+        if value < minimum or value % grid:
+            raise UserError(f"{name}={value} is invalid: use a multiple of {grid} pixels")
     return TilePlan(height, width, tile_size, halo)
 
 
-class Classified(NamedTuple):
-    """What became of a tile."""
+class TileClassMaps(NamedTuple):
+    """The class maps of a tile."""
 
     tile: Tile
     class_maps: list[np.ndarray]
-    """(h, w) uint8 of the core, one for each head."""
+    """(h, w) uint8, class maps of the core, one for each head."""
     pixels: Tensor
-    """(3, h, w) uint8 of the core."""
+    """(3, h, w) uint8, pixels of the core."""
 
 
 def class_map_tiles(
-    run: Run, raster: Raster, plan: TilePlan, done: Container[tuple[int, int]] = ()
-) -> Iterator[Classified]:
-    """The class maps of all tiles but those whose (row, column) is in `done`; the next is read meanwhile.
+    predict: PredictClassMaps, raster: Raster, plan: TilePlan, done: Container[tuple[int, int]] = ()
+) -> Iterator[TileClassMaps]:
+    """Yield the class maps of all tiles whose (row, column) is not in `done`; the next tile is read in the background.
 
     Raises:
-        UserError: pixels can't be read.
+        UserError: pixels of the raster cannot be read.
     """
-    left = (tile for tile in plan if (tile.row, tile.column) not in done)
+    remaining = (tile for tile in plan if (tile.row, tile.column) not in done)
     with ThreadPoolExecutor(1) as reader:
-        following = next(left, None)
-        coming = None if following is None else reader.submit(raster.read, *following.seen)
-        while following is not None and coming is not None:
-            tile, pixels = following, coming.result()
-            following = next(left, None)
-            coming = None if following is None else reader.submit(raster.read, *following.seen)
-            class_maps = [class_map[tile.inside] for class_map in run(pixels)]
-            yield Classified(tile, class_maps, pixels[:, *tile.inside])
+        upcoming = next(remaining, None)
+        pending = None if upcoming is None else reader.submit(raster.read, *upcoming.window)
+        while upcoming is not None and pending is not None:
+            tile, pixels = upcoming, pending.result()
+            upcoming = next(remaining, None)
+            pending = None if upcoming is None else reader.submit(raster.read, *upcoming.window)
+            class_maps = [class_map[tile.core_slices] for class_map in predict(pixels)]
+            yield TileClassMaps(tile, class_maps, pixels[:, *tile.core_slices])
 
 
 def core_size(net: FCN, halo: int, multiple: int, memory: int) -> int:
-    """The side of a core whose tile needs at most about `memory` bytes: the larger, the less is seen twice.
+    """Return the largest side of a core whose tile needs about `memory` bytes; large cores reduce the overlap.
 
-    It is a multiple of `multiple`, at least that even where it needs more memory, and at most `LARGEST_CORE`.
+    The result is a multiple of `multiple`, between `multiple` (even if that exceeds `memory`) and `LARGEST_CORE`.
     """
     cores = range(multiple, LARGEST_CORE + 1, multiple)
     return cores[max(0, bisect_right(cores, memory, key=lambda tile_size: tile_bytes(net, tile_size + 2 * halo)) - 1)]
@@ -151,35 +156,36 @@ def core_size(net: FCN, halo: int, multiple: int, memory: int) -> int:
 
 @torch.no_grad()
 def tile_bytes(net: FCN, side: int) -> int:
-    """About what a network needs for a tile in float32: its largest layer's input and output, its maps, and scores.
+    """Estimate the memory that a network needs for a tile in float32, in bytes.
 
-    Nothing is computed: the backbone runs on tensors that have sizes alone.
+    It is the sum of the largest layer's input and output, the feature maps and the scores. The backbone runs on the
+    `meta` device, so nothing is computed.
     """
     depth = net.backbone.depth_preprocessing
     image = torch.empty(1, 3 + (0 if depth is None else len(depth.mean)), side, side, device="meta")
     tensors = [*net.backbone.named_parameters(), *net.backbone.named_buffers()]
-    sizes_alone = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
-    most = 0
+    meta_tensors = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
+    largest = 0
 
     def measure(_: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
-        nonlocal most
-        apart = {id(value): value.numel() for value in (*inputs, output) if isinstance(value, Tensor)}
-        most = max(most, sum(apart.values()))  # what is done in place counts once
+        nonlocal largest
+        distinct = {id(value): value.numel() for value in (*inputs, output) if isinstance(value, Tensor)}
+        largest = max(largest, sum(distinct.values()))  # a tensor modified in place counts once
 
     layers = [layer for layer in net.backbone.modules() if not any(layer.children()) or [*layer.parameters(False)]]
     handles = [layer.register_forward_hook(measure) for layer in layers]
     try:
         with evaluation(net.backbone):
-            maps = functional_call(net.backbone, sizes_alone, (image,))
+            maps = functional_call(net.backbone, meta_tensors, (image,))
     finally:
         for handle in handles:
             handle.remove()
     kept = sum(cells.numel() for cells in maps.values())
-    return int(4 * OVERHEAD * (most + kept) + side**2 * (PIXEL_BYTES + sum(_score_bytes(net))))
+    return int(4 * OVERHEAD * (largest + kept) + side**2 * (PIXEL_BYTES + sum(_score_bytes(net))))
 
 
 def _score_bytes(net: FCN) -> Iterator[float]:
-    """Of a pixel's scores: upsampled along one axis only, but where the upsampling is learned."""
+    """Yield the bytes per pixel of each head's scores; fixed upsampling holds them upsampled along one axis only."""
     for head in heads(net):
         upsample = head.upscore["1"]
         assert isinstance(upsample, Upsample)

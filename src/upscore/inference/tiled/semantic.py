@@ -1,4 +1,4 @@
-"""The class map of an image of any size, from file to file, in the same memory."""
+"""Semantic segmentation of image files of any size, tile by tile in constant memory."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from upscore.errors import UserError
 from upscore.inference.model import Model
 from upscore.inference.run_manifest import Setting, image_settings, locked, run_settings
 from upscore.inference.tiled.in_memory import MEMORY, exact_plan
-from upscore.inference.tiled.output import check_output, overlay_of, write_class_map, write_overview
+from upscore.inference.tiled.output import check_output, overlay_path, write_class_map, write_overview
 from upscore.inference.tiled.plan import TilePlan, class_map_tiles
 from upscore.inference.tiled.tile_store import TileStore
 from upscore.models.fcn.fcn import FCN
 from upscore.progress import ProgressCallback
 
 LONGEST_NAME = 255
-"""Bytes that file systems allow."""
+"""Longest file name in bytes that common file systems allow."""
 
 
 def predict_raster(
@@ -32,75 +32,76 @@ def predict_raster(
     memory: int = MEMORY,
     progress: ProgressCallback | None = None,
 ) -> list[Path]:
-    """Write the class of each pixel of an image of any size, and a picture to look at.
+    """Predict the class map of an image of any size; write it and an overlay.
 
-    Tiles are seen at full resolution, whatever the longest side of the photos that the model was trained on. Finished
-    ones are kept in `.NAME.partial` beside the output until all are there: the same call goes on with them.
+    Tiles are predicted at full resolution, regardless of the model's `max_side`. Finished tiles are kept in
+    `.NAME.partial` beside the output until the image is complete; the same call resumes an interrupted run.
 
     Args:
-        predictor: of a network that classifies pixels of photos.
-        source: see `upscore.data.io.rasters.open_raster`.
-        output: a .tif or .zarr; `NAME_overlay.jpg` is written beside it, and with a second head `NAME_geometric` too.
-        level: of a pyramid; 0 is the finest.
-        core: side of a tile without its halo, in pixels, a multiple of 256; by default what `memory` has room for.
-        memory: bytes that a tile may need in the network.
-        progress: told after each tile.
+        predictor: a semantic segmentation model for RGB images.
+        source: image file, see `upscore.data.io.rasters.open_raster`.
+        output: .tif or .zarr file. `NAME_overlay.jpg` is written beside it, and `NAME_geometric` for a second head.
+        pyramid_level: level of an image pyramid; 0 is the finest.
+        tile_size: side of a tile without its halo, in pixels, a multiple of 256; None uses the largest that fits into
+            `memory`.
+        memory: memory limit of a tile in the network, in bytes.
+        progress: called after each tile with the number of finished tiles and of all tiles.
 
     Returns:
-        The files that were written.
+        The paths of the written files.
 
     Raises:
-        UserError: the image can't be read or the output not written, the network sees the whole image or finds
-            objects, or tiles of a run with other settings are there.
+        UserError: the image cannot be read, the output cannot be written, the model detects objects or has an
+            unlimited receptive field, or the folder holds tiles of a run with other settings.
     """
     source, output = Path(source), Path(output)
-    job = plan_classes(predictor, source, output, pyramid_level=pyramid_level, tile_size=tile_size, memory=memory)
+    task = plan_semantic(predictor, source, output, pyramid_level=pyramid_level, tile_size=tile_size, memory=memory)
     raster, georeference = (
         open_raster(source, pyramid_level=pyramid_level),
         read_georeference(source, pyramid_level=pyramid_level),
     )
-    with locked(job.folder):
-        store = job.store()
+    with locked(task.folder):
+        store = task.store()
         done = store.done()
-        tiles = class_map_tiles(predictor.class_maps, raster, job.plan, done)
+        tiles = class_map_tiles(predictor.class_maps, raster, task.plan, done)
         for number, (tile, class_maps, pixels) in enumerate(tiles, start=len(done) + 1):
             store.write(tile, class_maps, pixels)
             if progress is not None:
-                progress(number, len(job.plan))
-        photo, overviews = store.overview()
+                progress(number, len(task.plan))
+        image, overviews = store.overview()
         names = [predictor.classes, predictor.geometric_classes]
-        for index, path in enumerate(job.outputs):
+        for index, path in enumerate(task.outputs):
             write_class_map(store, index, path, names[index], georeference)
-            write_overview(photo, overviews[index], overlay_of(path), names[index])
+            write_overview(image, overviews[index], overlay_path(path), names[index])
         store.remove()
-    return [file for path in job.outputs for file in (path, overlay_of(path))]
+    return [file for path in task.outputs for file in (path, overlay_path(path))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Classification:
-    """How the class map of an image is made, and where its finished tiles are kept."""
+class SemanticTask:
+    """Settings of tiled semantic segmentation of one image, and the folder of its finished tiles."""
 
     outputs: tuple[Path, ...]
-    """A map for each head of the network."""
+    """Path of the class map of each head of the network."""
     plan: TilePlan
     settings: dict[str, Setting]
-    """All that the result depends on."""
+    """All settings that the result depends on."""
 
     def store(self) -> TileStore:
-        """The folder of finished tiles, made where it is not there.
+        """Open the folder of finished tiles; create it if necessary.
 
         Raises:
-            UserError: it was begun with other settings, or can't be written.
+            UserError: the folder was created with other settings, or cannot be written.
         """
         return TileStore(self.folder, self.plan, self.settings, len(self.outputs))
 
     @property
     def folder(self) -> Path:
         """The folder of finished tiles."""
-        return partial_of(self.outputs[0])
+        return partial_folder(self.outputs[0])
 
 
-def plan_classes(
+def plan_semantic(
     predictor: Model,
     source: Path,
     output: Path,
@@ -108,13 +109,13 @@ def plan_classes(
     pyramid_level: int = 0,
     tile_size: int | None = None,
     memory: int = MEMORY,
-) -> Classification:
-    """What `predict_raster` does by these arguments.
+) -> SemanticTask:
+    """Check the arguments of `predict_raster` and return the task that they describe.
 
     Raises:
-        UserError: as `predict_raster`, before the work.
+        UserError: see `predict_raster`.
     """
-    net = require_pixels(predictor)
+    net = require_semantic(predictor)
     outputs = [output]
     if predictor.geometric_classes:
         outputs.append(output.with_name(f"{output.stem}_geometric{output.suffix}"))
@@ -122,32 +123,32 @@ def plan_classes(
         check_output(path, source)
     raster = open_raster(source, pyramid_level=pyramid_level)
     plan = exact_plan(net, raster.height, raster.width, tile_size=tile_size, memory=memory)
-    settings = raster_facts(predictor, source, pyramid_level) | asdict(plan)
-    return Classification(outputs=tuple(outputs), plan=plan, settings=settings)
+    settings = raster_settings(predictor, source, pyramid_level) | asdict(plan)
+    return SemanticTask(outputs=tuple(outputs), plan=plan, settings=settings)
 
 
-def partial_of(output: Path) -> Path:
-    """The folder of an output's finished tiles: `.NAME.partial`, with a digest in place of a very long name."""
+def partial_folder(output: Path) -> Path:
+    """Return the folder of finished tiles of an output: `.NAME.partial`, with a digest for a very long name."""
     name = f".{output.name}.partial"
     if len(name.encode()) > LONGEST_NAME:
         name = f".{hashlib.sha256(output.name.encode()).hexdigest()}.partial"
     return output.with_name(name)
 
 
-def require_pixels(predictor: Model) -> FCN:
-    """The network, where it classifies pixels of photos.
+def require_semantic(predictor: Model) -> FCN:
+    """Return the network of a semantic segmentation model for RGB images.
 
     Raises:
-        UserError: it finds objects, or sees depth.
+        UserError: the model detects objects, or requires depth.
     """
     if predictor.task != "semantic":
-        raise UserError("this model finds objects: their tiles are joined in another way than the classes of pixels")
+        raise UserError("this model detects objects and has no class map: use `predict_objects`")
     if predictor.depth_channels:
-        raise UserError("this model sees depth beside the photo, which huge images don't have: use one for photos")
+        raise UserError("this model requires depth, which is not supported for huge images: use a model for RGB images")
     assert isinstance(predictor.module, FCN)
     return predictor.module
 
 
-def raster_facts(predictor: Model, source: Path, pyramid_level: int) -> dict[str, Setting]:
-    """The image and the model, as settings of a run over this image."""
+def raster_settings(predictor: Model, source: Path, pyramid_level: int) -> dict[str, Setting]:
+    """Return the settings that identify the image and the model of a run."""
     return {**image_settings(source), "pyramid_level": pyramid_level, **run_settings(predictor)}

@@ -1,7 +1,4 @@
-"""What was found in the tiles of an image so far, on disk.
-
-N objects of a tile, m the side of a mask in RoI form.
-"""
+"""On-disk checkpoint of the objects detected in the finished tiles of an image."""
 
 from __future__ import annotations
 
@@ -16,14 +13,14 @@ from upscore.results import InstanceResult
 
 
 class TileCheckpoint:
-    """A folder with a file for each tile that is done, by whichever process.
+    """Folder with one file for each finished tile; several processes may write to it.
 
     Args:
-        folder: is made, if it is not there.
-        settings: what the objects depend on: the image and its size, the tiling, the model, the factor, the score.
+        folder: created if it does not exist.
+        settings: settings that the objects depend on: image, tiling, model, factor and score threshold.
 
     Raises:
-        UserError: the folder is of other settings, or can't be written.
+        UserError: the folder was created with other settings, or cannot be written.
     """
 
     def __init__(self, folder: Path, settings: Settings) -> None:
@@ -31,14 +28,14 @@ class TileCheckpoint:
         begin(folder, settings)
 
     def done(self, tile: int) -> bool:
-        """Whether a tile is there; a file that was cut short by a failing machine is not."""
+        """Return whether a tile is finished; truncated files do not count."""
         return zipfile.is_zipfile(self._path(tile))
 
     def write(self, tile: int, objects: InstanceResult) -> None:
-        """Keep the objects of a tile, whole or not at all.
+        """Write the objects of a tile atomically.
 
         Raises:
-            UserError: the disk is full, or can't be written.
+            UserError: the file cannot be written.
         """
         with atomic_path(self._path(tile)) as temporary:
             np.savez_compressed(
@@ -53,7 +50,7 @@ class TileCheckpoint:
             )
 
     def read(self, tile: int, size: tuple[int, int]) -> InstanceResult | None:
-        """The objects of a tile in an image of size (H, W), if it is done."""
+        """Return the objects of a tile of an image (H, W), or None if the tile is not finished."""
         if not self.done(tile):
             return None
         with np.load(self._path(tile)) as saved:

@@ -1,7 +1,6 @@
-"""What was made of each tile of an image, kept on disk until all of them are there.
+"""On-disk store of the class maps of finished tiles, from which an interrupted run resumes.
 
-A run that was killed finds the tiles it had finished. H W pixels of the image, F pixels of it along a side of one of
-its overview.
+H, W: height and width of the image; h, w: height and width of a tile; F: reduction factor of the overview.
 """
 
 from __future__ import annotations
@@ -23,43 +22,43 @@ from upscore.inference.run_manifest import Settings, begin
 from upscore.inference.tiled.plan import Tile, TilePlan
 
 BLOCK = 256
-"""Side of the squares that class maps are compressed in; cores are multiples of it."""
+"""Side in pixels of the blocks in which class maps are compressed; tile sizes are multiples of it."""
 
 OVERVIEW = 2048
-"""The longer side of the overview at most, for images of up to half a million pixels along it."""
+"""Largest side of the overview in pixels, for images with sides of up to half a million pixels."""
 
 
 class TileStore:
-    """The folder of one image's finished tiles.
+    """Folder with one file for each finished tile of an image.
 
     Args:
-        folder: made where it is not there.
+        folder: created if it does not exist.
         plan: the tiles.
-        settings: all that the result depends on.
-        maps: how many class maps each tile has.
+        settings: all settings that the result depends on.
+        maps: number of class maps of each tile.
 
     Raises:
-        UserError: the folder was begun with other settings, or can't be written.
+        UserError: the folder was created with other settings, or cannot be written.
     """
 
     def __init__(self, folder: Path, plan: TilePlan, settings: Settings, maps: int = 1) -> None:
-        assert plan.tile_size % BLOCK == 0, f"a core of {plan.tile_size} is not made of blocks"
+        assert plan.tile_size % BLOCK == 0, f"tile_size={plan.tile_size} is not a multiple of {BLOCK}"
         self.folder, self.plan, self.maps = folder, plan, maps
         self.factor = reduction(plan.height, plan.width)
         begin(folder, settings)
 
     def done(self) -> set[tuple[int, int]]:
-        """(row, column) of the tiles that are finished; a file that was cut short by a failing machine is not."""
+        """Return (row, column) of the finished tiles; truncated files do not count."""
         places = ((tile.row, tile.column) for tile in self.plan)
         return {place for place in places if zipfile.is_zipfile(self._file(*place))}
 
     def write(self, tile: Tile, class_maps: list[np.ndarray], pixels: Tensor) -> None:
-        """Keep a tile's class maps (h, w) uint8, and an overview of these and of its pixels (3, h, w).
+        """Write the class maps (h, w) uint8 of a tile, and reduced copies of them and of its pixels (3, h, w).
 
         Raises:
-            UserError: the disk is full, or can't be written.
+            UserError: the file cannot be written.
         """
-        arrays: dict[str, Any] = {"photo": _reduced(pixels, self.factor)}
+        arrays: dict[str, Any] = {"image": _reduced(pixels, self.factor)}
         for index, class_map in enumerate(class_maps):
             blocks = [zlib.compress(block.tobytes(), 6) for block in _blocks(class_map)]
             arrays[f"blocks{index}"] = np.frombuffer(b"".join(blocks), np.uint8)
@@ -69,23 +68,23 @@ class TileStore:
             np.savez(temporary, **arrays)
 
     def blocks(self, index: int) -> Iterator[bytes]:
-        """The compressed (BLOCK, BLOCK) squares of a class map, row after row; those at the border are filled up by 0.
+        """Yield the compressed (BLOCK, BLOCK) blocks of a class map in row-major order, zero-padded at the border.
 
-        A row of tiles is in memory at a time, compressed.
+        One row of compressed tiles is in memory at a time.
         """
         for row in range(self.plan.rows):
             tiles = [self._row_of_blocks(row, column, index) for column in range(self.plan.columns)]
-            for squares in zip(*tiles, strict=True):
-                for square in squares:
-                    yield from square
+            for block_row in zip(*tiles, strict=True):
+                for blocks in block_row:
+                    yield from blocks
 
     def size(self, index: int) -> int:
-        """Bytes of all compressed squares of a class map."""
+        """Return the size in bytes of all compressed blocks of a class map."""
         return sum(int(self._read(tile.row, tile.column, f"lengths{index}").sum()) for tile in self.plan)
 
     def overview(self) -> tuple[np.ndarray, list[np.ndarray]]:
-        """The image (H / F, W / F, 3), and each of its class maps (H / F, W / F), rounded up."""
-        return self._joined("photo"), [self._joined(f"classes{index}") for index in range(self.maps)]
+        """Return the reduced image (H / F, W / F, 3) and each reduced class map (H / F, W / F), sizes rounded up."""
+        return self._joined("image"), [self._joined(f"classes{index}") for index in range(self.maps)]
 
     def remove(self) -> None:
         """Delete the folder."""
@@ -96,13 +95,13 @@ class TileStore:
         return np.concatenate([np.concatenate([self._read(row, k, name) for k in columns], axis=1) for row in rows])
 
     def _row_of_blocks(self, row: int, column: int, index: int) -> list[list[bytes]]:
-        """Of one tile: the squares of each of its rows of squares."""
+        """Return the compressed blocks of a tile, grouped by rows."""
         data = self._read(row, column, f"blocks{index}").tobytes()
         lengths = self._read(row, column, f"lengths{index}")
         ends = np.cumsum(lengths)
-        squares = [data[end - length : end] for end, length in zip(ends, lengths, strict=True)]
-        across = -(-self.plan.tile(row, column).tile_size.width // BLOCK)
-        return [squares[at : at + across] for at in range(0, len(squares), across)]
+        blocks = [data[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+        across = -(-self.plan.tile(row, column).core.width // BLOCK)
+        return [blocks[start : start + across] for start in range(0, len(blocks), across)]
 
     def _read(self, row: int, column: int, name: str) -> np.ndarray:
         path = self._file(row, column)
@@ -110,14 +109,14 @@ class TileStore:
             with np.load(path, allow_pickle=False) as arrays:
                 return arrays[name]
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path}: is damaged ({error}); delete it and run again, the others are kept") from error
+            raise UserError(f"{path} is damaged ({error}): delete it and run the command again") from error
 
     def _file(self, row: int, column: int) -> Path:
         return self.folder / f"{row}_{column}.npz"
 
 
 def reduction(height: int, width: int) -> int:
-    """Pixels of an image along a side of one of its overview: a power of 2 that divides `BLOCK`."""
+    """Return the reduction factor F of the overview: a power of 2 that divides `BLOCK`."""
     factor = 1
     while factor < BLOCK and max(height, width) > OVERVIEW * factor:
         factor *= 2
@@ -125,21 +124,21 @@ def reduction(height: int, width: int) -> int:
 
 
 def _reduced(pixels: Tensor, factor: int) -> np.ndarray:
-    """(3, h, w) -> the means of squares (h / F, w / F, 3); those at the border may be smaller."""
+    """Reduce pixels (3, h, w) to block means (h / F, w / F, 3); blocks at the border may be smaller."""
     means = F.avg_pool2d(pixels.float(), factor, ceil_mode=True, count_include_pad=False)
     return means.round().byte().permute(1, 2, 0).numpy()
 
 
 def _sampled(class_map: np.ndarray, factor: int) -> np.ndarray:
-    """(h, w) -> the class in the middle of each square."""
+    """Reduce a class map (h, w) to the class at the centre of each block."""
     rows, columns = (np.minimum(np.arange(0, side, factor) + factor // 2, side - 1) for side in class_map.shape)
     return class_map[np.ix_(rows, columns)]
 
 
 def _blocks(class_map: np.ndarray) -> Iterator[np.ndarray]:
-    """(h, w) in squares, row after row."""
+    """Yield the blocks of a class map (h, w) in row-major order, zero-padded at the border."""
     height, width = class_map.shape
-    filled = np.pad(class_map, ((0, -height % BLOCK), (0, -width % BLOCK)))
+    padded = np.pad(class_map, ((0, -height % BLOCK), (0, -width % BLOCK)))
     for top in range(0, height, BLOCK):
         for left in range(0, width, BLOCK):
-            yield filled[top : top + BLOCK, left : left + BLOCK]
+            yield padded[top : top + BLOCK, left : left + BLOCK]
