@@ -144,7 +144,6 @@ def test_pillow_images_of_many_modes() -> None:
         (Image.fromarray(np.full((4, 4), 70000, np.int32)), "int32"),
         ("nowhere.png", "nowhere.png"),
     ],
-    ids=str,
 )
 def test_what_is_no_image(value: object, named: str) -> None:
     with pytest.raises(UserError, match=named):
