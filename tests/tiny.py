@@ -52,7 +52,7 @@ class StubModel:
     module = SimpleNamespace(state_dict=dict)
     architecture: ClassVar[dict[str, Any]] = {}
     training: ClassVar[dict[str, Any]] = {}
-    folder = None
+    folder, category_ids = None, None
 
     def warmup(self, *sizes: tuple[int, int]) -> None:
         pass

@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.checkpoints.test_config import edit
-from tests.tiny import same, tiny_net, weights
+from tests.tiny import BACKBONE, same, tiny_net, weights
 from upscore.checkpoints import load_model, save_model
 from upscore.checkpoints.model_folder import WEIGHTS, find_model
 from upscore.errors import UserError
 from upscore.models.build import build
 from upscore.models.fcn.fcn import FCN, Upsampling
+from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 from upscore.models.preprocessing import Preprocessing
 
 NAMES = ["background", "disk", "ring"]
@@ -198,3 +199,17 @@ def test_a_full_disk_leaves_the_model_that_is_there(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (tmp_path / "model" / WEIGHTS).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_category_ids_of_the_training_data_are_stored(tmp_path: Path) -> None:
+    net = build("mask_rcnn", backbone=BACKBONE, num_classes=2, channels=16, box_features=16, min_side=64)
+    for ids in (None, [44, 3]):
+        net.category_ids = ids
+        save_model(tmp_path / "model", net, classes=["cell", "nerve"])
+        loaded, config = load_model(tmp_path / "model")
+        assert isinstance(loaded, MaskRCNN)
+        assert loaded.category_ids == config.category_ids == ids
+    for wrong in ([44], [44, 44]):
+        edit(tmp_path / "model", category_ids=wrong)
+        with pytest.raises(UserError, match="category_ids"):
+            load_model(tmp_path / "model")

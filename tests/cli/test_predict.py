@@ -51,7 +51,7 @@ def test_one_damaged_photo_leaves_the_others_alone(
             assert stored["scores"].shape == (8, *size[::-1])
 
 
-def test_into_the_photos_folder_and_again(
+def test_into_the_image_folder_and_again(
     trained: Path, mixed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What it wrote is no photo of the next run, and may be written again; what it did not write may not."""

@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from upscore.errors import UserError
+from upscore.results import InstanceResult
 from upscore.results.writers.coco import RESULTS, require_results, write_results
 
 OBJECT = {
@@ -64,3 +66,41 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="can't be written"):
         write_results([], tmp_path / "file" / RESULTS)
+
+
+def found_objects(count, classes, **options):
+    boxes = np.array([[4.1 * k, 3.3, 4.1 * k + 3, 9] for k in range(count)], np.float32).reshape(-1, 4)
+    return InstanceResult(
+        boxes=boxes,
+        scores=np.linspace(0.9, 0.5, count, dtype=np.float32),
+        labels=np.arange(count) % len(classes),
+        masks=[np.ones((28, 28), np.float32)] * count,
+        size=(16, 40),
+        classes=classes,
+        **options,
+    )
+
+
+def test_results_have_the_ids_that_are_given_or_else_the_models_own():
+    result = found_objects(3, ["cat", "dog"])
+    assert [entry["category_id"] for entry in result.to_coco()] == [1, 2, 1]
+    assert [entry["category_id"] for entry in result.to_coco(category_ids=[90, 0])] == [90, 0, 90]
+    result = found_objects(3, ["cat", "dog"], category_ids=[7, 5])
+    entries = result.to_coco(image_id=31)
+    assert [(entry["category_id"], entry["category_name"]) for entry in entries] == [(7, "cat"), (5, "dog"), (7, "cat")]
+    assert [entry["image_id"] for entry in entries] == [31] * 3
+    assert "file_name" not in entries[0]
+    assert result.to_coco(file_name="a.png")[0]["file_name"] == "a.png"
+    with pytest.raises(UserError, match="3 category_ids for 2 classes"):
+        result.to_coco(category_ids=[1, 2, 3])
+    assert found_objects(0, ["cat"]).to_coco() == []
+
+
+def test_boxes_scores_and_areas_are_exact():
+    result = found_objects(3, ["cat"])
+    for entry, box, score, area in zip(result.to_coco(), result.boxes, result.scores, result.areas(), strict=True):
+        x, y, width, height = json.loads(json.dumps(entry["bbox"]))
+        assert (np.float32(x), np.float32(y)) == (box[0], box[1])
+        assert (np.float32(x + width), np.float32(y + height)) == (box[2], box[3])
+        assert np.float32(entry["score"]) == score
+        assert entry["area"] == area

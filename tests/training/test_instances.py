@@ -460,6 +460,31 @@ def test_an_older_run_goes_on(labelled: Path, tmp_path: Path) -> None:
     assert train(labelled, tmp_path / "run", resume=True, **options).epoch == 1
 
 
+def test_a_model_knows_the_category_ids_of_its_data(tmp_path: Path) -> None:
+    for number in range(1, 6):
+        (tmp_path / "data/images").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(tmp_path / f"data/images/{number}.png")
+    box = [10, 10, 40, 10, 40, 50, 10, 50]
+    content = {
+        "images": [{"id": n, "file_name": f"{n}.png", "width": 64, "height": 64} for n in range(1, 6)],
+        "annotations": [
+            {"id": n, "image_id": n, "category_id": 30 + n % 2, "segmentation": [box], "iscrowd": 0}
+            for n in range(1, 6)
+        ],
+        "categories": [{"id": 31, "name": "disk"}, {"id": 30, "name": "ring"}],
+    }
+    (tmp_path / "data/annotations.json").write_text(json.dumps(content))
+    options: dict[str, Any] = {"model": "mask_rcnn", "backbone": BACKBONE, "weights": "none", "workers": 0, "epochs": 1}
+    train(tmp_path / "data", tmp_path / "run", min_side=64, max_side=128, **options)
+    config = json.loads((tmp_path / "run/best/model.json").read_text())
+    assert dict(zip(config["classes"], config["category_ids"], strict=True)) == {"disk": 31, "ring": 30}
+    result = upscore.load(tmp_path / "run", engine="torch").predict(np.zeros((64, 64, 3), np.uint8), score_threshold=0)
+    assert {(entry["category_name"], entry["category_id"]) for entry in as_instances(result).to_coco()} <= {
+        ("disk", 31),
+        ("ring", 30),
+    }
+
+
 def test_batches_keep_their_objects() -> None:
     batch = collate([Shapes()[0], empty(1)])
     assert isinstance(batch, Batch)

@@ -120,6 +120,8 @@ class ModelConfig(BaseModel):
     architecture: Architecture
     classes: list[str] = Field(min_length=1, max_length=MAX_CLASSES)
     """A class's index is its position."""
+    category_ids: list[Annotated[int, Field(gt=-(2**63), lt=2**63)]] | None = None
+    """The id of each class in the COCO data set that the network was trained on; None: there was none."""
     geometric_classes: list[str] = []
     """As `classes`, of the second head; empty without one."""
     preprocessing: PreprocessingConfig
@@ -163,6 +165,9 @@ def read_config(folder: Path) -> ModelConfig:
             f"{path}: {len(config.classes)} class names, but architecture.num_classes is "
             f"{config.architecture.num_classes}"
         )
+    ids = config.category_ids
+    if ids is not None and (len(ids) != len(config.classes) or len(set(ids)) < len(ids)):
+        raise UserError(f"{path}: category_ids must be {len(config.classes)} different numbers, one for each class")
     if isinstance(config.architecture, FCNArchitecture):
         _check_modalities(path, config, config.architecture)
     return config

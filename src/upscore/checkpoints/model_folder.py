@@ -100,6 +100,7 @@ def _object_fields(net: FCN | MaskRCNN) -> dict[str, Any]:
         "score_threshold": net.score_threshold,
         "mask_nms": net.mask_nms,
         "display_threshold": net.display_threshold,
+        "category_ids": net.category_ids,
     }
 
 
@@ -186,6 +187,7 @@ def load_model(path: str | Path, backbone: Backbone | None = None) -> tuple[FCN 
     if isinstance(net, MaskRCNN):
         net.score_threshold = net.score_threshold if config.score_threshold is None else config.score_threshold
         net.mask_nms, net.display_threshold = config.mask_nms, config.display_threshold
+        net.category_ids = None if config.category_ids is None else list(config.category_ids)
     return net.eval(), config
 
 

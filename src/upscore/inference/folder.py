@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from upscore.data.formats.coco.ids import CocoIds, find_ids
 from upscore.data.io.depth import as_depth, find_depth
 from upscore.data.io.images import image_size, read_image
 from upscore.data.sample import Sample
@@ -57,7 +58,7 @@ class Entry(NamedTuple):
     """Of its output."""
     path: Path
     image_id: int
-    """Its place among the photos, from 1."""
+    """Its id in the COCO data set that it belongs to, or its place among the images, from 1."""
 
     @property
     def file_name(self) -> str:
@@ -95,11 +96,17 @@ def predict_folder(
             other options.
     """
     require_writable(output, "choose another output")
-    job = _Job(predictor, output, depth, scores, overlays, score_threshold)
-    entries = [Entry(name, path, number) for number, (name, path) in enumerate(photos.items(), start=1)]
+    ids = result_ids(predictor, photos)
+    job = _Job(predictor, output, depth, scores, overlays, score_threshold, ids.categories)
+    entries = [Entry(name, path, ids.images[name]) for name, path in photos.items()]
     with ExitStack() as stack:
         settings = folder_settings(
-            predictor, depth=depth, scores=scores, overlays=overlays, score_threshold=score_threshold
+            predictor,
+            depth=depth,
+            scores=scores,
+            overlays=overlays,
+            score_threshold=score_threshold,
+            category_ids=ids.setting,
         )
         source = str(predictor.folder or "")
         manifest = RunManifest(output, settings, source=source, resume=resume, exclusive=job.finds_objects)
@@ -135,11 +142,36 @@ def folder_settings(
     score_threshold: float | None,
     **others: Setting,
 ) -> dict[str, Setting]:
-    """The settings of a run over photos, for its `RunManifest`."""
+    """The settings of a run over images, for its `RunManifest`."""
     if predictor.task == "instances" and score_threshold is None:
         score_threshold = predictor.score_threshold
     options: dict[str, Setting] = {"depth": depth is not None, "scores": scores, "overlays": overlays}
     return run_settings(predictor, score_threshold=score_threshold, **options, **others)
+
+
+@dataclass(frozen=True, slots=True)
+class ResultIds:
+    """The ids in `instances.json`."""
+
+    images: dict[str, int]
+    """By the name of the image's output."""
+    categories: list[int] | None
+    """By class index; None: class index + 1."""
+
+    @property
+    def setting(self) -> Setting:
+        """The category ids as a setting of a run."""
+        return None if self.categories is None else ", ".join(map(str, self.categories))
+
+
+def result_ids(predictor: Model, photos: Mapping[str, Path]) -> ResultIds:
+    """The ids of the COCO data set that images belong to.
+
+    Without one, images have their place among the images, from 1, and classes the ids that the model knows.
+    """
+    ids = find_ids(photos.values()) if predictor.task == "instances" else CocoIds()
+    numbers = ids.number(list(photos.values()))
+    return ResultIds(dict(zip(photos, numbers, strict=True)), ids.of_classes(predictor.classes, predictor.category_ids))
 
 
 def write_found(manifest: RunManifest, image_ids: Mapping[str, int], output: Path) -> None:
@@ -227,6 +259,7 @@ class _Job:
     scores: bool
     overlays: bool
     score_threshold: float | None
+    category_ids: list[int] | None
 
     @property
     def finds_objects(self) -> bool:
@@ -274,5 +307,7 @@ class _Job:
             return error
         results = []
         if isinstance(prediction, InstanceResult):
-            results = prediction.to_coco(image_id=entry.image_id, file_name=entry.file_name)
+            results = prediction.to_coco(
+                image_id=entry.image_id, category_ids=self.category_ids, file_name=entry.file_name
+            )
         return Record(entry.name, inputs, sizes_below(written, self.output), results)

@@ -244,6 +244,11 @@ class Model:
         return self._facts.classes
 
     @property
+    def category_ids(self) -> list[int] | None:
+        """The id of each class in the COCO data set that the network was trained on; None where there is none."""
+        return self._facts.category_ids if isinstance(self._facts, MaskRCNN) else None
+
+    @property
     def geometric_classes(self) -> list[str]:
         """The names of the second set of classes; empty without a second head."""
         return self._facts.geometric_classes if isinstance(self._facts, TwoHeads) else []

@@ -15,9 +15,14 @@ import numpy as np
 from upscore.errors import UserError
 from upscore.results import rle
 from upscore.results.mask_paste import Crop, MaskPaste, paste, paste_all
+from upscore.results.measurements import data_frame, measure_objects
 from upscore.results.polygons import Polygon, polygons_of_crop
+from upscore.results.writers.coco import coco_results
+from upscore.results.writers.geojson import Georeferencer, instance_features
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import supervision as sv
     from PIL import Image
 
 MAX_BITMASKS = 8 << 30
@@ -230,9 +235,67 @@ class InstanceResult:
         Raises:
             UserError: the number of ids is not that of the classes, or as `rle`.
         """
-        from upscore.results.writers.coco import coco_results
-
         return coco_results(self, image_id=image_id, category_ids=category_ids, file_name=file_name)
+
+    def measurements(self, properties: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Measure each object: a table of columns by name, one row for each object.
+
+        Beside `label` (the object's value in the label map), `class_id`, `class_name` and `score`, columns have the
+        names and meanings of scikit-image's `regionprops_table`: `area`, `centroid-0` (row), `bbox-0` (top row) and so
+        on, in pixels of the image. Pixel centres have whole coordinates here, 0.5 less than in `boxes` and `polygons`.
+        Each object is measured on all its pixels, also where objects overlap. An object without pixels has an area of
+        0, and NaN elsewhere.
+
+        Args:
+            properties: names of `skimage.measure.regionprops`; by default area, centroid, bbox, perimeter, axes,
+                eccentricity, orientation and solidity, and the mean and maximum intensity of each channel where the
+                result has its image.
+
+        Raises:
+            UserError: a property is unknown, or needs the image where there is none.
+        """
+        return measure_objects(self, properties)
+
+    def to_dataframe(self, properties: Sequence[str] | None = None) -> pd.DataFrame:
+        """`measurements` as a pandas DataFrame.
+
+        Raises:
+            UserError: pandas is not installed, or as `measurements`.
+        """
+        return data_frame(self.measurements(properties))
+
+    def to_geojson(self, georeference: Georeferencer | None = None) -> dict[str, Any]:
+        """The objects as a GeoJSON FeatureCollection, which QuPath and GIS programs read.
+
+        Each object is a Polygon, or a MultiPolygon where it has several parts; inner rings are holes. Properties are
+        QuPath's: `objectType` "detection", `classification` (name and color) and `measurements` (score, area in
+        pixels). Objects without pixels are left out.
+
+        Args:
+            georeference: turns pixels into map coordinates, as `upscore.data.io.georeference.read_georeference` does;
+                by default coordinates are pixels of the image.
+        """
+        return instance_features(self, georeference)
+
+    def to_supervision(self) -> sv.Detections:
+        """The objects as Detections of the package supervision, with `data["class_name"]`.
+
+        Raises:
+            UserError: supervision is not installed, or as `bitmasks`.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise UserError(
+                "to_supervision() needs supervision, which is not installed: pip install supervision"
+            ) from error
+        return supervision.Detections(
+            xyxy=self.boxes,
+            mask=self.bitmasks(),
+            confidence=self.scores,
+            class_id=self.labels,
+            data={"class_name": np.array(self.classes, dtype=str)[self.labels]},
+        )
 
     def overlay(self, opacity: float = 0.55) -> Image.Image:
         """The image with each object in a colour of its own, and a legend that counts the objects of each class.

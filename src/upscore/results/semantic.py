@@ -6,11 +6,16 @@ C classes, H W pixels of the image.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from upscore.results.measurements import data_frame, measure_classes
+from upscore.results.polygons import Polygon, polygons_of_crop
+from upscore.results.writers.geojson import Georeferencer, class_features
+
 if TYPE_CHECKING:
+    import pandas as pd
     from PIL import Image
 
 
@@ -51,6 +56,36 @@ class SemanticResult:
     def pixel_counts(self) -> np.ndarray:
         """(256,) int64, the number of pixels of each value of the class map."""
         return np.bincount(self.class_map.ravel(), minlength=256)
+
+    def polygons(self) -> list[list[Polygon]]:
+        """The regions of each class: C lists of polygons with holes, as `InstanceResult.polygons` describes them."""
+        return [
+            polygons_of_crop(self.class_map == label) if count else []
+            for label, count in enumerate(self.pixel_counts()[: len(self.classes)])
+        ]
+
+    def measurements(self) -> dict[str, np.ndarray]:
+        """The area of each class: columns `class_id`, `class_name`, `area` (pixels) and `area_fraction` (0 to 1)."""
+        return measure_classes(self)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """`measurements` as a pandas DataFrame.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        return data_frame(self.measurements())
+
+    def to_geojson(self, georeference: Georeferencer | None = None) -> dict[str, Any]:
+        """A GeoJSON FeatureCollection with one feature for each class that occurs, a Polygon or MultiPolygon.
+
+        A class 0 that is called "background", "void", "unlabeled" or the like is left out. Properties are QuPath's:
+        `objectType` "annotation", `classification` (name and color) and `measurements` (area in pixels).
+
+        Args:
+            georeference: as in `InstanceResult.to_geojson`.
+        """
+        return class_features(self, georeference)
 
     def overlay(self, opacity: float = 0.55) -> Image.Image:
         """The image under its classes' colours; a legend names the classes that occur.

@@ -23,6 +23,7 @@ from upscore.models.fcn.fcn import FCN, PixelLoss, Upsampling
 from upscore.models.fcn.rgbd import Fusion
 from upscore.models.fcn.two_heads import TwoHeads
 from upscore.models.mask_rcnn.build import PresetName
+from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 from upscore.models.precision import Precision, resolve_precision
 from upscore.training.callbacks import Callback, CallbackList, RunFolderWriter
 from upscore.training.dataset_stats import (
@@ -165,6 +166,8 @@ def train(
                 **options,
             )
             net.classes = train_set.classes
+            if isinstance(net, MaskRCNN):
+                net.category_ids = getattr(train_set, "category_ids", None)  # of a COCO data set
             if isinstance(net, FCN) and class_weights is not None:
                 net.class_weights = torch.tensor(class_weights)
             if isinstance(net, TwoHeads):

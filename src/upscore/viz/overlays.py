@@ -65,7 +65,7 @@ def overlay(
     if legend:
         factor = enlargement(image)
         image, class_map = enlarged(image, factor), enlarged(class_map, factor)
-    bare = bool(classes) and classes[0].lower().replace("_", " ").strip() in BACKGROUNDS
+    bare = has_background(classes)
     colors = class_colors(len(classes))
     tinted = np.zeros(256, bool)
     tinted[bare : len(classes)] = True
@@ -80,6 +80,11 @@ def overlay(
         if share[k]
     ]
     return stack([picture, lettering.legend(chips, max(picture.width, READABLE_WIDTH), font_size(picture))])
+
+
+def has_background(classes: Sequence[str]) -> bool:
+    """Whether class 0 is the background, by its name."""
+    return bool(classes) and classes[0].lower().replace("_", " ").strip() in BACKGROUNDS
 
 
 def heat_overlay(image: np.ndarray, heat: np.ndarray, title: str) -> Image.Image:

@@ -146,6 +146,9 @@ def test_rows_of_classes_stay_in_order_with_the_background_last(fpn: MaskRCNN) -
     assert fpn.mask_head.predictor.bias.tolist() == list(range(80))
     assert len(fpn.classes) == 80
     assert fpn.classes == coco()
+    assert fpn.category_ids is not None
+    by_name = dict(zip(fpn.classes, fpn.category_ids, strict=True))
+    assert (by_name["person"], by_name["stop sign"], by_name["toothbrush"]) == (1, 13, 90)
     assert [fpn.classes.index(name) for name in ("person", "stop sign", "zebra", "toothbrush")] == [0, 11, 22, 79]
     assert import_detectron2(marked(detectron2_shapes(classes=2))).classes == ["class_0", "class_1"]
 

@@ -1,8 +1,10 @@
-"""What COCO's classes are called, in the two orders in which detectors have them."""
+"""The names and category ids of COCO's classes, in the two orders that detectors have them in."""
 
 from __future__ import annotations
 
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+
+from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 
 
 def coco_by_id() -> list[str]:
@@ -16,6 +18,13 @@ def coco() -> list[str]:
     return [name for name in coco_by_id() if not name.startswith("unused ")]
 
 
-def coco_or_numbered(count: int, names: list[str]) -> list[str]:
-    """COCO's names where there are as many classes, otherwise class_0 and so on."""
-    return names if count == len(names) else [f"class_{index}" for index in range(count)]
+def name_classes(net: MaskRCNN, names: list[str]) -> None:
+    """Give an imported network COCO's names and category ids if it has as many classes as `names`.
+
+    Otherwise its classes are called class_0 and so on.
+    """
+    if net.num_classes != len(names):
+        net.classes = [f"class_{index}" for index in range(net.num_classes)]
+        return
+    numbers = {name: number for number, name in enumerate(coco_by_id(), start=1)}
+    net.classes, net.category_ids = names, [numbers[name] for name in names]

@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from upscore.checkpoints.importers.coco_classes import coco, coco_or_numbered
+from upscore.checkpoints.importers.coco_classes import coco, name_classes
 from upscore.checkpoints.importers.detectron2_pickle import read_pickle
 from upscore.checkpoints.importers.key_mapping import (
     check_tensors,
@@ -116,7 +116,7 @@ def import_detectron2(state: Mapping[str, Tensor]) -> MaskRCNN:
     fill(net, {ours: state[name] for ours, name in theirs.items()})
     net.backbone.preprocessing = preprocessing
     return_all(net)
-    net.classes = coco_or_numbered(num_classes, coco())
+    name_classes(net, coco())
     return net
 
 

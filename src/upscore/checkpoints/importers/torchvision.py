@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upscore.checkpoints.importers.coco_classes import coco_by_id, coco_or_numbered
+from upscore.checkpoints.importers.coco_classes import coco_by_id, name_classes
 from upscore.checkpoints.importers.key_mapping import (
     COUNTER,
     check_tensors,
@@ -112,7 +112,7 @@ def import_torchvision_mask_rcnn(state: Mapping[str, Any]) -> MaskRCNN:
     )
     fill(net, {ours: _without_background(ours, state[name]) for ours, name in theirs.items()})
     return_all(net)
-    net.classes = coco_or_numbered(num_classes, coco_by_id())
+    name_classes(net, coco_by_id())
     return net
 
 

@@ -1,7 +1,7 @@
 """Where on Earth an image lies: the tags of a GeoTIFF, taken from one file to another as they are.
 
-The tags say which coordinates pixels have (a scale and tie points, or a matrix) and in which reference system (keys,
-which may point into numbers and texts). What the keys mean is not looked at, so that no system can be got wrong.
+The tags give the coordinates of pixels (a scale and tie points, or a matrix) and the reference system (keys, which may
+point into numbers and texts). Tags are copied without interpreting the keys, so that no system is changed.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from tifffile import DATATYPE, TiffFile
 
 from upscore.data.io.decoding import is_tiff, reading
@@ -24,6 +25,9 @@ TYPES = {
 }
 RASTER_TYPE, POINTS = 1025, 2
 """The key that says whether whole numbers are corners of pixels (1) or their centres (2)."""
+
+GEOGRAPHIC, PROJECTED, USER_DEFINED = 2048, 3072, 32767
+"""The keys that hold EPSG codes of reference systems, and the value of a system without a code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +59,36 @@ class Georeference:
         return Georeference(tags, self.texts)
 
     @property
+    def epsg(self) -> int | None:
+        """The EPSG code of the coordinate reference system; None where the keys give none."""
+        codes = {key[0]: int(key[3]) for key in self._keys if key[1] == 0}
+        code = codes.get(PROJECTED) or codes.get(GEOGRAPHIC)
+        return code if code is not None and code < USER_DEFINED else None
+
+    def to_map(self, points: np.ndarray) -> np.ndarray:
+        """(P, 2) x, y in pixels, 0.5 at a pixel's centre -> (P, 2) float64 map coordinates.
+
+        Raises:
+            UserError: the tags hold neither a matrix nor a scale with a tie point.
+        """
+        columns, rows = (points - (0.5 if self._points else 0.0)).T.astype(np.float64)
+        if matrix := self.tags.get(TRANSFORMATION):
+            a, b, _, x, c, d, _, y = matrix[:8]
+            return np.stack([a * columns + b * rows + x, c * columns + d * rows + y], 1)
+        scale, ties = self.tags.get(PIXEL_SCALE, ()), self.tags.get(TIE_POINTS, ())
+        if len(scale) < 2 or len(ties) < 6:
+            raise UserError("the GeoTIFF tags hold no transformation from pixels to map coordinates")
+        column, row, _, x, y = ties[:5]
+        return np.stack([x + (columns - column) * scale[0], y - (rows - row) * scale[1]], 1)
+
+    @property
     def _points(self) -> bool:
+        return (RASTER_TYPE, 0, 1, POINTS) in self._keys
+
+    @property
+    def _keys(self) -> list[tuple[float, ...]]:
         keys = self.tags.get(KEYS, ())
-        return (RASTER_TYPE, 0, 1, POINTS) in [keys[at : at + 4] for at in range(4, len(keys), 4)]
+        return [keys[at : at + 4] for at in range(4, len(keys), 4)]
 
     def extratags(self) -> list[tuple[int, int, int, tuple[float, ...] | str, bool]]:
         """For tifffile's writers: number, type, count, value, and that it belongs to one page."""

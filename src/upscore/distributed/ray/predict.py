@@ -20,7 +20,14 @@ from upscore.distributed.storage import Place, delivered, fetched, list_files, p
 from upscore.errors import UserError
 from upscore.inference.engines import EngineName, Precision
 from upscore.inference.engines.select import resolve_engine
-from upscore.inference.folder import display_threshold, folder_settings, require_fitting, warmup_sizes, write_found
+from upscore.inference.folder import (
+    display_threshold,
+    folder_settings,
+    require_fitting,
+    result_ids,
+    warmup_sizes,
+    write_found,
+)
 from upscore.inference.load import load
 from upscore.inference.model import Model
 from upscore.inference.outputs import write_prediction
@@ -61,6 +68,8 @@ class Options:
     scores: bool
     overlays: bool
     score_threshold: float | None
+    category_ids: list[int] | None
+    """By class index, in `instances.json`; None: class index + 1."""
     sizes: tuple[tuple[int, int], ...]
     """Of most photos, where that is known before they are read."""
 
@@ -107,6 +116,7 @@ def predict_on_ray(
     refuse_photos_output(photos, target, predictor.task, geometric=bool(predictor.geometric_classes))
     require_fitting(predictor, depth=depth, scores=scores, score_threshold=score_threshold)
     depth = None if depth is None else depth.absolute()
+    ids = result_ids(predictor, {name: photo.local or Path(photo.path) for name, photo in photos.items()})
     settings = folder_settings(
         predictor,
         depth=depth,
@@ -115,6 +125,7 @@ def predict_on_ray(
         score_threshold=score_threshold,
         engine=resolved,
         precision=precision,
+        category_ids=ids.setting,
     )
     finds_objects, source = predictor.task == "instances", str(predictor.folder or model)
     with ExitStack() as stack:
@@ -130,16 +141,16 @@ def predict_on_ray(
             scores=scores,
             overlays=overlays,
             score_threshold=score_threshold,
+            category_ids=ids.categories,
             sizes=tuple(warmup_sizes([photo.local for photo in photos.values() if photo.local is not None])),
         )
-        image_ids = {name: number for number, name in enumerate(photos, start=1)}
         if finds_objects:  # those before an interruption, too
-            stack.callback(_write_results, manifest, image_ids, target)
+            stack.callback(_write_results, manifest, ids.images, target)
         before = _find_earlier(manifest, photos, stored, depth, target) if resume else {}
         objects = sum(before.values())
         rest = {name: photo for name, photo in photos.items() if name not in before}
         failures: dict[int, str] = {}
-        rows = stack.enter_context(closing(_rows(model, _items(rest, image_ids), options, address, workers, cpus)))
+        rows = stack.enter_context(closing(_rows(model, _items(rest, ids.images), options, address, workers, cpus)))
         for done, row in enumerate(rows, start=len(before) + 1):
             if row["fault"]:
                 raise UserError(row["fault"])
@@ -267,7 +278,8 @@ class PhotoWorker:
         if not isinstance(prediction, InstanceResult):
             return Record(name, inputs, files)
         file_name = (PurePosixPath(name).parent / PurePosixPath(photo.path).name).as_posix()
-        return Record(name, inputs, files, prediction.to_coco(image_id=image_id, file_name=file_name))
+        results = prediction.to_coco(image_id=image_id, category_ids=options.category_ids, file_name=file_name)
+        return Record(name, inputs, files, results)
 
 
 def _row(record: Record | None = None, failure: str = "", fault: str = "") -> Row:

@@ -10,10 +10,12 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from upscore.data.formats.coco.ids import find_ids
 from upscore.data.io.georeference import Georeference, read_georeference
 from upscore.data.io.rasters import Raster, Window, open_raster
 from upscore.inference.model import Model
@@ -125,8 +127,7 @@ def predict_objects(
         detect, checkpoint = task.tile_detector(predictor), task.checkpoint()
         objects = detect_objects(raster, detect, task.tiling, checkpoint=checkpoint, progress=progress)
         if raster.height * raster.width < MAX_PIXELS:
-            parts = (objects[k : k + 1].to_coco(file_name=source.name) for k in range(len(objects)))
-            write_results((entry for part in parts for entry in part), instances_path(output))
+            write_results(_entries(objects, source), instances_path(output))
         save_overlay(Image.fromarray(_overview(raster, objects)), overlay_path(output))
         _write_ids(objects, task, read_georeference(source, pyramid_level=pyramid_level))
         shutil.rmtree(task.folder)
@@ -184,6 +185,16 @@ def _write_ids(objects: InstanceResult, task: InstanceTask, georeference: Georef
         bigtiff=height * width > 1 << 31,
         georeference=georeference,
     )
+
+
+def _entries(objects: InstanceResult, source: Path) -> Iterator[dict[str, Any]]:
+    """The objects in COCO's results format; one after the other, for there may be very many."""
+    ids = find_ids([source])
+    (image_id,), category_ids = ids.number([source]), ids.of_classes(objects.classes, objects.category_ids)
+    for position in range(len(objects)):
+        yield from objects[position : position + 1].to_coco(
+            image_id=image_id, category_ids=category_ids, file_name=source.name
+        )
 
 
 def _blocks(objects: InstanceResult) -> Iterator[tuple[Window, np.ndarray]]:

@@ -13,12 +13,16 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from upscore.data.formats.coco.reader import Coco, read_coco
 from upscore.data.formats.folder import SPLITS, UNSPLIT, DatasetIndex, Issue, Pair, child_folders
 from upscore.errors import UserError
+
+SEARCHED = 100
+"""Images of a JSON file that are looked for to find the folder of all of them."""
 
 WHOLE = ("annotations.json", "_annotations.coco.json")
 
@@ -88,20 +92,21 @@ def list_coco(found: dict[str, Path], source: str | Path) -> CocoIndex:
         files={file.path: file for file in files},
     )
     for split, file in zip(found, files, strict=True):
-        listing.splits[split] = _pairs(file, _image_folder(file, split, root), listing)
+        names = [os.fsdecode(name) for name in file.file_names[:SEARCHED]]
+        listing.splits[split] = _pairs(file, image_folder(file.path, names, split, root), listing)
     return listing
 
 
-def _image_folder(file: Coco, split: str, root: Path) -> Path:
-    """The folder in which the first of the images is that can be found at all."""
-    beside = file.path.parent
-    top = beside if root == file.path else root
-    year = file.path.stem.removeprefix("instances_")
+def image_folder(json: Path, names: Sequence[str], split: str, root: Path) -> Path:
+    """The folder of a JSON file's images: the one in which the first image is that can be found at all."""
+    beside = json.parent
+    top = beside if root == json else root
+    year = json.stem.removeprefix("instances_")
     tops = [top, top.parent] if top.name == "annotations" else [top]
     roots = [home / name for home in tops for name in (f"images/{year}", year, f"images/{split}", split, "images", "")]
-    for name in file.file_names[:100]:
+    for name in names[:SEARCHED]:
         for home in [*roots, beside]:
-            if (home / os.fsdecode(name)).is_file():
+            if (home / name).is_file():
                 return home
     return top / "images"
 

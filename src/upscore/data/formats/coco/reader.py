@@ -119,7 +119,7 @@ def read_coco(path: Path) -> Coco:
     Raises:
         UserError: the file cannot be read, or is not of this kind; a category is at fault.
     """
-    content = _read_json(path)
+    content = read_json(path)
     category_ids, classes = read_categories(content["categories"], path)
     images = _Images(path)
     for entry in content["images"]:
@@ -166,7 +166,12 @@ def layered(objects: Iterable[np.ndarray], height: int, width: int, *, most: int
     return np.stack(layers)
 
 
-def _read_json(path: Path) -> dict[str, list[Any]]:
+def read_json(path: Path) -> dict[str, list[Any]]:
+    """The content of a file of COCO instances, unchecked but for its three lists.
+
+    Raises:
+        UserError: the file cannot be read, or is not of this kind.
+    """
     try:
         content = json.loads(_text(path), parse_constant=lambda _: None)
     except OSError as error:

@@ -1,0 +1,115 @@
+"""Measurements of objects and of classes, under the names of scikit-image's `regionprops_table`.
+
+N objects, C classes, h w pixels of an object's crop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from upscore.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from upscore.results.instances import InstanceResult
+    from upscore.results.semantic import SemanticResult
+
+PROPERTIES = (
+    "area",
+    "centroid",
+    "bbox",
+    "perimeter",
+    "equivalent_diameter_area",
+    "axis_major_length",
+    "axis_minor_length",
+    "eccentricity",
+    "orientation",
+    "solidity",
+)
+"""Properties of `skimage.measure.regionprops` that are measured by default."""
+
+INTENSITIES = ("intensity_mean", "intensity_max")
+"""The same where the result has its image; one column for each channel of it."""
+
+Table = dict[str, np.ndarray]
+"""Columns by name, all of one length."""
+
+
+def measure_objects(result: InstanceResult, properties: Sequence[str] | None = None) -> Table:
+    """Measure each object on its own pixels; see `InstanceResult.measurements`."""
+    if properties is None:
+        properties = PROPERTIES + INTENSITIES * (result.image is not None)
+    elif result.image is None and (needing := [name for name in properties if "intensity" in name]):
+        raise UserError(f"{needing[0]} needs the image: set result.image to the (H, W, 3) uint8 array first")
+    table: dict[str, list[Any]] = {}
+    for crop, top, left in result.crops():
+        rows, columns = slice(top, top + crop.shape[0]), slice(left, left + crop.shape[1])
+        image = None if result.image is None else result.image[rows, columns]
+        for name, value in _measure(crop, image, properties, (top, left)).items():
+            table.setdefault(name, []).append(value)
+    if not len(result):
+        table = {name: [] for name in _measure(np.zeros((0, 0), bool), result.image, properties, (0, 0))}
+    names = np.array(result.classes, dtype=str)
+    return {
+        "label": np.arange(1, len(result) + 1),
+        "class_id": result.labels,
+        "class_name": names[result.labels],
+        "score": result.scores,
+        **{name: np.array(values) for name, values in table.items()},
+    }
+
+
+def measure_classes(result: SemanticResult) -> Table:
+    """Count the pixels of each class; see `SemanticResult.measurements`."""
+    counts = np.bincount(result.class_map.ravel(), minlength=len(result.classes))[: len(result.classes)]
+    return {
+        "class_id": np.arange(len(result.classes)),
+        "class_name": np.array(result.classes, dtype=str),
+        "area": counts,
+        "area_fraction": counts / max(1, result.class_map.size),
+    }
+
+
+def data_frame(table: Table) -> pd.DataFrame:
+    """A table as a pandas DataFrame.
+
+    Raises:
+        UserError: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise UserError("to_dataframe() needs pandas, which is not installed: pip install pandas") from error
+    return pandas.DataFrame(table)
+
+
+def _measure(
+    crop: np.ndarray, image: np.ndarray | None, properties: Sequence[str], offset: tuple[int, int]
+) -> dict[str, Any]:
+    """The properties of one object in coordinates of the image; NaN, and an area of 0, where it has no pixels."""
+    from skimage.measure import regionprops_table
+
+    empty = not crop.any()
+    if empty:
+        crop = np.ones((1, 1), bool)
+        image = None if image is None else np.zeros((1, 1, *image.shape[2:]), image.dtype)
+    wanted = tuple(name for name in properties if name != "label")
+    try:
+        with np.errstate(invalid="ignore"):
+            table = regionprops_table(crop.astype(np.uint8), image, properties=wanted)
+    except AttributeError as error:
+        raise UserError(f"properties={list(properties)}: {error}; choose from skimage.measure.regionprops") from error
+    values = {}
+    for name, column in table.items():
+        value = column[0]
+        prefix, _, axis = name.partition("-")
+        if prefix in ("centroid", "bbox", "centroid_weighted"):
+            value = value + offset[int(axis[0]) % 2]
+        if empty:
+            value = 0 if name == "area" else np.nan
+        values[name] = value
+    return values
