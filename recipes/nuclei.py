@@ -159,7 +159,7 @@ def labels_overlay(image: np.ndarray, objects: ObjectAnnotations) -> Image.Image
     """The photo with every labelled object in a colour of its own, as `instance_overlay` paints those found."""
     id_map = objects.id_map[0].numpy()
     of_id = np.zeros((id_map.max() + 1, 3), np.uint8)
-    of_id[objects.numbers.numpy()] = object_colors(objects.boxes.numpy())
+    of_id[objects.ids.numpy()] = object_colors(objects.boxes.numpy())
     photo = Image.fromarray(image)
     painted = blend(photo, Image.fromarray(of_id[id_map]), 0.55)
     if line := line_width(photo.size):

@@ -18,7 +18,7 @@ ID_MAP = torch.tensor(
 def test_an_id_map_says_where_each_object_is():
     objects = ObjectAnnotations.from_id_map(ID_MAP, labels=torch.tensor([9, 9, 1, 9, 9, 9, 4]))
     assert objects.size == (3, 5)
-    assert objects.numbers.tolist() == [3, 7]
+    assert objects.ids.tolist() == [3, 7]
     assert objects.labels.tolist() == [1, 4]
     assert objects.boxes.tolist() == [[1, 0, 3, 2], [3, 1, 5, 3]]
     assert objects.areas.tolist() == [3, 3]
@@ -34,7 +34,7 @@ def test_nothing_is_an_id_map_too():
         assert len(objects) == 0
         assert objects.boxes.shape == (0, 4)
         assert objects.id_map.shape == (1, 4, 6)
-        assert objects.moved(lambda id_map: id_map[..., :2]).size == (4, 2)
+        assert objects.transformed(lambda id_map: id_map[..., :2]).size == (4, 2)
 
 
 @given(st.integers(0, 10_000), st.integers(0, 12))
@@ -62,16 +62,16 @@ def test_objects_apart_share_a_layer():
 def test_what_a_crop_leaves_is_measured_anew_and_the_rest_is_gone():
     crowd = torch.tensor([0, 0, 1, 0, 0, 0, 0], dtype=torch.bool)
     objects = ObjectAnnotations.from_id_map(ID_MAP, labels=torch.arange(7), crowd=crowd)
-    left = objects.moved(lambda id_map: id_map[..., :2])
-    assert left.numbers.tolist() == [3]
+    left = objects.transformed(lambda id_map: id_map[..., :2])
+    assert left.ids.tolist() == [3]
     assert (left.boxes.tolist(), left.areas.tolist(), left.labels.tolist()) == ([[1, 0, 2, 2]], [2], [2])
     assert left.crowd.tolist() == [True]
-    mirrored = objects.moved(lambda id_map: id_map.flip(-1))
+    mirrored = objects.transformed(lambda id_map: id_map.flip(-1))
     assert mirrored.boxes.tolist() == [[2, 0, 4, 2], [0, 1, 2, 3]]
 
 
 def test_some_of_the_objects_can_be_taken():
     objects = ObjectAnnotations.from_id_map(ID_MAP)
-    assert objects[torch.tensor([False, True])].numbers.tolist() == [7]
-    assert objects[torch.tensor([1, 0])].numbers.tolist() == [7, 3]
-    assert objects[torch.tensor([1])].moved(lambda id_map: id_map.flip(-1)).numbers.tolist() == [7]
+    assert objects[torch.tensor([False, True])].ids.tolist() == [7]
+    assert objects[torch.tensor([1, 0])].ids.tolist() == [7, 3]
+    assert objects[torch.tensor([1])].transformed(lambda id_map: id_map.flip(-1)).ids.tolist() == [7]

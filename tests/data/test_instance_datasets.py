@@ -39,7 +39,7 @@ def test_numbered_objects(root):
     assert (dataset.classes, names(dataset)) == (["object"], list("abcde"))
     assert dataset.image_ids.tolist() == [1, 2, 3, 4, 5]
     objects = dataset[0].objects
-    assert (objects.numbers.tolist(), objects.labels.tolist(), objects.areas.tolist()) == ([1, 300], [0, 0], [8, 8])
+    assert (objects.ids.tolist(), objects.labels.tolist(), objects.areas.tolist()) == ([1, 300], [0, 0], [8, 8])
     assert dataset[0].class_map is None
     train, val = open_instance_splits(root, fraction=0.4, seed=1)
     assert sorted(names(train) + names(val)) == list("abcde")
@@ -210,7 +210,7 @@ def test_voc(tmp_path):
     assert (names(train), names(val)) == (["t"], ["v"])
     assert (len(train.classes), train.classes[0], train.classes[-1]) == (20, "aeroplane", "tvmonitor")
     objects = val[0].objects
-    assert (objects.numbers.tolist(), objects.labels.tolist()) == ([1, 2], [19, 0])
+    assert (objects.ids.tolist(), objects.labels.tolist()) == ([1, 2], [19, 0])
     assert not (objects.id_map == 255).any()
     assert task_of(tmp_path) == "semantic"
 

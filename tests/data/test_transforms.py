@@ -355,8 +355,8 @@ def test_overlapping_objects_move_as_each_would_alone(seed):
     sample = overlapping()
     augmentation = Augmentation(scale=(0.4, 2.5), crop=(60, 70), flip=0.5)
     out = augmentation(sample, seed).objects
-    numbers = out.numbers.tolist()
-    for position, number in enumerate(sample.objects.numbers.tolist()):
+    numbers = out.ids.tolist()
+    for position, number in enumerate(sample.objects.ids.tolist()):
         alone = Sample(name="one", image=sample.image, class_map=sample.objects.bitmask(position).to(torch.uint8))
         expected = augmentation(alone, seed).class_map == 1
         assert (number in numbers) == bool(expected.any())
@@ -388,11 +388,11 @@ def test_objects_that_a_crop_nearly_cuts_off_are_dropped():
         assert torch.equal(visible.id_map, everything.id_map)
         whole = {number: area * 0.81 for number, area in zip([1, 2, 3], [1600, 1600, 16], strict=True)}
         shares = {
-            n: float(a) / whole[n] for n, a in zip(everything.numbers.tolist(), everything.areas, strict=True) if n < 3
+            n: float(a) / whole[n] for n, a in zip(everything.ids.tolist(), everything.areas, strict=True) if n < 3
         }
         for number, share in shares.items():
             if abs(share - 0.5) > 0.04:  # else resampling decides
-                assert (number in visible.numbers.tolist()) == (share > 0.5)
+                assert (number in visible.ids.tolist()) == (share > 0.5)
                 kept.append(share > 0.5)
     assert {True, False} == set(kept)
 

@@ -16,7 +16,7 @@ from upscore.inference.engines.cuda_graphs import MOST, REPEATS, Graphs
 from upscore.inference.engines.openvino import OpenVINOPart
 from upscore.models import build
 from upscore.models.fcn.fcn import FCN
-from upscore.models.mask_rcnn.inference_parts import as_outputs
+from upscore.models.mask_rcnn.inference_parts import to_outputs
 from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 from upscore.results import InstanceResult
 
@@ -107,7 +107,7 @@ def test_objects_of_an_expected_size() -> None:
     assert isinstance(dense, OpenVINOPart)
     (outputs,) = (outputs for shape, (_, outputs) in dense.requests.items() if shape)
     with torch.inference_mode():
-        maps = as_outputs(outputs, len(net.box_pooler.strides)).maps
+        maps = to_outputs(outputs, len(net.box_pooler.strides)).maps
     assert maps[0].untyped_storage().data_ptr() == outputs[0].untyped_storage().data_ptr()  # pooled where they are
 
 

@@ -7,7 +7,8 @@ import torch
 from accelerate import Accelerator
 
 from tests.tiny import RECIPES, batch_of, scenes
-from upscore.models.build import FCN_STRIDES, build
+from upscore.models.build import build
+from upscore.models.fcn.build import FCN_STRIDES
 from upscore.training.trainer import Trainer
 
 BACKBONES = ("efficientnet_lite0", "resnet18", "timm/convnext_atto", "timm/test_resnet", "timm/test_efficientnet")

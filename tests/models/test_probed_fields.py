@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from tests.models.networks import thin_vgg16
 from upscore.errors import UserError
 from upscore.models import build
-from upscore.models.receptive_field import Field, probed_fields, sequential_fields
+from upscore.models.receptive_field import ReceptiveField, probed_fields, sequential_fields
 
 
 def test_a_cells_window_in_both_geometries_lies_where_the_coordinates_say() -> None:
@@ -41,8 +41,8 @@ class Oblong(nn.Module):
 
 def test_axes_are_told_apart() -> None:
     assert probed_fields(Oblong(), 3, 32) == {
-        2: (Field(2, -1, 5), Field(2, -1, 3)),
-        4: (Field(4, -1 - 2, 5 + 8), Field(4, -1, 3 + 2)),
+        2: (ReceptiveField(2, -1, 5), ReceptiveField(2, -1, 3)),
+        4: (ReceptiveField(4, -1 - 2, 5 + 8), ReceptiveField(4, -1, 3 + 2)),
     }
 
 

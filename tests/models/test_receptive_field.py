@@ -13,7 +13,7 @@ from upscore.errors import UserError
 from upscore.models import build
 from upscore.models.fcn.fcn import FCN
 from upscore.models.fcn.two_heads import TwoHeads
-from upscore.models.receptive_field import Field, Reach, pixel_span, receptive_field
+from upscore.models.receptive_field import Extent, ReceptiveField, pixel_span, receptive_field
 
 
 def on_meta(name: str, **options: Any) -> FCN:
@@ -26,7 +26,7 @@ def test_networks_see_what_the_papers_table_says() -> None:
     vgg, alexnet = (receptive_field(on_meta("fcn32s", backbone=name)) for name in ("vgg16", "alexnet"))
     assert (vgg.maps[32][0].size, alexnet.maps[32][0].size) == (404, 355)
     assert vgg.grid == alexnet.grid == 32
-    assert vgg.maps[8] == (Field(8, -18, 44), Field(8, -18, 44))
+    assert vgg.maps[8] == (ReceptiveField(8, -18, 44), ReceptiveField(8, -18, 44))
 
 
 @pytest.mark.slow
@@ -101,7 +101,7 @@ def test_weights_do_not_matter_and_modes_are_kept() -> None:
     receptive_field(net)
     assert before == {name: module.training for name, module in net.named_modules()}
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
-    assert receptive_field(meta).rows == Reach(245, 245, 224)
+    assert receptive_field(meta).rows == Extent(245, 245, 224)
 
 
 @pytest.mark.slow

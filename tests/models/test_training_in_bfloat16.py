@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from upscore.models.backbones.frozen_batchnorm import FrozenBatchNorm2d, NormedConv2d
 from upscore.models.backbones.resnet import ResNetBackbone, resnet
 from upscore.models.backbones.vgg import vgg16
-from upscore.models.kernels.large_kernel_conv import WideConv2d
+from upscore.models.kernels.large_kernel_conv import LargeKernelConv2d
 from upscore.models.mask_rcnn.rpn import RPNHead
 
 
@@ -38,7 +38,7 @@ def test_a_wide_convolution_is_a_convolution(
 ) -> None:
     monkeypatch.setattr("upscore.models.kernels.large_kernel_conv.KERNELS_AT_ONCE", 7)
     torch.manual_seed(0)
-    layer = WideConv2d(12, 20, kernel_size, padding=padding).to(memory_format=memory_format)  # pyright: ignore
+    layer = LargeKernelConv2d(12, 20, kernel_size, padding=padding).to(memory_format=memory_format)  # pyright: ignore
     images = torch.randn(2, 12, 9, 11, requires_grad=True)
     expected = F.conv2d(images, layer.weight, layer.bias, padding=padding)
     assert torch.equal(layer(images), expected)
@@ -47,7 +47,7 @@ def test_a_wide_convolution_is_a_convolution(
 
 
 def test_a_wide_convolution_of_what_needs_no_gradient() -> None:
-    layer, images = WideConv2d(4, 6, 3), torch.randn(1, 4, 8, 8)
+    layer, images = LargeKernelConv2d(4, 6, 3), torch.randn(1, 4, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
         layer(images).sum().backward()
         assert layer.weight.grad is not None
@@ -58,8 +58,8 @@ def test_a_wide_convolution_of_what_needs_no_gradient() -> None:
 def test_vggs_wide_layers_are_such() -> None:
     with torch.device("meta"):
         backbone = vgg16("same")
-    assert isinstance(backbone.fc6, WideConv2d)
-    assert isinstance(backbone.fc7, WideConv2d)
+    assert isinstance(backbone.fc6, LargeKernelConv2d)
+    assert isinstance(backbone.fc7, LargeKernelConv2d)
 
 
 def shaken(name: str) -> nn.Module:

@@ -14,7 +14,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from tests.tiny import BACKBONE, batch_of, scenes
 from upscore.checkpoints import load_model
-from upscore.models.backbones.frozen_batchnorm import initial_norms
+from upscore.models.backbones.frozen_batchnorm import untrained_batchnorms
 from upscore.models.build import build
 from upscore.training.recipes import HEAVY, INSTANCE_RECIPES, Recipe
 from upscore.training.train import train
@@ -35,22 +35,22 @@ def stepped(net: Any, recipe: Recipe, **options: Any) -> Trainer:
 def test_mask_rcnn_from_scratch_normalises(backbone: str, recipe: str) -> None:
     torch.manual_seed(0)
     net = build("mask_rcnn", backbone=backbone, num_classes=7, **SMALL)
-    assert initial_norms(net)
+    assert untrained_batchnorms(net)
     with warnings.catch_warnings():
         warnings.simplefilter("error", FrozenStatisticsWarning)
         trainer = stepped(net, INSTANCE_RECIPES[recipe])
-    assert not initial_norms(trainer.net)
+    assert not untrained_batchnorms(trainer.net)
 
 
 def test_fcn_from_scratch_normalises() -> None:
     net = build("fcn32s", backbone=BACKBONE, num_classes=8)
-    assert not initial_norms(stepped(net, HEAVY).net)
+    assert not untrained_batchnorms(stepped(net, HEAVY).net)
 
 
 def test_loaded_statistics_stay() -> None:
     net = build("mask_rcnn", num_classes=7, pretrained=True, **SMALL)
     before = {name: value.clone() for name, value in net.named_buffers()}
-    assert not initial_norms(net)
+    assert not untrained_batchnorms(net)
     trainer = stepped(net, INSTANCE_RECIPES["modern"])
     assert all(torch.equal(value, before[name]) for name, value in trainer.net.named_buffers())
 
@@ -77,9 +77,9 @@ def test_the_norm_follows_from_the_weights(tmp_path: Path) -> None:
     scratch, config = load_model(tmp_path / "scratch/last")
     assert config.architecture.model_dump()["norm"] == "batch"
     assert any(isinstance(layer, nn.BatchNorm2d) for layer in scratch.modules())
-    assert not initial_norms(scratch)
+    assert not untrained_batchnorms(scratch)
     train("scenes:4", tmp_path / "tuned", weights=tmp_path / "scratch/last", **options)
     tuned, config = load_model(tmp_path / "tuned/last")
     assert config.architecture.model_dump()["norm"] == "frozen"
     assert any(isinstance(layer, FrozenBatchNorm2d) for layer in tuned.modules())
-    assert not initial_norms(tuned)
+    assert not untrained_batchnorms(tuned)

@@ -11,7 +11,7 @@ from upscore.errors import UserError
 from upscore.labels import MAX_CLASSES
 from upscore.models.backbones.base import Norm, StrideIn
 from upscore.models.backbones.vgg import Geometry
-from upscore.models.build import FCNName
+from upscore.models.fcn.build import FCNName
 from upscore.models.fcn.fcn import PixelLoss, Upsampling
 from upscore.models.fcn.rgbd import Fusion
 from upscore.models.mask_rcnn.build import Neck, PresetName

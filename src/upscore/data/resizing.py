@@ -128,7 +128,7 @@ def relabelled(
         class_map=None if sample.class_map is None else move(sample.class_map, VOID),
         geometric_map=None if sample.geometric_map is None else move(sample.geometric_map, VOID),
         depth=depth,
-        objects=None if sample.objects is None else sample.objects.moved(partial(move, fill=0)),
+        objects=None if sample.objects is None else sample.objects.transformed(partial(move, fill=0)),
     )
 
 

@@ -78,7 +78,7 @@ class Augmentation:
         moved = relabelled(sample, rows, columns, mirror=mirror < self.flip, canvas=self.crop)
         if self.min_visible > 0 and sample.objects is not None and moved.objects is not None:
             shares = _visible_shares(sample.objects, rows, columns)
-            moved.objects = moved.objects[shares[moved.objects.numbers] >= self.min_visible]
+            moved.objects = moved.objects[shares[moved.objects.ids] >= self.min_visible]
         moved.image = image if self.crop is None else _padded(image, self.crop)
         return moved
 

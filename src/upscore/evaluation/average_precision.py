@@ -116,7 +116,7 @@ def _rles(objects: ObjectAnnotations) -> list[dict[str, Any]]:
     for layer, plane in enumerate(objects.id_map.numpy()):
         places = ndimage.find_objects(plane)
         for position in np.flatnonzero(objects.layers.numpy() == layer).tolist():
-            number = int(objects.numbers[position])
+            number = int(objects.ids[position])
             if number <= len(places) and (place := places[number - 1]) is not None:
                 rows, columns = place
                 rles[position] = rle.encode(plane[place] == number, rows.start, columns.start, objects.size)

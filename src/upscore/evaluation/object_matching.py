@@ -147,7 +147,7 @@ def _contingency(id_map: np.ndarray, count: int, objects: ObjectAnnotations) -> 
     for layer, plane in enumerate(objects.id_map.numpy()):
         members = np.flatnonzero(objects.layers.numpy() == layer)
         position = np.zeros(plane.max() + 1, np.int64)
-        position[objects.numbers.numpy()[members]] = members + 1
+        position[objects.ids.numpy()[members]] = members + 1
         cells = found * shared.shape[1] + position[plane]
         shared += np.bincount(cells.ravel(), minlength=shared.size).reshape(shared.shape)
     return shared[1:, 1:], shared[:, 1:].sum(0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from upscore.inference.engines import Engine
-from upscore.models.mask_rcnn.inference_parts import BoxPart, DensePart, MaskPart, as_outputs, branches
+from upscore.models.mask_rcnn.inference_parts import BoxPart, DensePart, MaskPart, make_branches, to_outputs
 from upscore.models.mask_rcnn.mask_rcnn import Detections, MaskRCNN
 
 DENSE, BOX, MASK = "dense", "box", "mask"
@@ -39,7 +39,7 @@ class ObjectFinder:
         run_mask = engine.compile(mask, torch.zeros(2, mask.inputs, dtype=dtype), name=MASK)
         run_mask.warmup((MASK_BLOCK, mask.inputs))
         block = MASK_BLOCK if engine.name == "openvino" else None
-        self.branches = branches(run_box, run_mask, mask, block)
+        self.branches = make_branches(run_box, run_mask, mask, block)
 
     def warmup(self, *sizes: tuple[int, int]) -> None:
         """Be ready for inputs of these sizes (H, W)."""
@@ -48,5 +48,5 @@ class ObjectFinder:
     @torch.inference_mode()
     def __call__(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
         """Preprocessed and padded images (N, 3, H, W), and their sizes before -> the objects of each, in its pixels."""
-        outputs = as_outputs(self.dense(images), len(self.net.box_pooler.strides))
+        outputs = to_outputs(self.dense(images), len(self.net.box_pooler.strides))
         return self.net.decode(outputs, sizes, self.branches)

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from upscore.inference.engines import Engine
-from upscore.models.fcn.fcn import FCN, Skips
-from upscore.models.fcn.inference_parts import CoarseScores, heads, pixel_matrices
+from upscore.models.fcn.fcn import FCN, FCNHead
+from upscore.models.fcn.inference_parts import CoarseScores, heads, upsampling_matrices
 
 SCORES = "coarse_scores"
 """The part's name."""
@@ -46,7 +46,7 @@ class PixelClassifier:
         self.net, self.engine = net, engine
         depth = net.backbone.depth_preprocessing
         self.channels = 3 + (0 if depth is None else len(depth.mean))
-        self._matrices = lru_cache(SIZES)(pixel_matrices)
+        self._matrices = lru_cache(SIZES)(upsampling_matrices)
         self.coarse_scores = engine.compile(CoarseScores(net), torch.zeros(2, self.channels, 64, 96), name=SCORES)
 
     def warmup(self, *sizes: tuple[int, int]) -> None:
@@ -92,11 +92,11 @@ class PixelClassifier:
         class_maps = [classes, *(class_map(rows, size)[0] for rows in of_heads[1:])]
         return PixelScores([plane.cpu().numpy() for plane in class_maps], None if kept is None else kept.cpu().numpy())
 
-    def _row_scores(self, head: Skips, scores: Tensor, seen: tuple[int, int], size: tuple[int, int]) -> RowScores:
+    def _row_scores(self, head: FCNHead, scores: Tensor, seen: tuple[int, int], size: tuple[int, int]) -> RowScores:
         """Of the pixels of a photo; a learned upsampling is done at the size that the network saw."""
         matrices = self._matrices(head, (scores.shape[-2], scores.shape[-1]), seen, size)
         if matrices is None:
-            return by_resizing(head.upscored(scores, seen)[0], size)
+            return by_resizing(head.upsample_scores(scores, seen)[0], size)
         return by_matrices(scores[0], *matrices)
 
 

@@ -26,13 +26,13 @@ def resolve_precision(network: nn.Module, wanted: Precision, device: torch.devic
     return torch.bfloat16 if gains else torch.float32
 
 
-def in_float32(device: torch.device) -> AbstractContextManager[object]:
+def autocast_disabled(device: torch.device) -> AbstractContextManager[object]:
     """Within it, autocast leaves types alone."""
     available = torch.amp.is_autocast_available(device.type)  # not so on the meta device, which only counts sizes
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
-def in_bfloat16(device: torch.device) -> bool:
+def autocasts_to_bfloat16(device: torch.device) -> bool:
     """Whether autocast has convolutions in bfloat16."""
     if not torch.amp.is_autocast_available(device.type):
         return False

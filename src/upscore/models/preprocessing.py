@@ -48,11 +48,11 @@ class DepthPreprocessing:
         """Turn depth (N, D, H, W), NaN where unknown, into the network's float32 input of the same shape."""
         mean = torch.tensor(self.mean, device=depth.device).view(-1, 1, 1)
         std = torch.tensor(self.std, device=depth.device).view(-1, 1, 1)
-        depth = in_scale(depth)
+        depth = log_depth(depth)
         return torch.where(depth.isfinite(), (depth - mean) / std, 0.0)
 
 
-def in_scale(depth: Tensor) -> Tensor:
+def log_depth(depth: Tensor) -> Tensor:
     """Depth (..., D, H, W) as it is normalised: the logarithm of metres, or HHA."""
     return depth.log() if depth.shape[-3] == 1 else depth
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from upscore.errors import UserError
 from upscore.models.backbones.base import SequentialBackbone
-from upscore.models.fcn.fcn import FCN, Skips
+from upscore.models.fcn.fcn import FCN, FCNHead
 from upscore.models.fcn.inference_parts import heads
 from upscore.models.fcn.upsampling import Upsample
 from upscore.models.geometry import layer_window
@@ -35,7 +35,7 @@ TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class ReceptiveField:
     """Along one axis, what the cells of a map see."""
 
     stride: int
@@ -51,7 +51,7 @@ class Field:
         return self.start + self.size
 
 
-def sequential_fields(backbone: SequentialBackbone) -> dict[int, Field]:
+def sequential_fields(backbone: SequentialBackbone) -> dict[int, ReceptiveField]:
     """Of the maps of a plain chain, by adding up its layers' kernels, strides and paddings."""
     strides = {tap: stride for stride, tap in backbone.taps.items()}
     fields, jump, start, size = {}, 1, 0, 1
@@ -61,11 +61,11 @@ def sequential_fields(backbone: SequentialBackbone) -> dict[int, Field]:
         size += (kernel - 1) * jump
         jump *= stride
         if name in strides:
-            fields[strides[name]] = Field(jump, start, size)
+            fields[strides[name]] = ReceptiveField(jump, start, size)
     return fields
 
 
-def probed_fields(run: Maps, channels: int, multiple: int) -> dict[int, tuple[Field, Field]]:
+def probed_fields(run: Maps, channels: int, multiple: int) -> dict[int, tuple[ReceptiveField, ReceptiveField]]:
     """Of the maps that `run` makes of images (N, `channels`, H, W), in evaluation mode: along rows and columns.
 
     Raises:
@@ -81,7 +81,7 @@ def probed_fields(run: Maps, channels: int, multiple: int) -> dict[int, tuple[Fi
 
 
 @torch.inference_mode()
-def _probed_axis(run: Maps, channels: int, multiple: int) -> dict[int, Field]:
+def _probed_axis(run: Maps, channels: int, multiple: int) -> dict[int, ReceptiveField]:
     """Cells stay numbers where all they see lies in the clean part of an image that is NaN above and below it.
 
     As the clean part moves down by a stride, the first such cell once gives way to the next, and so does the last.
@@ -107,7 +107,7 @@ def _probed_axis(run: Maps, channels: int, multiple: int) -> dict[int, Field]:
     for stride, (first, last) in at(0).items():
         start = top + next_cell(stride, 0) - 1 - stride * first
         stop = bottom + next_cell(stride, 1) - stride * (last + 1)
-        fields[stride] = Field(stride, start, stop - start)
+        fields[stride] = ReceptiveField(stride, start, stop - start)
     _require_repetition(run, image, fields, grid)
     return fields
 
@@ -127,7 +127,7 @@ def _clean_cells(run: Maps, noise: Tensor, rows: slice) -> dict[int, tuple[int, 
     return clean
 
 
-def _require_repetition(run: Maps, image: Tensor, fields: Mapping[int, Field], grid: int) -> None:
+def _require_repetition(run: Maps, image: Tensor, fields: Mapping[int, ReceptiveField], grid: int) -> None:
     """Windows that attention is cut into, or embeddings of positions, need not move with the image."""
     whole, moved = run(image), run(image[:, :, grid:])
     for stride, field in fields.items():
@@ -143,7 +143,7 @@ def _require_repetition(run: Maps, image: Tensor, fields: Mapping[int, Field], g
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class Extent:
     """Along one axis, how far away from a pixel lies what its class depends on."""
 
     before: int
@@ -160,18 +160,18 @@ class Reach:
 
 
 @dataclass(frozen=True, slots=True)
-class Geometry:
+class ReceptiveFields:
     """What a network sees, and the grid on which it repeats itself.
 
     Where all of an image is moved by a multiple of `grid` pixels, so are the maps; moved by less they change.
     """
 
     grid: int
-    maps: dict[int, tuple[Field, Field]]
+    maps: dict[int, tuple[ReceptiveField, ReceptiveField]]
     """Stride -> what the map's cells see along rows (downwards) and along columns (to the right)."""
-    rows: Reach | None
+    rows: Extent | None
     """Of the class of a pixel, downwards; None of a network that finds objects."""
-    columns: Reach | None
+    columns: Extent | None
 
     @property
     def halo(self) -> int:
@@ -179,7 +179,7 @@ class Geometry:
         return max((reach.halo for reach in (self.rows, self.columns) if reach is not None), default=0)
 
 
-def receptive_field(net: FCN | MaskRCNN) -> Geometry:
+def receptive_field(net: FCN | MaskRCNN) -> ReceptiveFields:
     """What each map's cells depend on, and in the end each pixel's class.
 
     Of a network that finds objects it is the backbone's maps; a pyramid over them adds the coarser ones to the finer.
@@ -196,13 +196,13 @@ def receptive_field(net: FCN | MaskRCNN) -> Geometry:
         maps = probed_fields(net.backbone, channels, net.backbone.multiple)
     if isinstance(net, FCN):
         return _of_pixels(net, maps)
-    return Geometry(math.lcm(net.backbone.multiple, *maps), maps, None, None)
+    return ReceptiveFields(math.lcm(net.backbone.multiple, *maps), maps, None, None)
 
 
-def _of_pixels(net: FCN, maps: dict[int, tuple[Field, Field]]) -> Geometry:
+def _of_pixels(net: FCN, maps: dict[int, tuple[ReceptiveField, ReceptiveField]]) -> ReceptiveFields:
     grid = math.lcm(net.backbone.multiple, *maps)
     rows, columns = ({stride: fields[axis] for stride, fields in maps.items()} for axis in (0, 1))
-    return Geometry(grid, maps, _reach(heads(net), rows, grid), _reach(heads(net), columns, grid))
+    return ReceptiveFields(grid, maps, _reach(heads(net), rows, grid), _reach(heads(net), columns, grid))
 
 
 @contextmanager
@@ -217,7 +217,7 @@ def evaluation(net: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _reach(of_heads: list[Skips], fields: Mapping[int, Field], grid: int) -> Reach:
+def _reach(of_heads: list[FCNHead], fields: Mapping[int, ReceptiveField], grid: int) -> Extent:
     """Over one period of pixels, which may lie anywhere: as if there were no border."""
     before, after, outside = 0, 0, 0
     for pixel in range(grid):
@@ -225,10 +225,10 @@ def _reach(of_heads: list[Skips], fields: Mapping[int, Field], grid: int) -> Rea
         first, last = min(first for first, _ in spans), max(last for _, last in spans)
         before, after = max(before, pixel - first), max(after, last - pixel)
         outside = max(outside, -first, last - (grid - 1))
-    return Reach(before, after, -(-outside // grid) * grid)
+    return Extent(before, after, -(-outside // grid) * grid)
 
 
-def pixel_span(head: Skips, fields: Mapping[int, Field], pixel: int) -> tuple[int, int]:
+def pixel_span(head: FCNHead, fields: Mapping[int, ReceptiveField], pixel: int) -> tuple[int, int]:
     """The first and the last pixel that the scores of a pixel depend on, as if there were no border."""
     cells = _taps(head, 1, (pixel, pixel))
     firsts, lasts = [], []
@@ -242,7 +242,7 @@ def pixel_span(head: Skips, fields: Mapping[int, Field], pixel: int) -> tuple[in
     return min(firsts), max(lasts)
 
 
-def _taps(head: Skips, stride: int, reached: tuple[int, int]) -> tuple[int, int]:
+def _taps(head: FCNHead, stride: int, reached: tuple[int, int]) -> tuple[int, int]:
     """The first and the last coarse cell that upsampling makes these cells or pixels of."""
     layer = head.upscore[str(stride)]
     assert isinstance(layer, Upsample)

@@ -18,7 +18,7 @@ from torch import Tensor
 from upscore.data.datasets import Dataset
 from upscore.errors import UserError
 from upscore.labels import VOID
-from upscore.models.preprocessing import IMAGENET, DepthPreprocessing, Preprocessing, in_scale
+from upscore.models.preprocessing import IMAGENET, DepthPreprocessing, Preprocessing, log_depth
 from upscore.progress import ProgressCallback, ignore_progress
 
 SAMPLES = 200
@@ -40,7 +40,7 @@ def fitting_depth(dataset: Dataset, colours: Preprocessing) -> DepthPreprocessin
         sample = dataset[number * len(dataset) // count]
         if sample.depth is None:
             raise UserError(f"{sample.name} has no depth, which --depth needs of every photo")
-        depth = in_scale(sample.depth.double())
+        depth = log_depth(sample.depth.double())
         known = depth.isfinite()
         depth = depth.where(known, 0)
         total = total + torch.stack([known, depth, depth**2]).sum((-2, -1))

@@ -16,7 +16,7 @@ from upscore.models.backbones.base import Backbone
 from upscore.models.backbones.factory import load_classifier
 from upscore.models.build import build
 from upscore.models.fcn.fcn import FCN
-from upscore.models.fcn.rgbd import DepthAlone, Fusion, LateFusion, late_scores, with_depth
+from upscore.models.fcn.rgbd import DepthOnly, Fusion, LateFusion, late_scores, with_depth
 from upscore.models.fcn.two_heads import TwoHeads
 from upscore.training.tasks import Network
 
@@ -83,7 +83,7 @@ def _start_from_two(net: Network, path: Path, depth_path: Path) -> None:
     (colour, config), (depth, depth_card) = _read(net, path), _read(net, depth_path)
     if _depth(colour) != NO_DEPTH:
         raise UserError(f"{path}: sees depth too; late fusion starts from a network that sees photos alone")
-    if not isinstance(depth.backbone, DepthAlone) or _depth(depth)[1] != _depth(net)[1]:
+    if not isinstance(depth.backbone, DepthOnly) or _depth(depth)[1] != _depth(net)[1]:
         raise UserError(f"{depth_path}: does not see depth of {_depth(net)[1]} channels alone (--depth only)")
     fused = LateFusion(colour.backbone, depth.backbone.depth)
     state = {f"backbone.{name}": value for name, value in fused.state_dict().items()}

@@ -18,7 +18,7 @@ from upscore.data.transforms import Batch, extend
 from upscore.distributed.process_group import ProcessGroup
 from upscore.distributed.sync_batchnorm import SyncBatchNorm
 from upscore.errors import UserError
-from upscore.models.backbones.frozen_batchnorm import initial_norms
+from upscore.models.backbones.frozen_batchnorm import untrained_batchnorms
 from upscore.models.losses import EPS, LossSum
 from upscore.training.loader import seed_of
 from upscore.training.optimizer import averaged, make_optimizer, set_rates
@@ -115,7 +115,7 @@ class Trainer:
 
         Warns of other layers that are frozen all the same.
         """
-        initial = set(initial_norms(self.net))
+        initial = set(untrained_batchnorms(self.net))
         norms = {
             name: layer
             for name, layer in self.net.named_modules()

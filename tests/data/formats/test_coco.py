@@ -119,7 +119,7 @@ def test_all_kinds_of_outlines_and_what_is_not_annotated(tmp_path):
     assert objects.crowd.tolist() == [True, False, False, False]
     assert objects.boxes.tolist() == [[1, 1, 5, 5], [4, 3, 21, 16], [1, 1, 5, 5], [1, 1, 5, 5]]
     assert objects.areas.tolist() == [16, 19, 25, 16]
-    assert len(objects.moved(lambda id_map: id_map[:, :12])) == 3  # what holds no pixel is gone
+    assert len(objects.transformed(lambda id_map: id_map[:, :12])) == 3  # what holds no pixel is gone
 
 
 @pytest.mark.parametrize(

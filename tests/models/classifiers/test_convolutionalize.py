@@ -6,7 +6,7 @@ from torchvision.models import convnext_tiny, get_model
 
 from upscore.errors import UserError
 from upscore.models.backbones.efficientnet_lite import lite0
-from upscore.models.classifiers.convolutionalize import as_convolution, convolutionalize
+from upscore.models.classifiers.convolutionalize import convolutionalize, linear_to_conv
 
 
 def build(name):
@@ -135,7 +135,7 @@ def test_running_statistics_are_left_alone():
 
 def test_weights_are_reshaped_row_by_row():
     linear = nn.Linear(2 * 3 * 4, 5)
-    convolution = as_convolution(linear, (3, 4))
+    convolution = linear_to_conv(linear, (3, 4))
     assert torch.equal(convolution.weight[1, 1, 2, 3], linear.weight[1, 23])
     assert torch.equal(convolution.weight[1, 1, 0, 1], linear.weight[1, 13])
 

@@ -14,7 +14,7 @@ from tests.models.networks import randomise_scores, thin
 from upscore.labels import VOID
 from upscore.models import FCN, build
 from upscore.models.backbones.vgg import Geometry, vgg16
-from upscore.models.build import FCN_STRIDES
+from upscore.models.fcn.build import FCN_STRIDES
 from upscore.models.fcn.fcn import AT_ONCE_SCALES
 
 C = 4

@@ -148,7 +148,7 @@ def test_one_backbone_for_each_with_weights_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("name", ["fcn32s", "fcn8s-atonce", "fcn-pool4"])
-def test_the_architecture_builds_the_network_again(name: str) -> None:
+def test_the_recorded_architecture_rebuilds_the_network(name: str) -> None:
     with torch.device("meta"):
         for depth, channels in (("early", 1), ("late", 3), ("only", 1)):
             net = build(name, backbone="vgg16", num_classes=5, depth=depth, depth_channels=channels)
@@ -160,21 +160,22 @@ def test_the_architecture_builds_the_network_again(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "match"),
+    ("options", "words"),
     [
-        ({"depth": "middle"}, "depth is 'middle'; choose one of none, early, late, only"),
-        ({"depth": "late", "depth_channels": 2}, "depth_channels is 2; depth has 1 channel, or 3"),
+        ({"depth": "middle"}, ["'middle'", "none, early, late, only"]),
+        ({"depth": "late", "depth_channels": 2}, ["depth_channels", "2"]),
     ],
 )
-def test_what_can_not_be_built_is_said(options: dict, match: str) -> None:
-    with pytest.raises(UserError, match=match):
+def test_invalid_depth_options_are_named_in_the_error(options: dict, words: list[str]) -> None:
+    with pytest.raises(UserError) as error:
         build("fcn32s", backbone=BACKBONE, num_classes=2, **options)
+    assert all(word in str(error.value) for word in words), error.value
 
 
-def test_depth_that_is_missing_or_of_other_channels_is_told() -> None:
+def test_missing_depth_and_a_wrong_channel_count_are_errors() -> None:
     backbone = with_depth(colour_net().backbone, "early", 1)
     pixels = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
-    with pytest.raises(UserError, match="give depth of 1 channels, not none"):
+    with pytest.raises(UserError, match=r"depth.*\b1\b.*none"):
         backbone.prepare(pixels)
-    with pytest.raises(UserError, match="not 3"):
+    with pytest.raises(UserError, match=r"depth.*\b1\b.*\b3\b"):
         backbone.prepare(pixels, torch.zeros(1, 3, 8, 8))

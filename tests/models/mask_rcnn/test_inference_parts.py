@@ -5,7 +5,7 @@ import torch
 
 from tests.models.mask_rcnn.test_mask_rcnn import FORMS, SMALL
 from upscore.models import build
-from upscore.models.mask_rcnn.inference_parts import BoxPart, DensePart, MaskPart, as_outputs, branches, to_rows
+from upscore.models.mask_rcnn.inference_parts import BoxPart, DensePart, MaskPart, make_branches, to_outputs, to_rows
 from upscore.models.mask_rcnn.roi_heads import BoxHead
 
 SIZES = [(90, 120), (70, 80)]
@@ -33,12 +33,12 @@ def test_the_parts_find_what_the_network_finds_at_other_sizes_than_they_were_tra
     part = MaskPart(net)
     box, mask = (traced(part, torch.randn(2, part.inputs)) for part in (BoxPart(net), part))
     images = torch.randn(2, 3, 90, 120)
-    outputs, whole = as_outputs(dense(net.backbone.padded(images)), pooled(net)), net(images)
+    outputs, whole = to_outputs(dense(net.backbone.padded(images)), pooled(net)), net(images)
     for ours, expected in zip((outputs.maps, *outputs.proposals), (whole.maps, *whole.proposals), strict=True):
         assert len(ours) in (len(expected), len(expected) - 1)  # the coarsest map of a pyramid is for proposals alone
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(ours, expected, strict=False))
     for block in (None, 4):  # of 9 objects
-        found = net.decode(outputs, SIZES, branches(box, mask, part, block))
+        found = net.decode(outputs, SIZES, make_branches(box, mask, part, block))
         for ours, expected in zip(found, net.decode(whole, SIZES), strict=True):
             assert len(ours.boxes) == len(expected.boxes) == 9
             assert torch.allclose(ours.boxes, expected.boxes, atol=1e-2)
@@ -52,15 +52,15 @@ def test_the_parts_find_what_the_network_finds_at_other_sizes_than_they_were_tra
 def test_nothing_is_found_where_nothing_is_likely(net):
     net_settings, net.settings = net.settings, type(net.settings)(score_threshold=1.0)
     box, mask = BoxPart(net), MaskPart(net)
-    outputs = as_outputs(DensePart(net)(torch.randn(1, 3, 64, 64)), pooled(net))
-    (found,) = net.decode(outputs, [(64, 64)], branches(box, mask, mask, 4))
+    outputs = to_outputs(DensePart(net)(torch.randn(1, 3, 64, 64)), pooled(net))
+    (found,) = net.decode(outputs, [(64, 64)], make_branches(box, mask, mask, 4))
     net.settings = net_settings
     assert len(found.boxes) == 0
 
 
 @torch.inference_mode()
 def test_maps_in_half_precision_are_pooled_in_it(net):
-    outputs = as_outputs(DensePart(net, torch.bfloat16)(torch.randn(1, 3, 64, 128)), pooled(net))
+    outputs = to_outputs(DensePart(net, torch.bfloat16)(torch.randn(1, 3, 64, 128)), pooled(net))
     assert {features.dtype for features in outputs.maps} == {torch.bfloat16}
     assert {level.dtype for level in (*outputs.proposals.objectness, *outputs.proposals.deltas)} == {torch.float32}
     regions = net.box_pooler(outputs.maps, [torch.tensor([[3.0, 4.0, 50.0, 40.0]])])

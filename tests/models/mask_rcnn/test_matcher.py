@@ -6,8 +6,8 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler,
 from torchvision.ops import box_iou
 
 from upscore.models.mask_rcnn import matcher as matching
-from upscore.models.mask_rcnn.anchors import Anchors
-from upscore.models.mask_rcnn.matcher import IGNORED, NEGATIVE, match_boxes, sample
+from upscore.models.mask_rcnn.anchors import AnchorGenerator
+from upscore.models.mask_rcnn.matcher import IGNORED, NEGATIVE, match_boxes, sample_matches
 
 
 def boxes(count, seed, largest=60.0):
@@ -19,18 +19,20 @@ def boxes(count, seed, largest=60.0):
 @pytest.fixture
 def anchors():
     """Over a regular grid, so that many overlap an object equally."""
-    return torch.cat(Anchors([[16], [32]], [4, 8])([(27, 33), (14, 17)], torch.device("cpu")))
+    return torch.cat(AnchorGenerator([[16], [32]], [4, 8])([(27, 33), (14, 17)], torch.device("cpu")))
 
 
 @pytest.mark.parametrize("at_once", [10_000, 500, 333])
-@pytest.mark.parametrize("rescue", [True, False])
+@pytest.mark.parametrize("allow_low_quality", [True, False])
 @pytest.mark.parametrize(("positive", "negative"), [(0.7, 0.3), (0.5, 0.5)])
 @pytest.mark.parametrize("count", [1, 2, 37])
-def test_matches_are_torchvisions_at_any_chunk_size(anchors, monkeypatch, at_once, rescue, positive, negative, count):
+def test_matches_are_torchvisions_at_any_chunk_size(
+    anchors, monkeypatch, at_once, allow_low_quality, positive, negative, count
+):
     monkeypatch.setattr(matching, "ENTRIES_AT_ONCE", at_once * count)
     objects = boxes(count, seed=count)
-    expected = Matcher(positive, negative, allow_low_quality_matches=rescue)(box_iou(objects, anchors))
-    found = match_boxes(objects, anchors, positive, negative, rescue=rescue)
+    expected = Matcher(positive, negative, allow_low_quality_matches=allow_low_quality)(box_iou(objects, anchors))
+    found = match_boxes(objects, anchors, positive, negative, allow_low_quality=allow_low_quality)
     assert found.dtype == torch.int64
     assert torch.equal(found, expected)
 
@@ -38,32 +40,32 @@ def test_matches_are_torchvisions_at_any_chunk_size(anchors, monkeypatch, at_onc
 def test_all_ties_are_rescued():
     anchors = torch.tensor([[0.0, 0, 10, 10], [4, 0, 14, 10], [50, 50, 60, 60]])
     between = torch.tensor([[6.0, 4, 8, 6]])  # 4 of 100 pixels of the first and of the second
-    assert match_boxes(between, anchors, 0.7, 0.3, rescue=True).tolist() == [0, 0, NEGATIVE]
-    assert match_boxes(between, anchors, 0.7, 0.3, rescue=False).tolist() == [NEGATIVE] * 3
+    assert match_boxes(between, anchors, 0.7, 0.3, allow_low_quality=True).tolist() == [0, 0, NEGATIVE]
+    assert match_boxes(between, anchors, 0.7, 0.3, allow_low_quality=False).tolist() == [NEGATIVE] * 3
 
 
 def test_a_rescued_anchor_answers_for_the_object_that_it_overlaps_most_itself():
     anchors = torch.tensor([[0.0, 0, 10, 10], [30, 30, 40, 40]])
     objects = torch.tensor([[0.0, 0, 2, 10], [0, 0, 6, 10]])  # the first object's best anchor is rather the second's
-    assert match_boxes(objects, anchors, 0.7, 0.3, rescue=True).tolist() == [1, NEGATIVE]
+    assert match_boxes(objects, anchors, 0.7, 0.3, allow_low_quality=True).tolist() == [1, NEGATIVE]
 
 
 def test_between_the_thresholds_an_anchor_is_ignored_and_the_thresholds_themselves_are_above():
     objects = torch.tensor([[0.0, 0, 10, 10]])
     anchors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 5, 10], [0, 0, 10, 2.5], [0, 0, 2, 10]])
-    assert match_boxes(objects, anchors, 0.5, 0.25, rescue=False).tolist() == [0, 0, IGNORED, NEGATIVE]
+    assert match_boxes(objects, anchors, 0.5, 0.25, allow_low_quality=False).tolist() == [0, 0, IGNORED, NEGATIVE]
 
 
 def test_an_object_that_nothing_overlaps_rescues_nothing(anchors):
     outside = torch.tensor([[900.0, 900.0, 950.0, 950.0], [50.0, 50.0, 50.0, 70.0]])
-    assert (match_boxes(outside, anchors, 0.7, 0.3, rescue=True) == NEGATIVE).all()
+    assert (match_boxes(outside, anchors, 0.7, 0.3, allow_low_quality=True) == NEGATIVE).all()
 
 
 def test_without_objects_all_is_background_and_without_anchors_there_is_nothing(anchors):
-    found = match_boxes(torch.zeros(0, 4), anchors, 0.7, 0.3, rescue=True)
+    found = match_boxes(torch.zeros(0, 4), anchors, 0.7, 0.3, allow_low_quality=True)
     assert found.shape == (len(anchors),)
     assert (found == NEGATIVE).all()
-    assert match_boxes(boxes(3, seed=0), anchors[:0], 0.7, 0.3, rescue=True).shape == (0,)
+    assert match_boxes(boxes(3, seed=0), anchors[:0], 0.7, 0.3, allow_low_quality=True).shape == (0,)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,7 @@ def test_a_sample_is_torchvisions(positives, negatives, expected):
     matched = torch.cat([torch.arange(positives), torch.full((negatives,), NEGATIVE), torch.full((40,), IGNORED)])
     matched = matched[torch.randperm(len(matched))]
     torch.manual_seed(3)
-    ours = sample(matched, 256, 0.5)
+    ours = sample_matches(matched, 256, 0.5)
     labels = torch.where(matched >= 0, 1, torch.where(matched == NEGATIVE, 0, -1))
     torch.manual_seed(3)
     theirs = BalancedPositiveNegativeSampler(256, 0.5)([labels])
@@ -84,7 +86,7 @@ def test_a_sample_is_torchvisions(positives, negatives, expected):
 
 def test_samples_differ_and_an_empty_one_is_empty():
     matched = torch.full((1000,), NEGATIVE)
-    first, second = sample(matched, 64, 0.5)[1], sample(matched, 64, 0.5)[1]
+    first, second = sample_matches(matched, 64, 0.5)[1], sample_matches(matched, 64, 0.5)[1]
     assert len(first.unique()) == 64
     assert set(first.tolist()) != set(second.tolist())
-    assert [len(part) for part in sample(matched[:0], 64, 0.5)] == [0, 0]
+    assert [len(part) for part in sample_matches(matched[:0], 64, 0.5)] == [0, 0]

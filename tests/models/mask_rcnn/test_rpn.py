@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.nn import functional as F
+from torchvision.models.detection import anchor_utils
 from torchvision.models.detection import rpn as torchvision_rpn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from upscore.models.mask_rcnn.anchors import ASPECTS, Anchors
+from upscore.models.mask_rcnn.anchors import ASPECTS, AnchorGenerator
 from upscore.models.mask_rcnn.boxes import encode
 from upscore.models.mask_rcnn.matcher import match_boxes
 from upscore.models.mask_rcnn.presets import DETECTRON2, PAPER, TORCHVISION, Limits
@@ -35,7 +35,7 @@ def make(preset=TORCHVISION, convs=1, **settings):
         torch.nn.init.normal_(layer.weight, std=std)
         torch.nn.init.normal_(layer.bias, std=0.1)
     rounded, outer = preset.rounded_anchors, preset.aspects_outer
-    anchors = Anchors(SIZES, STRIDES, rounded=rounded, aspects_outer=outer, fitted=preset is TORCHVISION)
+    anchors = AnchorGenerator(SIZES, STRIDES, rounded=rounded, aspects_outer=outer, fitted=preset is TORCHVISION)
     return RPN(head, anchors, preset, **settings)
 
 
@@ -47,7 +47,7 @@ def torchvisions(ours, limits=LIMITS):
         for source, target in zip(own, theirs, strict=True):
             target.load_state_dict(source.state_dict())
     before, after = ({"training": n, "testing": n} for n in (limits.before_nms, limits.after_nms))
-    anchors = AnchorGenerator(tuple(map(tuple, SIZES)), (ASPECTS,) * len(SIZES))
+    anchors = anchor_utils.AnchorGenerator(tuple(map(tuple, SIZES)), (ASPECTS,) * len(SIZES))
     return torchvision_rpn.RegionProposalNetwork(anchors, head, 0.7, 0.3, 256, 0.5, before, after, 0.7)
 
 
@@ -178,7 +178,7 @@ def test_detectron2s_losses_are_divided_by_the_samples_there_should_have_been():
     for image, objects in enumerate(OBJECTS):
         logits = torch.cat([o[image].permute(1, 2, 0).flatten() for o in outputs.objectness])
         deltas = torch.cat([d[image].permute(1, 2, 0).reshape(-1, 4) for d in outputs.deltas])
-        matched = match_boxes(objects, anchors, 0.7, 0.3, rescue=True)
+        matched = match_boxes(objects, anchors, 0.7, 0.3, allow_low_quality=True)
         positive, used = matched >= 0, matched > -2
         classification += F.binary_cross_entropy_with_logits(logits[used], positive[used].float(), reduction="sum")
         regression += (deltas[positive] - encode(objects[matched[positive]], anchors[positive])).abs().sum()
@@ -226,7 +226,7 @@ def test_limits_come_from_the_profile_unless_given():
 def test_it_can_be_made_on_the_meta_device_and_filled_later():
     ours = make()
     with torch.device("meta"):
-        empty = RPN(RPNHead(CHANNELS, 3), Anchors(SIZES, STRIDES), PAPER)
+        empty = RPN(RPNHead(CHANNELS, 3), AnchorGenerator(SIZES, STRIDES), PAPER)
     assert all(p.is_meta for p in empty.parameters())
     assert set(empty.state_dict()) == {
         f"head.{layer}.{kind}" for layer in ("convs.0", "objectness", "deltas") for kind in ("weight", "bias")

@@ -14,7 +14,7 @@ from torch import Tensor
 from upscore.checkpoints.importers.key_mapping import check_tensors
 from upscore.checkpoints.importers.reading import unwrap
 from upscore.errors import UserError
-from upscore.models.build import build_fcn
+from upscore.models.fcn.build import build_fcn
 from upscore.models.fcn.fcn import FCN, Upsampling
 from upscore.models.fcn.upsampling import Upsample
 

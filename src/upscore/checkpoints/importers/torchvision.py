@@ -27,7 +27,7 @@ from upscore.checkpoints.importers.key_mapping import (
 from upscore.errors import UserError
 from upscore.models.backbones.base import SequentialBackbone
 from upscore.models.backbones.vgg import Geometry, load_torchvision_vgg16
-from upscore.models.build import build_fcn
+from upscore.models.fcn.build import build_fcn
 from upscore.models.fcn.fcn import FCN
 from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 

@@ -128,7 +128,7 @@ def _read_coco(listing: CocoIndex, pair: Pair) -> Reading:
 def is_scattered(objects: ObjectAnnotations, position: int) -> bool:
     """Whether a piece of an object is farther from its largest piece than that one is long."""
     x1, y1, x2, y2 = objects.boxes[position].int().tolist()
-    number, layer = int(objects.numbers[position]), int(objects.layers[position])
+    number, layer = int(objects.ids[position]), int(objects.layers[position])
     mask = objects.id_map[layer, y1:y2, x1:x2].numpy() == number
     pieces = np.zeros(mask.shape, np.int32)
     if ndimage.label(mask, np.ones((3, 3)), output=pieces) == 1:

@@ -64,7 +64,7 @@ class IdMaps:
         objects = ObjectAnnotations.from_id_map(ids, labels)
         if len(objects) and not 0 <= int(objects.labels.min()) <= int(objects.labels.max()) < len(self.classes):
             outside = (objects.labels < 0) | (objects.labels >= len(self.classes))
-            number = int(objects.numbers[outside][0])
+            number = int(objects.ids[outside][0])
             raise LabelError(
                 f"{class_path}: gives object {number} of {path.name} none of the {len(self.classes)} classes "
                 f"({', '.join(self.classes[:5])}{', ...' if len(self.classes) > 5 else ''}); label its pixels."

@@ -13,7 +13,8 @@ from upscore.checkpoints.config import DEFAULT_MAX_SIDE, ModelConfig
 from upscore.checkpoints.model_folder import WEIGHTS, built_in_models, find_model, load_model
 from upscore.errors import UserError
 from upscore.files import file_digest
-from upscore.models.build import FCN_STRIDES, Option, build
+from upscore.models.build import Option, build
+from upscore.models.fcn.build import FCN_STRIDES
 from upscore.models.fcn.fcn import FCN
 from upscore.training.init_weights import IMAGENET, NONE
 from upscore.training.recipes import MODERN, Recipe

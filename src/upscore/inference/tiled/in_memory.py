@@ -24,7 +24,7 @@ from upscore.inference.tiled.detection import TileDetector, Tiling, detect_objec
 from upscore.inference.tiled.plan import TilePlan, core_size, tile_bytes, tile_plan
 from upscore.inference.tiled.tile_store import BLOCK
 from upscore.models.fcn.fcn import FCN
-from upscore.models.receptive_field import Geometry, receptive_field
+from upscore.models.receptive_field import ReceptiveFields, receptive_field
 from upscore.results import InstanceResult
 
 MEMORY = 768 * 2**20
@@ -100,10 +100,10 @@ def exact_plan(
     return tile_plan(height, width, tile_size=chosen, halo=halo, grid=geometry.grid)
 
 
-_geometries: WeakKeyDictionary[FCN, Geometry] = WeakKeyDictionary()
+_geometries: WeakKeyDictionary[FCN, ReceptiveFields] = WeakKeyDictionary()
 
 
-def _geometry(net: FCN) -> Geometry:
+def _geometry(net: FCN) -> ReceptiveFields:
     """Return the receptive field of a network; it is computed once per network, which takes about a second."""
     if net not in _geometries:
         _geometries[net] = receptive_field(net)

@@ -101,8 +101,8 @@ def tile_plan(height: int, width: int, *, tile_size: int, halo: int, grid: int) 
     Args:
         height, width: size of the image in pixels.
         tile_size: side of a tile without its halo, a multiple of `grid`.
-        halo: width of the halo, a multiple of `grid`; `Geometry.halo` is the smallest that gives exact results.
-        grid: shift in pixels under which the network is invariant, see `Geometry.grid`.
+        halo: width of the halo, a multiple of `grid`; `ReceptiveFields.halo` is the smallest that gives exact results.
+        grid: shift in pixels under which the network is invariant, see `ReceptiveFields.grid`.
 
     Raises:
         UserError: the image is empty, or `tile_size` or `halo` is not a multiple of `grid`.

@@ -10,10 +10,10 @@ from torchvision import ops
 from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from upscore.models.precision import in_bfloat16
+from upscore.models.precision import autocasts_to_bfloat16
 
 
-def initial_norms(network: nn.Module) -> list[str]:
+def untrained_batchnorms(network: nn.Module) -> list[str]:
     """Names of the batch normalisation layers, frozen or not, whose statistics are the initial mean 0 and variance 1.
 
     Such a layer normalises nothing in evaluation mode: no weights were loaded into it, and it was not trained.
@@ -39,7 +39,7 @@ class FrozenBatchNorm2d(ops.FrozenBatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, O, H, W) -> the same."""
-        return x if in_bfloat16(x.device) else super().forward(x)
+        return x if autocasts_to_bfloat16(x.device) else super().forward(x)
 
 
 class NormedConv2d(nn.Conv2d):
@@ -53,14 +53,14 @@ class NormedConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, O, H, W)."""
-        if not (self.norm and in_bfloat16(input.device)):
+        if not (self.norm and autocasts_to_bfloat16(input.device)):
             return super().forward(input)
         norm = self.norm[0]
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         return self._conv_forward(input, self.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale)
 
 
-def join_norms(network: ResNet) -> None:
+def attach_norms(network: ResNet) -> None:
     """Let the convolutions of a ResNet know the frozen norms behind them; names stay."""
     for block in network.modules():
         if isinstance(block, ResNet | BasicBlock | Bottleneck):

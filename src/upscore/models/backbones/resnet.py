@@ -13,7 +13,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.resnet import Bottleneck
 
 from upscore.models.backbones.base import Backbone, Norm, StrideIn, out_channels
-from upscore.models.backbones.frozen_batchnorm import FrozenBatchNorm2d, NormedConv2d, join_norms
+from upscore.models.backbones.frozen_batchnorm import FrozenBatchNorm2d, NormedConv2d, attach_norms
 from upscore.models.geometry import centred
 from upscore.models.preprocessing import IMAGENET
 
@@ -35,7 +35,7 @@ def resnet(
             if isinstance(block, Bottleneck):
                 block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
     if norm == "frozen":
-        join_norms(network)
+        attach_norms(network)
     return network
 
 

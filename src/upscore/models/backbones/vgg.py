@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from upscore.errors import UserError
 from upscore.models.backbones.base import SequentialBackbone
-from upscore.models.kernels.large_kernel_conv import WideConv2d
+from upscore.models.kernels.large_kernel_conv import LargeKernelConv2d
 from upscore.models.preprocessing import CAFFE, IMAGENET
 
 Geometry = Literal["caffe", "same"]
@@ -86,10 +86,10 @@ def _reset_parameters(backbone: SequentialBackbone) -> SequentialBackbone:
 def _fully_connected(channels: int, *, kernel_size: int, padding: int) -> dict[str, nn.Module]:
     """fc6 and fc7 as convolutions; fc6 covers the whole map that the classifier flattened (FCN section 3.1)."""
     return {
-        "fc6": WideConv2d(channels, 4096, kernel_size, padding=padding),
+        "fc6": LargeKernelConv2d(channels, 4096, kernel_size, padding=padding),
         "relu6": nn.ReLU(inplace=True),
         "drop6": nn.Dropout(),
-        "fc7": WideConv2d(4096, 4096, 1),
+        "fc7": LargeKernelConv2d(4096, 4096, 1),
         "relu7": nn.ReLU(inplace=True),
         "drop7": nn.Dropout(),
     }

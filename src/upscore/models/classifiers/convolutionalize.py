@@ -79,7 +79,7 @@ def convolutionalize(classifier: nn.Module, input_size: int | Size = 224, *, poo
                 node.replace_all_uses_with(source)
             case "linear":
                 assert isinstance(operation, nn.Linear)
-                dense.set_submodule(str(node.target), as_convolution(operation, cells))
+                dense.set_submodule(str(node.target), linear_to_conv(operation, cells))
                 cells = (1, 1)
 
     dense.graph.eliminate_dead_code()
@@ -91,7 +91,7 @@ def convolutionalize(classifier: nn.Module, input_size: int | Size = 224, *, poo
     return dense
 
 
-def as_convolution(linear: nn.Linear, window: Size) -> nn.Conv2d:
+def linear_to_conv(linear: nn.Linear, window: Size) -> nn.Conv2d:
     """The same layer with its (O, I * h * w) weights laid out as kernels (O, I, h, w) over a window of h x w cells."""
     convolution = nn.Conv2d(linear.in_features // (window[0] * window[1]), linear.out_features, window, bias=False)
     convolution.weight = nn.Parameter(linear.weight.detach().reshape(convolution.weight.shape))

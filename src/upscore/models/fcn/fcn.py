@@ -21,7 +21,7 @@ from upscore.models.fcn.losses import PendingScores, pixel_sum, pixel_weights, s
 from upscore.models.fcn.upsampling import Upsample
 from upscore.models.geometry import CoordinateMap
 from upscore.models.losses import EPS
-from upscore.models.precision import in_float32
+from upscore.models.precision import autocast_disabled
 from upscore.models.preprocessing import Preprocessing
 
 AT_ONCE_SCALES = {16: 1e-2, 8: 1e-4}
@@ -33,7 +33,7 @@ Upsampling = Literal["fixed", "intermediate", "learned"]
 """Which transposed convolutions are learned: none (the released nets), all but the last (the paper's text), or all."""
 
 
-class Skips(nn.Module):
+class FCNHead(nn.Module):
     """All of an FCN but the convolutions it stands on: maps are scored, coarse scores upsampled, finer ones added.
 
     Args:
@@ -81,14 +81,14 @@ class Skips(nn.Module):
         """
         return {stride: abs(offset) for stride, offset in self.offsets.items()}
 
-    def fused(self, maps: Mapping[int, Tensor]) -> Tensor:
+    def fuse_scores(self, maps: Mapping[int, Tensor]) -> Tensor:
         """{stride: map} -> the summed scores (N, C, h, w) at the finest of the strides."""
         scores = self._score(maps, self.strides[0])
         for stride in self.strides[1:]:
             scores = self._fuse(scores, self._score(maps, stride), stride)
         return scores
 
-    def upscored(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
+    def upsample_scores(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
         """The summed scores (N, C, h, w) -> those of each pixel of an image of this size, (N, C, H, W)."""
         return self.upscore["1"](scores, -self.offsets[1], size)
 
@@ -104,7 +104,7 @@ class Skips(nn.Module):
         if stride in self.skip_scales:
             features = features * self.skip_scales[stride]
         # in float32 always: they are cheap, and oneDNN's bfloat16 gradient of 4096 to 11 channels corrupts memory
-        with in_float32(features.device):
+        with autocast_disabled(features.device):
             return self.score[str(stride)](features.float())
 
     def _fuse(self, coarse: Tensor, fine: Tensor, stride: int) -> Tensor:
@@ -119,7 +119,7 @@ class Skips(nn.Module):
         return upsample(coarse, start, (height, width)) + fine
 
 
-class FCN(Skips):
+class FCN(FCNHead):
     """FCN-32s, 16s and 8s in one class: the coarsest map is scored, and each finer one adds its own scores.
 
     Args:
@@ -178,7 +178,9 @@ class FCN(Skips):
         Returns:
             (N, C, H, W).
         """
-        return self.with_background(self.upscored(self.coarse_scores(images), (images.shape[-2], images.shape[-1])))
+        return self.add_background(
+            self.upsample_scores(self.coarse_scores(images), (images.shape[-2], images.shape[-1]))
+        )
 
     def forward_for_loss(self, images: Tensor) -> Tensor | PendingScores:
         """Compute what `losses` needs of images (N, 3, H, W), in less memory than `forward` for many pixels.
@@ -191,16 +193,16 @@ class FCN(Skips):
         pending = self.pending(scores, size)
         if pending is not None and pending.many:
             return pending
-        return self.with_background(self.upscored(scores, size))
+        return self.add_background(self.upsample_scores(scores, size))
 
     def coarse_scores(self, images: Tensor) -> Tensor:
         """Preprocessed images (N, 3, H, W) -> the summed scores (N, C, h, w) at the finest of the strides.
 
         Without the background where it has no score of its own.
         """
-        return self.fused(self.backbone(self.backbone.padded(images)))
+        return self.fuse_scores(self.backbone(self.backbone.padded(images)))
 
-    def with_background(self, scores: Tensor) -> Tensor:
+    def add_background(self, scores: Tensor) -> Tensor:
         """Scores of the classes that have their own -> those of all C (N, C, H, W), with 0 for a background without."""
         return F.pad(scores, (0, 0, 0, 0, 1, 0)) if self.null_background else scores
 

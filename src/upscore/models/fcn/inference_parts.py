@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from upscore.models.fcn.fcn import FCN, Skips
+from upscore.models.fcn.fcn import FCN, FCNHead
 from upscore.models.fcn.two_heads import TwoHeads
 from upscore.models.fcn.upsampling import Upsample, bilinear_matrix, linear_matrix
 
@@ -23,16 +23,16 @@ class CoarseScores(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """One tensor for each head, the semantic one first."""
         maps = self.net.backbone(images)
-        return tuple(head.fused(maps) for head in heads(self.net))
+        return tuple(head.fuse_scores(maps) for head in heads(self.net))
 
 
-def heads(net: FCN) -> list[Skips]:
+def heads(net: FCN) -> list[FCNHead]:
     """The semantic head, and the geometric one where there is one."""
     return [net, net.geometric] if isinstance(net, TwoHeads) else [net]
 
 
-def pixel_matrices(
-    head: Skips, cells: tuple[int, int], seen: tuple[int, int], size: tuple[int, int]
+def upsampling_matrices(
+    head: FCNHead, cells: tuple[int, int], seen: tuple[int, int], size: tuple[int, int]
 ) -> tuple[Tensor, Tensor] | None:
     """What takes coarse scores to pixels where that is linear and the same for all classes: (H, h) and (W, w).
 

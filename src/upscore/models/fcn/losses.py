@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from upscore.labels import VOID
-from upscore.models.precision import in_float32
+from upscore.models.precision import autocast_disabled
 
 AT_ONCE = 2**24
 """Scores of pixels (64 MiB), of which a loss and its gradient keep several copies; where there are more, it is taken in
@@ -47,7 +47,7 @@ class PendingScores:
 
     def upsampled(self) -> Tensor:
         """(N, C, H, W), all at once."""
-        with in_float32(self.scores.device):
+        with autocast_disabled(self.scores.device):
             return self.rows @ (self.scores.float() @ self.columns.T)
 
 
@@ -86,7 +86,7 @@ class _InBlocks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, rows: Tensor, columns: Tensor, targets: Tensor, loss: PixelLoss) -> Tensor:
-        with in_float32(scores.device):
+        with autocast_disabled(scores.device):
             wide = scores.float() @ columns.T
             gradient = torch.zeros_like(wide)
             total = wide.new_zeros(())

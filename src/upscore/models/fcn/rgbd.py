@@ -36,12 +36,12 @@ def with_depth(backbone: Backbone, fusion: Fusion, channels: int) -> Backbone:
         fused = LateFusion(backbone, _for_depth(copy.deepcopy(backbone), channels))
         fused.train(backbone.training)  # the copy of a traced network is in training mode
     else:
-        fused = DepthAlone(_for_depth(backbone, channels))
+        fused = DepthOnly(_for_depth(backbone, channels))
     fused.depth_preprocessing = DepthPreprocessing(mean=(0.0,) * channels, std=(1.0,) * channels)
     return fused
 
 
-class DepthAlone(Backbone):
+class DepthOnly(Backbone):
     """A backbone that sees the depth and nothing of the photo."""
 
     def __init__(self, depth: Backbone) -> None:

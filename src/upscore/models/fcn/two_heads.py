@@ -13,7 +13,7 @@ from torch import Tensor
 
 from upscore.labels import VOID
 from upscore.models.backbones.base import Backbone
-from upscore.models.fcn.fcn import FCN, PixelLoss, Skips, Upsampling
+from upscore.models.fcn.fcn import FCN, FCNHead, PixelLoss, Upsampling
 from upscore.models.fcn.losses import PendingScores, pixel_sum, softmax_sum
 from upscore.models.losses import EPS
 
@@ -53,7 +53,7 @@ class TwoHeads(FCN):
             pixel_loss=pixel_loss,
             null_background=null_background,
         )
-        self.geometric = Skips(
+        self.geometric = FCNHead(
             backbone,
             geometric_classes,
             strides=strides,
@@ -82,11 +82,15 @@ class TwoHeads(FCN):
     def _fused(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Both heads' summed scores at the finest of the strides."""
         maps = self.backbone(self.backbone.padded(images))
-        return self.fused(maps), self.geometric.fused(maps)
+        return self.fuse_scores(maps), self.geometric.fuse_scores(maps)
 
     def _upscored(self, semantic: Tensor, geometric: Tensor, size: tuple[int, int]) -> Tensor:
         return torch.cat(
-            [self.with_background(self.upscored(semantic, size)), self.geometric.upscored(geometric, size)], 1
+            [
+                self.add_background(self.upsample_scores(semantic, size)),
+                self.geometric.upsample_scores(geometric, size),
+            ],
+            1,
         )
 
     def split(self, scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upscore.models.geometry import CoordinateMap
-from upscore.models.precision import in_float32
+from upscore.models.precision import autocast_disabled
 
 
 def bilinear_filter(kernel_size: int) -> Tensor:
@@ -91,7 +91,7 @@ class Upsample(nn.Module):
     def forward(self, scores: Tensor, start: int, size: tuple[int, int]) -> Tensor:
         """Rows and columns `start` to `start + size` of the upsampled (N, C, h, w) scores."""
         if self.deconvolution is None:
-            with in_float32(scores.device):
+            with autocast_disabled(scores.device):
                 rows, columns = self.matrices(scores, start, size)
                 return rows @ (scores.float() @ columns.T)
         if self.border:

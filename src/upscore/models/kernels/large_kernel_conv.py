@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from upscore.models.precision import in_bfloat16
+from upscore.models.precision import autocasts_to_bfloat16
 
 KERNELS_AT_ONCE = 1024
 """Of the O, as many are brought to bfloat16, and their gradients back from it: all of them would be a second copy."""
 
 
-class WideConv2d(nn.Conv2d):
+class LargeKernelConv2d(nn.Conv2d):
     """A convolution of stride 1 that is learned as three matrix products where autocast has it in bfloat16 on a CPU.
 
     oneDNN's gradient of such a convolution takes several times as long as the product of the same numbers. Everywhere
@@ -32,7 +32,7 @@ class WideConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, O, h, w)."""
         learned = torch.is_grad_enabled() and self.weight.requires_grad
-        if not (learned and input.device.type == "cpu" and in_bfloat16(input.device)):
+        if not (learned and input.device.type == "cpu" and autocasts_to_bfloat16(input.device)):
             return super().forward(input)
         assert isinstance(self.padding[0], int)
         return _Products.apply(input, self.weight, self.bias, self.padding[0])  # pyright: ignore[reportReturnType]

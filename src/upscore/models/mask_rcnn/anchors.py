@@ -1,4 +1,4 @@
-"""Anchors: the boxes that proposals start from (Faster R-CNN section 3.1; FPN section 4.1).
+"""AnchorGenerator: the boxes that proposals start from (Faster R-CNN section 3.1; FPN section 4.1).
 
 A anchors per cell, L levels, h w cells of a level's map. Boxes are (x1, y1, x2, y2) in pixels.
 """
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 ASPECTS = (0.5, 1.0, 2.0)
 
 
-class Anchors(nn.Module):
+class AnchorGenerator(nn.Module):
     """Boxes of fixed sizes and aspects around the corner of every cell.
 
     Args:
@@ -43,7 +43,7 @@ class Anchors(nn.Module):
         self.rounded, self.aspects_outer, self.fitted = rounded, aspects_outer, fitted
 
     @property
-    def per_cell(self) -> int:
+    def anchors_per_cell(self) -> int:
         """A."""
         return len(self.sizes[0]) * len(self.aspects)
 

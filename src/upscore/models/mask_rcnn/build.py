@@ -12,7 +12,7 @@ from torch import nn
 from upscore.errors import UserError
 from upscore.labels import MAX_CLASSES
 from upscore.models.backbones.base import RESNETS, Backbone, Norm, StrideIn, out_channels
-from upscore.models.mask_rcnn.anchors import Anchors
+from upscore.models.mask_rcnn.anchors import AnchorGenerator
 from upscore.models.mask_rcnn.c4 import (
     C4_BATCH_SIZE,
     C4_INFERENCE,
@@ -127,7 +127,7 @@ def build_mask_rcnn(
             neck=SingleMap(C4_STRIDE),
             rpn=RPN(
                 RPNHead(width, anchors_per_cell=15, convs=rpn_convs),
-                Anchors(
+                AnchorGenerator(
                     [sizes],
                     strides=[C4_STRIDE],
                     rounded=rules.rounded_anchors,
@@ -157,7 +157,7 @@ def build_mask_rcnn(
             neck=FPN(backbone_module.channels, channels, norm=head_norm),
             rpn=RPN(
                 RPNHead(channels, anchors_per_cell=3, convs=rpn_convs),
-                Anchors(
+                AnchorGenerator(
                     [[size] for size in sizes],
                     strides=[*strides, 2 * strides[-1]],
                     rounded=rules.rounded_anchors,

@@ -37,13 +37,13 @@ class DensePart(nn.Module):
         self.net, self.dtype = net, dtype
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """See `as_outputs`."""
+        """See `to_outputs`."""
         maps, (objectness, deltas) = self.net.dense(images)
         pooled = (features.to(self.dtype) for features in maps[: len(self.net.box_pooler.strides)])
         return tuple(features.permute(0, 2, 3, 1) for features in (*pooled, *objectness, *deltas))
 
 
-def as_outputs(tensors: Sequence[Tensor], maps: int) -> Outputs:
+def to_outputs(tensors: Sequence[Tensor], maps: int) -> Outputs:
     """What `DensePart` returns, as `MaskRCNN.forward` does, but for maps that no region is pooled from.
 
     Args:
@@ -162,7 +162,7 @@ def pixels_of_cells(values: Tensor) -> Tensor:
     return values.view(-1, side, side, 2, 2).permute(0, 1, 3, 2, 4).reshape(-1, 2 * side, 2 * side)
 
 
-def branches(box: Run, mask: Run, part: MaskPart, block: int | None = None) -> Branches:
+def make_branches(box: Run, mask: Run, part: MaskPart, block: int | None = None) -> Branches:
     """What `MaskRCNN.decode` takes, of `BoxPart` and `MaskPart`.
 
     Args:

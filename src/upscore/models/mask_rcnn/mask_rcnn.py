@@ -23,15 +23,15 @@ from upscore.models.mask_rcnn.roi_heads import (
     MaskLoss,
     RoISettings,
     box_loss_sums,
-    detect,
+    decode_detections,
     mask_loss_sum,
     mask_probabilities,
     mask_targets,
     sample_regions,
-    trainable,
+    trainable_objects,
 )
 from upscore.models.mask_rcnn.rpn import RPN, RPNOutputs
-from upscore.models.precision import has_depthwise, in_float32
+from upscore.models.precision import autocast_disabled, has_depthwise
 from upscore.models.preprocessing import Preprocessing
 
 MASKS_AT_ONCE = 256
@@ -147,7 +147,7 @@ class MaskRCNN(nn.Module):
     def dense(self, images: Tensor) -> Outputs:
         """As `forward`, of images whose sides are multiples of `backbone.multiple`."""
         if self.backbone_in_float32 and images.device.type == "cpu":
-            with in_float32(images.device):
+            with autocast_disabled(images.device):
                 features = self.backbone(images)
         else:
             features = self.backbone(images)
@@ -170,7 +170,7 @@ class MaskRCNN(nn.Module):
             seeds: each image's for what is sampled of it; None: torch's own random numbers.
         """
         device = outputs.maps[0].device
-        targets = [trainable(objects, device) for objects in targets]
+        targets = [trainable_objects(objects, device) for objects in targets]
         generators = [torch.Generator(device).manual_seed(seed) for seed in seeds] if seeds else [None] * len(targets)
         sizes = [objects.size for objects in targets]
         losses = self.rpn.loss_sums(outputs.proposals, [objects.boxes for objects in targets], generators)
@@ -222,7 +222,7 @@ class MaskRCNN(nn.Module):
         logits, deltas = branches.box(self.box_pooler(outputs.maps, proposed))
         counts = [len(boxes) for boxes in proposed]
         found = [
-            detect(*of_image, self.settings)
+            decode_detections(*of_image, self.settings)
             for of_image in zip(proposed, logits.split(counts), deltas.split(counts), sizes, strict=True)
         ]
         return [
@@ -248,6 +248,6 @@ class MaskRCNN(nn.Module):
         if self.shared_head is None:
             return regions
         if self.backbone_in_float32 and regions.device.type == "cpu":  # it is the backbone's last part
-            with in_float32(regions.device):
+            with autocast_disabled(regions.device):
                 return self.shared_head(regions.float())
         return self.shared_head(regions)

@@ -14,13 +14,15 @@ ENTRIES_AT_ONCE = 500_000
 """Of the G x A table of overlaps, which for hundreds of objects would not fit into memory as a whole."""
 
 
-def match_boxes(objects: Tensor, anchors: Tensor, positive: float, negative: float, *, rescue: bool) -> Tensor:
+def match_boxes(
+    objects: Tensor, anchors: Tensor, positive: float, negative: float, *, allow_low_quality: bool
+) -> Tensor:
     """Boxes (G, 4) and (A, 4) -> (A,) int64: the object that each anchor overlaps most, `NEGATIVE` or `IGNORED`.
 
     Args:
         positive: least intersection over union to answer for an object.
         negative: below it, an anchor is background; between the two it is ignored.
-        rescue: an anchor that no other surpasses for some object answers for the object that it overlaps most itself,
+        allow_low_quality: an anchor that no other surpasses for some object answers for the object that it overlaps most itself,
             whatever the overlap; all ties do.
     """
     from torchvision.ops import box_iou  # slow to import, and not needed at inference
@@ -32,7 +34,7 @@ def match_boxes(objects: Tensor, anchors: Tensor, positive: float, negative: flo
     overlap, best = (torch.cat([part[i] for part in found]) for i in (0, 1))
     matched = torch.where(overlap >= positive, best, IGNORED)
     matched[overlap < negative] = NEGATIVE
-    if rescue:
+    if allow_low_quality:
         # an object that nothing overlaps has no best anchor
         highest = torch.stack([of_objects for *_, of_objects in found]).amax(dim=0)[:, None]
         saved = [((box_iou(objects, chunk) == highest) & (highest > 0)).any(dim=0) for chunk in chunks]
@@ -46,7 +48,7 @@ def _highest(overlaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return overlap, best, overlaps.amax(dim=1)
 
 
-def sample(
+def sample_matches(
     matched: Tensor, count: int, positive_fraction: float, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
     """Positions of up to `count` anchors chosen at random: positives, at most their share of it, and negatives."""

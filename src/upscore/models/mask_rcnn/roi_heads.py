@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from upscore.annotations import ObjectAnnotations
 from upscore.models.losses import LossSum
 from upscore.models.mask_rcnn import boxes as box_ops
-from upscore.models.mask_rcnn.matcher import match_boxes, sample
+from upscore.models.mask_rcnn.matcher import match_boxes, sample_matches
 from upscore.models.mask_rcnn.presets import Preset
-from upscore.models.precision import in_float32
+from upscore.models.precision import autocast_disabled
 
 MaskHeadName = Literal["fcn", "mlp"]
 
@@ -60,7 +60,7 @@ class BoxPredictor(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """In float32: they are cheap, and decide."""
-        with in_float32(features.device):
+        with autocast_disabled(features.device):
             features = features.float()
             return self.classes(features), self.deltas(features).unflatten(1, (-1, 4))
 
@@ -91,7 +91,7 @@ class FCNMaskHead(nn.Module):
     def forward(self, regions: Tensor) -> Tensor:
         """The last layer is in float32, see `upscore.models.fcn.fcn`."""
         features = self.upsample(self.convs(regions)).relu()
-        with in_float32(features.device):
+        with autocast_disabled(features.device):
             return self.predictor(features.float())
 
 
@@ -112,7 +112,7 @@ class MLPMaskHead(nn.Module):
     def forward(self, regions: Tensor) -> Tensor:
         """As `FCNMaskHead`."""
         features = self.fcs(regions.flatten(1))
-        with in_float32(features.device):
+        with autocast_disabled(features.device):
             return self.predictor(features.float()).view(-1, self.outputs, self.mask_size, self.mask_size)
 
 
@@ -164,7 +164,7 @@ class Regions(NamedTuple):
         return torch.arange(len(self.boxes), device=self.boxes.device) < self.positives
 
 
-def trainable(objects: ObjectAnnotations, device: torch.device) -> ObjectAnnotations:
+def trainable_objects(objects: ObjectAnnotations, device: torch.device) -> ObjectAnnotations:
     """Without crowds and without boxes that have no area or no finite sides; boxes and labels on `device`."""
     sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
     usable = objects.crowd.logical_not() & (sides > 0).all(dim=1) & objects.boxes.isfinite().all(dim=1)
@@ -183,8 +183,8 @@ def sample_regions(
 ) -> Regions:
     """Of an image's proposals (P, 4) and G objects: a share of positives, and negatives for the rest."""
     boxes = torch.cat([proposed, objects.boxes])  # the truth is a proposal too, so that there are good ones early
-    matched = match_boxes(objects.boxes, boxes, settings.positive_iou, settings.positive_iou, rescue=False)
-    positive, negative = sample(matched, settings.batch_size, settings.positive_fraction, generator)
+    matched = match_boxes(objects.boxes, boxes, settings.positive_iou, settings.positive_iou, allow_low_quality=False)
+    positive, negative = sample_matches(matched, settings.batch_size, settings.positive_fraction, generator)
     index = torch.cat([positive, negative])
     labels = torch.full((len(index),), num_classes, device=boxes.device)
     labels[: len(positive)] = objects.labels[matched[positive]]
@@ -213,7 +213,7 @@ def box_loss_sums(logits: Tensor, deltas: Tensor, regions: Sequence[Regions], be
     }
 
 
-def detect(
+def decode_detections(
     proposed: Tensor, logits: Tensor, deltas: Tensor, size: tuple[int, int], settings: RoISettings
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Proposals (P, 4) of an image (height, width), and the box branch's logits (P, K + 1) and deltas (P, K, 4) of
@@ -247,7 +247,7 @@ def mask_targets(objects: ObjectAnnotations, which: Tensor, boxes: Tensor, size:
         [boxes[:, 0].floor() - 2, boxes[:, 1].floor() - 2, boxes[:, 2].ceil() + 2, boxes[:, 3].ceil() + 2], dim=1
     )
     corners = outer.long().tolist()
-    layers, numbers = objects.layers[which].tolist(), objects.numbers[which].tolist()
+    layers, numbers = objects.layers[which].tolist(), objects.ids[which].tolist()
     for r, (left, top, right, bottom) in enumerate(corners):
         left, top, right, bottom = max(0, left), max(0, top), min(width, right), min(height, bottom)
         crop = (objects.id_map[layers[r], top:bottom, left:right] == numbers[r]).float()
@@ -277,17 +277,17 @@ def mask_loss_sum(logits: Tensor, labels: Tensor, targets: Tensor, kind: MaskLos
         background = logits.shape[1] - 1
         classes = torch.where(targets >= 0.5, labels[:, None, None], background)
         return LossSum(F.cross_entropy(logits, classes, reduction="sum"), count)
-    return LossSum(F.binary_cross_entropy_with_logits(own_class(logits, labels), targets, reduction="sum"), count)
+    return LossSum(F.binary_cross_entropy_with_logits(select_class(logits, labels), targets, reduction="sum"), count)
 
 
 def mask_probabilities(logits: Tensor, labels: Tensor, kind: MaskLoss) -> Tensor:
     """Logits as in `mask_loss` and predicted classes (R,) -> (R, m, m), the probability of the class at each point."""
     if kind == "softmax":
-        return own_class(logits.softmax(dim=1), labels)
-    return own_class(logits, labels).sigmoid()
+        return select_class(logits.softmax(dim=1), labels)
+    return select_class(logits, labels).sigmoid()
 
 
-def own_class(values: Tensor, labels: Tensor) -> Tensor:
+def select_class(values: Tensor, labels: Tensor) -> Tensor:
     """(R, K or 1, m, m) -> (R, m, m), each region's channel of its class."""
     if values.shape[1] == 1:
         return values[:, 0]

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from upscore.models.kernels.sparse_rpn import SparseRPNHead
 from upscore.models.losses import LossSum
-from upscore.models.mask_rcnn.anchors import Anchors
+from upscore.models.mask_rcnn.anchors import AnchorGenerator
 from upscore.models.mask_rcnn.boxes import class_nms, clip, decode, encode, nonempty
-from upscore.models.mask_rcnn.matcher import match_boxes, sample
+from upscore.models.mask_rcnn.matcher import match_boxes, sample_matches
 from upscore.models.mask_rcnn.presets import Limits, Preset
-from upscore.models.precision import in_bfloat16, in_float32
+from upscore.models.precision import autocast_disabled, autocasts_to_bfloat16
 
 
 class RPNOutputs(NamedTuple):
@@ -55,18 +55,18 @@ class RPNHead(nn.Module):
     def _level(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """The predictors are in float32 always, see `upscore.models.fcn.fcn`."""
         device, learned = features.device, torch.is_grad_enabled() and self.objectness.weight.requires_grad
-        if learned and len(self.convs) == 1 and device.type == "cpu" and in_bfloat16(device):
+        if learned and len(self.convs) == 1 and device.type == "cpu" and autocasts_to_bfloat16(device):
             return self._level_of_few_cells(features)
         for conv in self.convs:
             features = conv(features).relu()
-        with in_float32(device):
+        with autocast_disabled(device):
             features = features.float()
             return self.objectness(features), self.deltas(features)
 
     def _level_of_few_cells(self, features: Tensor) -> tuple[Tensor, Tensor]:
         layers = (self.convs[0], self.objectness, self.deltas)
         weight, bias, *predictors = (value for layer in layers for value in (layer.weight, layer.bias))
-        with in_float32(features.device):
+        with autocast_disabled(features.device):
             return SparseRPNHead.apply(features, weight.to(torch.bfloat16), bias.to(torch.bfloat16), *predictors)  # pyright: ignore
 
 
@@ -86,7 +86,7 @@ class RPN(nn.Module):
     def __init__(
         self,
         head: RPNHead,
-        anchors: Anchors,
+        anchors: AnchorGenerator,
         preset: Preset,
         *,
         batch_size: int = 256,
@@ -166,8 +166,8 @@ class RPN(nn.Module):
         deltas = torch.cat([_by_anchor(level, 4) for level in outputs.deltas], dim=1)
         classification, regression, sampled = objectness.new_zeros(()), deltas.new_zeros(()), 0
         for logits, predicted, boxes, generator in zip(objectness, deltas, objects, generators, strict=True):
-            matched = match_boxes(boxes, anchors, self.positive_iou, self.negative_iou, rescue=True)
-            positive, negative = sample(matched, self.batch_size, self.positive_fraction, generator)
+            matched = match_boxes(boxes, anchors, self.positive_iou, self.negative_iou, allow_low_quality=True)
+            positive, negative = sample_matches(matched, self.batch_size, self.positive_fraction, generator)
             chosen = logits[torch.cat([positive, negative])]
             target = torch.zeros_like(chosen)
             target[: len(positive)] = 1

@@ -96,7 +96,7 @@ class Coco:
             raise UserError(f"{self.path}: {name}: {error}; make the image smaller, or cut it up.") from error
         part = slice(annotations.start, annotations.stop)
         measured = ObjectAnnotations.from_id_map(torch.from_numpy(id_map))
-        at = measured.numbers - 1
+        at = measured.ids - 1
         layers = torch.zeros(len(annotations), dtype=torch.int64).index_copy_(0, at, measured.layers)
         boxes = torch.zeros(len(annotations), 4).index_copy_(0, at, measured.boxes)
         areas = torch.zeros(len(annotations)).index_copy_(0, at, measured.areas)
@@ -104,7 +104,7 @@ class Coco:
         annotated_areas = torch.from_numpy(self.areas[part].copy())
         return ObjectAnnotations(
             id_map=measured.id_map,
-            numbers=torch.arange(1, len(annotations) + 1),
+            ids=torch.arange(1, len(annotations) + 1),
             layers=layers,
             labels=torch.from_numpy(self.labels[part].copy()),
             boxes=torch.where(annotated_boxes.isnan(), boxes, annotated_boxes),
