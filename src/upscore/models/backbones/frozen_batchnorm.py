@@ -25,7 +25,7 @@ def initial_norms(network: nn.Module) -> list[str]:
         and isinstance(layer.running_mean, Tensor)
         and isinstance(layer.running_var, Tensor)
         and not layer.running_mean.any()
-        and torch.all(layer.running_var == 1)
+        and bool(layer.running_var.eq(1).all())
     ]
 
 
