@@ -22,29 +22,26 @@ def data_digest(*datasets: Dataset) -> str | None:
     Raises:
         UserError: a file does not exist any more.
     """
-    parts: list[list[str]] = []
-    for dataset in datasets:
-        listed = getattr(dataset, "files", None)
-        if listed is None:
-            return None
-        # links are kept: a file that is replaced behind a link has another time, not another name
-        parts.append([str(Path(path).absolute()) for path in listed])
-    root = os.path.commonpath([Path(path).parent for files in parts for path in files])
+    parts = [getattr(dataset, "files", None) or [] for dataset in datasets]
+    if not all(parts):
+        return None
+    files = [[Path(path).absolute() for path in part] for part in parts]
+    root = Path(os.path.commonpath([path.parent for part in files for path in part]))
     digest = hashlib.sha256()
-    for part in parts:
+    for part in files:
         for line in _lines(part, root):
             digest.update(line.encode("utf-8", "surrogateescape"))
         digest.update(b"\n")
     return digest.hexdigest()
 
 
-def _lines(files: Iterable[str], root: str) -> Iterable[str]:
+def _lines(files: Iterable[Path], root: Path) -> Iterable[str]:
     for path in files:
         try:
-            stat = Path(path).stat()
+            stat = path.stat()
         except OSError as error:
             raise UserError(f"{path}: can't be read ({error.strerror})") from error
-        yield f"{os.path.relpath(path, root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
+        yield f"{path.relative_to(root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
 
 
 def same_source(one: object, other: object) -> bool:
