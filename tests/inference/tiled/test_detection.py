@@ -193,7 +193,7 @@ def test_tiles_are_of_the_size_of_images_for_every_min_side(factor: float) -> No
     for min_side in range(1, 2049):
         tiling = Tiling.for_min_side(min_side, factor)
         tile, overlap = tiling.tile_size * factor, tiling.overlap * factor
-        assert max(128, 0.7 * min_side) <= tile <= max(128, 2 * min_side), min_side
+        assert max(128, 0.66 * min_side) <= tile <= max(128, 2 * min_side), min_side
         assert 64 <= overlap <= tile / 2, min_side
         assert (tile - overlap) % 64 == 0, min_side
 
