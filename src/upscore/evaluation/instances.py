@@ -132,7 +132,8 @@ class InstanceEvaluator:
     def scores(self, score_threshold: float | None = None) -> InstanceScores:
         """Score what was seen so far.
 
-        `score_threshold` applies to `ap_dsb` and `f1` alone, where None counts all objects: COCO's measures rank all of them.
+        `score_threshold` applies to `ap_dsb` and `f1` alone, where None counts all objects: COCO's measures rank all
+        of them.
         """
         score_threshold = score_threshold or 0.0
         counts = {f"{iou:g}": count_matches(self._pairs, score_threshold, iou) for iou in THRESHOLDS}

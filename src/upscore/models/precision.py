@@ -15,8 +15,8 @@ def resolve_precision(network: nn.Module, wanted: Precision, device: torch.devic
     """The type to run a network's convolutions in.
 
     "auto" is bfloat16 where the processor multiplies matrices of it (AMX on a CPU; any recent GPU) and the network
-    consists of such products: depthwise convolutions train slower in bfloat16 on a CPU. A network that keeps a backbone of
-    these in float32 by itself, as `MaskRCNN` does, gains in all that stands on it.
+    consists of such products: depthwise convolutions train slower in bfloat16 on a CPU. A network that keeps a
+    backbone of these in float32 by itself, as `MaskRCNN` does, gains in all that stands on it.
     """
     if wanted != "auto":
         return torch.bfloat16 if wanted == "bfloat16" else torch.float32

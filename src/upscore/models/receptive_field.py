@@ -1,7 +1,8 @@
 """The receptive fields of a backbone's maps: the pixels that each cell of a map depends on.
 
 Cell i of a map with stride s sees the pixels from s * i + start on, `size` of them. Everything is for each axis by
-itself. Chains of layers are added up; of any other backbone it is found by running it: a cell that has seen a NaN is one.
+itself. Chains of layers are added up; of any other backbone it is found by running it: a cell that has seen a NaN is
+one.
 """
 
 from __future__ import annotations

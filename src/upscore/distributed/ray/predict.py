@@ -93,8 +93,8 @@ def predict_on_ray(
 ) -> Outcome:
     """Write the same files as `upscore predict`, by the workers of a cluster, whichever of them die on the way.
 
-    Photos and output are on a file system that all machines share, or in a store (see `upscore.distributed.storage`). The
-    model is brought to the workers.
+    Photos and output are on a file system that all machines share, or in a store (see `upscore.distributed.storage`).
+    The model is brought to the workers.
 
     Args:
         model, depth, scores, overlays, score_threshold, resume, engine, precision: as `upscore predict` has them.

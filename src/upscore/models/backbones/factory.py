@@ -41,7 +41,8 @@ def build_backbone(
         name: torchvision's ResNets go before timm's of the same name; "timm/NAME" asks for timm's.
         geometry: how VGG16 treats borders. AlexNet is "caffe" always and the others "same".
         pretrained: with ImageNet weights; those of EfficientNet-Lite0 are installed, the others come from their hub.
-        norm, norm_eps, stride_in: of ResNets, see `upscore.models.backbones.resnet`; the others have "batch" and "3x3" alone.
+        norm, norm_eps, stride_in: of ResNets, see `upscore.models.backbones.resnet`; the others have "batch" and "3x3"
+            alone.
 
     Raises:
         UserError: the name is unknown, it has no such form or no maps at strides 8, 16 and 32, or weights can't be had.

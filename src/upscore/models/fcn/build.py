@@ -46,8 +46,8 @@ def build_fcn(
     """Build an FCN; its score layers start at zero, and its backbone is random unless `pretrained`.
 
     Args:
-        name: "fcn32s", "fcn16s", "fcn8s", "fcn8s-atonce"; or "fcn-pool5", "fcn-pool4", "fcn-pool3", which score a single
-            feature map.
+        name: "fcn32s", "fcn16s", "fcn8s", "fcn8s-atonce"; or "fcn-pool5", "fcn-pool4", "fcn-pool3", which score a
+            single feature map.
         backbone: the classifier to convert; see `upscore.models.backbones.factory.build_backbone`.
         num_classes: 1 to 255, including the background if there is one.
         geometry: "caffe" (padded by 100 pixels and cropped, as published) or "same" (each layer keeps its size); only

@@ -13,8 +13,8 @@ from upscore.models.fcn.upsampling import Upsample, bilinear_matrix, linear_matr
 
 
 class CoarseScores(nn.Module):
-    """The convolutions: preprocessed images (N, 3, H, W), H and W multiples of `backbone.multiple` -> each head's summed
-    scores (N, C, h, w)."""
+    """The convolutions: preprocessed images (N, 3, H, W), H and W multiples of `backbone.multiple` -> each head's
+    summed scores (N, C, h, w)."""
 
     def __init__(self, net: FCN) -> None:
         super().__init__()

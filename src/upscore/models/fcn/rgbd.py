@@ -58,8 +58,8 @@ class DepthOnly(Backbone):
 class LateFusion(Backbone):
     """Two backbones side by side, one for the photo and one for its depth; a map is the maps of both, each by half.
 
-    A score layer over such a map is the mean of two score layers, one over each backbone's map: summing scores is the same
-    as scoring features that lie behind one another (FCN section 4.2). All that comes after the scores is shared.
+    A score layer over such a map is the mean of two score layers, one over each backbone's map: summing scores is the
+    same as scoring features that lie behind one another (FCN section 4.2). All that comes after the scores is shared.
     """
 
     def __init__(self, colour: Backbone, depth: Backbone) -> None:
@@ -83,7 +83,8 @@ def late_scores(colour: nn.Conv2d, depth: nn.Conv2d) -> dict[str, Tensor]:
 
 
 def _for_depth(backbone: Backbone, channels: int) -> Backbone:
-    """A backbone for photos -> one for depth: HHA takes the place of the colours; one channel is seen as a grey photo is.
+    """A backbone for photos -> one for depth: HHA takes the place of the colours; one channel is seen as a grey photo
+    is.
 
     Three equal channels through a convolution are one through the sum of its filters (their mean would make all
     responses three times too weak for the layers after it).

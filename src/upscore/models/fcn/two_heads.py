@@ -26,8 +26,8 @@ class TwoHeads(FCN):
 
     Args:
         geometric_classes: G.
-        backbone, num_classes, strides, skip_scales, upsampling, grouped, pixel_loss, null_background: see `FCN`; the last
-            two are of the semantic head alone.
+        backbone, num_classes, strides, skip_scales, upsampling, grouped, pixel_loss, null_background: see `FCN`; the
+            last two are of the semantic head alone.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Feature pyramid network (Lin et al.; Mask R-CNN section 3 "Network Architecture").
 
-N images; C{k} is the backbone's map of stride 2^k, P{k} the pyramid's, of the same size and with as many channels as all
-others.
+N images; C{k} is the backbone's map of stride 2^k, P{k} the pyramid's, of the same size and with as many channels as
+all others.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ Run = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 class DensePart(nn.Module):
-    """Preprocessed images (N, 3, H, W), H and W multiples of `backbone.multiple` -> the maps that regions are pooled from
-    (N, h, w, C), then each level's objectness (N, h, w, A), then each one's deltas (N, h, w, 4A).
+    """Preprocessed images (N, 3, H, W), H and W multiples of `backbone.multiple` -> the maps that regions are pooled
+    from (N, h, w, C), then each level's objectness (N, h, w, A), then each one's deltas (N, h, w, 4A).
 
     Args:
         net: the whole network.

@@ -22,8 +22,8 @@ def match_boxes(
     Args:
         positive: least intersection over union to answer for an object.
         negative: below it, an anchor is background; between the two it is ignored.
-        allow_low_quality: an anchor that no other surpasses for some object answers for the object that it overlaps most itself,
-            whatever the overlap; all ties do.
+        allow_low_quality: an anchor that no other surpasses for some object answers for the object that it overlaps
+            most itself, whatever the overlap; all ties do.
     """
     from torchvision.ops import box_iou  # slow to import, and not needed at inference
 
