@@ -59,7 +59,7 @@ def test_objects(monkeypatch, capsys, tmp_path):
     assert "2 objects: 2 small, 0 medium, 0 large" in out
     write(tmp_path / "annotations.json", [image(3)], [annotation(8, 3, [square(1, 1, 2)], category_id=1)])
     assert run(monkeypatch, tmp_path, "--json", tmp_path / "report.json") == 1
-    assert "annotation 8 is of the category 1" in capsys.readouterr().out
+    assert "annotation 8 has the category_id 1" in capsys.readouterr().out
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["issues"][0]["annotation"], report["issues"][0]["kind"]) == (8, "category")
 

@@ -63,7 +63,7 @@ def test_into_the_image_folder_and_again(
     (mixed / "a_overlay.jpg").write_bytes(b"mine")
     run = ("predict", trained, mixed / "a.bmp", "--output", mixed)
     assert upscore(monkeypatch, *run) == 2
-    assert "a_overlay.jpg is there, was not written by upscore" in sentence(capsys)
+    assert "a_overlay.jpg" in sentence(capsys)
 
 
 def test_an_output_that_cannot_be_written(

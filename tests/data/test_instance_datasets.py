@@ -80,7 +80,7 @@ def test_what_numbers_nothing(root):
     with pytest.raises(UserError, match=r"f\.tif: .*whole numbers"):
         open_instances(root)[5]
     id_map(root / "labels" / "f.tif", (0, -4), np.int32)
-    with pytest.raises(UserError, match=r"f\.tif: holds the number -4"):
+    with pytest.raises(UserError, match=r"f\.tif: contains the number -4"):
         open_instances(root)[5]
     photo(root / "images" / "a.jpg", 6, 4)
     with pytest.raises(UserError, match=r"a\.png: is 6x4 pixels, but .*EXIF"):
@@ -134,10 +134,10 @@ def test_names_of_classes(root):
     (root / "classes.txt").write_text("background\ncell\n")
     assert open_instances(root).classes == ["cell"]
     (root / "classes.txt").write_text("cell\ndirt\n")
-    with pytest.raises(UserError, match="nothing tells which object is of which"):
+    with pytest.raises(UserError, match=r"classes\.txt: lists 2 classes"):
         open_instances(root)
     (root / "classes.txt").write_text("background\n")
-    with pytest.raises(UserError, match="names the background alone"):
+    with pytest.raises(UserError, match=r"classes\.txt"):
         open_instances(root)
 
 
@@ -194,7 +194,7 @@ def test_coco_files_that_disagree(tmp_path):
     with pytest.raises(UserError, match="has other categories than"):
         open_instance_splits(tmp_path)
     small(tmp_path, "instances_val2017.json", (2, 3))
-    with pytest.raises(UserError, match="holds the split 'val' too"):
+    with pytest.raises(UserError, match="the split 'val'"):
         open_instance_splits(tmp_path)
 
 

@@ -55,8 +55,8 @@ def test_all_faults_at_once(root):
         ("empty label", "d.png"),
         ("label values", "b.png"),
         ("label values", "g.png"),
-        ("missing label", "e.jpg"),
         ("missing image", "f.png"),
+        ("missing label", "e.jpg"),
         ("size", "c.png"),
         ("unreadable", "a.jpg"),
         ("unreadable", "h.png"),
@@ -105,7 +105,7 @@ def test_splits(tmp_path):
     photo(tmp_path / "test" / "images" / "t.jpg")
     assert check(tmp_path).splits == {"test": 1, "train": 2, "val": 1}
     assert check(tmp_path, split="val").images == 1
-    assert "Photos of the test split without labels: 1." in check(tmp_path).notes
+    assert "Images of the test split without labels: 1." in check(tmp_path).notes
     with pytest.raises(UserError, match="no split 'x'"):
         check(tmp_path, split="x")
 

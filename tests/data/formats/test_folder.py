@@ -68,7 +68,7 @@ def test_other_names_of_splits(tmp_path):
     pairs(tmp_path, "c", "valid/images", "valid/masks")
     assert [len(part) for part in open_splits(tmp_path)] == [2, 1]
     pairs(tmp_path, "d", "val/images", "val/masks")
-    with pytest.raises(UserError, match=r"valid: .*holds the split 'val' too"):
+    with pytest.raises(UserError, match=r"valid: .*the split 'val'"):
         open_splits(tmp_path)
 
 
@@ -237,7 +237,7 @@ def test_what_is_no_data_set(tmp_path):
         "file": "is a file",
         "other": "images/ and labels/",
         "empty": r"images: holds no image files \(only \.heic\)",
-        "half": "has images/ but no labels/",
+        "half": "half: .*labels/",
     }.items():
         with pytest.raises(UserError, match=message):
             open_dataset(tmp_path / source)

@@ -202,7 +202,7 @@ def test_labels_that_hold_no_index(tmp_path):
     colour[2, 3] = 128, 64, 0
     with pytest.raises(LabelError, match=r"a\.png: .* class index per pixel.*\(128, 64, 0\) at x=3, y=2"):
         read_label(save(tmp_path / "a.png", colour))
-    with pytest.raises(LabelError, match=r"b\.png: holds the value 300"):
+    with pytest.raises(LabelError, match=r"b\.png: contains the value 300"):
         read_label(save(tmp_path / "b.png", np.array([[7, 300]], np.uint16)))
     with pytest.raises(LabelError, match=r"c\.jpg: JPEG changes"):
         read_label(save(tmp_path / "c.jpg", GREY))
@@ -216,7 +216,7 @@ def test_labels_that_hold_no_index(tmp_path):
     with pytest.raises(LabelError, match=r"g\.tif: .*in colour"):  # whose red alone could pass for an index
         read_label(tmp_path / "g.tif")
     tifffile.imwrite(tmp_path / "f.tif", np.full((3, 3), -1, np.int16))
-    with pytest.raises(LabelError, match=r"f\.tif: holds the value -1"):
+    with pytest.raises(LabelError, match=r"f\.tif: contains the value -1"):
         read_label(tmp_path / "f.tif")
 
 

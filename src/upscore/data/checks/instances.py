@@ -1,4 +1,4 @@
-"""Everything that is wrong with a data set of objects, at once."""
+"""Check an instance segmentation data set: collect its statistics and all issues."""
 
 from __future__ import annotations
 
@@ -33,12 +33,15 @@ def check_instances(
     split: str | None = None,
     track: Callable[[Iterable[Reading], int], Iterable[Reading]] = lambda readings, total: readings,
 ) -> InstanceReport:
-    """Read all images and objects of a source, or of one split, and report on them.
+    """Read all images and objects of a source, or of one split, and return a report.
 
-    `track` wraps the walk over the readings, whose number is its second argument, to show the progress.
+    Args:
+        source: a folder, a COCO file or generated scenes.
+        split: the split to check; None: all.
+        track: wraps the iterable of readings to show the progress; its second argument is their number.
 
     Raises:
-        UserError: there is nothing to check: no layout is recognised, or no such split.
+        UserError: no layout is recognised, or the split does not exist.
     """
     if parse_scenes(source) is not None:
         scenes = open_instances(source, split)
@@ -80,7 +83,7 @@ def _read_image(path: Path, reading: Reading) -> Tensor | None:
 
 
 def _read_pair(read_objects: Callable[[Path], ObjectAnnotations], pair: Pair) -> Reading:
-    """Read an image and its map of objects, each whatever is wrong with the other."""
+    """Read an image and its id map, each even if the other is invalid."""
     reading = Reading()
     image = _read_image(pair.image, reading)
     if pair.label is None:
@@ -105,7 +108,7 @@ def _count(reading: Reading, objects: ObjectAnnotations) -> None:
 
 
 def _read_coco(listing: CocoIndex, pair: Pair) -> Reading:
-    """Read an image, and look at its annotations."""
+    """Read an image and check its annotations."""
     assert pair.label is not None
     file, place = listing.files[pair.label], listing.places[pair.label, pair.image]
     reading = Reading()
@@ -126,7 +129,7 @@ def _read_coco(listing: CocoIndex, pair: Pair) -> Reading:
 
 
 def is_scattered(objects: ObjectAnnotations, position: int) -> bool:
-    """Whether a piece of an object is farther from its largest piece than that one is long."""
+    """Return whether a part of an object is farther from its largest part than the length of the largest part."""
     x1, y1, x2, y2 = objects.boxes[position].int().tolist()
     number, layer = int(objects.ids[position]), int(objects.layers[position])
     mask = objects.id_map[layer, y1:y2, x1:x2].numpy() == number
@@ -140,11 +143,11 @@ def is_scattered(objects: ObjectAnnotations, position: int) -> bool:
 
 
 SLACK = 1.0
-"""Pixels by which a box may be outside its image, as rounding leaves it."""
+"""Pixels by which a box may exceed its image because of rounding."""
 
 
 def annotation_issues(file: Coco, image: int, annotation: int, pixels: int) -> Iterator[Issue]:
-    """The faults of an annotation whose outline holds so many pixels."""
+    """Yield the issues of an annotation whose mask has the given number of pixels."""
     number, name = int(file.ids[annotation]), os.fsdecode(file.file_names[image])
     for kind, reason in _reasons(file, image, annotation, pixels):
         yield Issue(kind, file.path, f"{file.path}: annotation {number} of {name} {reason}", number)
@@ -155,14 +158,14 @@ def _reasons(file: Coco, image: int, annotation: int, pixels: int) -> Iterator[t
     x1, y1, x2, y2 = box = file.boxes[annotation].tolist()
     if min(x1, y1) < -SLACK or x2 > width + SLACK or y2 > height + SLACK:
         corners = ", ".join(f"{corner:g}" for corner in box)
-        yield "box outside", f"has a box ({corners}) outside of its {width}x{height} pixels; clip it."
+        yield "box outside", f"has a box ({corners}) outside its image of {width}x{height} pixels; clip it."
     if x2 <= x1 or y2 <= y1:
-        yield "zero area", f"has a box of {x2 - x1:g}x{y2 - y1:g} pixels; draw it anew, or remove the annotation."
+        yield "zero area", f"has a box of {x2 - x1:g}x{y2 - y1:g} pixels; correct or remove the annotation."
     elif file.areas[annotation] <= 0 or pixels == 0:
-        yield "zero area", "covers no pixel, or has an area of 0; draw it anew, or remove it."
+        yield "zero area", "covers no pixel, or has an area of 0; correct or remove it."
     pieces = file.outlines[annotation].pieces
     short = sum(len(piece) < 6 for piece in pieces)
     if short:
         yield "few points", f"has {short} of {len(pieces)} polygons with fewer than three points; remove them."
     if any(crosses_itself(np.reshape(piece, (-1, 2))) for piece in pieces):
-        yield "self-crossing", "has a polygon that crosses itself; draw it anew, or save the object as run lengths."
+        yield "self-crossing", "has a polygon that crosses itself; correct it, or save the object as run lengths."

@@ -1,4 +1,4 @@
-"""What every report on a data set has, whatever its labels are for."""
+"""Reports of data set checks: the common base class, and the report on instance segmentation data."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from upscore.data.formats.folder import UNSPLIT, DatasetIndex, Issue
 
 @dataclass(slots=True, kw_only=True)
 class DatasetReport:
-    """What a data set is made of, and what is wrong with it."""
+    """Statistics and issues of a data set."""
 
     source: str
     layout: str
     splits: dict[str, int]
-    """Images by split; empty where there are no splits."""
+    """Number of images of each split; empty without splits."""
     images: int
     classes_from: str
     sizes: Counter[tuple[int, int]]
-    """How many images are of a (width, height)."""
+    """Number of images of each (width, height)."""
     issues: list[Issue]
-    """In the order of the files."""
+    """The problems, in the order of the files."""
     notes: list[str]
-    """What is worth knowing but no fault."""
+    """Remarks that are not problems."""
 
     def size_range(self) -> dict[str, tuple[float, float, float]]:
-        """Smallest, median and largest width and height in pixels; empty without a readable image."""
+        """Return the smallest, median and largest width and height in pixels; empty without a readable image."""
         sides = {"width": 0, "height": 1} if self.sizes else {}
         columns = {name: sorted(size[axis] for size in self.sizes.elements()) for name, axis in sides.items()}
         return {name: (values[0], median(values), values[-1]) for name, values in columns.items()}
 
     def as_dict(self) -> dict[str, Any]:
-        """The findings in JSON's types."""
+        """Return the report as a dictionary that can be written as JSON."""
         return {
             "source": self.source,
             "layout": self.layout,
@@ -53,7 +53,7 @@ class DatasetReport:
 
 
 def splits_of(listing: DatasetIndex) -> dict[str, int]:
-    """The images of each split; nothing where there are none."""
+    """Return the number of images of each split; empty without splits."""
     return {split: len(pairs) for split, pairs in listing.splits.items() if split != UNSPLIT}
 
 
@@ -63,35 +63,35 @@ def _issue(issue: Issue) -> dict[str, Any]:
 
 
 SMALL, MEDIUM = 32**2, 96**2
-"""COCO's limits of an object's area in pixels."""
+"""COCO's limits between small, medium and large objects, as areas in pixels."""
 SHOWN = 10
 
 
 @dataclass(slots=True, kw_only=True)
 class ObjectCount:
-    """How many objects are of one class."""
+    """The number of objects of one class."""
 
     name: str
     objects: int
     images: int
-    """The images in which it occurs."""
+    """Number of images that contain the class."""
 
 
 @dataclass(slots=True, kw_only=True)
 class InstanceReport(DatasetReport):
-    """What a data set of objects is made of, and what is wrong with it."""
+    """Statistics and issues of an instance segmentation data set."""
 
     classes: list[ObjectCount]
     objects: int
     crowds: int
-    """How many of the objects are groups labelled as one."""
+    """Number of crowds, groups annotated as one object."""
     per_image: tuple[float, float, float] | None
-    """Fewest, median and most objects of an image; None without images."""
+    """Minimum, median and maximum number of objects per image; None without images."""
     areas: dict[str, int]
-    """Objects that are small, medium (from 32 by 32 pixels) and large (from 96 by 96)."""
+    """Number of small, medium (from 32x32 pixels) and large (from 96x96 pixels) objects."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The report in JSON's types."""
+        """Return the report as a dictionary that can be written as JSON."""
         classes = [{"name": entry.name, "objects": entry.objects, "images": entry.images} for entry in self.classes]
         return DatasetReport.as_dict(self) | {
             "classes": classes,
@@ -104,16 +104,16 @@ class InstanceReport(DatasetReport):
 
 @dataclass(slots=True, kw_only=True)
 class Reading:
-    """What one image and its objects turned out to be."""
+    """Statistics and issues of one image and its objects."""
 
     size: tuple[int, int] | None = None
-    """Width and height, unless the image cannot be read."""
+    """Width and height; None if the image cannot be read."""
     labels: np.ndarray | None = None
-    """Of each object, unless they cannot be read."""
+    """(K,) class indices of the objects; None if they cannot be read."""
     areas: np.ndarray = field(default_factory=lambda: np.zeros(0))
     crowds: int = 0
     scattered: int = 0
-    """Objects in several pieces that are far apart."""
+    """Number of objects with parts that are far apart."""
     issues: list[Issue] = field(default_factory=list)
 
 
@@ -163,8 +163,8 @@ def _notes(classes: list[ObjectCount], *, empty: int, crowds: int, scattered: in
         more = f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else ""
         yield f"{len(absent)} of {len(classes)} classes never occur: {', '.join(absent[:SHOWN])}{more}."
     if empty:
-        yield f"Images without objects: {empty}. They are trained on as such."
+        yield f"Images without objects: {empty}. They are used in training as images of background."
     if crowds:
-        yield f"Groups labelled as one (crowds): {crowds}. They are not trained on."
+        yield f"Groups annotated as one object (crowds): {crowds}. They are ignored in training."
     if scattered:
-        yield f"Objects in several pieces that are far apart: {scattered}. Do distinct objects share a number?"
+        yield f"Objects with parts that are far apart: {scattered}. Check whether several objects have the same number."

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a data set, at once, and what it is made of.
+"""Check a semantic segmentation data set: collect its statistics and all issues.
 
 H W pixels, C classes.
 """
@@ -35,25 +35,25 @@ DIM = 16  # 12 bits in a 16-bit image come out at most this bright
 
 @dataclass(slots=True, kw_only=True)
 class ClassCount:
-    """How much of a data set is of one class."""
+    """The frequency of one class."""
 
     name: str
     pixels: int
     share: float
-    """Of all labelled pixels that are not void; for void, of all labelled pixels."""
+    """Share of all pixels that are not void; for void, share of all pixels."""
     images: int
-    """The images in which it occurs."""
+    """Number of images that contain the class."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Report(DatasetReport):
-    """What a data set of class maps is made of, and what is wrong with it."""
+    """Statistics and issues of a semantic segmentation data set."""
 
     classes: list[ClassCount]
     void: ClassCount
 
     def as_dict(self) -> dict[str, Any]:
-        """The report in JSON's types."""
+        """Return the report as a dictionary that can be written as JSON."""
         classes = {"classes": [_as_dict(entry) for entry in self.classes], "void": _as_dict(self.void)}
         return DatasetReport.as_dict(self) | classes
 
@@ -64,14 +64,14 @@ def _as_dict(entry: ClassCount) -> dict[str, Any]:
 
 @dataclass(slots=True, kw_only=True)
 class Reading:
-    """What one image and its label turned out to be."""
+    """Statistics and issues of one image and its label."""
 
     size: tuple[int, int] | None = None
-    """Width and height, unless the image cannot be read."""
+    """Width and height; None if the image cannot be read."""
     counts: np.ndarray | None = None
-    """(256,) pixels per label value."""
+    """(256,) number of pixels per label value; None if the label cannot be read."""
     dim: bool = False
-    """The image has 16 bits and uses 12 of them at most."""
+    """Whether the image has 16 bits but uses at most 12 of them."""
     label: Path | None = None
     issues: list[Issue] = field(default_factory=list)
 
@@ -83,12 +83,16 @@ def check(
     sbd: str | Path | None = None,
     track: Callable[[Iterable[Reading], int], Iterable[Reading]] = lambda readings, total: readings,
 ) -> Report:
-    """Read all images and labels of a source, or of one split, and report on them.
+    """Read all images and labels of a source, or of one split, and return a report.
 
-    `track` wraps the walk over the readings, whose number is its second argument, to show the progress.
+    Args:
+        source: a folder or generated scenes.
+        split: the split to check; None: all.
+        sbd: the folder of SBD, whose training images replace those of PASCAL VOC.
+        track: wraps the iterable of readings to show the progress; its second argument is their number.
 
     Raises:
-        UserError: there is nothing to check: no layout is recognised, or no such split.
+        UserError: no layout is recognised, or the split does not exist.
     """
     if parse_scenes(source) is not None:
         scenes = open_dataset(source, split)
@@ -111,7 +115,7 @@ def _read_sample(sample: Sample) -> Reading:
 
 
 def _read_pair(listing: DatasetIndex, pair: Pair) -> Reading:
-    """Read an image and what belongs to it, each whatever is wrong with the others."""
+    """Read an image, its labels and its depth, each even if the others are invalid."""
     reading = Reading(label=pair.label)
     image = None
     try:
@@ -194,11 +198,11 @@ def _report(source: str | Path, listing: DatasetIndex, readings: Iterable[Readin
 
 def _notes(listing: DatasetIndex, classes: list[ClassCount], *, binary: bool, dim: int) -> Iterator[str]:
     if listing.classes is None and classes:
-        yield "There is no classes.txt, so the classes were taken from the labels; write one with a name a line."
+        yield "There is no classes.txt, so the classes were found in the labels; add one with one class name per line."
     if listing.classes is None and len(classes) > MANY:
-        yield f"{len(classes)} classes are many: do the labels number objects, or are they shades of grey?"
+        yield f"{len(classes)} classes is a large number: check whether the labels are object ids or grey values."
     if binary:
-        yield f"The labels hold 0 and {VOID} alone: they are read as background and foreground, without void."
+        yield f"The labels contain only 0 and {VOID}: they are read as background and foreground, without void."
     absent = [entry.name for entry in classes if not entry.pixels]
     if absent:
         more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
@@ -212,6 +216,6 @@ def _notes(listing: DatasetIndex, classes: list[ClassCount], *, binary: bool, di
         yield f"There is depth beside the images; channels: {listing.depth.channels}."
     if dim:
         yield (
-            f"16-bit images with no value above 4095 (12 bits): {dim}. The full range is read, so they come out nearly "
-            "black; stretch them to 0..65535, or save them with 8 bits."
+            f"16-bit images with no value above 4095 (12 bits): {dim}. They are nearly black, because the upper 8 of "
+            "16 bits are read; scale them to 0..65535, or save them with 8 bits."
         )

@@ -1,4 +1,4 @@
-"""CamVid as SegNet's authors spread it: `train/ trainannot/ val/ valannot/ test/ testannot/`, 11 classes.
+"""CamVid as distributed by SegNet's authors: `train/ trainannot/ val/ valannot/ test/ testannot/`, 11 classes.
 
 Brostow et al., "Semantic object classes in video" (2009); the 11 classes and the split are those of SegNet
 (Badrinarayanan et al. 2017). Index 11, unlabelled, becomes void.
@@ -22,12 +22,12 @@ UNLABELLED = 11
 
 
 def list_camvid(root: Path) -> DatasetIndex | None:
-    """List a folder in SegNet's layout; None if `root` is not.
+    """List a folder in SegNet's layout; None if `root` has another layout.
 
-    A `classes.txt` in it replaces CamVid's classes, for other data in the same layout; index 11 is then as any other.
+    For other data in the same layout, a `classes.txt` replaces CamVid's classes; index 11 is then a normal class.
 
     Raises:
-        UserError: a folder cannot be read or holds no images; `classes.txt` is at fault.
+        UserError: a folder cannot be read or contains no images, or `classes.txt` is invalid.
     """
     folders = child_folders(root)
     splits = [name for name in ("train", "val", "test") if name in folders and f"{name}annot" in folders]
@@ -47,7 +47,7 @@ def list_camvid(root: Path) -> DatasetIndex | None:
 
 
 def read_label(path: Path) -> Tensor:
-    """Read a label map as (H, W) uint8 with `UNLABELLED` as void."""
+    """Read a label map as (H, W) uint8, with `UNLABELLED` replaced by void."""
     labels = images.read_label(path)
     labels[labels == UNLABELLED] = VOID
     return labels

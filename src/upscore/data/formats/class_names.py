@@ -1,6 +1,6 @@
-"""What a data set's class indices are called: `classes.txt`, or what the labels themselves tell.
+"""Class names of a data set, from `classes.txt` or from the values in the labels.
 
-A class's index is its position among the names, from 0; 255 is void.
+The index of a class is its position in the list of names, from 0; 255 is void.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ BINARY = ["background", "foreground"]
 
 
 def find_classes(roots: list[Path]) -> tuple[list[str] | None, str]:
-    """The class names of the first `classes.txt` among the folders, and its path; (None, "") without any.
+    """Return the class names of the first `classes.txt` in some folders, and its path; (None, "") if there is none.
 
     Raises:
-        UserError: a file is at fault, or two of them differ.
+        UserError: a file is invalid, or two of them differ.
     """
     found = [
         (home / CLASSES_FILE, read_classes(home / CLASSES_FILE)) for home in roots if (home / CLASSES_FILE).exists()
@@ -36,7 +36,11 @@ def find_classes(roots: list[Path]) -> tuple[list[str] | None, str]:
 
 
 def read_classes(path: Path) -> list[str]:
-    """Read class names, one a line; empty lines do not count."""
+    """Read class names, one per line; empty lines are ignored.
+
+    Raises:
+        UserError: the file cannot be read, repeats a name, or has too few or too many names.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -44,17 +48,21 @@ def read_classes(path: Path) -> list[str]:
     classes = [line.strip() for line in lines if line.strip()]
     repeated = [name for name, count in Counter(classes).items() if count > 1]
     if repeated:
-        raise UserError(f"{path}: lists the class {repeated[0]!r} more than once; every name must be its own.")
+        raise UserError(f"{path}: lists the class {repeated[0]!r} more than once; make every name unique.")
     if not 0 < len(classes) <= MAX_CLASSES:
         raise UserError(f"{path}: lists {len(classes)} classes; there must be from 1 to {MAX_CLASSES}.")
     return classes
 
 
 def classes_of_values(counts: np.ndarray) -> list[str] | None:
-    """Name the classes of labels without a `classes.txt`, by their (256,) count of pixels per value.
+    """Return class names for labels without a `classes.txt`.
 
-    `class_0` up to the largest index; for 0 and 255 alone, a plain mask, `BINARY`: 255 is then class 1 and not void.
-    None if no pixel holds a class.
+    Args:
+        counts: (256,) number of pixels per value in all labels.
+
+    Returns:
+        `class_0` up to the largest index. `BINARY` if only 0 and 255 occur: the labels are binary masks, in which 255
+        is class 1 and not void. None if no pixel has a class.
     """
     indices = np.flatnonzero(counts[:VOID])
     if not len(indices):

@@ -1,13 +1,13 @@
-"""Images and labels in plain folders, paired by name without opening any.
+"""List images and labels in plain folders, paired by file name without reading the files.
 
 ```
 ROOT/images/a.jpg        ROOT/labels/a.png         (or masks/, annotations/)
 ROOT/train/images/a.jpg  ROOT/train/labels/a.png   and the same in val/ and test/
 ROOT/images/train/a.jpg  ROOT/labels/train/a.png
-ROOT/classes.txt         a class name a line; its index is the number of the line, from 0
+ROOT/classes.txt         one class name per line; the class index is the number of the line, from 0
 ```
 
-A file's key is its path below the folder without the suffix: `berlin/0001` for `images/berlin/0001.jpg`.
+The key of a file is its path relative to the folder, without suffix: `berlin/0001` for `images/berlin/0001.jpg`.
 """
 
 from __future__ import annotations
@@ -31,64 +31,66 @@ IMAGES = ("images",)
 LABELS = ("labels", "masks", "annotations")
 LABEL_ENDINGS = ("", "_mask", "_label", "_L")
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""A folder's name and the split that it holds."""
+"""Name of a folder -> name of the split."""
 UNSPLIT = ""
 
 
 class Pair(NamedTuple):
-    """An image and its label map; None where the split has no labels at all."""
+    """The files of one sample."""
 
     name: str
     image: Path
     label: Path | None
+    """The label file; None if the split has no labels."""
     geometric: Path | None = None
-    """The map of a second set of classes."""
+    """The label file of a second set of classes."""
     depth: Path | None = None
 
 
 class Issue(NamedTuple):
-    """Something that is wrong with one file."""
+    """A problem with one file of a data set."""
 
     kind: str
     path: Path
     message: str
-    """The whole sentence, with the file's name."""
+    """A complete sentence that contains the path."""
     annotation: int | None = None
-    """The id of the annotation at fault, in a file of many."""
+    """The id of the invalid annotation in a COCO file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeometricLabels:
-    """The second set of classes of a data set that has two."""
+    """The second set of classes of a data set."""
 
     classes: list[str]
     read: Callable[[Path], Tensor]
-    """Turns a label's path into (H, W) uint8."""
+    """Reads a label file as (H, W) uint8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DepthMaps:
-    """What a depth camera adds to the images."""
+    """The depth maps of a data set."""
 
     channels: int
+    """D: 1 for depth in metres, 3 for HHA."""
     read: Callable[[Path], Tensor]
-    """Turns a path into (D, H, W) float32, NaN where the depth is unknown."""
+    """Reads a depth file as (D, H, W) float32, NaN where the depth is unknown."""
 
 
 @dataclass(slots=True, kw_only=True)
 class DatasetIndex:
-    """The files of a data set, found by their names alone."""
+    """The files of a data set, found by their names without reading them."""
 
     layout: str
-    """What the folder was taken for, in words."""
+    """Description of the layout, for messages."""
     splits: dict[str, list[Pair]]
-    """By split; `UNSPLIT` alone where there are none."""
+    """The pairs of each split; the only key is `UNSPLIT` if there are no splits."""
     classes: list[str] | None
-    """None where the labels have to tell."""
+    """The class names; None if the labels must be read to find the classes."""
     classes_from: str
-    """Where the classes come from, in words."""
+    """Where the class names come from, for messages."""
     read_label: Callable[[Path], Tensor] = read_label
-    """Turns a label's path into (H, W) uint8."""
+    """Reads a label file as (H, W) uint8."""
     geometric: GeometricLabels | None = None
     depth: DepthMaps | None = None
     issues: list[Issue] = field(default_factory=list)
@@ -98,7 +100,7 @@ def list_folder(root: Path) -> DatasetIndex | None:
     """List a plain folder; None if `root` has none of the layouts above.
 
     Raises:
-        UserError: a folder of images has no labels next to it, or cannot be read; `classes.txt` is at fault.
+        UserError: a folder of images has no labels next to it, a folder cannot be read, or `classes.txt` is invalid.
     """
     issues: list[Issue] = []
     folders = _folders_of_splits(root, issues)
@@ -111,7 +113,7 @@ def list_folder(root: Path) -> DatasetIndex | None:
 
 
 def _folders_of_splits(root: Path, issues: list[Issue]) -> dict[str, tuple[Path, Path | None]]:
-    """The folders of images and of labels by split; nothing where the layout is another."""
+    """Return the folders of images and of labels by split; empty if the layout is another."""
     folders = child_folders(root)
     images = _first(folders, IMAGES)
     if images is None:
@@ -146,14 +148,14 @@ def _by_split(folders: dict[str, Path]) -> dict[str, Path]:
     for name, folder in folders.items():
         split = SPLITS.get(name.lower())
         if split in splits:
-            raise UserError(f"{folder}: {splits[split]} holds the split {split!r} too; keep one of them.")
+            raise UserError(f"{folder}: {splits[split]} also contains the split {split!r}; keep one of them.")
         if split is not None:
             splits[split] = folder
     return {split: splits[split] for split in SPLITS.values() if split in splits}
 
 
 def pair_folders(images: Path, labels: Path | None, issues: list[Issue]) -> list[Pair]:
-    """Pair the images and the labels of two folders by key; what finds no partner becomes a fault."""
+    """Pair the images and the labels of two folders by key; files without a partner are added to `issues`."""
     image_files = list_images(images, issues)
     if labels is None:
         return [Pair(key, path, None) for key, path in image_files.items()]
@@ -194,14 +196,15 @@ def list_images(folder: Path, issues: list[Issue]) -> dict[str, Path]:
 
 
 def walk_files(folder: Path, *, labels: bool = True, exclude: Path | None = None) -> list[tuple[str, str, str]]:
-    """(path, key, lower-case suffix) of every file in and below a folder.
+    """Return (path, key, lower-case suffix) of every file in a folder and its subfolders.
 
     Links to folders are followed, each folder once; hidden files and folders are left out. Keys are in Unicode's
-    composed form (NFC), so that names written by different systems agree.
+    composed form (NFC), so that names written by different operating systems match.
 
     Args:
-        labels: whether to go into labels/, masks/ and annotations/ beside images/.
-        exclude: a folder to leave out.
+        folder: the folder.
+        labels: whether to include labels/, masks/ and annotations/ beside images/.
+        exclude: a subfolder to leave out.
 
     Raises:
         UserError: a folder can't be read.
@@ -227,7 +230,7 @@ def walk_files(folder: Path, *, labels: bool = True, exclude: Path | None = None
 
 
 def child_folders(folder: Path) -> dict[str, Path]:
-    """The folders in a folder by name, sorted, without hidden ones."""
+    """Return the subfolders of a folder by name, sorted, without hidden ones."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
@@ -241,7 +244,7 @@ def _cannot_read(error: OSError) -> NoReturn:
 
 
 def _first(folders: dict[str, Path], names: tuple[str, ...]) -> Path | None:
-    """The folder that has the first of the names, however it is capitalised."""
+    """Return the folder with the first of the names that exists, ignoring case."""
     by_name = {name.lower(): path for name, path in folders.items()}
     return next((by_name[name] for name in names if name in by_name), None)
 
@@ -249,5 +252,5 @@ def _first(folders: dict[str, Path], names: tuple[str, ...]) -> Path | None:
 def _labels_of(split: str, home: Path, folders: dict[str, Path]) -> Path | None:
     labels = _first(folders, LABELS)
     if labels is None and split != "test":
-        raise UserError(f"{home}: has images/ but no labels/ next to it (masks/ and annotations/ are understood too).")
+        raise UserError(f"{home}: has images/ but no labels/ next to it; add labels/, masks/ or annotations/.")
     return labels

@@ -1,16 +1,16 @@
-"""Objects out of label files that number them, and out of those beside them that tell their classes.
+"""Read objects from id maps (an object number per pixel), with their classes from class maps.
 
 K objects, H W pixels.
 
 ```
-ROOT/labels/a.png     an object's number per pixel, of 8, 16 or 32 bits; 0 where there is none
-ROOT/classes/a.png    optional (or class_maps/): a class index per pixel, 255 for void
-ROOT/classes.txt      optional; without it all objects are of the class "object"
+ROOT/labels/a.png     an object number per pixel, 8, 16 or 32 bits; 0 = no object
+ROOT/classes/a.png    optional (or class_maps/): a class index per pixel, 255 = void
+ROOT/classes.txt      optional; without it all objects have the class "object"
 ```
 
-An object is of the class that most of its pixels have in `classes/`, void aside; what lies outside the objects does not
-count there. Indices are those of `classes.txt`; where its first name is "background", that class is none of an object's
-and is left out, so that the labels and the names of a semantic data set serve as they are.
+The class of an object is the most frequent class of its pixels in `classes/`, without void. The indices are those of
+`classes.txt`. If the first name is "background", it is not a class of objects and is left out, so that the class maps
+and names of a semantic segmentation data set can be used unchanged.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ ONE_CLASS = ["object"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdMaps:
-    """Turns the path of a map of objects into the objects."""
+    """Reads an id map, and its class map, as objects."""
 
     classes: list[str]
-    """The K object classes."""
+    """The names of the object classes."""
     background: bool = False
-    """Class maps count the background as class 0."""
+    """Whether class 0 of the class maps is the background."""
     void: int | None = None
-    """A number in the map that is no object's."""
+    """A value of the id maps that is not an object."""
     class_folders: dict[Path, Path] = field(default_factory=dict)
-    """By a folder of maps of objects, that of their class maps; without any all objects are of class 0."""
+    """Folder of id maps -> folder of their class maps; if empty, all objects have class 0."""
 
     def __call__(self, path: Path) -> ObjectAnnotations:
-        """Read one map.
+        """Read one id map.
 
         Raises:
-            UserError: the map or its class map cannot be read; they differ in size; an object's class is not known.
+            UserError: the id map or its class map cannot be read, they differ in size, or an object has no class.
         """
         ids = read_ids(path)
         if self.void is not None:
@@ -59,7 +59,7 @@ class IdMaps:
         class_map = read_label(class_path)
         if class_map.shape != ids.shape:
             sizes = " and ".join(f"{width}x{height}" for height, width in (class_map.shape, ids.shape))
-            raise LabelError(f"{class_path}: differs from {path} in size ({sizes} pixels); draw them over one image.")
+            raise LabelError(f"{class_path}: differs from {path} in size ({sizes} pixels); make both the same size.")
         labels = classes_of_objects(ids, class_map, background=self.background)
         objects = ObjectAnnotations.from_id_map(ids, labels)
         if len(objects) and not 0 <= int(objects.labels.min()) <= int(objects.labels.max()) < len(self.classes):
@@ -73,9 +73,9 @@ class IdMaps:
 
 
 def classes_of_objects(ids: Tensor, class_map: Tensor, *, background: bool) -> Tensor:
-    """By number - 1: the class that most of an object's pixels have, or -1 where all are void (or background).
+    """Return the most frequent class of each object, at index number - 1; -1 if all pixels are void or background.
 
-    With `background`, class 0 of the class map is none of an object's, and class 1 becomes 0.
+    With `background`, class 0 of the class map is the background, and class 1 becomes class 0.
     """
     count = int(ids.max()) + 1
     pairs = ids.flatten().long() * (VOID + 1) + class_map.flatten()
@@ -85,26 +85,26 @@ def classes_of_objects(ids: Tensor, class_map: Tensor, *, background: bool) -> T
 
 
 def id_maps_of(listing: DatasetIndex, root: Path) -> IdMaps:
-    """The reader for a plain folder's labels.
+    """Return the reader for the labels of a plain folder.
 
     Raises:
-        UserError: `classes.txt` and the folder of class maps need each other, and one is missing.
+        UserError: only one of `classes.txt` and the folder of class maps exists.
     """
     folders = _class_folders(listing, root)
     background = listing.classes is not None and listing.classes[0].lower() == "background"
     classes = (listing.classes or ONE_CLASS)[int(background) :]
     if not folders and len(classes) > 1:
         raise UserError(
-            f"{listing.classes_from}: lists {len(classes)} classes, but nothing tells which object is of which; add "
-            "classes/ beside labels/ with each pixel's class index, or leave one name in the file."
+            f"{listing.classes_from}: lists {len(classes)} classes, but there are no class maps; add a folder classes/ "
+            "beside labels/ with a class index per pixel, or keep only one name in the file."
         )
     if folders and listing.classes is None:
-        raise UserError(f"{root}: has class maps beside the labels, but no classes.txt; add it, with a name a line.")
+        raise UserError(f"{root}: has class maps beside the labels, but no classes.txt; add it with one name per line.")
     bare = next((path for path in _label_folders(listing) if folders and path not in folders), None)
     if bare is not None:
-        raise UserError(f"{bare}: has no class maps beside it, but other labels have; add a folder classes/.")
+        raise UserError(f"{bare}: has no class maps beside it, but other labels do; add a folder classes/.")
     if not classes:
-        raise UserError(f"{listing.classes_from}: names the background alone; add the name of an object.")
+        raise UserError(f"{listing.classes_from}: names only the background; add the name of an object class.")
     return IdMaps(classes=classes, background=background, class_folders=folders)
 
 
@@ -118,7 +118,7 @@ def _label_folders(listing: DatasetIndex) -> set[Path]:
 
 
 def _class_folder(folder: Path, root: Path) -> Path | None:
-    """`ROOT/train/classes/berlin` for `ROOT/train/labels/berlin`."""
+    """Return the folder of class maps of a folder of id maps: ROOT/train/classes/a for ROOT/train/labels/a."""
     for parent in (folder, *folder.parents):
         if parent == root:
             break

@@ -1,4 +1,4 @@
-"""Splits that are lists of names, one a line, and the files that belong to a name."""
+"""Splits defined by lists of image names, and the files that belong to each name."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from upscore.errors import UserError
 
 
 class Files:
-    """The files of one kind in a folder, by the names that the lists give them.
+    """The files with a suffix and a prefix in a folder, by their names in the lists of splits.
 
-    A name in a list is looked up among the files that are there, and so never leads out of the folder.
+    Names are only looked up among the existing files, so a name in a list cannot lead out of the folder.
     """
 
     def __init__(self, folder: Path, suffix: str, prefix: str = "") -> None:
@@ -29,10 +29,10 @@ class Files:
 
 
 def read_list(path: Path) -> list[str] | None:
-    """The names in a list, each once; None without such a file.
+    """Return the names in a list without duplicates; None if the file does not exist.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     if not path.exists():
         return None
@@ -52,7 +52,7 @@ def pair_listed(
     geometric: Files | None = None,
     depth: Files | None = None,
 ) -> list[Pair]:
-    """The listed images with all that belongs to them, sorted by name; what lacks any of it becomes a fault."""
+    """Return the pairs of the listed images, sorted by name; images with missing files are added to `issues`."""
     kinds = [("missing image", images)]
     kinds += [("missing label", files) for files in (labels, geometric, depth) if files is not None]
     pairs = []

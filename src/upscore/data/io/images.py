@@ -1,6 +1,6 @@
-"""Images and label maps out of files, as the rest of the project wants them.
+"""Read images, label maps and id maps from files as tensors.
 
-H W pixels, upright: the EXIF orientation of the file is applied. Of an animation the first frame is read.
+H W pixels, after the EXIF orientation of the file is applied. From an animation the first frame is read.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ STRIP_ROWS = 1024
 """Rows of a decoded image that are converted together."""
 
 MAX_ID = 65535
-"""Tables by number have at most as many entries."""
+"""Largest object number that is kept; larger numbers are replaced, to bound tables that are indexed by number."""
 
 
 class LabelError(UserError):
-    """The file was read, but what it holds is not a class index per pixel."""
+    """A file can be read, but is not a valid label map or id map."""
 
 
 def read_image(path: str | ImageFilePath) -> Tensor:
     """Read an image as (3, H, W) uint8 RGB.
 
-    Of 16-bit channels the upper 8 bits are kept, and of a TIFF that states fewer bits the upper 8 of these; floats in
-    0..1 are multiplied by 255 and rounded. Alpha is dropped, not blended: the file does not say what lies behind, and
-    the colours below are what a label was drawn on; those multiplied by alpha are divided again. Of a TIFF's channels
-    those are taken that it names red, green and blue; one, or three, that are not alpha need no names.
+    16-bit channels are reduced to their upper 8 bits; if a TIFF states fewer significant bits, to the upper 8 of these.
+    Floats in 0..1 are multiplied by 255 and rounded. Alpha is dropped without blending, and premultiplied colours are
+    divided by alpha. From the channels of a TIFF, those that are named red, green and blue are read; one or three
+    channels that are not alpha need no names.
 
     Warns:
-        DarkImageWarning: of more than 8 bits hardly any is used.
+        DarkImageWarning: an image with more than 8 bits uses only a small part of the range.
 
     Raises:
-        UserError: the file is missing, no image, damaged, above `MAX_PIXELS`, or of a kind whose colours are ambiguous.
+        UserError: the file is missing, damaged, not an image, larger than `MAX_PIXELS`, or has ambiguous channels.
     """
     path = path if isinstance(path, MemoryFile) else Path(path)
     with reading(path):
@@ -67,12 +67,13 @@ def read_image(path: str | ImageFilePath) -> Tensor:
 
 
 def read_label(path: str | Path) -> Tensor:
-    """Read a label map as (H, W) uint8: a class index per pixel, 255 for void.
+    """Read a label map as (H, W) uint8: a class index per pixel, 255 = void.
 
-    The index is the palette's index, the grey value, or 0 and 1 of a 1-bit file; RGB is taken where its channels agree.
+    The class index is the palette index, the grey value, or 0 and 1 of a 1-bit file; RGB is accepted if all channels
+    are equal.
 
     Raises:
-        LabelError: the file holds colours, values above 255, or values that JPEG has changed.
+        LabelError: the file contains colours or values above 255, or is a JPEG, which changes values.
         UserError: as `read_image`.
     """
     path = Path(path)
@@ -84,22 +85,23 @@ def read_label(path: str | Path) -> Tensor:
 
 
 def read_ids(path: str | Path) -> Tensor:
-    """Read a map of objects as (H, W) int32: an object's number per pixel, 0 for none.
+    """Read an id map as (H, W) int32: an object number per pixel, 0 = no object.
 
-    Numbers are as in the file, of 8, 16 or 32 bits; above 65535 they are given anew from 1, in the same order.
+    Numbers are those of the file (8, 16 or 32 bits); if one is above 65535, objects are renumbered from 1 in the same
+    order.
 
     Raises:
-        LabelError: the file holds colours, fractions, numbers below 0, or values that JPEG has changed.
+        LabelError: the file contains colours, fractions or numbers below 0, or is a JPEG, which changes values.
         UserError: as `read_image`.
     """
     path = Path(path)
     with reading(path):
         values = _read_values(path)
         if values.dtype != np.bool_ and not np.issubdtype(values.dtype, np.integer):
-            raise LabelError(f"{path}: a map of objects holds whole numbers, but this one is of type {values.dtype}.")
+            raise LabelError(f"{path}: an id map contains whole numbers, but this file has the type {values.dtype}.")
         smallest, largest = int(values.min()), int(values.max())
         if smallest < 0:
-            raise LabelError(f"{path}: holds the number {smallest}; objects are numbered from 1, and 0 is for none.")
+            raise LabelError(f"{path}: contains the number {smallest}; objects are numbered from 1, and 0 = no object.")
         if largest > MAX_ID:
             numbers, indices = np.unique(values, return_inverse=True)
             values = indices.reshape(values.shape) + (numbers[0] != 0)  # flat or not by numpy's version
@@ -107,17 +109,17 @@ def read_ids(path: str | Path) -> Tensor:
 
 
 def is_deep(path: str | Path) -> bool:
-    """Whether an image is grey with more than 8 bits, by its header alone."""
+    """Return whether an image is grey with more than 8 bits, according to its header."""
     path = Path(path)
     with reading(path), open_image(path) as image:
         return image.mode.startswith("I")
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(H, W) of what `read_image` returns, by the file's header alone.
+    """Return the (H, W) of the result of `read_image`, according to the header of the file.
 
     Raises:
-        UserError: the file is missing or no image that Pillow knows.
+        UserError: the file is missing, or is not an image that Pillow can read.
     """
     path = Path(path)
     with reading(path), open_image(path) as image:
@@ -220,6 +222,6 @@ def _require_bytes(values: np.ndarray, path: Path) -> None:
     smallest, largest = int(values.min()), int(values.max())
     if largest > VOID or smallest < 0:
         raise LabelError(
-            f"{path}: holds the value {largest if largest > VOID else smallest}, but a class index is from 0 to "
-            f"{VOID - 1} and void is {VOID}; are these numbers of objects, or depths?"
+            f"{path}: contains the value {largest if largest > VOID else smallest}, but a class index is from 0 to "
+            f"{VOID - 1} and void is {VOID}; check whether this is an id map or a depth map."
         )

@@ -1,4 +1,4 @@
-"""The entries of COCO's JSON, one at a time: what of them can be used, and why not what cannot.
+"""Parse and validate single entries of a COCO JSON file.
 
 Sizes are (height, width) in pixels.
 """
@@ -23,8 +23,8 @@ from upscore.results.rle import decode_runs
 NOT_ANNOTATED = math.nan
 
 
-class Unusable(Exception):  # noqa: N818 - it is caught where it is raised, and becomes a `Issue`
-    """An entry that cannot be used, with the kind of its fault."""
+class Unusable(Exception):  # noqa: N818 - internal: the reader turns it into an `Issue`
+    """An entry cannot be used; `kind` is the kind of the issue."""
 
     def __init__(self, kind: str, reason: str, annotation: int | None = None) -> None:
         super().__init__(reason if annotation is None else f"annotation {annotation} {reason}")
@@ -36,84 +36,93 @@ class ImageEntry(NamedTuple):
 
     id: int
     name: str
-    """A path below the images' folder."""
+    """A path relative to the folder of the images."""
     size: tuple[int, int]
 
 
 class Entry(NamedTuple):
-    """An entry of `annotations`; its outline is of pieces or of runs."""
+    """An entry of `annotations`, with polygons or run lengths."""
 
     id: int
     image_id: int
     category_id: int
     box: tuple[float, float, float, float]
-    """(x1, y1, x2, y2), or `NOT_ANNOTATED`."""
+    """(x1, y1, x2, y2) in pixels; `NOT_ANNOTATED` if missing."""
     area: float
+    """In pixels; `NOT_ANNOTATED` if missing."""
     crowd: bool
     pieces: list[array[float]]
     runs: Sequence[int]
 
 
 def read_categories(entries: list[Any], path: Path) -> tuple[list[int], list[str]]:
-    """The ids and names of `categories`, by ascending id.
+    """Return the ids and names of `categories`, by ascending id.
 
     Raises:
-        UserError: there is none; one has no id or no name; two have the same id.
+        UserError: there is no category, one has no id or no name, or two have the same id or name.
     """
     categories: list[tuple[int, str]] = []
     for entry in entries:
         if not isinstance(entry, dict) or not _is_int(entry.get("id")) or not isinstance(entry.get("name"), str):
-            raise UserError(f"{path}: the category {str(entry)[:80]} must have a whole number 'id' and a 'name'.")
+            raise UserError(f"{path}: the category {str(entry)[:80]} must have an integer 'id' and a 'name'.")
         categories.append((entry["id"], entry["name"]))
     categories.sort()
     for kind, values in (("id", [number for number, _ in categories]), ("name", [name for _, name in categories])):
-        twice = [value for value, count in Counter(values).items() if count > 1]
-        if twice:
-            raise UserError(f"{path}: two categories have the {kind} {twice[0]!r}; each must have its own.")
+        repeated = [value for value, count in Counter(values).items() if count > 1]
+        if repeated:
+            raise UserError(f"{path}: two categories have the {kind} {repeated[0]!r}; make it unique.")
     if not categories:
-        raise UserError(f"{path}: lists no categories; add one.")
+        raise UserError(f"{path}: contains no categories; add one.")
     return [number for number, _ in categories], [name for _, name in categories]
 
 
 def read_image_entry(entry: Any) -> ImageEntry:
-    """An entry of `images`.
+    """Parse an entry of `images`.
 
     Raises:
-        Unusable: a field is missing or out of its range; the file's name leads out of its folder.
+        Unusable: a field is missing or out of range, or the file name leads out of the folder of the images.
     """
     entry = entry if isinstance(entry, dict) else {}
     number, name, sides = entry.get("id"), entry.get("file_name"), (entry.get("height"), entry.get("width"))
     if not _is_int(number):
-        raise Unusable("malformed", f"an image ({str(name)[:80]}) has no whole number as 'id'; add it.")
+        raise Unusable("malformed", f"an image ({str(name)[:80]}) has no integer 'id'; add it.")
     if not isinstance(name, str) or not _stays_inside(name):
         raise Unusable(
-            "malformed", f"image {number}: 'file_name' is {str(name)[:80]!r}; give a path below the images' folder."
+            "malformed", f"image {number}: 'file_name' is {str(name)[:80]!r}; give a path below the folder of images."
         )
     if not all(_is_int(side) and side > 0 for side in sides) or sides[0] * sides[1] > MAX_PIXELS:
         raise Unusable(
             "malformed",
-            f"image {number}: width and height must be of 1 to {MAX_PIXELS:,} pixels in all, but are "
-            f"{str(sides[1])[:20]} and {str(sides[0])[:20]}.",
+            f"image {number}: 'width' {str(sides[1])[:20]} and 'height' {str(sides[0])[:20]} must be positive integers "
+            f"with a product of at most {MAX_PIXELS:,}.",
         )
     return ImageEntry(number, name, sides)
 
 
 def read_annotation(content: Any, size_of: Callable[[int], tuple[int, int] | None]) -> Entry:
-    """An entry of `annotations`; `size_of` knows an image's size by its id.
+    """Parse an entry of `annotations`.
+
+    Args:
+        content: the entry.
+        size_of: returns the (height, width) of an image by its id, or None if the image is not listed.
 
     Raises:
-        Unusable: a field is missing or of a wrong type; its image is not listed; its outline is none.
+        Unusable: a field is missing or has a wrong type, the image is not listed, or the segmentation is invalid.
     """
     content = content if isinstance(content, dict) else {}
     number = content.get("id")
     if not _is_int(number):
-        raise Unusable("malformed", f"an annotation ({str(content)[:80]}) has no whole number as 'id'; add it.")
+        raise Unusable("malformed", f"an annotation ({str(content)[:80]}) has no integer 'id'; add it.")
     for name in ("image_id", "category_id"):
         if not _is_int(content.get(name)):
-            raise Unusable("malformed", f"has no whole number as {name!r}; add it.", number)
+            raise Unusable("malformed", f"has no integer {name!r}; add it.", number)
     size = size_of(content["image_id"])
     if size is None:
-        raise Unusable("unlisted", f"is of image {content['image_id']}, which is not listed; add or remove it.", number)
+        raise Unusable(
+            "unlisted",
+            f"has the image_id {content['image_id']}, which is not listed; add the image or remove the annotation.",
+            number,
+        )
     box, area = content.get("bbox"), content.get("area")
     if box is not None and not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))):
         raise Unusable("malformed", f"has the box {str(box)[:80]}; give x, y, width and height.", number)
@@ -135,11 +144,11 @@ def read_annotation(content: Any, size_of: Callable[[int], tuple[int, int] | Non
 
 def _read_outline(outline: Any, size: tuple[int, int], number: int) -> tuple[list[array[float]], Sequence[int]]:
     if not outline:
-        raise Unusable("no outline", "has no 'segmentation'; outline the object, or remove it.", number)
+        raise Unusable("no outline", "has no 'segmentation'; add it, or remove the annotation.", number)
     if isinstance(outline, dict):
         return [], _read_runs(outline, size, number)
     if not isinstance(outline, list):
-        raise Unusable("malformed", "has a 'segmentation' of neither polygons nor run lengths.", number)
+        raise Unusable("malformed", "has a 'segmentation' that is neither polygons nor run lengths.", number)
     return [_read_piece(piece, size, number) for piece in outline], []
 
 
@@ -148,16 +157,18 @@ def _read_piece(piece: Any, size: tuple[int, int], number: int) -> array[float]:
     try:
         coordinates.fromlist(piece)
     except (TypeError, OverflowError) as error:
-        raise Unusable("malformed", "has a polygon that is no list of numbers x1, y1, x2, y2, ...", number) from error
+        raise Unusable(
+            "malformed", "has a polygon that is not a list of numbers x1, y1, x2, y2, ...", number
+        ) from error
     if len(coordinates) % 2:
-        raise Unusable("malformed", f"has a polygon of {len(coordinates)} numbers; each x needs its y.", number)
-    # To draw a line takes time and memory by its length, wherever it is.
+        raise Unusable("malformed", f"has a polygon of {len(coordinates)} numbers; give x and y of each point.", number)
+    # The time and memory to draw a line grow with its length, also outside the image.
     largest = max(size)
     if coordinates and not -largest <= min(coordinates) <= max(coordinates) <= 2 * largest:
         raise Unusable(
             "malformed",
-            f"has a polygon from {min(coordinates):g} to {max(coordinates):g}, far outside its image of "
-            f"{size[1]}x{size[0]} pixels; draw it anew.",
+            f"has a polygon with coordinates from {min(coordinates):g} to {max(coordinates):g}, far outside its image "
+            f"of {size[1]}x{size[0]} pixels; correct it.",
             number,
         )
     return coordinates
@@ -168,7 +179,7 @@ def _read_runs(outline: dict[str, Any], size: tuple[int, int], number: int) -> S
     if outline.get("size") != [height, width]:
         raise Unusable(
             "malformed",
-            f"has run lengths for the size {str(outline.get('size'))[:40]}, but its image is of [{height}, {width}].",
+            f"has run lengths with 'size' {str(outline.get('size'))[:40]}, but its image has [{height}, {width}].",
             number,
         )
     counts: Any = outline.get("counts")
@@ -177,18 +188,18 @@ def _read_runs(outline: dict[str, Any], size: tuple[int, int], number: int) -> S
         lengths = array("I")
         lengths.fromlist(runs)
     except (TypeError, ValueError, OverflowError) as error:
-        raise Unusable("malformed", "has run lengths that cannot be decoded; write them anew.", number) from error
+        raise Unusable("malformed", "has run lengths that cannot be decoded; correct them.", number) from error
     if sum(lengths) != height * width:
         raise Unusable(
             "malformed",
-            f"has run lengths of {sum(lengths):,} pixels, but its image has {height * width:,}; write them anew.",
+            f"has run lengths of {sum(lengths):,} pixels, but its image has {height * width:,}; correct them.",
             number,
         )
     return lengths
 
 
 def _stays_inside(name: str) -> bool:
-    """Whether a file's name, from outside, is a path that stays below the folder it is relative to."""
+    """Return whether a file name of untrusted origin is a relative path that does not leave its folder."""
     parts = PurePosixPath(name.replace("\\", "/")).parts
     return (
         bool(parts) and ".." not in parts and parts[0] != "/" and not re.match("[A-Za-z]:", name) and "\0" not in name
@@ -204,10 +215,10 @@ def _is_finite(value: Any) -> bool:
 
 
 def crosses_itself(points: np.ndarray) -> bool:
-    """Whether two edges of a closed polygon, (P, 2) float64, cross at a point that is inside both.
+    """Return whether two edges of a closed polygon, (P, 2) float64, cross at a point in the interior of both.
 
-    This is weaker than the validity of OGC's simple features: edges that only touch, or run back along one another, do
-    not cross, because outlines with holes are drawn so.
+    This is weaker than the validity of OGC simple features: edges that only touch or overlap do not cross, because
+    polygons with holes are drawn in this way.
     """
     points = points[(points != np.roll(points, 1, axis=0)).any(1)]
     if len(points) < 4:

@@ -1,4 +1,4 @@
-"""Where a COCO data set's JSON and its images are.
+"""Find the JSON files and the images of a COCO data set.
 
 ```
 ROOT/annotations/instances_train2017.json  ROOT/train2017/1.jpg   (or images/, images/train2017/; or the JSON in ROOT)
@@ -6,7 +6,7 @@ ROOT/annotations.json                      ROOT/images/1.jpg      (or beside the
 ROOT/train/_annotations.coco.json          ROOT/train/1.jpg
 ```
 
-A split is called by what follows `instances_`, without the year.
+The name of a split is the part of the file name after `instances_`, without the year.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WHOLE = ("annotations.json", "_annotations.coco.json")
 
 
 def find_coco(source: str | Path) -> dict[str, Path] | None:
-    """The JSON of each split of a folder, or of a path to one; None where there is none."""
+    """Return the JSON file of each split of a folder, or the file itself for a path to one; None if there is none."""
     root = Path(source)
     if root.suffix.lower() == ".json" and root.is_file():
         return {UNSPLIT: root}
@@ -54,7 +54,7 @@ def _split(path: Path) -> str:
 
 def _add(found: dict[str, Path], split: str, path: Path) -> None:
     if split in found:
-        raise UserError(f"{path}: {found[split]} holds the split {split!r} too; keep one of them.")
+        raise UserError(f"{path}: {found[split]} also contains the split {split!r}; keep one of them.")
     found[split] = path
 
 
@@ -65,24 +65,24 @@ def _order(split: str) -> tuple[int, str]:
 
 @dataclass(slots=True, kw_only=True)
 class CocoIndex(DatasetIndex):
-    """The images of one or more JSON files; a pair's label is its JSON."""
+    """The images of one or more JSON files; the label of each pair is its JSON file."""
 
     files: dict[Path, Coco] = field(default_factory=dict)
     places: dict[tuple[Path, Path], int] = field(default_factory=dict)
-    """By JSON and image: the image's number in the JSON."""
+    """Index of an image in its JSON file, by JSON file and image file."""
 
 
 def list_coco(found: dict[str, Path], source: str | Path) -> CocoIndex:
     """Read the JSON files and find their images.
 
     Raises:
-        UserError: a file is not of COCO's kind, or two of them have other categories.
+        UserError: a file is not a COCO file, or two files have different categories.
     """
     root = Path(source)
     first, *others = files = [read_coco(path) for path in found.values()]
     for other in others:
         if (other.category_ids, other.classes) != (first.category_ids, first.classes):
-            raise UserError(f"{other.path}: has other categories than {first.path}; give both the same list.")
+            raise UserError(f"{other.path}: has other categories than {first.path}; use the same list in both.")
     listing = CocoIndex(
         layout="COCO",
         splits={},
@@ -98,7 +98,7 @@ def list_coco(found: dict[str, Path], source: str | Path) -> CocoIndex:
 
 
 def image_folder(json: Path, names: Sequence[str], split: str, root: Path) -> Path:
-    """The folder of a JSON file's images: the one in which the first image is that can be found at all."""
+    """Return the folder of the images of a JSON file: the first candidate that contains one of the listed images."""
     beside = json.parent
     top = beside if root == json else root
     year = json.stem.removeprefix("instances_")

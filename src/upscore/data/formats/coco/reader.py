@@ -1,9 +1,9 @@
-"""COCO's JSON of labelled objects, read once into flat arrays.
+"""Read the instance annotations of a COCO JSON file into flat arrays.
 
 N images, A annotations, K classes, L layers, R runs of pixels; sizes are (height, width).
 
-Lin et al., "Microsoft COCO: Common Objects in Context" (2014). A million objects of Python would be copied into every
-worker's memory as their counts change; arrays are shared.
+Lin et al., "Microsoft COCO: Common Objects in Context" (2014). The workers of a data loader share arrays, while Python
+objects would be copied into the memory of every worker as their reference counts change.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 
 from upscore.annotations import ObjectAnnotations
 from upscore.data.formats.coco.entries import Entry, Unusable, read_annotation, read_categories, read_image_entry
-from upscore.data.formats.coco.segmentations import Outlines, OutlinesSoFar
+from upscore.data.formats.coco.segmentations import Outlines, OutlinesBuilder
 from upscore.data.formats.folder import Issue
 from upscore.data.io.decoding import MAX_PIXELS
 from upscore.errors import UserError
@@ -31,45 +31,45 @@ from upscore.results.rle import runs_of_polygons, runs_to_columns
 
 @dataclass(slots=True, kw_only=True)
 class Coco:
-    """What one file says of its images; annotations are sorted by image."""
+    """The contents of a COCO JSON file; annotations are sorted by image."""
 
     path: Path
     classes: list[str]
-    """By ascending category id."""
+    """K class names, by ascending category id."""
     category_ids: list[int]
-    """By class index."""
+    """K category ids, by class index."""
     image_ids: np.ndarray
     """(N,) int64."""
     file_names: np.ndarray
-    """(N,) bytes, relative to the images' folder."""
+    """(N,) bytes, paths relative to the folder of the images."""
     sizes: np.ndarray
     """(N, 2) int64."""
     bounds: np.ndarray
-    """(N + 1,) int64; the annotations of image i are those from `bounds[i]` to `bounds[i + 1]`."""
+    """(N + 1,) int64; image i has the annotations `bounds[i]` to `bounds[i + 1] - 1`."""
     ids: np.ndarray
     """(A,) int64."""
     labels: np.ndarray
     """(A,) int64, class indices."""
     boxes: np.ndarray
-    """(A, 4) float32, (x1, y1, x2, y2) as annotated; NaN where there is none."""
+    """(A, 4) float32, (x1, y1, x2, y2) as annotated; NaN if not annotated."""
     areas: np.ndarray
-    """(A,) float32, as annotated; NaN where there is none."""
+    """(A,) float32, in pixels, as annotated; NaN if not annotated."""
     crowd: np.ndarray
     """(A,) bool."""
     outlines: Outlines
-    """By annotation."""
+    """Polygons or run lengths of the A annotations."""
     issues: list[Issue]
-    """Entries that cannot be used, which are left out."""
+    """The entries that cannot be used and are left out."""
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def annotations(self, image: int) -> range:
-        """The annotations of an image."""
+        """Return the indices of the annotations of an image."""
         return range(int(self.bounds[image]), int(self.bounds[image + 1]))
 
     def runs(self, image: int, annotation: int) -> np.ndarray:
-        """(R,) int64, the run lengths of an annotation's pixels."""
+        """Return the run lengths of the mask of an annotation, (R,) int64."""
         outline = self.outlines[annotation]
         if outline.runs is not None:
             return outline.runs.astype(np.int64)
@@ -77,13 +77,13 @@ class Coco:
         return runs_of_polygons(outline.pieces, (height, width))
 
     def objects(self, image: int) -> ObjectAnnotations:
-        """The objects of an image at its own size; number k is its k-th annotation.
+        """Return the objects of an image at its original size; object number k is the k-th annotation.
 
-        One whose outline holds no pixel is among them all the same, as COCO's evaluation counts it. Boxes and areas are
-        as annotated, and measured where they are not.
+        Objects without pixels are included, because COCO's evaluation counts them. Boxes and areas are as annotated, or
+        measured if not annotated.
 
         Raises:
-            UserError: too many large objects lie over one another to be held in memory.
+            UserError: so many large objects overlap that they do not fit into memory.
         """
         annotations = self.annotations(image)
         height, width = self.sizes[image].tolist()
@@ -93,7 +93,7 @@ class Coco:
             )
         except UserError as error:
             name = os.fsdecode(self.file_names[image])
-            raise UserError(f"{self.path}: {name}: {error}; make the image smaller, or cut it up.") from error
+            raise UserError(f"{self.path}: {name}: {error}; reduce the image, or split it into tiles.") from error
         part = slice(annotations.start, annotations.stop)
         measured = ObjectAnnotations.from_id_map(torch.from_numpy(id_map))
         at = measured.ids - 1
@@ -114,10 +114,10 @@ class Coco:
 
 
 def read_coco(path: Path) -> Coco:
-    """Read a file of COCO instances; what is wrong with single entries is collected in `issues`.
+    """Read a COCO instances file; invalid entries are collected in `issues`.
 
     Raises:
-        UserError: the file cannot be read, or is not of this kind; a category is at fault.
+        UserError: the file cannot be read, is not a COCO instances file, or has an invalid category.
     """
     content = read_json(path)
     category_ids, classes = read_categories(content["categories"], path)
@@ -148,10 +148,13 @@ def read_coco(path: Path) -> Coco:
 
 
 def layered(objects: Iterable[np.ndarray], height: int, width: int, *, most: int) -> np.ndarray:
-    """(L, H, W) int32: objects, given as run lengths, by number from 1, each on the first layer where it fits.
+    """Draw objects, given as run lengths, into an id map, each on the first layer where it overlaps no other object.
+
+    Returns:
+        (L, H, W) int32, object numbers from 1 in the order of `objects`, 0 = no object.
 
     Raises:
-        UserError: the layers would hold more than `most` pixels.
+        UserError: the layers would have more than `most` pixels.
     """
     layers = [np.zeros((height, width), np.int32)]
     for number, runs in enumerate(objects, start=1):
@@ -159,7 +162,7 @@ def layered(objects: Iterable[np.ndarray], height: int, width: int, *, most: int
         layer = next((layer for layer in layers if not layer[:, columns][mask].any()), None)
         if layer is None:
             if (len(layers) + 1) * height * width > most:
-                raise UserError(f"more than {len(layers)} objects lie over one another in {width}x{height} pixels")
+                raise UserError(f"more than {len(layers)} objects overlap in {width}x{height} pixels")
             layer = np.zeros((height, width), np.int32)
             layers.append(layer)
         layer[:, columns][mask] = number
@@ -177,21 +180,21 @@ def read_json(path: Path) -> dict[str, list[Any]]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is damaged, or no JSON at all ({error}).") from error
+        raise UserError(f"{path}: is not valid JSON ({error}).") from error
     for name in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
-            raise UserError(f"{path}: is no file of COCO instances; it must hold a list {name!r}.")
+            raise UserError(f"{path}: is not a COCO instances file; it must contain a list {name!r}.")
     return content
 
 
 def _text(path: Path) -> str:
-    """What a file says; its bytes, half a gigabyte of COCO's own, are not kept while it is understood."""
+    """Return the text of a JSON file; its bytes (0.5 GB for COCO) are freed before the text is parsed."""
     content = path.read_bytes()
     return content.decode(json.detect_encoding(content), "surrogatepass")
 
 
 class _Images:
-    """The images so far."""
+    """Collects the entries of `images`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -204,7 +207,7 @@ class _Images:
         try:
             image = read_image_entry(entry)
             if image.id in self.places:
-                raise Unusable("image id", f"image {image.id} is listed more than once; give each its own id.")
+                raise Unusable("image id", f"image {image.id}: the id occurs more than once; make it unique.")
             if image.name in self._names:
                 raise Unusable("duplicate", f"image {image.id}: {image.name} is listed already; keep one of the two.")
         except Unusable as issue:
@@ -218,15 +221,15 @@ class _Images:
 
 
 class _Annotations:
-    """The annotations so far, in the file's order."""
+    """Collects the entries of `annotations`, in the order of the file."""
 
     def __init__(self, path: Path, images: _Images, classes: dict[int, int]) -> None:
         self.path, self._images, self._classes = path, images, classes
         self.images, self.ids, self.labels, self.crowd = array("q"), array("q"), array("q"), array("b")
         self.boxes, self.areas = array("d"), array("d")
-        self.outlines = OutlinesSoFar()
+        self.outlines = OutlinesBuilder()
         self.issues: list[Issue] = []
-        self._seen: Counter[int] = Counter()
+        self._id_counts: Counter[int] = Counter()
 
     def add(self, content: Any) -> None:
         try:
@@ -248,16 +251,16 @@ class _Annotations:
             return None if place is None else (self._images.sizes[2 * place], self._images.sizes[2 * place + 1])
 
         entry = read_annotation(content, size_of)
-        self._seen[entry.id] += 1
-        if self._seen[entry.id] > 1:
-            raise Unusable("annotation id", "has an id that is not its own; number them anew.", entry.id)
+        self._id_counts[entry.id] += 1
+        if self._id_counts[entry.id] > 1:
+            raise Unusable("annotation id", "has an id that occurs more than once; make it unique.", entry.id)
         label = self._classes.get(entry.category_id)
         if label is None:
             known = ", ".join(str(number) for number in list(self._classes)[:5])
             more = ", ..." if len(self._classes) > 5 else ""
             raise Unusable(
                 "category",
-                f"is of the category {entry.category_id}, but those of the file are {known}{more}; add it there.",
+                f"has the category_id {entry.category_id}, but the file has the categories {known}{more}; add it.",
                 entry.id,
             )
         return entry, self._images.places[entry.image_id], label

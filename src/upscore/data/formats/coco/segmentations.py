@@ -1,4 +1,4 @@
-"""The outlines of COCO's objects (`segmentation`), all of a file's in a few flat arrays.
+"""Storage of the `segmentation` fields of a COCO file in flat arrays.
 
 A annotations, P points of a polygon, R runs of pixels.
 """
@@ -15,7 +15,7 @@ import numpy as np
 
 
 class Outline(NamedTuple):
-    """An object's outline, as annotated: polygons, or else run lengths."""
+    """The segmentation of an object as annotated: polygons or run lengths."""
 
     pieces: list[np.ndarray]
     """(2 P,) float64 each: x1, y1, x2, y2, ..."""
@@ -25,10 +25,10 @@ class Outline(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class Outlines:
-    """Outlines by annotation; what belongs to row i is from `..._of[i]` to `..._of[i + 1]`."""
+    """The segmentations of A annotations; row i has the elements `..._of[i]` to `..._of[i + 1] - 1`."""
 
     rows: np.ndarray
-    """(A,) int64, each annotation's row in `pieces_of` and `runs_of`, which are in the file's order."""
+    """(A,) int64, the row of each annotation in `pieces_of` and `runs_of`, which are in the order of the file."""
     pieces_of: np.ndarray
     piece_bounds: np.ndarray
     coordinates: np.ndarray
@@ -43,15 +43,15 @@ class Outlines:
         return Outline(pieces, runs if len(runs) else None)
 
 
-class OutlinesSoFar:
-    """Those that have been read, in the file's order."""
+class OutlinesBuilder:
+    """Collects segmentations in the order of the file."""
 
     def __init__(self) -> None:
         self._pieces_of, self._piece_bounds, self._coordinates = array("q", [0]), array("q", [0]), array("d")
         self._runs_of, self._runs = array("q", [0]), array("I")
 
     def add(self, pieces: Sequence[array[float]], runs: Sequence[int]) -> None:
-        """The next one's polygons, or its run lengths."""
+        """Add the polygons or the run lengths of the next annotation."""
         for piece in pieces:
             self._coordinates.extend(piece)
             self._piece_bounds.append(len(self._coordinates))
@@ -60,7 +60,7 @@ class OutlinesSoFar:
         self._runs_of.append(len(self._runs))
 
     def ordered(self, rows: np.ndarray) -> Outlines:
-        """With annotation k the one that was added as number `rows[k]`."""
+        """Return the outlines, with the segmentation added at index `rows[k]` as annotation k."""
         return Outlines(
             rows=rows.astype(np.int64),
             pieces_of=np.array(self._pieces_of),
