@@ -29,7 +29,7 @@ from upscore.checkpoints import save_model
 from upscore.data.io.images import read_image
 from upscore.distributed.ray.cluster import Workers, connected
 from upscore.distributed.ray.predict import predict_on_ray
-from upscore.distributed.ray.task_runner import MOST_ITEMS, run
+from upscore.distributed.ray.task_runner import MAX_ITEMS, run
 from upscore.inference import Model
 from upscore.inference.outputs import write_prediction
 from upscore.models.build import build
@@ -99,7 +99,7 @@ class Nothing:
 
     def do(self, item: dict[str, Any]) -> dict[str, Any]:
         """A row of the usual size."""
-        return {"found": OBJECTS_TEXT, "objects": 10, "failure": "", "fault": ""}
+        return {"found": OBJECTS_TEXT, "objects": 10, "failure": "", "error": ""}
 
     def lost(self, item: dict[str, Any]) -> dict[str, Any]:
         """Never."""
@@ -238,7 +238,7 @@ def main() -> None:
         "rates": [asdict(rate) | {"machine": rate.machine} for rate in rates],
         "one_worker_over_ray": {"photos_per_second": here, "seconds_to_first": start},
         "workers_that_do_nothing": {"rows_per_second": rows, "seconds_to_first": first},
-        "items_of_a_task": MOST_ITEMS,
+        "items_of_a_task": MAX_ITEMS,
     }
     print(json.dumps(told, indent=2))
     if arguments.docs:

@@ -138,18 +138,18 @@ def test_an_error_of_one_process_ends_all_in_one_sentence(tmp_path: Path) -> Non
     damaged.write_bytes(damaged.read_bytes()[:1000])
     code, _, error = finish(start(*command(photos, tmp_path / "run"), "--workers", "1"))
     assert code
-    told = [line for line in error.splitlines() if line.startswith("upscore: ")]
-    assert len(told) == 1, error
-    assert damaged.name in told[0]
+    messages = [line for line in error.splitlines() if line.startswith("upscore: ")]
+    assert len(messages) == 1, error
+    assert damaged.name in messages[0]
 
 
 @pytest.mark.slow
 def test_other_verbs_are_refused_once(tmp_path: Path) -> None:
     code, _, error = finish(start("upscore", "predict", "nuclei", tmp_path, "--output", tmp_path / "out"))
     assert code
-    told = [line for line in error.splitlines() if line.startswith("upscore: ")]
-    assert len(told) == 1, error
-    assert "each would do all of `predict`: run it without torchrun" in told[0]
+    messages = [line for line in error.splitlines() if line.startswith("upscore: ")]
+    assert len(messages) == 1, error
+    assert "each would do all of `predict`: run it without torchrun" in messages[0]
     assert not (tmp_path / "out").exists()
 
 

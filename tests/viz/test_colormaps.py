@@ -4,7 +4,7 @@ from upscore.labels import VOID
 from upscore.viz.colormaps import class_colors, heat_colors, palette
 
 
-def test_palette_is_the_one_of_voc():
+def test_palette_equals_that_of_voc():
     assert palette(21)[[0, 1, 2, 3, 8, 15, 20]].tolist() == [
         [0, 0, 0],
         [128, 0, 0],
@@ -28,7 +28,7 @@ def test_colors_of_overlays_differ_and_none_is_dark():
 
 
 def test_the_gradient_is_even_in_lightness():
-    """CIE lightness rises all the way, by steps that are within a factor of two of their mean."""
+    """CIE lightness increases monotonically, in steps within a factor of two of their mean."""
     linear = (heat_colors() / 255) ** 2.2 @ [0.2126, 0.7152, 0.0722]
     lightness = 116 * np.cbrt(linear[::16]) - 16
     steps = np.diff(lightness)

@@ -1,4 +1,4 @@
-"""Found objects as a picture."""
+"""Tests of instance overlays by their pixels."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ PHOTO = np.full((300, 400, 3), 120, np.uint8)
 LEFT, RIGHT = (40, 60, 160, 220), (160, 60, 290, 220)
 
 
-def test_every_object_has_its_own_colour_and_the_rest_stays_the_photo():
+def test_every_object_has_its_own_colour_and_the_rest_is_the_image():
     picture = np.array(instance_overlay(PHOTO, found(LEFT, RIGHT), ["cell"], legend=False))
     assert picture.shape == PHOTO.shape
     left, right, beside = picture[180, 100], picture[180, 230], picture[20, 20]
@@ -74,13 +74,13 @@ def test_small_photos_are_enlarged_for_their_legend():
     assert picture.width == 256
 
 
-def test_a_prediction_draws_what_it_holds():
+def test_a_result_draws_its_overlay():
     result = found(LEFT)
     result.image = PHOTO
     assert np.array_equal(np.array(result.overlay()), np.array(instance_overlay(PHOTO, found(LEFT), ["cell"])))
 
 
-def test_what_cannot_be_drawn_is_said():
+def test_invalid_arguments_are_rejected():
     with pytest.raises(UserError, match="resized"):
         instance_overlay(PHOTO[:100], found(LEFT), ["cell"])
     with pytest.raises(UserError, match="opacity"):

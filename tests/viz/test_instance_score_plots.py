@@ -1,4 +1,4 @@
-"""Plots and tables of objects' scores show what they were given."""
+"""Tests of plots and tables of instance segmentation scores."""
 
 import math
 from dataclasses import replace
@@ -14,7 +14,7 @@ from upscore.viz.training_curves import plot_curves
 
 @pytest.fixture
 def figure(monkeypatch):
-    """The figure that was saved last."""
+    """Return the figure that was saved last."""
     saved = []
     save = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (saved.append(self), save(self, *a, **k)))
@@ -59,7 +59,7 @@ def test_precision_over_recall(tmp_path, figure, scores):
     }
 
 
-def test_nothing_to_score_is_said(tmp_path, figure, nothing):
+def test_plots_without_objects_show_a_note(tmp_path, figure, nothing):
     plot_precision_recall(nothing, tmp_path / "p.png")
     assert [[text.get_text() for text in axes.texts] for axes in figure().axes] == [["no objects"]] * 2
     plot_class_precision(nothing, tmp_path / "c.png")
@@ -94,7 +94,7 @@ def test_curves_without_parts_or_scores(tmp_path, figure):
     loss, metrics = figure().axes
     assert loss.lines[0].get_ydata().tolist() == [2, 1]
     assert metrics.get_ylim()[1] > 0
-    with pytest.raises(UserError, match="nothing to plot"):
+    with pytest.raises(UserError, match="epoch"):
         plot_curves([{"train_loss": 1.0}], tmp_path / "c.png")
 
 

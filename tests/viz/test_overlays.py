@@ -1,4 +1,4 @@
-"""Masks, overlays and their legends: what is drawn, not how."""
+"""Tests of palette images, overlays and their legends by their pixels."""
 
 from pathlib import Path
 
@@ -30,16 +30,16 @@ def test_index_image_keeps_indices_and_shows_them_in_color(tmp_path):
 
 
 @pytest.mark.parametrize("value", [3, -1, 254, 1000])
-def test_a_value_that_is_neither_class_nor_void_is_named(value):
+def test_an_invalid_label_is_named_in_the_error(value):
     class_map = np.array([[0, value]])
-    with pytest.raises(UserError, match=f"the value {value}, but labels are 0..2 or 255"):
+    with pytest.raises(UserError, match=rf"value {value}\b"):
         index_image(class_map, 3)
-    with pytest.raises(UserError, match=f"the value {value}"):
+    with pytest.raises(UserError, match=rf"value {value}\b"):
         overlay(photo(1, 2), class_map, ["a", "b", "c"])
 
 
 @pytest.mark.parametrize("name", ["background", "_background_", "Background", "class_0", "void", "BG"])
-def test_background_is_the_bare_photo(name):
+def test_background_is_not_coloured(name):
     image, class_map = photo(30, 40), np.zeros((30, 40), np.uint8)
     class_map[10:20] = 1
     class_map[20:] = VOID
@@ -69,8 +69,8 @@ def test_opacity_goes_from_the_photo_to_the_colors():
 
 
 @pytest.mark.parametrize("opacity", [-0.1, 55])
-def test_an_opacity_that_is_no_share_is_refused(opacity):
-    with pytest.raises(UserError, match=f"the opacity is {opacity}"):
+def test_an_opacity_outside_0_to_1_is_rejected(opacity):
+    with pytest.raises(UserError, match=f"opacity={opacity}"):
         overlay(photo(4, 6), np.zeros((4, 6), np.uint8), ["a"], opacity=opacity)
 
 
@@ -106,7 +106,7 @@ def test_the_legend_is_below_the_photo_and_small_photos_are_enlarged(height, wid
     assert np.array_equal(top, image.repeat(factor, 0).repeat(factor, 1))
 
 
-def test_a_narrow_and_high_photo_stands_above_its_legend():
+def test_a_narrow_and_high_image_is_above_its_legend():
     drawn = overlay(photo(900, 10), np.zeros((900, 10), np.uint8), ["background"])
     assert drawn.width == rendering.READABLE_WIDTH
     assert 900 < drawn.height < 1000
@@ -134,22 +134,22 @@ def test_a_legend_of_many_long_names_wraps_and_stays_inside():
         photo(800, 400), class_map, [f"a rather long name, number {k}, that goes on " * 3 for k in range(40)]
     )
     assert len(strip) > 40 * 12
-    assert (strip[:, -5:] == rendering.PAPER).all()
+    assert (strip[:, -5:] == rendering.BACKGROUND).all()
     for color in class_colors(40):
         assert (strip == color).all(-1).sum() > 50
 
 
-def test_names_beyond_ascii_have_their_letters():
+def test_names_outside_ascii_are_drawn():
     """A missing letter is drawn as a box, the same for every letter."""
     image, class_map = photo(256, 256), np.zeros((256, 256), np.uint8)
     first, second = (legend_of(image, class_map, [name]) for name in ("Bär", "Bör"))
     assert not np.array_equal(first, second)
 
 
-def test_a_map_of_another_size_is_refused():
-    with pytest.raises(UserError, match=r"class map has the shape \(2, 3\), but its photo \(4, 6\)"):
+def test_a_map_of_another_size_is_rejected():
+    with pytest.raises(UserError, match=r"class map.*\(2, 3\).*\(4, 6\)"):
         overlay(photo(4, 6), np.zeros((2, 3), np.uint8), ["a"])
-    with pytest.raises(UserError, match=r"heat map has the shape \(2, 3\)"):
+    with pytest.raises(UserError, match=r"heat map.*\(2, 3\)"):
         heat_overlay(photo(4, 6), np.zeros((2, 3)), "cat")
 
 
@@ -160,7 +160,7 @@ def test_a_prediction_draws_itself():
     assert prediction.overlay(0.3).tobytes() == overlay(image, class_map, ["sky", "sea"], opacity=0.3).tobytes()
 
 
-def test_heat_is_bare_where_cold_and_brighter_where_hotter():
+def test_heat_is_transparent_at_0_and_brighter_for_higher_values():
     image = np.full((300, 300, 3), 40, np.uint8)
     heat = np.linspace(-0.5, 1.5, 300)[None].repeat(300, 0)
     heat[0, 0] = np.nan
@@ -181,11 +181,11 @@ def test_pictures_in_a_row_have_one_height_and_keep_their_shapes():
     assert np.array_equal(is_red.any(1), is_black.any(1))
 
 
-def test_a_row_of_odd_shapes_stays_small():
+def test_the_width_of_pictures_side_by_side_is_limited():
     row = side_by_side([Image.new("L", (3000, 1)), Image.new("L", (1, 3000))], ["wide", "high"])
     assert row.width < 1.1 * rendering.MAX_SIDE
     assert row.height < 100
-    with pytest.raises(UserError, match="no pictures"):
+    with pytest.raises(UserError, match="images"):
         side_by_side([], [])
 
 

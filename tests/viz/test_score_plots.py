@@ -1,4 +1,4 @@
-"""Plots are written whole, show what they were given, and leave matplotlib's state alone."""
+"""Tests of score plots: atomic writes, drawn values, and no use of pyplot's global state."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ from upscore.viz.training_curves import plot_curves
 
 @pytest.fixture
 def figure(monkeypatch):
-    """The figure that was saved last."""
+    """Return the figure that was saved last."""
     saved = []
     save = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (saved.append(self), save(self, *a, **k)))
@@ -39,12 +39,12 @@ def share_of(path, color):
     return (np.abs(pixels - 255 * np.array(to_rgb(color))).max(-1) < 3).mean()
 
 
-def test_confusion_says_shares_of_the_true_class(tmp_path, figure):
+def test_confusion_shows_percentages_of_the_true_class(tmp_path, figure):
     plot_confusion(torch.tensor([[750, 249, 1], [0, 0, 0], [0, 20, 60]]), ["a", "b", "c"], tmp_path / "c.png")
     axes = figure().axes[0]
     assert texts(axes) == ["75", "25", "25", "75"]
     assert names(axes.get_yticklabels()) == ["a", "b", "c"]
-    assert axes.get_title(loc="right") == "mean IU 49.7%"  # IU 750/1000, 0/269, 60/81
+    assert axes.get_title(loc="right") == "mean IoU 49.7%"  # IoU 750/1000, 0/269, 60/81
     shown = axes.images[0].get_array()
     assert shown.mask[1].all()
     assert shown[2].tolist() == [0, 0.25, 0.75]
@@ -88,9 +88,9 @@ def test_curves_mark_the_epoch_of_the_best_mean_iu(tmp_path, figure):
     ]
     plot_curves(records, tmp_path / "curves.png")
     loss, metrics, rate = figure().axes
-    assert metrics.get_title(loc="right") == "best epoch 2, mean IU 50.0%"
+    assert metrics.get_title(loc="right") == "best epoch 2, mean IoU 50.0%"
     lines = {line.get_label(): line for line in loss.lines + metrics.lines + rate.lines}
-    assert lines["mean IU"].get_ydata().tolist() == [0.2, 0.5, 0.4]
+    assert lines["mean IoU"].get_ydata().tolist() == [0.2, 0.5, 0.4]
     assert lines["training"].get_ydata().tolist() == [1, 0.5, 1 / 3]
     assert lines["validation"].get_xdata().tolist() == [1, 2, 3]
     assert lines["learning rate"].get_ydata().tolist() == [0.1] * 3
@@ -120,11 +120,11 @@ def test_curves_of_a_resumed_run_are_in_order_and_later_records_win(tmp_path, fi
     line = figure().axes[0].lines[0]
     assert line.get_xdata().tolist() == [0, 1, 2]
     assert line.get_ydata().tolist() == [4, 3, 2]
-    assert figure().axes[1].get_title(loc="right") == "best epoch 2, mean IU 30.0%"
+    assert figure().axes[1].get_title(loc="right") == "best epoch 2, mean IoU 30.0%"
 
 
-def test_curves_of_nothing_are_refused(tmp_path):
-    with pytest.raises(UserError, match="nothing to plot"):
+def test_curves_without_records_are_rejected(tmp_path):
+    with pytest.raises(UserError, match="epoch"):
         plot_curves([{"train_loss": 1.0}], tmp_path / "curves.png")
 
 

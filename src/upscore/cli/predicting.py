@@ -121,8 +121,8 @@ def on_ray(
             progress=advance,
         )
     found = "" if outcome.objects is None else f", {counted(outcome.objects, 'object')}"
-    done = outcome.photos - len(outcome.failures)
-    images_done = f"{done} of {counted(outcome.photos, 'image')}{_earlier(outcome.before)}{found}"
+    done = outcome.images - len(outcome.failures)
+    images_done = f"{done} of {counted(outcome.images, 'image')}{_earlier(outcome.before)}{found}"
     print(f"{output}: {images_done}, {counted(len(outcome.classes), 'class')}")
     if outcome.objects is not None:
         _print_thresholds(outcome.score_threshold, outcome.display_threshold, options.overlays)

@@ -1,1 +1,1 @@
-"""Several processes and machines: torchrun and Ray."""
+"""Distributed training with torchrun; distributed prediction and evaluation with Ray."""

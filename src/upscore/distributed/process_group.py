@@ -1,6 +1,6 @@
-"""The processes that train one network together, each on its share of every batch; torchrun starts them.
+"""Process group of distributed data-parallel training, started by torchrun.
 
-One process alone is a team too, for which nothing here does anything.
+A single process forms a group of size 1, for which all collective operations are no-ops.
 """
 
 from __future__ import annotations
@@ -23,34 +23,35 @@ from upscore.errors import UserError
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(hours=3)
-"""How long processes wait for one another: the first one counts, scores and draws for all."""
+TIMEOUT = timedelta(hours=3)
+"""Timeout of collective operations; long, since only the main process counts pixels, scores and draws."""
 
 
-class _End(IntEnum):
-    """How a process came out of what all of them did."""
+class _Status(IntEnum):
+    """How a process left a synchronized block."""
 
-    WELL, INTERRUPTED, USER_ERROR, FAULT = range(4)
+    OK, INTERRUPTED, USER_ERROR, FAILED = range(4)
 
 
-EXIT_CODES = {_End.USER_ERROR: 2, _End.FAULT: 1}
+EXIT_CODES = {_Status.USER_ERROR: 2, _Status.FAILED: 1}
 
 
 def accelerator() -> Accelerator:
-    """The device of this process, and its connection to the others."""
+    """Return the accelerator, which holds the device of this process and its connection to the others."""
     return Accelerator(
-        cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available(),  # or each process would be on its own
+        cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available(),  # otherwise gloo is not initialised
         mixed_precision="no",
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
     )
 
 
 @dataclass(frozen=True, slots=True)
 class ShardInfo:
-    """Of several processes that go through a view together: which one this is."""
+    """Index of a process among the processes that share a data set."""
 
     index: int = 0
     of: int = 1
+    """Number of processes."""
 
 
 SINGLE_PROCESS = ShardInfo()
@@ -58,21 +59,21 @@ SINGLE_PROCESS = ShardInfo()
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Where another process is gone, this one has nothing to tell but that.
+    """Convert errors of collective operations after the end of another process.
 
     Raises:
-        UserError: another process is gone.
+        UserError: another process of the group has ended.
     """
     try:
         yield
     except RuntimeError as error:
         if isinstance(error, dist.DistBackendError) or "gloo/transport" in str(error):
-            raise UserError("another process of this training has ended: what it said tells why") from None
+            raise UserError("another process of this training has ended: see its error message") from None
         raise
 
 
 class ProcessGroup:
-    """This process and those beside it."""
+    """The processes of a training, and the index of this one."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.device = accelerator.device
@@ -80,20 +81,20 @@ class ProcessGroup:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this is the process that writes files and speaks to the user."""
+        """Whether this process writes files and prints messages."""
         return self.index == 0
 
     @property
     def share(self) -> ShardInfo:
-        """Which images of a batch are this process's."""
+        """The share of each batch that this process trains on."""
         return ShardInfo(self.index, self.size)
 
     def block(self, length: int) -> range:
-        """This process's part of so many images, such that the parts one after another are all of them."""
+        """Return the indices of this process; the ranges of all processes partition `range(length)` in order."""
         return range(length * self.index // self.size, length * (self.index + 1) // self.size)
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """Return the sum of a tensor over all processes."""
         if self.size == 1:
             return values
         values = values.to(self.device, copy=True)
@@ -101,7 +102,7 @@ class ProcessGroup:
         return values
 
     def largest(self, height: int, width: int) -> tuple[int, int]:
-        """The largest height and the largest width of all processes' images."""
+        """Return the maximum height and the maximum width over all processes."""
         sides = torch.tensor([height, width], device=self.device)
         if self.size > 1:
             dist.all_reduce(sides, dist.ReduceOp.MAX)
@@ -109,59 +110,60 @@ class ProcessGroup:
         return height, width
 
     def any(self, here: bool) -> bool:
-        """Whether it is so in any process."""
+        """Return whether the condition holds in any process."""
         return bool(self.sum(torch.tensor(float(here))) > 0)
 
     def gather(self, value: T) -> list[T]:
-        """All processes' values in their order, for the leading one; nothing for the others."""
+        """Return the values of all processes in order in the main process, and an empty list in the others."""
         if self.size == 1:
             return [value]
         values: list[Any] | None = [None] * self.size if self.is_main_process else None
         dist.gather_object(value, values)
         return values or []
 
-    def from_lead(self, work: Callable[[], T]) -> T:
-        """What the leading process alone works out."""
+    def from_main_process(self, work: Callable[[], T]) -> T:
+        """Run a function in the main process and return its result in all processes."""
         with self.synchronized():
-            answer: Any = work() if self.is_main_process else None
+            result: Any = work() if self.is_main_process else None
         if self.size > 1:
-            shared = [answer]
+            shared = [result]
             dist.broadcast_object_list(shared)
-            answer = shared[0]
-        return answer
+            result = shared[0]
+        return result
 
     @contextmanager
     def synchronized(self) -> Iterator[None]:
-        """Wait for all processes at the end; an error of one ends all, and that one tells it.
+        """Wait for all processes at the end of the block; an error in one process ends all of them.
 
-        Inside, no process may wait for another.
+        The first process that failed raises its error, the others raise `SystemExit`. Collective operations are not
+        allowed inside the block.
 
         Raises:
-            KeyboardInterrupt: one of them was interrupted.
+            KeyboardInterrupt: a process was interrupted.
         """
         if self.size == 1:
             yield
             return
-        failure, end = None, _End.WELL
+        failure, status = None, _Status.OK
         try:
             yield
         except (Exception, KeyboardInterrupt) as error:
-            failure, end = error, _end_by(error)
-        ends = torch.zeros(self.size)
-        ends[self.index] = end
-        ends = [_End(int(number)) for number in self.sum(ends).tolist()]
-        failed = next((index for index, how in enumerate(ends) if how in EXIT_CODES), None)
+            failure, status = error, _status_of(error)
+        codes = torch.zeros(self.size)
+        codes[self.index] = status
+        statuses = [_Status(int(code)) for code in self.sum(codes).tolist()]
+        failed = next((index for index, other in enumerate(statuses) if other in EXIT_CODES), None)
         if failed is not None:
-            raise failure if failure and failed == self.index else SystemExit(EXIT_CODES[ends[failed]])
-        if _End.INTERRUPTED in ends:
+            raise failure if failure and failed == self.index else SystemExit(EXIT_CODES[statuses[failed]])
+        if _Status.INTERRUPTED in statuses:
             raise KeyboardInterrupt
 
-    def told_once(self, error: UserError) -> BaseException:
-        """What to raise where all processes come to the same error."""
-        return error if self.is_main_process else SystemExit(EXIT_CODES[_End.USER_ERROR])
+    def error_of_main_process(self, error: UserError) -> BaseException:
+        """Return the exception to raise for an error that occurs in all processes, so that it is printed once."""
+        return error if self.is_main_process else SystemExit(EXIT_CODES[_Status.USER_ERROR])
 
 
-def _end_by(error: BaseException) -> _End:
+def _status_of(error: BaseException) -> _Status:
     if isinstance(error, KeyboardInterrupt):
-        return _End.INTERRUPTED
-    return _End.USER_ERROR if isinstance(error, UserError) else _End.FAULT
+        return _Status.INTERRUPTED
+    return _Status.USER_ERROR if isinstance(error, UserError) else _Status.FAILED

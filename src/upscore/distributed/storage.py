@@ -1,7 +1,7 @@
-"""Files on the machine, on a file system that machines share, or in a store such as S3.
+"""Access to files on a local or shared file system, or in an object store such as S3.
 
-A place in a store is written as SCHEME://BUCKET/KEY, with options behind a question mark where the store takes any
-(`s3://photos/2024?region=eu-west-1`). Who is asking, the store's own environment variables and files say.
+Locations in an object store have the form SCHEME://BUCKET/KEY, with options after a question mark
+(`s3://photos/2024?region=eu-west-1`). Credentials come from the environment variables and files of the store's client.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 
 
 class Place(NamedTuple):
-    """A file or a folder, wherever it is."""
+    """Location of a file or folder on the local file system or in an object store."""
 
     store: str
-    """The scheme, the bucket and the options; empty for the machine's own file system."""
+    """Scheme, bucket and options; empty for the local file system."""
     path: str
-    """Absolute; in a store BUCKET/KEY."""
+    """Absolute path; BUCKET/KEY in an object store."""
 
     @property
     def local(self) -> Path | None:
-        """The path on the machine's own file system, if it is there."""
+        """The path on the local file system, or None in an object store."""
         return None if self.store else Path(self.path)
 
     def below(self, name: str) -> Place:
-        """What has this name, with slashes for folders, in the folder."""
+        """Return the location of a file in this folder; `name` may contain slashes."""
         return Place(self.store, f"{self.path.rstrip('/')}/{name}")
 
     def __str__(self) -> str:
@@ -46,10 +46,10 @@ class Place(NamedTuple):
 
 
 def place(text: str | Path) -> Place:
-    """A path, a file:// address, or an address in a store.
+    """Parse a path, a file:// URL or the URL of an object store.
 
     Raises:
-        UserError: an address without a bucket.
+        UserError: the URL has no bucket.
     """
     scheme, separator, rest = str(text).partition("://")
     if not separator:
@@ -59,89 +59,89 @@ def place(text: str | Path) -> Place:
     location, question, options = rest.partition("?")
     bucket, _, key = location.partition("/")
     if not bucket:
-        raise UserError(f"{text}: has no bucket; a place in a store is {scheme}://BUCKET/KEY")
-    name = bucket.rpartition("@")[2]  # before it may be keys, which belong to the store and are never shown
+        raise UserError(f"{text} has no bucket: use {scheme}://BUCKET/KEY")
+    name = bucket.rpartition("@")[2]  # credentials before the @ are never shown
     return Place(f"{scheme}://{bucket}{question}{options}", f"{name}/{key}".rstrip("/"))
 
 
 @lru_cache(maxsize=32)
 def _store(address: str) -> FileSystem:
-    import_ray()  # pyarrow comes with it
+    import_ray()  # installs with pyarrow
     from pyarrow.fs import FileSystem
 
-    if address.startswith("s3://") and "allow_delayed_open" not in address:  # else a file takes three requests
+    if address.startswith("s3://") and "allow_delayed_open" not in address:  # otherwise a file takes three requests
         address += f"{'&' if '?' in address else '?'}allow_delayed_open=true"
     return FileSystem.from_uri(address)[0]
 
 
 @contextmanager
-def _reaching(where: Place) -> Iterator[FileSystem]:
-    """The store of a place; whatever it answers with ends in one sentence."""
+def _store_errors(where: Place) -> Iterator[FileSystem]:
+    """Yield the file system of a location; convert its errors to `UserError`."""
     try:
         yield _store(where.store)
     except FileNotFoundError as error:
-        raise UserError(f"{where}: there is no such file.") from error
-    except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's own are among them
+        raise UserError(f"{where} does not exist: check the path") from error
+    except (OSError, ValueError, NotImplementedError) as error:  # base classes of pyarrow's errors
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{where}: the store can't be used: {reason}") from error
+        raise UserError(f"{where}: the object store cannot be used: {reason}") from error
 
 
-class Stored(NamedTuple):
-    """What a store tells of a file."""
+class FileInfo(NamedTuple):
+    """Size and modification time of a file in an object store."""
 
     bytes: int
     modified: int
-    """Time in nanoseconds, 0 where the store does not tell it."""
+    """Time in nanoseconds; 0 if unknown."""
 
 
-def list_files(where: Place) -> dict[str, Stored]:
-    """All files in and below a folder in a store by their names, sorted; a file itself has the one name "".
+def list_files(where: Place) -> dict[str, FileInfo]:
+    """List all files below a folder in an object store, sorted by name; a file is listed under the name "".
 
     Raises:
-        UserError: the store can't be reached.
+        UserError: the object store cannot be reached.
     """
-    with _reaching(where) as store:
+    with _store_errors(where) as store:
         from pyarrow.fs import FileSelector, FileType
 
         itself = store.get_file_info(where.path)
         if itself.type == FileType.File:
-            return {"": Stored(itself.size, itself.mtime_ns or 0)}
+            return {"": FileInfo(itself.size, itself.mtime_ns or 0)}
         found = store.get_file_info(FileSelector(where.path, recursive=True, allow_not_found=True))
         root = f"{where.path}/"
         files = (file for file in found if file.type == FileType.File)
         return {
-            file.path.removeprefix(root): Stored(file.size, file.mtime_ns or 0)
+            file.path.removeprefix(root): FileInfo(file.size, file.mtime_ns or 0)
             for file in sorted(files, key=lambda file: file.path)
         }
 
 
 @contextmanager
 def fetched(where: Place) -> Iterator[Path]:
-    """A file on this machine: itself, or a copy that is gone afterwards.
+    """Yield a local path of a file: the file itself, or a temporary copy from an object store.
 
     Raises:
-        UserError: it can't be read from its store.
+        UserError: the file cannot be read from its store.
     """
     if where.local is not None:
         yield where.local
         return
     with tempfile.TemporaryDirectory(prefix="upscore-") as folder:
         copy = Path(folder) / PurePosixPath(where.path).name
-        with _reaching(where) as store, store.open_input_stream(where.path) as source, copy.open("wb") as target:
+        with _store_errors(where) as store, store.open_input_stream(where.path) as source, copy.open("wb") as target:
             shutil.copyfileobj(source, target, 2**20)
         yield copy
 
 
 @contextmanager
 def delivered(output: Place, staging: Path) -> Iterator[Path]:
-    """Yield an empty folder; when the block ends, each of its files goes to the output, atomically.
+    """Yield an empty folder; at the end of the block, move each of its files to the output atomically.
 
     Args:
-        output: the folder, or place in a store.
-        staging: for what is not complete, on the file system of the output; of this run alone.
+        output: folder on a file system or in an object store.
+        staging: folder for incomplete files of this run, on the file system of the output.
 
     Raises:
-        UserError: the output can't be written.
+        UserError: the output cannot be written.
     """
     local = output.local
     if local is None:
@@ -168,20 +168,20 @@ def _files(folder: Path) -> list[Path]:
 
 
 def delete_file(where: Place) -> None:
-    """Delete a file in a store.
+    """Delete a file in an object store.
 
     Raises:
-        UserError: the store can't be used.
+        UserError: the object store cannot be used.
     """
-    with _reaching(where) as store:
+    with _store_errors(where) as store:
         store.delete_file(where.path)
 
 
 def upload(file: Path, target: Place) -> None:
-    """Copy a file to a store.
+    """Upload a file to an object store.
 
     Raises:
-        UserError: the store can't be used.
+        UserError: the object store cannot be used.
     """
-    with _reaching(target) as store, file.open("rb") as source, store.open_output_stream(target.path) as stream:
+    with _store_errors(target) as store, file.open("rb") as source, store.open_output_stream(target.path) as stream:
         shutil.copyfileobj(source, stream, 2**20)

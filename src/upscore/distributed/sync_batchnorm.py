@@ -1,7 +1,6 @@
-"""Batch normalisation by the images of all processes (Peng et al. 2018, "MegDet", section 3.2).
+"""Batch normalisation with the statistics of all processes (Peng et al. 2018, "MegDet", section 3.2).
 
-torch's SyncBatchNorm is for GPUs alone, and takes the place of layers; here the layers stay, of whatever class.
-C channels.
+Unlike torch's SyncBatchNorm, it also runs on CPUs and does not replace layers.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ _ARGUMENTS = inspect.signature(F.batch_norm)
 
 
 class SyncBatchNorm(TorchFunctionMode):
-    """While it is entered, batches are normalised by the mean and variance over all processes.
+    """Context in which batches are normalised by the mean and variance over all processes.
 
-    All processes have to enter it together. Layers in evaluation mode are left alone.
+    All processes must enter it together. Layers in evaluation mode are not affected.
 
     Args:
-        counts: whether this process's images are among those that are counted.
+        counts: whether the images of this process contribute to the statistics.
     """
 
     def __init__(self, *, counts: bool = True) -> None:
@@ -44,7 +43,7 @@ class SyncBatchNorm(TorchFunctionMode):
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all processes; each one's loss depends on all the summands, and the gradients add up likewise."""
+    """Sum over all processes; the backward pass sums the gradients, since each loss depends on all summands."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -77,7 +76,7 @@ def _normalised(
     *,
     counts: bool,
 ) -> Tensor:
-    """`torch.nn.functional.batch_norm` in training, of the batches of all processes as one."""
+    """Compute `torch.nn.functional.batch_norm` in training mode over the batches of all processes."""
     values, over = input.float(), [axis for axis in range(input.ndim) if axis != 1]
     shape = [1, -1] + [1] * (input.ndim - 2)
     share = float(counts)
@@ -85,7 +84,7 @@ def _normalised(
     count, total = _sum(torch.cat([number, share * values.sum(over)])).split([1, values.shape[1]])
     mean = total / count
     centred = values - mean.view(shape)
-    squares = _sum(share * centred.square().sum(over))  # of differences: those of values themselves would cancel
+    squares = _sum(share * centred.square().sum(over))  # of centred values; E[x^2] - E[x]^2 would cancel
     variance = squares / count
     if running_mean is not None and running_var is not None:
         with torch.no_grad():

@@ -131,14 +131,16 @@ def train(
         train_set, val_set = _open(task, data, val_pattern, validation)
         options = with_counts(options, train_set)
     if task is not INSTANCES:
-        process_group.from_lead(lambda: _require_labels(train_set, val_set))
+        process_group.from_main_process(lambda: _require_labels(train_set, val_set))
     if task is INSTANCES:
         if backbone in RESNETS:
             options["norm"] = "batch" if weights == NONE else "frozen"
         if max_side is not None:
             options["max_side"] = max_side
         counted = partial(callback.on_progress, "Counting objects")
-        objects = process_group.from_lead(lambda: max(most_objects(part, counted) for part in (train_set, val_set)))
+        objects = process_group.from_main_process(
+            lambda: max(most_objects(part, counted) for part in (train_set, val_set))
+        )
         if max_detections is None:
             options["max_detections"] = enough_detections(objects)
             callback.on_log(f"detections per image: {options['max_detections']} (up to {objects} objects in the data)")
@@ -149,11 +151,11 @@ def train(
     class_weights = None
     if settings.class_weights == "median":
         counted = partial(callback.on_progress, "Counting pixels")
-        class_weights = process_group.from_lead(lambda: median_frequency_weights(train_set, counted))
+        class_weights = process_group.from_main_process(lambda: median_frequency_weights(train_set, counted))
         weighed = zip(train_set.classes, class_weights, strict=True)
         callback.on_log(f"class weights: {', '.join(f'{name} {weight:.2g}' for name, weight in weighed)}")
 
-    digest = process_group.from_lead(lambda: data_digest(train_set, val_set))
+    digest = process_group.from_main_process(lambda: data_digest(train_set, val_set))
     progress = Progress()
     for stage, folder in folders.items():
         with process_group.synchronized():
@@ -205,8 +207,8 @@ def train(
             "recipe": recipe,
             **stage_recipe.model_dump(mode="json"),
         }
-        dtype = process_group.from_lead(lambda net=net: resolve_precision(net, precision))
-        begun = process_group.from_lead(lambda folder=folder, asked=asked: folder.open(asked, resume=resume))
+        dtype = process_group.from_main_process(lambda net=net: resolve_precision(net, precision))
+        begun = process_group.from_main_process(lambda folder=folder, asked=asked: folder.open(asked, resume=resume))
         try:
             progress = fit(
                 net,

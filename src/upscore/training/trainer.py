@@ -203,7 +203,7 @@ class Trainer:
         self.optimizer.zero_grad()
         gathered = self.process_group.gather([] if torch.isfinite(own) else batch.names)
         names = ", ".join(name for part in gathered for name in part) or ", ".join(batch.names)
-        raise self.process_group.told_once(
+        raise self.process_group.error_of_main_process(
             DivergedError(
                 f"the loss is {loss.item()} at step {self.progress.step + 1} (epoch {self.progress.epoch + 1}), in "
                 f"the batch of {names}: try a lower --learning-rate, or look at those files"
@@ -226,7 +226,7 @@ class Trainer:
         with self.process_group.synchronized():
             losses = [self._validate(net, batch, measurement) for batch in batches]
         parts = self.process_group.gather((losses, measurement.seen()))
-        return self.process_group.from_lead(lambda: self._conclude(net, parts))
+        return self.process_group.from_main_process(lambda: self._conclude(net, parts))
 
     def _validate(self, net: Network, batch: Batch, measurement: Measurement) -> LossParts:
         with self._autocast():

@@ -1,4 +1,4 @@
-"""Colours of classes, in masks and in overlays, and of heat maps.
+"""Colour maps of label maps, overlays and heat maps.
 
 C: classes. Colours are RGB, uint8.
 """
@@ -10,8 +10,8 @@ import colorsys
 import numpy as np
 from PIL import ImageColor
 
-# Seven hues that stay apart for colour-blind eyes (after Okabe and Ito), then the farthest from those already chosen,
-# seen with normal, deuteranope and protanope eyes.
+# Seven colours that are distinct in colour-blind vision (after Okabe and Ito), then greedily the most distant colour
+# from those before it in normal, deuteranope and protanope vision.
 # fmt: off
 COLORS = [
     "#56b4e9", "#e67e00", "#009e73", "#cc79a7", "#f0dc3c", "#005fb2", "#cd3e2a", "#4bf2d8", "#7a7af5", "#a11d6c",
@@ -21,9 +21,10 @@ COLORS = [
 
 
 def palette(num_classes: int) -> np.ndarray:
-    """The colours of VOC's masks, (C, 3) uint8 for up to 256 labels; 0 is black, 255 (void) is cream.
+    """Return the colour map of PASCAL VOC, (C, 3) uint8 for up to 256 labels; 0 is black, 255 (void) is cream.
 
-    The bits of a label, lowest first, go to red, green, blue in turn, highest bit first (the VOC development kit).
+    As in the VOC development kit, the bits of a label, from the lowest, set the bits of red, green and blue in turn,
+    from the highest.
     """
     label = np.arange(num_classes)[:, None]
     channel = np.arange(3)
@@ -34,7 +35,7 @@ def palette(num_classes: int) -> np.ndarray:
 
 
 def class_colors(num_classes: int) -> np.ndarray:
-    """The colours of overlays, (C, 3) uint8: none is black, the first are safe for colour-blind eyes."""
+    """Return the colours of overlays, (C, 3) uint8; none is black, the first seven suit colour-blind viewers."""
     colors = [_rgb(color) for color in COLORS[:num_classes]]
     for k in range(len(colors), num_classes):
         hue, lightness = k * 0.618034 % 1, (0.42, 0.58, 0.74)[k % 3]
@@ -43,7 +44,7 @@ def class_colors(num_classes: int) -> np.ndarray:
 
 
 def heat_colors() -> np.ndarray:
-    """matplotlib's "inferno" from 0 to 1, (256, 3) uint8."""
+    """Return matplotlib's "inferno" colour map, (256, 3) uint8."""
     from matplotlib import colormaps
 
     return colormaps["inferno"](np.arange(256), bytes=True)[:, :3]

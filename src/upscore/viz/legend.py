@@ -1,4 +1,4 @@
-"""Words beside pictures: legends, scales and titles, drawn with Pillow."""
+"""Legends, colour bars and titles, drawn with Pillow."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from PIL import Image, ImageDraw, ImageFont
 from upscore.text import printable
 
 BACKGROUND, FOREGROUND, MUTED = (252, 252, 250), (38, 38, 42), (120, 120, 126)
-"""What the strips around a photo are made of."""
-
+"""Colours of the strips around an image."""
 
 LONGEST_TEXT = 500
-"""Characters of a line that are looked at; no picture has room for more."""
+"""Largest number of characters of a line; longer text is truncated."""
 
 
 class LegendEntry(NamedTuple):
-    """One entry of a legend: a patch, striped where it has several colours and hollow without one, and words."""
+    """Entry of a legend: a patch, a name and a note.
+
+    The patch is striped if it has several colours, and hollow if it has none.
+    """
 
     name: str
     note: str
@@ -30,12 +32,12 @@ class LegendEntry(NamedTuple):
 
 
 def font(size: float, text: str) -> ImageFont.FreeTypeFont:
-    """Pillow's own font; where it lacks the letters, the one that comes with matplotlib (Latin, Greek, Cyrillic)."""
-    return _face(size, text.isascii())
+    """Return Pillow's default font, or DejaVu Sans from matplotlib for text that is not ASCII."""
+    return _load_font(size, text.isascii())
 
 
 @lru_cache(maxsize=16)
-def _face(size: float, is_ascii: bool) -> ImageFont.FreeTypeFont:
+def _load_font(size: float, is_ascii: bool) -> ImageFont.FreeTypeFont:
     if not is_ascii and (matplotlib := find_spec("matplotlib")) and matplotlib.origin:
         return ImageFont.truetype(Path(matplotlib.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf", size)
     face = ImageFont.load_default(size)
@@ -44,12 +46,12 @@ def _face(size: float, is_ascii: bool) -> ImageFont.FreeTypeFont:
 
 
 def font_size(picture: Image.Image) -> int:
-    """In pixels, for a strip beneath a picture."""
+    """Return the font size in pixels for a strip below an image."""
     return max(12, round((picture.width * picture.height) ** 0.5 / 48))
 
 
 def fit(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:
-    """The text on one line, its end replaced by an ellipsis where it is wider than `width` pixels."""
+    """Return the text on one line, truncated with an ellipsis if it is wider than `width` pixels."""
     text = printable(" ".join(text[:LONGEST_TEXT].split()))
     if face.getlength(text) <= width:
         return text
@@ -57,32 +59,32 @@ def fit(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:
     return text[:fitting].rstrip() + "..."
 
 
-def legend(chips: list[LegendEntry], width: int, size: int) -> Image.Image:
-    """A strip of patches with their names and notes, in as many rows as it takes."""
-    names = "".join(chip.name for chip in chips)
+def draw_legend(entries: list[LegendEntry], width: int, size: int) -> Image.Image:
+    """Draw a legend as a strip, with as many rows as the entries need."""
+    names = "".join(entry.name for entry in entries)
     face, small = font(size, names), font(size * 0.85, "")
     pad, row_height = round(size * 0.8), round(size * 1.75)
     places, x, row = [], pad, 0
-    for chip in chips:
-        extra = 1.9 * size + small.getlength(chip.note)
-        name = fit(chip.name, face, width - 2 * pad - extra)
+    for entry in entries:
+        extra = 1.9 * size + small.getlength(entry.note)
+        name = fit(entry.name, face, width - 2 * pad - extra)
         taken = extra + face.getlength(name)
         if x > pad and x + taken > width - pad:
             x, row = pad, row + 1
-        places.append((chip, name, x, pad + (row + 0.5) * row_height))
+        places.append((entry, name, x, pad + (row + 0.5) * row_height))
         x += taken + 1.3 * size
 
     strip = Image.new("RGB", (width, 2 * pad + (row + 1) * row_height), BACKGROUND)
     draw = ImageDraw.Draw(strip)
-    for chip, name, x, y in places:
-        _patch(draw, x, y - size * 0.5, size, chip.colors)
+    for entry, name, x, y in places:
+        _patch(draw, x, y - size * 0.5, size, entry.colors)
         draw.text((x + 1.45 * size, y), name, FOREGROUND, face, anchor="lm")
-        draw.text((x + 1.9 * size + face.getlength(name), y), chip.note, MUTED, small, anchor="lm")
+        draw.text((x + 1.9 * size + face.getlength(name), y), entry.note, MUTED, small, anchor="lm")
     return strip
 
 
-def scale(title: str, colors: Image.Image, width: int, size: int) -> Image.Image:
-    """A strip with the title on the left and a row of colours, from 0 to 1, on the right."""
+def draw_color_bar(title: str, colors: Image.Image, width: int, size: int) -> Image.Image:
+    """Draw a strip with a title on the left and a colour bar from 0 to 1 on the right."""
     face, small = font(size, title), font(size * 0.85, "")
     pad = round(size * 0.8)
     strip = Image.new("RGB", (width, 2 * pad + round(size * 1.75)), BACKGROUND)
@@ -97,7 +99,7 @@ def scale(title: str, colors: Image.Image, width: int, size: int) -> Image.Image
 
 
 def stack(pictures: list[Image.Image]) -> Image.Image:
-    """Pictures one under the other, centred."""
+    """Stack pictures vertically, centred."""
     width = max(picture.width for picture in pictures)
     sheet = Image.new("RGB", (width, sum(picture.height for picture in pictures)), BACKGROUND)
     top = 0
@@ -108,6 +110,7 @@ def stack(pictures: list[Image.Image]) -> Image.Image:
 
 
 def percent(share: float) -> str:
+    """Format a fraction as a percentage."""
     if share < 0.001:
         return "<0.1%"
     return f"{share:.1%}" if share < 0.1 else f"{share:.0%}"

@@ -1,7 +1,7 @@
-"""Label maps and heat maps as pictures.
+"""Overlays of class maps and heat maps.
 
-C: classes; H, W: height and width in pixels. Photos are (H, W, 3) uint8 RGB, class maps (H, W) integers: a class's
-index, or 255 for void. Pixels are blended by Pillow, in bytes: a 12-megapixel photo needs no array of floats.
+C: classes; H, W: height and width in pixels. Images are (H, W, 3) uint8 RGB, class maps (H, W) integers: class indices,
+or 255 for void. Pillow blends pixels as uint8, so that large images need no floating-point arrays.
 """
 
 from __future__ import annotations
@@ -13,30 +13,40 @@ from PIL import Image, ImageDraw
 
 from upscore.errors import UserError
 from upscore.labels import MAX_CLASSES, VOID
-from upscore.viz import legend as lettering
 from upscore.viz.colormaps import class_colors, heat_colors, palette
-from upscore.viz.legend import BACKGROUND, FOREGROUND, LegendEntry, fit, font, font_size, percent, scale, stack
+from upscore.viz.legend import (
+    BACKGROUND,
+    FOREGROUND,
+    LegendEntry,
+    draw_color_bar,
+    draw_legend,
+    fit,
+    font,
+    font_size,
+    percent,
+    stack,
+)
 
 BACKGROUNDS = {"background", "bg", "class 0", "void", "unlabeled", "unlabelled", "unknown", "none", "ignore"}
-"""Names of a class 0 that is drawn as the bare photo; underscores, spaces and case do not matter."""
+"""Names of a class 0 that is not coloured in overlays; underscores, spaces and case are ignored."""
 
 READABLE_WIDTH = 256
-"""Narrower photos are enlarged by a whole factor, to at least this width, for a legend to have room beneath."""
+"""Narrower images are enlarged by an integer factor to at least this width, so that a legend fits below."""
 
 SMALLEST_WITH_LINES = 100
-"""Lines, one pixel thin, would hide much of what is on a smaller photo."""
+"""Images with a smaller side have no border lines, which would hide too much of them."""
 
 MAX_SIDE = 16_384
-"""No picture made of several is wider than this, whatever their shapes."""
+"""Largest width in pixels of pictures side by side."""
 
 
 def index_image(class_map: np.ndarray, num_classes: int) -> Image.Image:
-    """A mask file's image: the (H, W) class indices as they are, shown in VOC's colours by any viewer (mode P).
+    """Convert a class map (H, W) to a palette image (mode P) with the colours of PASCAL VOC.
 
     Raises:
-        UserError: a value is neither a class nor void.
+        UserError: a value is neither a class index nor void.
     """
-    picture = Image.fromarray(_checked(class_map, num_classes))
+    picture = Image.fromarray(_as_bytes(class_map, num_classes))
     colors = np.zeros((256, 3), np.uint8)
     colors[:num_classes] = palette(num_classes)
     colors[VOID] = palette(256)[VOID]
@@ -47,54 +57,63 @@ def index_image(class_map: np.ndarray, num_classes: int) -> Image.Image:
 def overlay(
     image: np.ndarray, class_map: np.ndarray, classes: Sequence[str], opacity: float = 0.55, legend: bool = True
 ) -> Image.Image:
-    """The photo under its classes' colours, each region with a thin line inside its border.
+    """Draw a class map on the image in the colours of its classes, with a thin line inside the border of each region.
 
-    A legend beneath names the classes that occur, with their share of all pixels, the largest first. With it a photo
-    narrower than 256 pixels is enlarged by a whole factor; without it the picture has the photo's size. A class 0
-    called "background" (or void, unlabeled, class_0 ...) is left as the bare photo, and so is void. `opacity` is 0..1
-    (0: the lines alone); the photo pales with it too, so that colours on a dark photo are those of the legend.
+    Void pixels and a class 0 named "background" (or a name in `BACKGROUNDS`) are not coloured. The image is lightened
+    with increasing opacity, so that colours on dark images match the legend.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        class_map: (H, W) class indices, 255 for void.
+        classes: names of the classes.
+        opacity: opacity of the colours from 0 (lines only) to 1.
+        legend: add a legend below the image with the classes that occur and their fraction of the pixels; images
+            narrower than 256 pixels are then enlarged by an integer factor.
 
     Raises:
-        UserError: the map is not of the photo's size, or has a value that is neither a class nor void; the opacity is
-            not in 0..1.
+        UserError: the class map has another size than the image, a value is neither a class index nor void, or
+            `opacity` is not in 0..1.
     """
     if not 0 <= opacity <= 1:
-        raise UserError(f"the opacity is {opacity}, but it goes from 0 (the photo) to 1 (the colours)")
+        raise UserError(f"opacity={opacity} is invalid: use a number from 0 to 1")
     _same_size(image, class_map, "class map")
-    class_map = _checked(class_map, len(classes))
+    class_map = _as_bytes(class_map, len(classes))
     if legend:
         factor = enlargement(image)
         image, class_map = enlarged(image, factor), enlarged(class_map, factor)
-    bare = has_background(classes)
     colors = class_colors(len(classes))
     tinted = np.zeros(256, bool)
-    tinted[bare : len(classes)] = True
+    tinted[has_background(classes) : len(classes)] = True
 
     picture = _tint(image, class_map, colors, tinted, opacity)
     if not legend:
         return picture
     share = np.array(Image.fromarray(class_map).histogram())[: len(classes)] / class_map.size
-    chips = [
+    entries = [
         LegendEntry(classes[k], percent(share[k]), [tuple(colors[k].tolist())] if tinted[k] else [])
         for k in map(int, np.argsort(-share, kind="stable"))
         if share[k]
     ]
-    return stack([picture, lettering.legend(chips, max(picture.width, READABLE_WIDTH), font_size(picture))])
+    return stack([picture, draw_legend(entries, max(picture.width, READABLE_WIDTH), font_size(picture))])
 
 
 def has_background(classes: Sequence[str]) -> bool:
-    """Whether class 0 is the background, by its name."""
+    """Return whether the name of class 0 denotes the background."""
     return bool(classes) and classes[0].lower().replace("_", " ").strip() in BACKGROUNDS
 
 
 def heat_overlay(image: np.ndarray, heat: np.ndarray, title: str) -> Image.Image:
-    """The photo under an (H, W) heat map in 0..1: bare where it is cold, dark violet to pale yellow where it is hot.
+    """Draw a heat map on the image, from transparent at 0 over dark violet to pale yellow at 1.
 
-    A strip beneath has the title and the scale. Values outside 0..1 are drawn as the nearer end, NaN as cold. Photos
-    narrower than 256 pixels are enlarged by a whole factor.
+    A strip below has the title and a colour bar. Images narrower than 256 pixels are enlarged by an integer factor.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        heat: (H, W) values in 0..1; others are clipped, and NaN is drawn as 0.
+        title: text beside the colour bar.
 
     Raises:
-        UserError: the heat map is not of the photo's size.
+        UserError: the heat map has another size than the image.
     """
     _same_size(image, heat, "heat map")
     factor = enlargement(image)
@@ -102,23 +121,23 @@ def heat_overlay(image: np.ndarray, heat: np.ndarray, title: str) -> Image.Image
     level = np.rint(np.nan_to_num(heat.astype(np.float32)).clip(0, 1) * 255).astype(np.uint8)
     colors = heat_colors()
     glow = _paint(level, colors)
-    # Opacity rises quickly and then stays: what is half hot should not look half hidden too.
+    # The opacity saturates at 0.5, so that medium values are not only darker but also clearly visible.
     ramp = np.linspace(0, 1, 256)
     opacity = np.rint(255 * 0.85 * np.clip(2 * ramp, 0, 1) ** 1.2).astype(np.uint8)
     picture = Image.composite(glow, Image.fromarray(image), Image.fromarray(opacity[level]))
     bar = _paint(np.arange(256, dtype=np.uint8)[None], colors)
-    strip = scale(title, bar, max(picture.width, READABLE_WIDTH), font_size(picture))
+    strip = draw_color_bar(title, bar, max(picture.width, READABLE_WIDTH), font_size(picture))
     return stack([picture, strip])
 
 
 def side_by_side(images: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
-    """Pictures in a row under their titles, all as high as the highest, with small gaps.
+    """Place pictures side by side below their titles, scaled to the height of the highest.
 
     Raises:
         UserError: there are no pictures.
     """
     if not images:
-        raise UserError("no pictures to lay side by side: give at least one")
+        raise UserError("images is empty: give at least one picture")
     height = max(image.height for image in images)
     width = sum(image.width * height / image.height for image in images)
     height = max(1, round(height * min(1.0, MAX_SIDE / width)))
@@ -140,25 +159,27 @@ def side_by_side(images: Sequence[Image.Image], titles: Sequence[str]) -> Image.
     return row
 
 
-def _checked(class_map: np.ndarray, num_classes: int) -> np.ndarray:
+def _as_bytes(class_map: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return a class map as uint8 after a check of its values."""
     assert num_classes <= MAX_CLASSES, f"{num_classes} classes do not fit in a byte"
-    wrong = (class_map < 0) | (class_map >= num_classes) & (class_map != VOID)
-    if wrong.any():
-        value = class_map[wrong][0]
-        raise UserError(f"the class map has the value {value}, but labels are 0..{num_classes - 1} or {VOID} for void")
+    invalid = (class_map < 0) | (class_map >= num_classes) & (class_map != VOID)
+    if invalid.any():
+        value = class_map[invalid][0]
+        raise UserError(f"the class map has the value {value}: labels must be 0..{num_classes - 1}, or {VOID} for void")
     return class_map.astype(np.uint8, copy=False)
 
 
 def _same_size(image: np.ndarray, values: np.ndarray, name: str) -> None:
-    assert image.dtype == np.uint8, f"a photo has bytes, not {image.dtype}"
-    assert image.shape[2:] == (3,), f"a photo is (H, W, 3), not {image.shape}"
+    assert image.dtype == np.uint8, f"an image has dtype uint8, not {image.dtype}"
+    assert image.shape[2:] == (3,), f"an image has shape (H, W, 3), not {image.shape}"
     if values.shape != image.shape[:2]:
-        sizes = f"the {name} has the shape {values.shape}, but its photo {image.shape[:2]}"
-        raise UserError(f"{sizes}: bring it to the photo's size first")
+        raise UserError(
+            f"the {name} has the shape {values.shape}, but the image has {image.shape[:2]}: resize the {name} first"
+        )
 
 
 def _paint(indices: np.ndarray, colors: np.ndarray) -> Image.Image:
-    """(H, W) uint8 indices in up to 256 colours."""
+    """Convert indices (H, W) uint8 to an RGB picture with up to 256 colours."""
     picture = Image.fromarray(indices)
     picture.putpalette(colors.tobytes())
     return picture.convert("RGB")
@@ -167,30 +188,30 @@ def _paint(indices: np.ndarray, colors: np.ndarray) -> Image.Image:
 def _tint(
     image: np.ndarray, class_map: np.ndarray, colors: np.ndarray, tinted: np.ndarray, opacity: float
 ) -> Image.Image:
-    # plane by plane, for photos come out of tensors
-    photo = Image.merge("RGB", [Image.fromarray(image[..., channel]) for channel in range(3)])
-    painted = blend(photo, _paint(class_map, colors), opacity)
-    if width := line_width(photo.size):
+    # Merged from channels, since images converted from tensors are not contiguous.
+    picture = Image.merge("RGB", [Image.fromarray(image[..., channel]) for channel in range(3)])
+    painted = blend(picture, _paint(class_map, colors), opacity)
+    if width := line_width(picture.size):
         line = borders(class_map, width)
         light = (0.5 * colors + 0.5 * 255).astype(np.uint8)
         painted.paste(_paint(class_map, light), mask=Image.fromarray(line * np.uint8(200)))
-    photo.paste(painted, mask=Image.fromarray(class_map).point((tinted * 255).tolist()))
-    return photo
+    picture.paste(painted, mask=Image.fromarray(class_map).point((tinted * 255).tolist()))
+    return picture
 
 
-def blend(photo: Image.Image, colors: Image.Image, opacity: float) -> Image.Image:
-    """A photo under colours, paled so that they look the same over what is dark."""
-    pale = photo.convert("L").point([112 + k * 143 // 255 for k in range(256)]).convert("RGB")
-    return Image.blend(Image.blend(photo, pale, opacity), colors, opacity)
+def blend(image: Image.Image, colors: Image.Image, opacity: float) -> Image.Image:
+    """Blend colours over a lightened image, so that they look similar on dark and bright regions."""
+    pale = image.convert("L").point([112 + k * 143 // 255 for k in range(256)]).convert("RGB")
+    return Image.blend(Image.blend(image, pale, opacity), colors, opacity)
 
 
 def line_width(size: tuple[int, int]) -> int:
-    """Of the lines inside regions, in pixels; 0 on small pictures."""
+    """Return the width in pixels of the lines inside region borders; 0 for small pictures."""
     return max(1, round(min(size) / 700)) if min(size) >= SMALLEST_WITH_LINES else 0
 
 
 def borders(labels: np.ndarray, width: int) -> np.ndarray:
-    """(H, W) bool: pixels with another label `width` pixels away in the row or the column."""
+    """Return (H, W) bool: pixels with a different label `width` pixels away in their row or column."""
     border = np.zeros(labels.shape, bool)
     across = labels[:, width:] != labels[:, :-width]
     border[:, width:] |= across
@@ -202,19 +223,20 @@ def borders(labels: np.ndarray, width: int) -> np.ndarray:
 
 
 def enlargement(image: np.ndarray) -> int:
-    """The whole factor that makes a small photo wide enough for a legend, without making it very high."""
+    """Return the integer factor by which a small image is enlarged for its legend, limited for tall images."""
     height, width = image.shape[:2]
     return min(-(-READABLE_WIDTH // width), max(1, 4 * READABLE_WIDTH // height))
 
 
 def enlarged(values: np.ndarray, factor: int) -> np.ndarray:
+    """Repeat the rows and columns of an array `factor` times."""
     return values if factor == 1 else values.repeat(factor, 0).repeat(factor, 1)
 
 
-def at_side(values: np.ndarray, side: int) -> np.ndarray:
-    """A photo (H, W, 3) or a map (H, W), its longer side brought to `side` pixels.
+def resize_longer_side(values: np.ndarray, side: int) -> np.ndarray:
+    """Resize an image (H, W, 3) or a map (H, W) so that its longer side has `side` pixels.
 
-    Labels by the nearest pixel, and what is small in sharp pixels.
+    Maps and enlarged images use nearest-neighbour interpolation, reduced images use Lanczos filtering.
     """
     height, width = values.shape[:2]
     factor = side / max(height, width)

@@ -1,6 +1,6 @@
-"""The look of every plot: no box, a pale grid behind, the title on the left and a note on the right.
+"""Common style of all plots: no frame, a light grid, the title on the left and a note on the right.
 
-Figures are made through matplotlib's object API: no pyplot, no global state, from any thread.
+Figures use matplotlib's object API without pyplot, so that they can be created in any thread.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ OLIVE, TEAL, PALE_BLUE = "#8c7a00", "#3f9db5", "#b9d3e6"
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Width and height in inches."""
+    """Create a figure with a width and height in inches."""
     layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15)
     return Figure((width, height), dpi=150, facecolor=BACKGROUND, layout=layout)
 
 
 def style(axes: Axes, title: str = "", note: str = "", note_color: str = MUTED) -> None:
-    """Give axes the look, a title and a note."""
+    """Apply the common style to axes and set their title and note."""
     axes.set_facecolor(BACKGROUND)
     axes.set_axisbelow(True)
     axes.grid(color=GRID, linewidth=0.8)
@@ -38,21 +38,21 @@ def style(axes: Axes, title: str = "", note: str = "", note_color: str = MUTED) 
 
 
 def name_ticks(axes: Axes, axis: Literal["x", "y"], names: Sequence[str], rotation: float = 0) -> None:
-    """Names instead of numbers along an axis."""
+    """Label the ticks of an axis with names."""
     ticks = axes.xaxis if axis == "x" else axes.yaxis
     ticks.set_ticks(range(len(names)), [_short(name) for name in names])
     for label in ticks.get_ticklabels():
-        label.set_parse_math(False)  # A name may have dollar signs.
+        label.set_parse_math(False)  # names may contain dollar signs
         if rotation:
             label.set(rotation=rotation, rotation_mode="anchor", ha="right", va="center" if rotation == 90 else "top")
 
 
 def _short(name: str) -> str:
-    """Names often differ at their ends, so a long one loses its middle."""
+    """Shorten a long name in the middle, since names often differ at their ends."""
     return name if len(name) <= 24 else f"{name[:13].rstrip()}\N{HORIZONTAL ELLIPSIS}{name[-10:].lstrip()}"
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a PNG file, whole or not at all."""
+    """Write a figure as a PNG file, atomically."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation by pixels, as PNG files.
+"""Plots of semantic and instance segmentation scores, as PNG files.
 
 C: classes.
 """
@@ -37,27 +37,26 @@ SHARES = LinearSegmentedColormap.from_list(
 ).with_extremes(bad=GRID)
 
 CELLS_WITH_NUMBERS = 25
-"""Numbers in more than 25 x 25 cells cannot be read."""
+"""Largest number of classes for which the cells of a confusion matrix show numbers."""
 
 NAMES = 80
-"""More than 80 names cannot be read along an axis: it has the classes' indices instead."""
+"""Largest number of class names on an axis; beyond it the axis shows class indices."""
 
 
 def plot_confusion(counts: Tensor, classes: Sequence[str], path: str | Path) -> None:
-    """A heat map of (C, C) counts: row i has the shares of true class i's pixels that were predicted as each class.
+    """Plot a confusion matrix (C, C), normalised by the true class.
 
-    Up to 25 classes, cells say the share in per cent where it is at least half of one. Rows of classes that are not in
-    the truth are grey.
+    For up to 25 classes, cells of at least 0.5 % show their percentage. Rows of classes without ground truth are grey.
     """
     scores = semantic_scores(counts, classes)
     counts = counts.detach().cpu()
-    shares = (counts.double() / counts.sum(1, keepdim=True)).numpy()  # NaN where a class is absent.
+    shares = (counts.double() / counts.sum(1, keepdim=True)).numpy()  # NaN for absent classes
     size = len(classes)
     readable = size <= CELLS_WITH_NUMBERS
     side = 0.42 * size if readable else 0.17 * min(size, NAMES)
     figure = new_figure(max(side, 2.5) + 2.9, max(side, 2.5) + 2.2)
     axes = figure.add_subplot()
-    style(axes, "Confusion", f"mean IU {scores.mean_iu:.1%}")
+    style(axes, "Confusion", f"mean IoU {scores.mean_iu:.1%}")
     axes.grid(visible=False)
     axes.imshow(shares, cmap=SHARES, vmin=0, vmax=1)
     if size <= NAMES:
@@ -69,8 +68,8 @@ def plot_confusion(counts: Tensor, classes: Sequence[str], path: str | Path) -> 
     axes.set_ylabel("true class", color=MUTED)
     if readable:
         for i, j in zip(*(shares >= 0.005).nonzero(), strict=True):
-            ink = BACKGROUND if shares[i, j] > 0.5 else FOREGROUND
-            axes.text(j, i, f"{100 * shares[i, j]:.0f}", ha="center", va="center", size=8, color=ink)
+            text_color = BACKGROUND if shares[i, j] > 0.5 else FOREGROUND
+            axes.text(j, i, f"{100 * shares[i, j]:.0f}", ha="center", va="center", size=8, color=text_color)
     bar = figure.colorbar(ScalarMappable(cmap=SHARES), ax=axes, shrink=0.5, aspect=22, format=PercentFormatter(1))
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=8, labelcolor=MUTED)
@@ -78,17 +77,17 @@ def plot_confusion(counts: Tensor, classes: Sequence[str], path: str | Path) -> 
 
 
 def plot_per_class(scores: SemanticScores, path: str | Path) -> None:
-    """A bar of IU for each class, the best on top, and a line at the mean; classes without an IU come last."""
+    """Plot the IoU of each class as bars in descending order, with a line at the mean; undefined IoUs come last."""
     bars = sorted(((-1.0 if iu is None else iu, name) for name, iu in scores.per_class.items()), key=lambda bar: bar[0])
     figure = new_figure(7.2, 1.2 + 0.27 * len(bars))
     axes = figure.add_subplot()
-    style(axes, "IU of each class", f"mean {scores.mean_iu:.1%}", ORANGE)
+    style(axes, "IoU of each class", f"mean {scores.mean_iu:.1%}", ORANGE)
     axes.grid(visible=False, axis="y")
     axes.axvline(scores.mean_iu, color=ORANGE, linewidth=1.3, linestyle=(0, (4, 3)), zorder=4)
     for row, (iu, _) in enumerate(bars):
         axes.barh(row, max(iu, 0), height=0.64, color=BLUE, zorder=3)
-        text, ink = ("does not occur", MUTED) if iu < 0 else (f"{iu:.1%}", FOREGROUND)
-        label = axes.text(max(iu, 0) + 0.012, row, text, va="center", size=8.5, color=ink, zorder=5)
+        text, text_color = ("does not occur", MUTED) if iu < 0 else (f"{iu:.1%}", FOREGROUND)
+        label = axes.text(max(iu, 0) + 0.012, row, text, va="center", size=8.5, color=text_color, zorder=5)
         label.set_bbox({"facecolor": BACKGROUND, "edgecolor": "none", "pad": 1})
     name_ticks(axes, "y", [name for _, name in bars])
     axes.set_ylim(-0.6, len(bars) - 0.4)
@@ -140,7 +139,7 @@ def plot_precision_recall(scores: InstanceScores, path: str | Path) -> None:
 
 
 def plot_class_precision(scores: InstanceScores, path: str | Path) -> None:
-    """A bar of mask AP for each class, the best on top, before a pale one of AP50; classes without objects are last."""
+    """Plot mask AP of each class as bars in descending order over pale bars of AP50, with absent classes last."""
     bars = sorted(scores.per_class.items(), key=lambda bar: -1 if math.isnan(bar[1].AP) else bar[1].AP)
     figure = new_figure(7.2, 1.2 + 0.27 * len(bars))
     axes = figure.add_subplot()
@@ -154,8 +153,8 @@ def plot_class_precision(scores: InstanceScores, path: str | Path) -> None:
         widths, text = ((0, 0), "no objects") if absent else ((entry.AP50, entry.AP), f"{entry.AP:.1%}")
         for width, color in zip(widths, (PALE_BLUE, BLUE), strict=True):
             axes.barh(row, width, height=0.64, color=color, zorder=3)
-        ink = MUTED if absent else FOREGROUND
-        label = axes.text(max(widths) + 0.012, row, text, va="center", size=8.5, color=ink, zorder=5)
+        text_color = MUTED if absent else FOREGROUND
+        label = axes.text(max(widths) + 0.012, row, text, va="center", size=8.5, color=text_color, zorder=5)
         label.set_bbox({"facecolor": BACKGROUND, "edgecolor": "none", "pad": 1})
     name_ticks(axes, "y", [name for name, _ in bars])
     axes.set_ylim(-0.6, len(bars) - 0.4)

@@ -1,4 +1,4 @@
-"""How a training run went, from the records of its `metrics.jsonl`, as a PNG file."""
+"""Plots of losses, learning rate and metrics of a training run, from the records of its `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ LOSSES = {"train_loss": ("training", BLUE), "val_loss": ("validation", ORANGE)}
 RATE = {"learning_rate": ("learning rate", MUTED)}
 METRICS = {
     "pixel_accuracy": ("pixel accuracy", GREEN),
-    "frequency_weighted_iu": ("frequency weighted IU", PINK),
+    "frequency_weighted_iu": ("frequency weighted IoU", PINK),
     "mean_accuracy": ("mean accuracy", ORANGE),
-    "mean_iu": ("mean IU", BLUE),
+    "mean_iu": ("mean IoU", BLUE),
     "AP50": ("mask AP50", GREEN),
     "AP75": ("mask AP75", ORANGE),
     "box_AP": ("box AP", PINK),
@@ -40,27 +40,31 @@ METRICS = {
     "AP": ("mask AP", BLUE),
 }
 PRIMARY = ("mean_iu", "AP")
-"""The metric that the best epoch is chosen by, whichever was measured."""
+"""Metrics that determine the best epoch; a run has at most one of them."""
 
 PART_COLORS = (BLUE, ORANGE, GREEN, PINK, OLIVE, TEAL)
 
 Curves = dict[float, dict[str, float]]
-"""What was measured at each epoch, in order."""
+"""Measured values by name for each epoch, in order."""
 
 
 def plot_curves(records: Sequence[Mapping[str, object]], path: str | Path) -> None:
-    """The losses, the parts of the training loss where there are any, the learning rate and the metrics of a run.
+    """Plot the losses, the components of the training loss, the learning rate and the metrics of a run.
 
-    The best epoch is marked: the one with the highest mean IU, or mask AP, or the lowest validation loss where neither
-    was measured. A part is any other number called "..._loss". Records of one epoch are put together, later ones win;
-    values that are missing or not finite are left out.
+    The best epoch is marked: it has the highest mean IoU or mask AP, or the lowest validation loss if neither was
+    measured. Components of the loss are all other values named "..._loss". Records of the same epoch are merged, with
+    later values replacing earlier ones; missing and non-finite values are skipped.
+
+    Args:
+        records: records of `metrics.jsonl`.
+        path: PNG file to write.
 
     Raises:
         UserError: no record has an epoch.
     """
     curves = _curves(records)
     if not curves:
-        raise UserError("there is nothing to plot: no record has a number called 'epoch'")
+        raise UserError("no record has an 'epoch': there is nothing to plot")
     highest_rate = max(values.get("learning_rate", 0) for values in curves.values())
     best, parts = _best(curves), _parts(curves)
     columns = 3 if parts else 2
@@ -69,7 +73,7 @@ def plot_curves(records: Sequence[Mapping[str, object]], path: str | Path) -> No
     loss = figure.add_subplot(grid[0, 0] if highest_rate else grid[:, 0])
     metrics = figure.add_subplot(grid[:, -1])
     style(loss, "Loss")
-    style(metrics, "Metrics", _verdict(curves, best), BLUE)
+    style(metrics, "Metrics", _summary(curves, best), BLUE)
     _draw(loss, curves, LOSSES, best)
     _draw(metrics, curves, METRICS, best)
     low, high = metrics.get_ylim()
@@ -77,7 +81,7 @@ def plot_curves(records: Sequence[Mapping[str, object]], path: str | Path) -> No
     metrics.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     if parts:
         axes = figure.add_subplot(grid[:, 1])
-        style(axes, "Parts of the training loss")
+        style(axes, "Components of the training loss")
         _draw(axes, curves, parts, best)
         axes.set_ylim(bottom=0)
     if highest_rate:
@@ -115,7 +119,7 @@ def _best(curves: Curves) -> float | None:
     return None
 
 
-def _verdict(curves: Curves, best: float | None) -> str:
+def _summary(curves: Curves, best: float | None) -> str:
     if best is None:
         return ""
     scores = [f", {METRICS[name][0]} {curves[best][name]:.1%}" for name in PRIMARY if name in curves[best]]
@@ -123,7 +127,7 @@ def _verdict(curves: Curves, best: float | None) -> str:
 
 
 def _draw(axes: Axes, curves: Curves, lines: Mapping[str, tuple[str, str]], best: float | None) -> None:
-    """The lines that were measured, over epochs, with their legend and the best epoch."""
+    """Plot measured values over epochs, with a legend and a mark at the best epoch."""
     first, last = min(curves), max(curves)
     margin = max(0.5, (last - first) / 40)
     axes.set_xlim(first - margin, last + margin)

@@ -17,15 +17,15 @@ from upscore.errors import UserError
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found as Linux lists them")
 def test_nothing_is_sent_about_how_it_is_used(cluster: Any) -> None:
-    """Each process of Ray's is told so before it starts; this one too; and no dashboard is served."""
+    """All Ray processes inherit RAY_USAGE_STATS_ENABLED=0, and no dashboard is served."""
     from ray._common.usage.usage_lib import usage_stats_enabled
 
     assert not usage_stats_enabled()
-    told = {pid: environment(pid).get("RAY_USAGE_STATS_ENABLED") for pid in descendants()}
-    servers = [pid for pid in told if "raylet/raylet" in command(pid) or "gcs/gcs_server" in command(pid)]
+    environments = {pid: environment(pid).get("RAY_USAGE_STATS_ENABLED") for pid in descendants()}
+    servers = [pid for pid in environments if "raylet/raylet" in command(pid) or "gcs/gcs_server" in command(pid)]
     assert len(servers) == 2
-    assert {told[pid] for pid in servers} == {"0"}
-    assert set(told.values()) <= {"0", None}  # a name that a process gave itself may have overwritten it
+    assert {environments[pid] for pid in servers} == {"0"}
+    assert set(environments.values()) <= {"0", None}  # a name that a process gave itself may have overwritten it
     assert not cluster._private.worker._global_node.address_info["webui_url"]
 
 
@@ -70,7 +70,7 @@ def test_workers_for_the_machines_that_are_there() -> None:
     assert plan_workers(machines(large), cpus=8) == Workers(2, 8, 0)
     assert plan_workers(machines(gpus, gpus)) == Workers(8, 4, 1)
     assert plan_workers(machines({"memory": 1.0}, large), 1) == Workers(1, 4, 0)
-    with pytest.raises(UserError, match="no machine has 32 processors for a worker: the largest has 16"):
+    with pytest.raises(UserError, match=r"32 CPUs.*16"):
         plan_workers(machines(large, small), cpus=32)
 
 
@@ -80,8 +80,8 @@ def test_a_cluster_that_has_no_machine_yet(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(module, "INTERVAL", 0.0)
     head = {"Alive": True, "Resources": {"memory": 1.0}}
     answers = iter([[head], [head], [head, {"Alive": True, "Resources": {"CPU": 8.0}}]])
-    with pytest.warns(ClusterWarning, match="waiting up to 600 seconds"):
+    with pytest.warns(ClusterWarning, match="600 seconds"):
         assert plan_workers(SimpleNamespace(nodes=lambda: next(answers)), 3, 2) == Workers(3, 2, 0)
     assert asked == [2, 0]
-    with pytest.warns(ClusterWarning), pytest.raises(UserError, match="no machine of the cluster has processors"):
+    with pytest.warns(ClusterWarning), pytest.raises(UserError, match="CPUs"):
         plan_workers(machines({"memory": 1.0}), wait=0)

@@ -28,11 +28,11 @@ def test_scores_of_pixels_are_those_of_one_process(
 ) -> None:
     """With the data at a path that is relative to where the command is given."""
     monkeypatch.chdir(photos.parent)
-    told: list[int] = []
-    found = evaluate_on_ray(str(trained), photos.name, progress=lambda done, _: told.append(done), **TWO)
+    calls: list[int] = []
+    found = evaluate_on_ray(str(trained), photos.name, progress=lambda done, _: calls.append(done), **TWO)
     assert as_json(found.scores) == as_json(evaluate(load(trained, **TORCH), open_dataset(photos)))
     assert found.images == len(open_dataset(photos)) == 8
-    assert told == list(range(1, 9))
+    assert calls == list(range(1, 9))
 
 
 @pytest.mark.slow
@@ -45,7 +45,7 @@ def test_scores_of_objects_are_those_of_one_process(cluster: Any, finder: Path) 
 
 @pytest.mark.slow
 def test_a_damaged_label_stops_it(cluster: Any, trained: Path, photos: Path, tmp_path: Path) -> None:
-    """As it does in one process: scores without some of the photos are not those that were asked for."""
+    """The evaluation stops, as in one process, since scores without some of the images would be wrong."""
     for part in ("images", "labels"):
         (tmp_path / part).mkdir()
         for path in sorted((photos / part).iterdir())[:3]:
@@ -57,5 +57,5 @@ def test_a_damaged_label_stops_it(cluster: Any, trained: Path, photos: Path, tmp
 
 
 def test_labels_in_a_store_are_refused(trained: Path) -> None:
-    with pytest.raises(UserError, match="labels are read from a file system that all machines share"):
+    with pytest.raises(UserError, match="object store"):
         evaluate_on_ray(str(trained), "s3://bucket/data")

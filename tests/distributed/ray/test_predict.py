@@ -23,7 +23,7 @@ TWO: dict[str, Any] = {"workers": 2, "cpus": 1, **TORCH}
 
 @pytest.fixture(scope="module")
 def many(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 24 photos that take a while, in folders, and a damaged one among them."""
+    """A folder tree of 25 images, one of them damaged."""
     folder = tmp_path_factory.mktemp("data") / "many"
     for number in range(24):
         source = sorted((photos / "images").iterdir())[number % 8]
@@ -39,20 +39,20 @@ def many(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found as Linux lists them")
 def test_a_worker_that_is_killed_loses_nothing(cluster: Any, finder: Path, many: Path, tmp_path: Path) -> None:
     """One of two is killed after the third photo: the files and `instances.json` are those of a single process."""
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     pids: list[set[int]] = []
 
     def watch(done: int, total: int) -> None:
-        told.append((done, total))
+        calls.append((done, total))
         pids.append(set(workers()))
         if done == 3:
             os.kill(min(pids[-1]), signal.SIGKILL)
 
     outcome = predict_on_ray(str(finder), [many], tmp_path / "ray", progress=watch, **TWO)
-    assert told == [(number, 25) for number in range(1, 26)]
+    assert calls == [(number, 25) for number in range(1, 26)]
     assert len(pids[2]) == 2
     assert len(set.union(*pids)) > 2, "no other process took the killed one's place"
-    assert outcome.photos == 25
+    assert outcome.images == 25
     assert [failure.partition(":")[0] for failure in outcome.failures] == [str(many / "1" / "bad.jpg")]
     list(predict_folder(load(finder, **TORCH), find_images([many]), tmp_path / "alone"))
     alone = outputs(tmp_path / "alone")
@@ -73,7 +73,7 @@ def test_two_runs_into_one_output_and_resuming(
     def second(done: int, total: int) -> None:
         if done == 1:
             others.append(predict_on_ray(str(trained), images[4:], output, **TWO))
-            with pytest.raises(UserError, match="use separate --output folders"):
+            with pytest.raises(UserError, match="--output"):
                 predict_on_ray(str(finder), images[4:], output, **TWO)
 
     first = predict_on_ray(str(trained), images[:4], output, progress=second, **TWO)
@@ -81,13 +81,13 @@ def test_two_runs_into_one_output_and_resuming(
     assert len(outputs(output)) == 2 * len(images)
     (output / f"{images[0].stem}.png").unlink()
     expected = outputs(output)
-    told: list[tuple[int, int]] = []
-    again = predict_on_ray(str(trained), images, output, resume=True, progress=lambda *done: told.append(done), **TWO)
-    assert (again.before, told, again.failures) == (7, [(8, 8)], [])
+    calls: list[tuple[int, int]] = []
+    again = predict_on_ray(str(trained), images, output, resume=True, progress=lambda *done: calls.append(done), **TWO)
+    assert (again.before, calls, again.failures) == (7, [(8, 8)], [])
     assert expected.items() < outputs(output).items()
     with pytest.raises(UserError, match=r"model .*trained.*finder"):
         predict_on_ray(str(finder), images, output, resume=True, **TWO)
-    with pytest.raises(UserError, match="overlays True, but now it is False"):
+    with pytest.raises(UserError, match=r"overlays.*True.*False"):
         predict_on_ray(str(trained), images, output, resume=True, overlays=False, **TWO)
 
 
@@ -105,16 +105,16 @@ def test_a_store(cluster: Any, trained: Path, photos: Path, tmp_path: Path) -> N
         outcome = predict_on_ray(str(trained), [source], target, **TWO)
         again = predict_on_ray(str(trained), [source], target, resume=True, **TWO)
         assert (again.before, len(again.failures)) == (3, 1)
-        with pytest.raises(UserError, match=r"no photos in s3://data/none: they end in"):
+        with pytest.raises(UserError, match=r"s3://data/none"):
             predict_on_ray(str(trained), [f"s3://key:secret@data/none?{server.options}"], tmp_path, **TWO)
-        with pytest.raises(UserError, match=r"is a photo and would be overwritten"):
+        with pytest.raises(UserError, match=r"would be overwritten"):
             predict_on_ray(str(trained), [source], source, **TWO)
         written = {
             key.removeprefix("shots/out/"): data for key, data in server.files().items() if key.startswith("shots/out/")
         }
-    with pytest.raises(UserError, match=r"s3://data/shots: the store can't be used: .*Unexpected query parameter"):
+    with pytest.raises(UserError, match=r"s3://data/shots.*Unexpected query parameter"):
         predict_on_ray(str(trained), [f"{source}&speed=high"], tmp_path, **TWO)
-    assert outcome.photos == 4
+    assert outcome.images == 4
     assert len(outcome.failures) == 1
     assert outcome.failures[0].startswith("s3://data/shots/sub dir/ü.jpg: is not an image")
     list(predict_folder(load(trained, **TORCH), find_images(some), tmp_path / "alone"))
@@ -122,10 +122,10 @@ def test_a_store(cluster: Any, trained: Path, photos: Path, tmp_path: Path) -> N
     assert {name: data for name, data in written.items() if ".upscore" not in name} == outputs(tmp_path / "alone")
 
 
-def test_what_cannot_be_predicted(trained: Path, finder: Path, photos: Path, tmp_path: Path) -> None:
-    """All of it is told before anything is started."""
+def test_invalid_arguments_are_rejected(trained: Path, finder: Path, photos: Path, tmp_path: Path) -> None:
+    """Errors are raised before any worker is started."""
     images = photos / "images"
-    for model, paths, output, options, sentence in (
+    for model, paths, output, options, message in (
         (trained, [tmp_path], tmp_path / "out", {}, "no photos in"),
         (tmp_path, [images], tmp_path / "out", {}, "holds no model.json"),
         (trained, [images], images, {}, "is a photo and would be overwritten"),
@@ -141,8 +141,8 @@ def test_what_cannot_be_predicted(trained: Path, finder: Path, photos: Path, tmp
         (trained, [images], tmp_path / "out", {"depth": tmp_path}, "this model sees photos alone"),
         (trained, [images], tmp_path / "out", {"engine": "fast"}, "no engine is called 'fast'"),
         (trained, ["s3:///key"], tmp_path / "out", {}, "s3:///key: has no bucket"),
-        (trained, ["warp://x/y"], tmp_path / "out", {}, "warp://x/y: the store can't be used: Unrecognized"),
+        (trained, ["warp://x/y"], tmp_path / "out", {}, "warp://x/y.*Unrecognized"),
     ):
-        with pytest.raises(UserError, match=sentence):
+        with pytest.raises(UserError, match=message):
             predict_on_ray(str(model), paths, output, **options)
     assert not (tmp_path / "out").exists()

@@ -18,7 +18,7 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(secret.below("a b.jpg")) == "s3://photos/2024/a b.jpg"
     assert secret.below("x").store == secret.store
     assert str(place("gs://photos")) == "gs://photos"
-    with pytest.raises(UserError, match=r"s3:///key: has no bucket; a place in a store is s3://BUCKET/KEY"):
+    with pytest.raises(UserError, match=r"s3:///key"):
         place("s3:///key")
 
 

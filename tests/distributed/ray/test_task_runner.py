@@ -9,7 +9,7 @@ import pytest
 
 from tests.distributed.ray.processes import command, descendants
 from upscore.distributed.ray.cluster import Workers
-from upscore.distributed.ray.task_runner import DEATHS, AttemptCounter, _start_counter, run
+from upscore.distributed.ray.task_runner import MAX_DEATHS, AttemptCounter, _start_counter, run
 
 
 class Mortal:
@@ -38,7 +38,7 @@ def test_an_item_that_kills_is_given_up_alone(cluster: Any, tmp_path: Path) -> N
     assert sorted(row["number"] for row in rows) == list(range(100))
     assert all(row["name"] == f"item {row['number']}" for row in rows)
     assert [row["number"] for row in rows if row["lost"]] == [49]
-    assert len((tmp_path / "49").read_text().splitlines()) == 1 + DEATHS
+    assert len((tmp_path / "49").read_text().splitlines()) == 1 + MAX_DEATHS
     assert all((tmp_path / str(number)).is_file() for number in range(100))
 
 

@@ -1,7 +1,7 @@
-"""A cluster of machines, or this machine alone: reached, counted, and quiet.
+"""Connection to a Ray cluster, or to Ray on this machine, and the number of workers for it.
 
-Nothing is sent about how Ray is used by what is started here, and no dashboard is served. A cluster that runs already
-is as its owner started it.
+Ray processes started here send no usage statistics and serve no dashboard. The settings of an existing cluster are not
+changed.
 """
 
 from __future__ import annotations
@@ -21,25 +21,24 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # else processes that die are told of twice, and in Ray's words
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else each worker warns of a change to come
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # otherwise Ray reports dead processes, too
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # otherwise each worker prints a FutureWarning
 }
-"""Set before Ray is imported, and with that for all processes that it starts."""
+"""Environment variables set before Ray is imported; all processes that it starts inherit them."""
 
-MOST_CPUS = 4
-"""For one worker, unless told otherwise: a network gains less and less from more, and workers decode side by side."""
-
+MAX_CPUS = 4
+"""Default limit of CPUs per worker; networks scale poorly beyond it, and several workers decode in parallel."""
 
 WAIT, INTERVAL = 600.0, 1.0
-"""Seconds to wait for a machine with processors, and between two looks."""
+"""Timeout and polling interval, in seconds, for a machine with CPUs."""
 
 
 class ClusterWarning(UserWarning):
-    """The cluster makes the user wait."""
+    """The cluster has no machine yet, and the command waits for one."""
 
 
 class Workers(NamedTuple):
-    """How many processes hold the network, and what each may use."""
+    """Number of worker processes, and the CPUs and GPUs of each."""
 
     number: int
     cpus: int
@@ -47,13 +46,13 @@ class Workers(NamedTuple):
 
 
 def import_ray() -> Any:
-    """The module.
+    """Import Ray with the environment of `QUIET`.
 
     Raises:
-        UserError: it is not installed.
+        UserError: Ray is not installed.
     """
     if find_spec("ray") is None:
-        raise UserError('Ray is not installed, which --ray needs: pip install "upscore[ray]"')
+        raise UserError('Ray is not installed: run `pip install "upscore[ray]"` to use --ray')
     os.environ.update(QUIET)
     import ray
     import ray.data
@@ -63,9 +62,9 @@ def import_ray() -> Any:
 
 @contextmanager
 def connected(address: str | None = None) -> Iterator[Any]:
-    """Ray, connected to the cluster at `address`, or in RAY_ADDRESS, or started on this machine for as long as needed.
+    """Connect to the cluster at `address` or RAY_ADDRESS, or start Ray on this machine for the duration of the block.
 
-    A connection that the process has already is used, and kept.
+    An existing connection of the process is used and kept open.
 
     Raises:
         UserError: Ray is not installed, or there is no cluster at the address.
@@ -75,13 +74,13 @@ def connected(address: str | None = None) -> Iterator[Any]:
         yield ray
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    own = {"include_dashboard": False} if address == "local" else {}
+    local = {"include_dashboard": False} if address == "local" else {}
     try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **own)
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **local)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"no Ray cluster answers at {address}: {reason}") from error
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is told of at the end, photo by photo
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # failures are reported per image at the end
     try:
         yield ray
     finally:
@@ -89,55 +88,52 @@ def connected(address: str | None = None) -> Iterator[Any]:
 
 
 def plan_workers(ray: Any, number: int | None = None, cpus: int | None = None, *, wait: float = WAIT) -> Workers:
-    """Workers for the machines of a cluster: one for each GPU, or else with up to `MOST_CPUS` processors each.
+    """Return the number and size of workers: one for each GPU, or else workers with up to `MAX_CPUS` CPUs.
 
-    Where no machine has processors yet, as in a cluster that scales itself up from none, one is asked for and waited
-    for.
+    If no machine has CPUs yet, as in a cluster that scales up from zero, one is requested and awaited.
 
     Args:
-        ray: the module, connected.
-        number: of all workers together; by default as many as have room.
-        cpus: that each may use.
-        wait: seconds to wait for a machine with processors.
+        ray: the connected module.
+        number: number of workers; None uses the capacity of the cluster.
+        cpus: CPUs of each worker; None chooses up to `MAX_CPUS`.
+        wait: seconds to wait for a machine with CPUs.
 
     Raises:
-        UserError: no machine has so many processors, or none has any after the wait.
+        UserError: no machine has `cpus` CPUs, or none has any after `wait` seconds.
     """
     machines = _machines(ray) or _wait_for_machines(ray, cpus or 1, wait)
     processors = [int(machine["CPU"]) for machine in machines]
     gpus = sum(int(machine.get("GPU", 0)) for machine in machines)
     if cpus is None:
         share = sum(processors) // (number or gpus or 1)
-        cpus = max(1, min(MOST_CPUS, share, *processors))
+        cpus = max(1, min(MAX_CPUS, share, *processors))
     if cpus > max(processors):
-        raise UserError(f"no machine has {cpus} processors for a worker: the largest has {max(processors)}")
+        raise UserError(f"no machine has {cpus} CPUs for a worker: use at most {max(processors)}")
     return Workers(number or gpus or sum(own // cpus for own in processors), cpus, int(gpus > 0))
 
 
 def _machines(ray: Any) -> list[dict[str, float]]:
-    """The resources of each machine that has processors."""
+    """Return the resources of each machine with CPUs."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
 
 
 def _wait_for_machines(ray: Any, cpus: int, wait: float) -> list[dict[str, float]]:
-    warnings.warn(
-        f"no machine of the cluster has processors: waiting up to {wait:.0f} seconds for one", ClusterWarning, 3
-    )
+    warnings.warn(f"no machine of the cluster has CPUs: waiting up to {wait:.0f} seconds for one", ClusterWarning, 3)
     _request_processors(cpus)
-    until = time.monotonic() + wait
+    deadline = time.monotonic() + wait
     while not (machines := _machines(ray)):
-        if time.monotonic() > until:
+        if time.monotonic() > deadline:
             raise UserError(
-                f"no machine of the cluster has processors after {wait:.0f} seconds: start one that joins it, by "
-                "`ray start --address HEAD:6379`, or let its autoscaler start some"
+                f"no machine of the cluster has CPUs after {wait:.0f} seconds: add one with "
+                "`ray start --address HEAD:6379`, or enable the autoscaler"
             )
         time.sleep(INTERVAL)
-    _request_processors(0)  # the workers ask for theirs
+    _request_processors(0)  # the workers request their own
     return machines
 
 
 def _request_processors(number: int) -> None:
-    """Ask the cluster's autoscaler, if it has one, for machines with so many processors in all."""
+    """Request a total number of CPUs from the autoscaler of the cluster, if it has one."""
     from ray.autoscaler.sdk import request_resources
 
     request_resources(num_cpus=number)

@@ -1,7 +1,4 @@
-"""`upscore evaluate` over a cluster: workers predict and compare; counts and matches are put together here.
-
-C classes; n[i, j] pixels of true class i predicted as j.
-"""
+"""Evaluation on a Ray cluster: workers predict and compare, and the driver sums counts and collects matches."""
 
 from __future__ import annotations
 
@@ -32,12 +29,13 @@ from upscore.progress import ProgressCallback
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluated:
-    """Scores, and what has to be known to tell of them."""
+    """Result of a distributed evaluation."""
 
     scores: SemanticScores | InstanceScores
     images: int
+    """Number of evaluated images."""
     training: dict[str, Any]
-    """Where the model's weights come from."""
+    """Training metadata of the model."""
 
 
 def evaluate_on_ray(
@@ -52,19 +50,21 @@ def evaluate_on_ray(
     precision: Precision = "auto",
     progress: ProgressCallback | None = None,
 ) -> Evaluated:
-    """The scores that `upscore.inference.evaluate` gives, by the workers of a cluster.
+    """Run `upscore.inference.evaluate` on a Ray cluster.
 
-    The data lies on a file system that all machines share, or is generated scenes. The model is brought to the workers.
+    The data must be on a file system that all machines share, or be generated scenes. The model is sent to the workers.
 
     Args:
-        model, data, split, engine, precision: as `upscore evaluate` has them.
-        address: of the cluster; by default RAY_ADDRESS, or else this machine alone.
-        workers, cpus: how many processes, and how many processors each may use; by default what there is.
-        progress: told after each photo.
+        model, data, split: see `upscore.inference.evaluate.evaluate`.
+        address: address of the cluster; None uses RAY_ADDRESS, or else this machine.
+        workers: number of processes; None uses the capacity of the cluster.
+        cpus: number of CPUs of each process.
+        engine, precision: see `upscore.inference.load.load`.
+        progress: called after each image.
 
     Raises:
-        UserError: there is no data, no model or no cluster, the data has a class that the model doesn't know, or a
-            photo can't be read or has no labels.
+        UserError: there is no data, model or cluster, the model lacks a class of the data, or an image cannot be read
+            or has no labels.
     """
     resolve_engine(engine, precision)
     predictor = load(model, engine="torch", precision="float32")
@@ -78,8 +78,8 @@ def evaluate_on_ray(
         plan = plan_workers(ray, workers, cpus)
         with closing(run(ray, items, Scorer, arguments, plan)) as rows:
             for done, row in enumerate(rows, start=1):
-                if row["fault"]:
-                    raise UserError(row["fault"])
+                if row["error"]:
+                    raise UserError(row["error"])
                 total.add(row["number"], row)
                 if progress:
                     progress(done, len(dataset))
@@ -87,15 +87,15 @@ def evaluate_on_ray(
 
 
 def _open(data: str, split: str | None, task: str) -> Dataset:
-    """The data set with paths that are the same on each machine."""
+    """Open a data set with absolute paths, which are valid on each machine."""
     if "://" in data:
-        raise UserError(f"{data}: labels are read from a file system that all machines share: mount it, give its path")
+        raise UserError(f"{data} is in an object store: labels need a file system that all machines share")
     source = data if parse_scenes(data) else Path(data).absolute()
     return open_instances(source, split) if task == "instances" else open_dataset(source, split)
 
 
 class _Total:
-    """What all photos sum up to, in whatever order they come."""
+    """Sum of the rows of all images, which arrive in any order."""
 
     def __init__(self, predictor: Model) -> None:
         self.predictor = predictor
@@ -112,51 +112,51 @@ class _Total:
     def scores(self) -> SemanticScores | InstanceScores:
         classes = self.predictor.classes
         if self.predictor.task == "instances":
-            together = InstanceEvaluator(classes, max_detections=self.predictor.max_detections)
-            for number in sorted(self.compared):  # of equal scores, the first photo's rank first
-                together.extend(self.compared[number])
-            return together.scores(self.predictor.display_threshold)
-        own = semantic_scores(torch.as_tensor(self.counts), classes)
+            merged = InstanceEvaluator(classes, max_detections=self.predictor.max_detections)
+            for number in sorted(self.compared):  # in the order of the images, which breaks ties of scores
+                merged.extend(self.compared[number])
+            return merged.scores(self.predictor.display_threshold)
+        semantic = semantic_scores(torch.as_tensor(self.counts), classes)
         if not np.size(self.geometric):
-            return own
-        surfaces = semantic_scores(torch.as_tensor(self.geometric), self.predictor.geometric_classes)
-        return two_headed_scores(own, surfaces)
+            return semantic
+        geometric = semantic_scores(torch.as_tensor(self.geometric), self.predictor.geometric_classes)
+        return two_headed_scores(semantic, geometric)
 
 
 class Scorer:
-    """Holds the network and the list of the labelled photos."""
+    """Actor that holds the network and the data set."""
 
     def __init__(self, files: Any, dataset: Any, orders: ClassOrders, engine: EngineName, precision: Precision) -> None:
         import ray
 
         self.orders = orders
         self.dataset: Dataset = ray.get(dataset)
-        self.fault, self.predictor = "", None
+        self.error, self.predictor = "", None
         try:
             self.predictor = load_files(ray.get(files), engine, precision)
         except UserError as error:
-            self.fault = str(error)
+            self.error = str(error)
 
     def do(self, item: Row) -> Row:
-        """The photo's counts, or its objects with their matches."""
+        """Return the confusion matrices of an image, or its matched objects."""
         if self.predictor is None:
-            return _row(fault=self.fault)
+            return _row(error=self.error)
         try:
             return _compare(self.predictor, subset(self.dataset, [item["number"]]), self.orders)
         except UserError as error:
-            return _row(fault=str(error))
+            return _row(error=str(error))
 
     def lost(self, item: Row) -> Row:
-        """The row of a photo at which processes died."""
+        """Return the row of an image on which processes died."""
         names = getattr(self.dataset, "names", None)
-        name = names[item["number"]] if names else f"photo {item['number'] + 1}"
-        return _row(fault=f"{name}: each process that had it died; is it too large for the memory of a machine?")
+        name = names[item["number"]] if names else f"image {item['number'] + 1}"
+        return _row(error=f"{name}: every process that evaluated it died: it may need more memory than a machine has")
 
 
-def _compare(predictor: Model, photo: Dataset, orders: ClassOrders) -> Row:
+def _compare(predictor: Model, image: Dataset, orders: ClassOrders) -> Row:
     if predictor.task == "instances":
-        return _row(compared=compare_objects(predictor, photo, orders=orders))
-    scores = evaluate(predictor, photo, orders=orders)
+        return _row(compared=compare_objects(predictor, image, orders=orders))
+    scores = evaluate(predictor, image, orders=orders)
     if isinstance(scores, TwoHeadedScores):
         return _row(counts=scores.confusion, geometric=scores.geometric.confusion)
     assert isinstance(scores, SemanticScores)
@@ -167,8 +167,8 @@ def _row(
     counts: list[list[int]] | None = None,
     geometric: list[list[int]] | None = None,
     compared: InstanceEvaluator | None = None,
-    fault: str = "",
+    error: str = "",
 ) -> Row:
-    """Confusion matrices, or objects with their matches; or what is wrong."""
+    """Return a row with confusion matrices, matched objects or an error."""
     matrices = {"counts": np.array(counts or [], np.int64), "geometric": np.array(geometric or [], np.int64)}
-    return {**matrices, "compared": compared, "fault": fault}
+    return {**matrices, "compared": compared, "error": error}

@@ -1,4 +1,4 @@
-"""The run manifest of an output on a file system or in a store."""
+"""Run manifests of output folders on a file system or in an object store."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from upscore.distributed.storage import Place, delete_file, fetched, list_files,
 from upscore.inference.run_manifest import FOLDER, Record, RunManifest, Settings
 
 UPLOAD_INTERVAL = 60.0
-"""Seconds from one part of a journal that is sent to a store to the next: what is lost when the driver is killed."""
+"""Seconds between uploads of the journal to an object store; a killed driver loses at most this much work."""
 
 
 @contextmanager
 def run_manifest(
     output: Place, settings: Settings, *, source: str, resume: bool, exclusive: bool
 ) -> Iterator[RunManifest]:
-    """The manifest of a run, see `RunManifest`; files in a store can't be locked.
+    """Open the manifest of a run, see `RunManifest`; outputs in an object store are not locked.
 
     Raises:
-        UserError: as `RunManifest`, or the store can't be reached.
+        UserError: see `RunManifest`; or the object store cannot be reached.
     """
     if output.local is not None:
         with RunManifest(output.local, settings, source=source, resume=resume, exclusive=exclusive) as manifest:
@@ -38,29 +38,29 @@ def run_manifest(
 
 
 class _StoreManifest(RunManifest):
-    """A manifest in a temporary folder whose journals are sent to a store."""
+    """Manifest in a temporary folder whose journals are uploaded to an object store."""
 
     def __init__(self, store: Place, folder: Path, settings: Settings, *, source: str, resume: bool) -> None:
         super().__init__(folder, settings, source=source, resume=resume)
         self.store = store.below(FOLDER)
-        self._sent = time.monotonic()
+        self._uploaded_at = time.monotonic()
 
     def add(self, record: Record) -> None:
-        """Append a finished input."""
+        """Append the record of a finished input."""
         super().add(record)
-        if time.monotonic() - self._sent > UPLOAD_INTERVAL:
-            self._send(self.rotate())
-            self._sent = time.monotonic()
+        if time.monotonic() - self._uploaded_at > UPLOAD_INTERVAL:
+            self._upload(self.rotate())
+            self._uploaded_at = time.monotonic()
 
     def close(self) -> None:
-        """Send the last journal, and delete the earlier ones that are replaced."""
+        """Upload the last journal and delete journals that this run has replaced."""
         earlier = set(self.folder.iterdir())
         super().close()
         if self.path.exists():
-            self._send(self.path)
-        for checkpoint in earlier:
-            if not checkpoint.exists() and checkpoint in self.earlier:
-                delete_file(self.store.below(checkpoint.name))
+            self._upload(self.path)
+        for journal in earlier:
+            if not journal.exists() and journal in self.earlier:
+                delete_file(self.store.below(journal.name))
 
-    def _send(self, checkpoint: Path) -> None:
-        upload(checkpoint, self.store.below(checkpoint.name))
+    def _upload(self, journal: Path) -> None:
+        upload(journal, self.store.below(journal.name))

@@ -1,4 +1,4 @@
-"""A model brought to machines that don't have its folder."""
+"""Transfer of model files to the workers of a cluster."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from upscore.inference.load import load
 from upscore.inference.model import Model
 
 ModelFiles = str | dict[str, bytes]
-"""A hub's address, from where each machine fetches it, or the files of a model folder."""
+"""Address on the Hugging Face hub, from which each machine downloads the model, or the files of a model folder."""
 
 
 def read_model(source: str) -> ModelFiles:
-    """What a worker needs in order to load a model.
+    """Return the files of a model for transfer to the workers.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such model.
     """
     if is_on_hub(source):
         return source
@@ -30,10 +30,10 @@ def read_model(source: str) -> ModelFiles:
 
 
 def load_files(files: ModelFiles, engine: EngineName, precision: Precision) -> Model:
-    """The model, as `upscore.load` gives it.
+    """Load a model from transferred files, like `upscore.load`.
 
     Raises:
-        UserError: it can't be read, or the engine is not installed.
+        UserError: the model cannot be read, or the engine is not installed.
     """
     if isinstance(files, str):
         return load(files, engine=engine, precision=precision)
@@ -47,5 +47,7 @@ def load_files(files: ModelFiles, engine: EngineName, precision: Precision) -> M
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)  # `Model.module` reads it when it is asked for
+    weakref.finalize(
+        model, shutil.rmtree, folder, ignore_errors=True
+    )  # `Model.module` reads the folder at the first access
     return model

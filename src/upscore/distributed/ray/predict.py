@@ -12,7 +12,7 @@ from typing import Any
 
 from upscore.data.io.depth import find_depth
 from upscore.distributed.ray.cluster import connected, plan_workers
-from upscore.distributed.ray.images import list_photos, refuse_photos_output
+from upscore.distributed.ray.images import list_images, require_distinct_outputs
 from upscore.distributed.ray.manifests import run_manifest
 from upscore.distributed.ray.model_files import load_files, read_model
 from upscore.distributed.ray.task_runner import Row, run
@@ -38,30 +38,30 @@ from upscore.results import InstanceResult
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of the photos."""
+    """Result of a distributed prediction."""
 
-    photos: int
-    """Given."""
+    images: int
+    """Number of input images."""
     objects: int | None
-    """Found in all of them; None from a network that classifies pixels."""
+    """Number of detected objects; None for semantic segmentation."""
     classes: list[str]
     failures: list[str]
-    """A sentence for each photo that could not be predicted, in the order of the photos."""
+    """Error message of each image that could not be predicted, in the order of the images."""
     before: int
-    """Predicted by an earlier run."""
+    """Number of images predicted by an earlier run."""
     score_threshold: float
-    """Of the objects that are written."""
+    """Lowest score of written objects."""
     display_threshold: float
-    """Of the objects that overlays show."""
+    """Lowest score of objects shown in overlays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What each worker has to know beside the model."""
+    """Options that are sent to each worker."""
 
     output: Place
     staging: Path
-    """For files that are not complete, where the output is not in a store."""
+    """Folder for incomplete files, if the output is not in an object store."""
     engine: EngineName
     precision: Precision
     depth: Path | None
@@ -71,7 +71,7 @@ class Options:
     category_ids: list[int] | None
     """By class index, in `instances.json`; None: class index + 1."""
     sizes: tuple[tuple[int, int], ...]
-    """Of most photos, where that is known before they are read."""
+    """Common image sizes (H, W), known before the images are read."""
 
 
 def predict_on_ray(
@@ -91,32 +91,34 @@ def predict_on_ray(
     precision: Precision = "auto",
     progress: ProgressCallback | None = None,
 ) -> Outcome:
-    """Write the same files as `upscore predict`, by the workers of a cluster, whichever of them die on the way.
+    """Run `upscore predict` on a Ray cluster; the work of dead processes is repeated.
 
-    Photos and output are on a file system that all machines share, or in a store (see `upscore.distributed.storage`).
-    The model is brought to the workers.
+    Images and output must be on a file system that all machines share, or in an object store (see
+    `upscore.distributed.storage`). The model is sent to the workers.
 
     Args:
-        model, depth, scores, overlays, score_threshold, resume, engine, precision: as `upscore predict` has them.
-        paths: photos, and folders of photos.
-        output: the folder to write to.
-        address: of the cluster; by default RAY_ADDRESS, or else this machine alone.
-        workers, cpus: how many processes, and how many processors each may use; by default what there is.
-        progress: told after each photo.
+        model, engine, precision: see `upscore.inference.load.load`.
+        depth, scores, overlays, score_threshold, resume: see `upscore.inference.folder.predict_folder`.
+        paths: images, and folders of images.
+        output: output folder.
+        address: address of the cluster; None uses RAY_ADDRESS, or else this machine.
+        workers: number of processes; None uses the capacity of the cluster.
+        cpus: number of CPUs of each process.
+        progress: called after each image.
 
     Raises:
-        UserError: there are no photos, no model or no cluster, an option is for the other task, an output would take
-            the place of a photo or can't be written, the workers can't load the model, another run is writing to the
-            output, or `resume` and it is of another model or other options.
+        UserError: there are no images, no model or no cluster, an option belongs to the other task, an output would
+            overwrite an image or cannot be written, the workers cannot load the model, another run is writing to the
+            output, or `resume` is set and the output belongs to another model or other options.
     """
     target = place(output)
-    photos, stored = list_photos(paths, target)
+    images, stored = list_images(paths, target)
     resolved = resolve_engine(engine, precision)
     predictor = load(model, engine="torch", precision="float32")
-    refuse_photos_output(photos, target, predictor.task, geometric=bool(predictor.geometric_classes))
+    require_distinct_outputs(images, target, predictor.task, geometric=bool(predictor.geometric_classes))
     require_fitting(predictor, depth=depth, scores=scores, score_threshold=score_threshold)
     depth = None if depth is None else depth.absolute()
-    ids = result_ids(predictor, {name: photo.local or Path(photo.path) for name, photo in photos.items()})
+    ids = result_ids(predictor, {name: image.local or Path(image.path) for name, image in images.items()})
     settings = folder_settings(
         predictor,
         depth=depth,
@@ -142,30 +144,30 @@ def predict_on_ray(
             overlays=overlays,
             score_threshold=score_threshold,
             category_ids=ids.categories,
-            sizes=tuple(warmup_sizes([photo.local for photo in photos.values() if photo.local is not None])),
+            sizes=tuple(warmup_sizes([image.local for image in images.values() if image.local is not None])),
         )
-        if finds_objects:  # those before an interruption, too
+        if finds_objects:  # also after an interruption
             stack.callback(_write_results, manifest, ids.images, target)
-        before = _find_earlier(manifest, photos, stored, depth, target) if resume else {}
+        before = _find_earlier(manifest, images, stored, depth, target) if resume else {}
         objects = sum(before.values())
-        rest = {name: photo for name, photo in photos.items() if name not in before}
+        rest = {name: image for name, image in images.items() if name not in before}
         failures: dict[int, str] = {}
         rows = stack.enter_context(closing(_rows(model, _items(rest, ids.images), options, address, workers, cpus)))
         for done, row in enumerate(rows, start=len(before) + 1):
-            if row["fault"]:
-                raise UserError(row["fault"])
+            if row["error"]:
+                raise UserError(row["error"])
             if row["failure"]:
                 failures[row["number"]] = row["failure"]
             if row["record"]:
                 record = Record(**json.loads(row["record"]))
-                if photos[record.name] in stored:
-                    record.inputs.insert(0, stored[photos[record.name]])
+                if images[record.name] in stored:
+                    record.inputs.insert(0, stored[images[record.name]])
                 manifest.add(record)
                 objects += len(record.results)
             if progress:
-                progress(done, len(photos))
+                progress(done, len(images))
     return Outcome(
-        photos=len(photos),
+        images=len(images),
         objects=objects if finds_objects else None,
         classes=predictor.classes,
         failures=[failures[number] for number in sorted(failures)],
@@ -178,46 +180,46 @@ def predict_on_ray(
 def _rows(
     model: str, items: list[Row], options: Options, address: str | None, workers: int | None, cpus: int | None
 ) -> Generator[Row, None, None]:
-    """The rows of images, as `run` has them; without any, no cluster is needed."""
+    """Yield the rows of all images, see `run`; connects to the cluster only if there are items."""
     if not items:
         return
     with connected(address) as ray:
         arguments = {"files": ray.put(read_model(model)), "options": options}
         plan = plan_workers(ray, workers, cpus)
-        with closing(run(ray, items, PhotoWorker, arguments, plan)) as rows:
+        with closing(run(ray, items, ImageWorker, arguments, plan)) as rows:
             yield from rows
 
 
 def _find_earlier(
     manifest: RunManifest,
-    photos: Mapping[str, Place],
+    images: Mapping[str, Place],
     stored: Mapping[Place, Fingerprint],
     depth: Path | None,
     output: Place,
 ) -> dict[str, int]:
-    """The images that an earlier run has predicted, by name, and the numbers of objects in them."""
+    """Return the images that an earlier run has predicted, by name, with their numbers of objects."""
     size = None
     if output.local is None:
         files = list_files(output)
         size = {name: file.bytes for name, file in files.items()}.get
 
-    def same(photo: Place, name: str, before: Sequence[Fingerprint]) -> bool:
+    def same(image: Place, name: str, before: Sequence[Fingerprint]) -> bool:
         try:
             beside = [] if depth is None else [find_depth(depth, name)]
-        except UserError:  # the worker says so
+        except UserError:  # reported by the worker
             return False
-        if photo.local is not None:
-            return unchanged(before, [photo.local, *beside])
-        return before[:1] == [stored[photo]] and unchanged(before[1:], beside)
+        if image.local is not None:
+            return unchanged(before, [image.local, *beside])
+        return before[:1] == [stored[image]] and unchanged(before[1:], beside)
 
-    records = {name: manifest.find(name, partial(same, photo, name), size) for name, photo in photos.items()}
+    records = {name: manifest.find(name, partial(same, image, name), size) for name, image in images.items()}
     return {name: len(record.results) for name, record in records.items() if record is not None}
 
 
-def _items(photos: Mapping[str, Place], image_ids: Mapping[str, int]) -> list[Row]:
+def _items(images: Mapping[str, Place], image_ids: Mapping[str, int]) -> list[Row]:
     return [
-        {"name": name, "store": photo.store, "path": photo.path, "image_id": image_ids[name]}
-        for name, photo in photos.items()
+        {"name": name, "store": image.store, "path": image.path, "image_id": image_ids[name]}
+        for name, image in images.items()
     ]
 
 
@@ -226,47 +228,49 @@ def _write_results(manifest: RunManifest, image_ids: Mapping[str, int], output: 
         write_found(manifest, image_ids, folder)
 
 
-class PhotoWorker:
-    """Holds the network; reads and predicts photos, and writes what it finds."""
+class ImageWorker:
+    """Actor that holds the network, reads and predicts images and writes the results."""
 
     def __init__(self, files: Any, options: Options) -> None:
         import ray
 
-        self.options, self.fault, self.predictor = options, "", None
+        self.options, self.error, self.predictor = options, "", None
         try:
             self.predictor = load_files(ray.get(files), options.engine, options.precision)
             self.predictor.warmup(*options.sizes)
         except UserError as error:
-            self.fault = str(error)
+            self.error = str(error)
 
     def do(self, item: Row) -> Row:
-        """The photo's row; its files are written by then."""
-        photo = Place(item["store"], item["path"])
+        """Predict an image, write its files and return its row."""
+        image = Place(item["store"], item["path"])
         if self.predictor is None:
-            return _row(fault=self.fault)
+            return _row(error=self.error)
         try:
-            return _row(record=self._predict(self.predictor, photo, item["name"], item["image_id"]))
+            return _row(record=self._predict(self.predictor, image, item["name"], item["image_id"]))
         except UserError as error:
             return _row(failure=str(error))
-        except Exception as error:  # one photo of a million does not stop the others
-            return _row(failure=f"{photo}: can't be predicted: {type(error).__name__}: {error}")
+        except Exception as error:  # an unexpected error in one image must not stop the others
+            return _row(failure=f"{image}: prediction failed with {type(error).__name__}: {error}")
 
     def lost(self, item: Row) -> Row:
-        """The row of a photo at which processes died."""
-        photo = Place(item["store"], item["path"])
-        return _row(failure=f"{photo}: each process that had it died; is it too large for the memory of a machine?")
+        """Return the row of an image on which processes died."""
+        image = Place(item["store"], item["path"])
+        return _row(
+            failure=f"{image}: every process that predicted it died: it may need more memory than a machine has"
+        )
 
-    def _predict(self, predictor: Model, photo: Place, name: str, image_id: int) -> Record:
+    def _predict(self, predictor: Model, image: Place, name: str, image_id: int) -> Record:
         options = self.options
-        beside = None if options.depth is None else find_depth(options.depth, name)
-        inputs = [fingerprint(path) for path in (photo.local, beside) if path is not None]
-        with fetched(photo) as path:
+        depth = None if options.depth is None else find_depth(options.depth, name)
+        inputs = [fingerprint(path) for path in (image.local, depth) if path is not None]
+        with fetched(image) as path:
             try:
                 prediction = predictor.predict(
-                    path, depth=beside, scores=options.scores, score_threshold=options.score_threshold
+                    path, depth=depth, scores=options.scores, score_threshold=options.score_threshold
                 )
             except UserError as error:
-                raise UserError(str(error).replace(str(path), str(photo))) from error
+                raise UserError(str(error).replace(str(path), str(image))) from error
         with delivered(options.output, options.staging) as folder:
             written = write_prediction(
                 prediction,
@@ -277,11 +281,11 @@ class PhotoWorker:
             files = sizes_below(written, folder)
         if not isinstance(prediction, InstanceResult):
             return Record(name, inputs, files)
-        file_name = (PurePosixPath(name).parent / PurePosixPath(photo.path).name).as_posix()
+        file_name = (PurePosixPath(name).parent / PurePosixPath(image.path).name).as_posix()
         results = prediction.to_coco(image_id=image_id, category_ids=options.category_ids, file_name=file_name)
         return Record(name, inputs, files, results)
 
 
-def _row(record: Record | None = None, failure: str = "", fault: str = "") -> Row:
-    """What was made of an image, as JSON; what is wrong with it; what is wrong with all of them."""
-    return {"record": "" if record is None else json.dumps(asdict(record)), "failure": failure, "fault": fault}
+def _row(record: Record | None = None, failure: str = "", error: str = "") -> Row:
+    """Return a row with the record of an image as JSON, its failure, or an error that concerns all images."""
+    return {"record": "" if record is None else json.dumps(asdict(record)), "failure": failure, "error": error}

@@ -1,8 +1,7 @@
-"""Task runner: items over the workers of a Ray cluster, with one row for each item.
+"""Task runner: processes items on the workers of a Ray cluster and yields one row for each item.
 
-Ray Data sends a task again when its process dies. A task that is sent again is done one item at a time, and an item at
-which processes keep dying is given up and has a row, too. The attempts are counted on the driver's machine, without
-which there is no run.
+Ray Data repeats a task when its process dies. A repeated task processes one item at a time, and an item on which
+processes keep dying is abandoned with a row of its own. Attempts are counted in an actor on the driver's machine.
 """
 
 from __future__ import annotations
@@ -20,30 +19,31 @@ import numpy as np
 from upscore.distributed.ray.cluster import Workers
 from upscore.errors import UserError
 
-DEATHS = 2
-"""Of processes, at one item alone, before it is given up."""
+MAX_DEATHS = 2
+"""Number of process deaths on a single item after which it is abandoned."""
 
 IN_FLIGHT = 2
-"""Tasks at a worker: the one it does and the next one, so that it never waits."""
+"""Tasks assigned to a worker at a time: one runs and the next one waits, so that the worker is never idle."""
 
-SHARES = 16
-"""Tasks of each worker at least, where there are so many items: the last ones to finish differ by one task."""
+TASKS_PER_WORKER = 16
+"""Smallest number of tasks per worker if there are enough items; limits the idle time at the end to one task."""
 
-MOST_ITEMS = 64
-"""Of one task: what is done again after a death."""
+MAX_ITEMS = 64
+"""Largest number of items in a task; limits the work repeated after the death of a process."""
 
 Row = dict[str, Any]
+"""Input or result of an item; all rows of a run have the same keys."""
 
 
 class Worker(Protocol):
-    """Made once in each process. Rows are dictionaries of the same keys."""
+    """Interface of workers; each process creates one instance."""
 
     def do(self, item: Row) -> Row:
-        """The row of an item; called from several threads."""
+        """Process an item and return its row; called from several threads."""
         ...
 
     def lost(self, item: Row) -> Row:
-        """The row of an item that was given up."""
+        """Return the row of an abandoned item."""
         ...
 
 
@@ -56,22 +56,25 @@ def run(
     *,
     threads: int | None = None,
 ) -> Generator[Row, None, None]:
-    """The rows of all items as they are done, in any order, each with the `number` of its item.
+    """Yield the rows of all items in order of completion, each with the `number` of its item.
 
-    Tasks are sent as workers and memory have room for them and their rows. Close it to let the workers go.
+    Ray limits the tasks in flight by the available memory. Close the generator to release the workers.
 
     Args:
-        items: dictionaries of the same keys; workers get them with their `number`, the position, added.
-        worker: made in each process with `arguments`.
-        threads: items that a worker does side by side; by default one more than its processors, so that the network
-            seldom waits for reading and writing.
+        ray: the connected module.
+        items: dictionaries with the same keys; workers receive them with their position added as `number`.
+        worker: class that each process instantiates with `arguments`.
+        arguments: arguments of `worker`.
+        workers: number and size of the workers.
+        threads: items that a worker processes in parallel; None uses its number of CPUs plus 1, so that the network
+            rarely waits for input and output.
 
     Raises:
-        UserError: no process can be started.
+        UserError: no worker can be started.
     """
     if not items:
         return
-    size = max(1, min(MOST_ITEMS, len(items) // (SHARES * workers.number)))
+    size = max(1, min(MAX_ITEMS, len(items) // (TASKS_PER_WORKER * workers.number)))
     tasks = -(-len(items) // size)
     numbered = [{**item, "number": number} for number, item in enumerate(items)]
     dataset = ray.data.from_items(numbered, override_num_blocks=tasks)
@@ -89,49 +92,49 @@ def run(
         yield from rows.iter_rows()
     except ray.exceptions.RayActorError as error:
         reason = (str(error).strip().splitlines() or [""])[-1]
-        raise UserError(f"the cluster can't start workers; is upscore installed on all machines? {reason}") from error
+        raise UserError(f"the cluster cannot start workers: install upscore on all machines ({reason})") from error
     finally:
         ray.kill(counter)
         counts.unlink(missing_ok=True)
 
 
 class AttemptCounter:
-    """Counts how often something was begun and not ended, by whichever process.
+    """Counter of tasks and items that were started but not finished, over all processes.
 
     Args:
-        log: a file of all that was counted; a counter that is started again reads it.
+        log: file with all events, which a restarted counter reads.
     """
 
     def __init__(self, log: Path) -> None:
         self._begun: Counter[str] = Counter()
         for line in log.read_text(encoding="utf-8").splitlines():
-            change, _, what = line.partition(" ")
-            self._count(change, what)
+            event, _, name = line.partition(" ")
+            self._count(event, name)
         self._log = log.open("a", encoding="utf-8")
 
-    def begin(self, what: str) -> int:
-        """Count one more; returns the count."""
-        self._write("begin", what)
-        return self._begun[what]
+    def begin(self, name: str) -> int:
+        """Record the start of a task or item and return its number of unfinished attempts."""
+        self._write("begin", name)
+        return self._begun[name]
 
-    def end(self, what: str) -> None:
-        """Forget it: no process died."""
-        self._write("end", what)
+    def end(self, name: str) -> None:
+        """Record the end of a task or item and reset its count."""
+        self._write("end", name)
 
-    def _write(self, change: str, what: str) -> None:
-        self._log.write(f"{change} {what}\n")
+    def _write(self, event: str, name: str) -> None:
+        self._log.write(f"{event} {name}\n")
         self._log.flush()
-        self._count(change, what)
+        self._count(event, name)
 
-    def _count(self, change: str, what: str) -> None:
-        if change == "begin":
-            self._begun[what] += 1
+    def _count(self, event: str, name: str) -> None:
+        if event == "begin":
+            self._begun[name] += 1
         else:
-            self._begun.pop(what, None)
+            self._begun.pop(name, None)
 
 
 def _start_counter(ray: Any) -> tuple[Any, Path]:
-    """An `AttemptCounter` as an actor on the driver's machine, which Ray starts again if its process dies; its log."""
+    """Start an `AttemptCounter` as a restartable actor on the driver's machine; also return the path of its log."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     handle, name = tempfile.mkstemp(prefix="upscore-attempts-")
@@ -142,33 +145,35 @@ def _start_counter(ray: Any) -> tuple[Any, Path]:
 
 
 class _Tasks:
-    """Between Ray's columns and the items and rows of a worker."""
+    """Adapter between Ray's column batches and the items and rows of a worker."""
 
     def __init__(self, worker: type[Worker], arguments: dict[str, Any], counter: Any, threads: int) -> None:
-        self.work = worker(**arguments)
+        self.worker = worker(**arguments)
         self.counter = counter
         self.threads = ThreadPoolExecutor(threads)
 
     def __call__(self, columns: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         items = _transposed(columns)
         task = f"task {items[0]['number']}"
-        again = self._tell("begin", task) > 1
-        rows = [self._alone(item) for item in items] if again else list(self.threads.map(self.work.do, items))
-        self._tell("end", task)
+        repeated = self._count("begin", task) > 1
+        rows = (
+            [self._process_alone(item) for item in items] if repeated else list(self.threads.map(self.worker.do, items))
+        )
+        self._count("end", task)
         return {"number": [item["number"] for item in items], **{key: [row[key] for row in rows] for key in rows[0]}}
 
-    def _alone(self, item: Row) -> Row:
-        what = f"item {item['number']}"
-        lost = self._tell("begin", what) > DEATHS
-        row = self.work.lost(item) if lost else self.work.do(item)
-        if not lost:
-            self._tell("end", what)
+    def _process_alone(self, item: Row) -> Row:
+        name = f"item {item['number']}"
+        abandoned = self._count("begin", name) > MAX_DEATHS
+        row = self.worker.lost(item) if abandoned else self.worker.do(item)
+        if not abandoned:
+            self._count("end", name)
         return row
 
-    def _tell(self, change: str, what: str) -> int:
+    def _count(self, event: str, name: str) -> int:
         import ray
 
-        return ray.get(getattr(self.counter, change).remote(what))
+        return ray.get(getattr(self.counter, event).remote(name))
 
 
 def _transposed(columns: dict[str, np.ndarray]) -> list[Row]:

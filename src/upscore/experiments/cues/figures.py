@@ -20,8 +20,8 @@ from upscore.inference import Model
 from upscore.labels import VOID
 from upscore.results import as_semantic
 from upscore.viz.colormaps import class_colors
-from upscore.viz.legend import LegendEntry, legend, stack
-from upscore.viz.overlays import at_side, overlay, side_by_side
+from upscore.viz.legend import LegendEntry, draw_legend, stack
+from upscore.viz.overlays import overlay, resize_longer_side, side_by_side
 from upscore.viz.plot_style import BLUE, FOREGROUND, MUTED, ORANGE, PALE_BLUE, name_ticks, new_figure, save, style
 
 PANEL = 480
@@ -56,13 +56,13 @@ def strips(
         assert photo.class_map is not None
         truth, said = photo.class_map.numpy(), as_semantic(predictor.predict(sample.image)).class_map
         assert said is not None
-        pixels, shown = (at_side(part.image.permute(1, 2, 0).numpy(), PANEL) for part in (photo, sample))
+        pixels, shown = (resize_longer_side(part.image.permute(1, 2, 0).numpy(), PANEL) for part in (photo, sample))
         panels = {
             "photo": Image.fromarray(pixels),
             f"what the network sees: {saw}": Image.fromarray(shown),
-            "truth": overlay(pixels, at_side(truth, PANEL), predictor.classes, OPACITY, legend=False),
+            "truth": overlay(pixels, resize_longer_side(truth, PANEL), predictor.classes, OPACITY, legend=False),
             f"says: {_right(said, truth, foreground)}": overlay(
-                shown, at_side(said, PANEL), predictor.classes, OPACITY, legend=False
+                shown, resize_longer_side(said, PANEL), predictor.classes, OPACITY, legend=False
             ),
         }
         rows.append(side_by_side(list(panels.values()), list(panels)))
@@ -73,7 +73,7 @@ def strips(
         for k, name in enumerate(predictor.classes)
         if k in occurring
     ]
-    return stack([*rows, legend(chips, rows[0].width, LETTERS)])
+    return stack([*rows, draw_legend(chips, rows[0].width, LETTERS)])
 
 
 def plot_cues(runs: Sequence[Cues], path: str | Path, title: str = "What the network looks at") -> None:

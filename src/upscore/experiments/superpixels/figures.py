@@ -15,8 +15,8 @@ from upscore.experiments.superpixels.comparison import Comparison, Row
 from upscore.labels import VOID
 from upscore.viz import plot_style
 from upscore.viz.colormaps import class_colors
-from upscore.viz.legend import BACKGROUND, FOREGROUND, LegendEntry, fit, font, legend, stack
-from upscore.viz.overlays import BACKGROUNDS, at_side, borders, enlarged, enlargement, overlay, side_by_side
+from upscore.viz.legend import BACKGROUND, FOREGROUND, LegendEntry, draw_legend, fit, font, stack
+from upscore.viz.overlays import BACKGROUNDS, borders, enlarged, enlargement, overlay, resize_longer_side, side_by_side
 from upscore.viz.plot_style import BLUE, GREEN, MUTED, ORANGE, new_figure, save, style
 
 PANEL, GAP, TITLE = 400, 10, 20
@@ -74,7 +74,7 @@ def comparison_picture(comparison: Comparison) -> Image.Image:
         for index, name in enumerate(comparison.classes)
         if index in occurring
     ]
-    return stack([*rows, legend(chips, rows[0].width, TITLE)])
+    return stack([*rows, draw_legend(chips, rows[0].width, TITLE)])
 
 
 def plot_oracle(comparison: Comparison, path: str | Path) -> None:
@@ -125,10 +125,10 @@ def _is_bare(index: int, name: str) -> bool:
 
 
 def _row(row: Row, classes: list[str]) -> Image.Image:
-    photo = at_side(row.photo, PANEL)
+    photo = resize_longer_side(row.photo, PANEL)
     maps = {"oracle": row.oracle, "unsupervised": row.unsupervised, "FCN": row.network}
     panels = {row.name: Image.fromarray(photo), "truth": _over(photo, row.truth, classes)}
-    segments = at_side(row.segments, PANEL)
+    segments = resize_longer_side(row.segments, PANEL)
     crowded = borders(segments, 1).mean() > CROWDED
     drawn = Image.fromarray(mean_colors(photo, segments)) if crowded else outlined(photo, segments)
     panels[f"{row.segments.max() + 1} segments"] = drawn
@@ -151,4 +151,4 @@ def _right(class_map: np.ndarray, truth: np.ndarray) -> str:
 
 
 def _over(photo: np.ndarray, class_map: np.ndarray, classes: list[str]) -> Image.Image:
-    return overlay(photo, at_side(class_map, PANEL), classes, opacity=0.75, legend=False)
+    return overlay(photo, resize_longer_side(class_map, PANEL), classes, opacity=0.75, legend=False)
