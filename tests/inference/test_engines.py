@@ -11,7 +11,7 @@ from torch import nn
 from tests.models.mask_rcnn.test_mask_rcnn import SMALL
 from upscore.errors import UserError
 from upscore.inference import Model
-from upscore.inference.detector import MASK_BLOCK, ObjectFinder
+from upscore.inference.detector import MASK_BLOCK, DetectorRunner
 from upscore.inference.engines.cuda_graphs import MOST, REPEATS, Graphs
 from upscore.inference.engines.openvino import OpenVINOPart
 from upscore.models import build
@@ -102,7 +102,7 @@ def test_objects_of_an_expected_size() -> None:
         assert found.scores == pytest.approx(reference.scores, abs=1e-3)
         assert np.allclose(found.masks, reference.masks, atol=1e-2)
         predictor.warmup((90, 131))
-    assert isinstance(predictor._run, ObjectFinder)
+    assert isinstance(predictor._run, DetectorRunner)
     dense = predictor._run.dense
     assert isinstance(dense, OpenVINOPart)
     (outputs,) = (outputs for shape, (_, outputs) in dense.requests.items() if shape)

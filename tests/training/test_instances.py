@@ -264,7 +264,7 @@ def test_classes_are_matched_by_name(knowing: MaskRCNN) -> None:
         def __getitem__(self, index: int) -> Sample:
             return replace(super().__getitem__(index), objects=None)
 
-    with pytest.raises(UserError, match="scene_00000 has no labelled objects"):
+    with pytest.raises(UserError, match="scene_00000"):
         evaluate(predictor, Unlabelled())
 
 

@@ -1,4 +1,4 @@
-"""From photos to predictions: preprocess, run, decode."""
+"""Inference: preprocess images, run the network, decode the results."""
 
 from upscore.inference.evaluate import evaluate
 from upscore.inference.load import load

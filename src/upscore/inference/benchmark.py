@@ -1,6 +1,6 @@
-"""Images per second of a model, by engine, number format, batch size and image size.
+"""Benchmark of a model: images per second by engine, precision, batch size and image size.
 
-N images of a batch, H W pixels of an image.
+N: images in a batch; H, W: height and width of an image.
 """
 
 from __future__ import annotations
@@ -22,37 +22,38 @@ from upscore.results import InstanceResult
 from upscore.timing import time_interleaved
 
 ROUNDS = 5
+"""Default number of timed calls of each setting."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """How a model is run."""
+    """Configuration in which a model is timed."""
 
     engine: str
     precision: str
     batch_size: int
-    """N."""
+    """Number of images N."""
     size: tuple[int, int]
-    """(H, W)."""
+    """Image size (H, W)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """What was measured of one setting."""
+    """Measured speed of one setting."""
 
     setting: Setting
     seconds: list[float]
-    """Of a batch, in each round."""
+    """Seconds per batch in each round."""
     objects: int | None
-    """Objects found in the image; None for a model that classifies pixels."""
+    """Number of objects detected in the image; None for semantic segmentation."""
 
     @property
     def images_per_second(self) -> float:
-        """By the median of the rounds."""
+        """Images per second, from the median of the rounds."""
         return self.setting.batch_size / median(self.seconds)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name, as types that JSON has."""
+        """Return the fields as a JSON-compatible dictionary."""
         setting = asdict(self.setting)
         height, width = setting.pop("size")
         return {
@@ -67,7 +68,7 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """An engine and number format that can't run here, and why."""
+    """Engine and precision that cannot run on this machine, with the reason."""
 
     engine: str
     precision: str
@@ -77,17 +78,17 @@ class LeftOut:
 def load_in_every_way(
     source: str, engines: Sequence[EngineName], precisions: Sequence[Precision]
 ) -> tuple[dict[tuple[str, str], Model], list[LeftOut]]:
-    """Load a model once for each engine and number format that can run it here.
+    """Load a model once for each engine and precision that can run on this machine.
 
     Args:
         source: see `upscore.load`.
-        engines, precisions: which ones; "auto" is what `upscore.load` chooses.
+        engines, precisions: engines and precisions to load; "auto" is the choice of `upscore.load`.
 
     Returns:
-        The models by engine and number format, and what was left out.
+        The models by engine and precision, and the combinations that were left out.
 
     Raises:
-        UserError: the model can't be loaded in any of these ways.
+        UserError: the model cannot be loaded with any combination.
     """
     models: dict[tuple[str, str], Model] = {}
     left_out: list[LeftOut] = []
@@ -97,7 +98,7 @@ def load_in_every_way(
                 continue
             try:
                 model = load(source, engine=engine, precision=precision)
-                _ = model.session  # which fails where the engine is not installed
+                _ = model.session  # raises UserError if the engine is not installed
             except UserError as error:
                 left_out.append(LeftOut(engine, precision, str(error)))
                 continue
@@ -116,14 +117,14 @@ def measure_speed(
     rounds: int = ROUNDS,
     progress: ProgressCallback = ignore_progress,
 ) -> list[Speed]:
-    """Time `predict` of images in memory, from pixels to results; all settings take turns.
+    """Time `Model.predict` on images in memory, alternating between all settings.
 
     Args:
-        models: of `load_in_every_way`.
-        images: (H, W, 3) uint8, RGB, one for each image size. A batch holds the same image several times.
-        batch_sizes: the numbers of images of a batch.
-        rounds: timed calls of each setting, after one that is not timed.
-        progress: receives the number of calls.
+        models: models by engine and precision, see `load_in_every_way`.
+        images: (H, W, 3) uint8, RGB, one for each image size. A batch repeats the same image.
+        batch_sizes: numbers of images in a batch.
+        rounds: number of timed calls of each setting, after one warm-up call.
+        progress: called with the number of finished calls.
     """
     found: dict[Setting, int | None] = {}
 

@@ -1,7 +1,7 @@
-"""int8: what range each layer's numbers have is learned from photos; then what it costs is measured.
+"""Post-training quantization to int8 with NNCF for OpenVINO, and the agreement of its results with float32.
 
-Post-training quantization (NNCF's, for OpenVINO): weights and activations of the heavy layers become 8-bit integers,
-by ranges that were seen while float32 predicted the photos.
+The value ranges of activations are calibrated while float32 predicts images. Heavy layers then use 8-bit weights and
+activations.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
     import openvino as ov
 
 PHOTOS = 100
-"""More tell little more of the ranges."""
+"""Default number of calibration images; more images hardly change the ranges."""
 
 REGIONS_AT_ONCE = 64
-"""Of the regions of one photo, how many are kept to calibrate the branches with: thousands look alike."""
+"""Largest number of regions per image that calibrate the box and mask heads."""
 
 T = TypeVar("T")
 
 
 def evenly(items: Sequence[T], most: int) -> list[T]:
-    """At most so many items, in their order and spread evenly over all of them."""
+    """Return at most `most` items, evenly spaced and in order."""
     count = min(len(items), most)
     return [items[index * len(items) // count] for index in range(count)]
 
 
 class Recorder(OpenVINOEngine):
-    """OpenVINO that computes in float32 the parts of a network for int8, and keeps them and what they were given."""
+    """OpenVINO engine in float32 that records the parts of a network and their inputs for quantization."""
 
     def __init__(self) -> None:
         super().__init__("int8")
@@ -65,7 +65,7 @@ class Recorder(OpenVINOEngine):
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A `Run` that keeps what it is given."""
+    """`Run` that records its inputs."""
 
     run: Run
     inputs: list[np.ndarray]
@@ -73,7 +73,7 @@ class Recorded:
     def __call__(self, tensor: Tensor, /) -> tuple[Tensor, ...]:
         """See `Run`."""
         if len(tensor):
-            self.inputs.append(_some(tensor).float().clone().numpy())
+            self.inputs.append(_calibration_input(tensor).float().clone().numpy())
         return self.run(tensor)
 
     def warmup(self, *shapes: tuple[int, ...]) -> None:
@@ -84,51 +84,50 @@ class Recorded:
 def quantize(
     net: FCN | MaskRCNN, photos: Sequence[ImageInput], *, most: int = PHOTOS, progress: ProgressCallback | None = None
 ) -> dict[str, ov.Model]:
-    """Each part of a network in int8, for `Model(net, "openvino", "int8", quantized=...)`.
+    """Quantize the parts of a network to int8, for `Model(net, "openvino", "int8", quantized=...)`.
 
-    A part that nothing reached in any of the photos is left out, as the masks' is where no objects were found; it then
-    runs in bfloat16 beside the others.
+    Parts without any input are left out, such as the mask head if no objects were detected; they run in bfloat16.
 
     Args:
-        net: one that was trained.
-        photos: such as it will see; some dozens to a hundred.
-        most: photos are used at most, spread evenly over all; what each part was given of them is kept in memory.
-        progress: told of each photo.
+        net: a trained network.
+        photos: representative images; some dozens to a hundred.
+        most: largest number of images, evenly spaced over all; the inputs of each part are kept in memory.
+        progress: called after each image.
 
     Raises:
-        UserError: NNCF is not installed, there are no photos, one can't be read, or the network sees depth too.
+        UserError: NNCF is not installed, there are no images, an image cannot be read, or the network requires depth.
     """
     require_quantizable(net)
     if not len(photos):
-        raise UserError("int8 is calibrated on photos, and there are none: give some dozens")
+        raise UserError("there are no calibration images: give some dozens")
     recorder = Recorder()
     predictor = Model(net, recorder)
     chosen = evenly(photos, most)
-    for done, photo in enumerate(chosen, start=1):
-        predictor.predict(photo)
+    for done, image in enumerate(chosen, start=1):
+        predictor.predict(image)
         if progress:
             progress(done, len(chosen))
     return {
-        name: _fed_with(_quantized(convert(part, example.float()), recorder.inputs[name]), example.dtype)
+        name: _with_input_type(_quantized(convert(part, example.float()), recorder.inputs[name]), example.dtype)
         for name, (part, example) in recorder.parts.items()
         if recorder.inputs[name]
     }
 
 
 def require_quantizable(net: FCN | MaskRCNN) -> None:
-    """Make sure, before photos are predicted, that a network can be had in int8.
+    """Check, before images are predicted, that a network can be quantized.
 
     Raises:
-        UserError: NNCF is not installed, or the network sees depth too.
+        UserError: NNCF is not installed, or the network requires depth.
     """
     if find_spec("nncf") is None:
-        raise UserError('int8 needs NNCF: pip install "upscore[int8]"')
+        raise UserError('NNCF is not installed: run `pip install "upscore[int8]"` for int8')
     if net.backbone.depth_preprocessing is not None:
-        raise UserError("this model sees depth beside the photo, and int8 is calibrated on photos alone: use bfloat16")
+        raise UserError("this model requires depth, which int8 does not support: use bfloat16")
 
 
-def _fed_with(model: ov.Model, dtype: torch.dtype) -> ov.Model:
-    """A model of float32 numbers that is given others."""
+def _with_input_type(model: ov.Model, dtype: torch.dtype) -> ov.Model:
+    """Add a conversion of the input of a float32 model from another dtype."""
     if dtype == torch.float32:
         return model
     ov = import_openvino()
@@ -141,41 +140,41 @@ def _fed_with(model: ov.Model, dtype: torch.dtype) -> ov.Model:
 
 def _quantized(model: ov.Model, inputs: list[np.ndarray]) -> ov.Model:
     nncf = _import_nncf()
-    with redirect_stdout(StringIO()):  # its bars go there, which is for results alone
+    with redirect_stdout(StringIO()):  # NNCF prints progress bars to stdout
         return nncf.quantize(
             model,
             nncf.Dataset(inputs),
             subset_size=len(inputs),
-            # symmetric ranges: of others, convolutions are slower, and OpenVINO has a 1 x 1 that crashes at some sizes
+            # Symmetric ranges: asymmetric ones are slower, and OpenVINO crashes in a 1 x 1 convolution at some sizes.
             preset=nncf.QuantizationPreset.PERFORMANCE,
             fast_bias_correction=True,
         )
 
 
 def _import_nncf() -> Any:
-    """NNCF, which reports its use by the package that `import_openvino` keeps out."""
+    """Import NNCF without its telemetry, which `import_openvino` disables."""
     import logging
 
     import_openvino()
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns that there is no GPU
-    with redirect_stdout(sys.stderr):  # where its log goes is decided when it is imported
+    with redirect_stdout(sys.stderr):  # NNCF chooses its log stream at import
         import nncf
 
     nncf.set_log_level(logging.ERROR)
     return nncf
 
 
-def _some(tensor: Tensor) -> Tensor:
-    """What is kept of a part's input: an image, or some regions."""
+def _calibration_input(tensor: Tensor) -> Tensor:
+    """Return the part of an input that is recorded: a whole image, or evenly spaced regions."""
     return tensor if tensor.ndim == 4 else tensor[:: max(1, len(tensor) // REGIONS_AT_ONCE)][:REGIONS_AT_ONCE]
 
 
 IOU = 0.5
-"""IoU from which on two objects are the same."""
+"""Smallest IoU of matching objects."""
 
 
 def agreement(reference: SemanticResult | InstanceResult, other: SemanticResult | InstanceResult) -> float:
-    """The share of equal pixels of class maps, or `ap_dsb` of objects: those of both / those of either. 0 to 1."""
+    """Return the fraction of equal pixels of two class maps, or `ap_dsb` between two sets of objects, from 0 to 1."""
     if isinstance(reference, SemanticResult) and isinstance(other, SemanticResult):
         return float((reference.class_map == other.class_map).mean())
     assert isinstance(reference, InstanceResult)

@@ -1,6 +1,6 @@
-"""A network that finds objects, run by an engine.
+"""Mask R-CNN inference with an engine.
 
-H W pixels of the network's input.
+N: images; H, W: height and width of the network's input.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from upscore.models.mask_rcnn.inference_parts import BoxPart, DensePart, MaskPar
 from upscore.models.mask_rcnn.mask_rcnn import Detections, MaskRCNN
 
 DENSE, BOX, MASK = "dense", "box", "mask"
-"""The parts' names."""
+"""Names of the parts."""
 
 MASK_BLOCK = 20
-"""Regions whose masks an engine that gains from a fixed number computes together."""
+"""Number of regions per call of the mask head for engines that are faster with fixed shapes."""
 
 
-class ObjectFinder:
-    """The dense part and the branches by the engine; between them regions are chosen and pooled here.
+class DetectorRunner:
+    """Run the dense part and the heads of Mask R-CNN with an engine; regions are selected and pooled in torch.
 
     Args:
-        net: whose backbone may be known by its facts alone where the engine has its layers already.
-        engine: what runs the parts.
+        net: the network; its backbone may be a `BackboneSpec` if the engine has the compiled layers.
+        engine: engine that runs the parts.
     """
 
     def __init__(self, net: MaskRCNN, engine: Engine) -> None:
         self.net = net
-        # of maps and regions, which are read and written several times over between the parts
+        # dtype of feature maps and pooled regions; bfloat16 halves the memory traffic between the parts
         dtype = torch.bfloat16 if engine.name == "openvino" and engine.precision != "float32" else torch.float32
         box, mask = BoxPart(net), MaskPart(net, dtype)
         self.dense = engine.compile(DensePart(net, dtype), torch.zeros(1, 3, 64, 96), name=DENSE)
@@ -42,11 +42,19 @@ class ObjectFinder:
         self.branches = make_branches(run_box, run_mask, mask, block)
 
     def warmup(self, *sizes: tuple[int, int]) -> None:
-        """Be ready for inputs of these sizes (H, W)."""
+        """Compile for inputs of these sizes (H, W)."""
         self.dense.warmup(*((1, 3, *self.net.backbone.padded_size(*size)) for size in sizes))
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
-        """Preprocessed and padded images (N, 3, H, W), and their sizes before -> the objects of each, in its pixels."""
+        """Detect the objects of preprocessed and padded images.
+
+        Args:
+            images: (N, 3, H, W), float.
+            sizes: size of each image before padding.
+
+        Returns:
+            The detections of each image, in pixels of the network's input.
+        """
         outputs = to_outputs(self.dense(images), len(self.net.box_pooler.strides))
         return self.net.decode(outputs, sizes, self.branches)

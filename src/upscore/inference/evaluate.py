@@ -1,4 +1,4 @@
-"""Scores a model on labelled images."""
+"""Evaluation of a model on a labelled data set."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def class_orders(model: Model, dataset: Dataset) -> ClassOrders:
     """Match the classes of the data with the model's, see `match_classes`; warns where names are not equal.
 
     Raises:
-        UserError: the data has a class that the model doesn't know.
+        UserError: the model lacks a class of the data.
     """
     pairs = [(dataset.classes, model.classes)]
     if model.geometric_classes and (names := geometric_classes(dataset)):
@@ -88,7 +88,7 @@ def evaluate(
         split = split or default_split(data)
         dataset = open_instances(data, split) if model.task == "instances" else open_dataset(data, split)
     elif split is not None:
-        raise UserError(f"split={split!r}: is for a folder to open; a data set is scored as a whole")
+        raise UserError(f"split={split!r} applies to folders only: leave it out for a data set")
     else:
         dataset = data
     orders = orders or class_orders(model, dataset)
@@ -101,13 +101,13 @@ def evaluate(
 def _score_pixels(
     model: Model, samples: Iterator[Sample], table: Tensor, geometric_table: Tensor | None
 ) -> SemanticScores:
-    """`table` has the model's class for each value of a label map; `geometric_table` too, where that is labelled."""
+    """Score semantic segmentation; the tables map values of label maps to the model's classes."""
     confusion, geometric = ConfusionMatrix(len(model.classes)), ConfusionMatrix(len(model.geometric_classes))
     for sample in samples:
         if sample.class_map is None or (geometric_table is not None and sample.geometric_map is None):
-            raise UserError(f"{sample.name} has no labels to compare with")
+            raise UserError(f"{sample.name} has no labels: leave it out, or label it")
         if sample.depth is None and model.depth_channels:
-            raise UserError(f"{sample.name} has no depth, which this model sees beside the photo")
+            raise UserError(f"{sample.name} has no depth, which this model requires: add a depth map")
         found = model.predict(sample.image, depth=sample.depth if model.depth_channels else None)
         assert isinstance(found, SemanticResult)
         confusion.update(found.class_map, table[sample.class_map.long()])
@@ -120,7 +120,7 @@ def _score_pixels(
 
 
 def _table(order: Sequence[int]) -> Tensor:
-    """(256,) uint8, the model's class index for each value of a label map."""
+    """Return (256,) uint8: the model's class index for each value of a label map."""
     table = torch.full((256,), VOID, dtype=torch.uint8)
     table[: len(order)] = torch.tensor(order, dtype=torch.uint8)
     return table
@@ -133,13 +133,13 @@ def compare_objects(
     progress: ProgressCallback | None = None,
     orders: ClassOrders | None = None,
 ) -> InstanceEvaluator:
-    """Predict the images of a data set of objects and compare them with their labels; see `evaluate`."""
+    """Predict the images of an instance segmentation data set and match the objects; see `evaluate`."""
     order = torch.tensor((orders or class_orders(model, dataset)).classes)
     evaluator = InstanceEvaluator(model.classes, max_detections=model.max_detections)
     for sample in _counted(dataset, progress):
         objects = sample.objects
         if objects is None:
-            raise UserError(f"{sample.name} has no labelled objects to compare with")
+            raise UserError(f"{sample.name} has no object annotations: leave it out, or annotate it")
         objects = replace(objects, labels=order[objects.labels])
         found = model.predict(sample.image, score_threshold=0.0)
         assert isinstance(found, InstanceResult)
@@ -148,7 +148,7 @@ def compare_objects(
 
 
 def _counted(dataset: Dataset, progress: ProgressCallback | None) -> Generator[Sample, None, None]:
-    """The samples, read ahead; one counts as done when the next is asked for."""
+    """Yield the samples, read in background threads, and report the progress of each."""
     with closing(in_threads(range(len(dataset)), dataset.__getitem__)) as samples:
         for index, sample in samples:
             yield sample

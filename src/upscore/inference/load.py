@@ -1,4 +1,4 @@
-"""Load a model by its place (a folder, a run, a repository on a hub) or by its name."""
+"""Loading of models from a folder, a training run, the Hugging Face hub, or by name."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class ModelFolder:
             return load_model(self.path, backbone)[0]
 
     def compiled(self, net: FCN | MaskRCNN) -> None:
-        """Keep what the next start has to know of the network."""
+        """Store the facts about the network that the next start needs."""
         if self.store is None or isinstance(net.backbone, BackboneSpec) or net.architecture.get("neck") == "c4":
             return  # the head of a C4 network is a part of its backbone's
         self.bytes_per_pixel = bytes_per_pixel(net) if isinstance(net, FCN) else 0.0
@@ -107,7 +107,7 @@ BYTES_PER_PIXEL = "bytes_per_pixel"
 
 
 def _store(folder: Path, architecture: str, precision: str, quantized: Path | None) -> Store | None:
-    """Where this network's compiled parts are kept: by all that they depend on."""
+    """Return the store of the compiled parts of a network; its key covers all that they depend on."""
     files = [folder / WEIGHTS, *([] if quantized is None else sorted(quantized.iterdir()))]
     try:
         return store_for(*code_version(), architecture, precision, usual_torch_threads(), *map(file_digest, files))
@@ -116,7 +116,7 @@ def _store(folder: Path, architecture: str, precision: str, quantized: Path | No
 
 
 def _known_backbone(facts: dict[str, Any]) -> BackboneSpec | None:
-    """What the store knows of the backbone; None where it is nothing, or damaged."""
+    """Return the backbone's spec from the store, or None if it is missing or damaged."""
     try:
         float(facts[BYTES_PER_PIXEL])
         return BackboneSpec(facts)

@@ -1,7 +1,7 @@
-"""How much memory this process can still take, and errors of memory as sentences.
+"""Free memory of the process, and conversion of out-of-memory errors to `UserError`.
 
-The least of what the machine has free, what the container (cgroup) allows and what the process's address space may
-grow to (`ulimit -v`) counts.
+Free memory is the minimum of the machine's available memory, the limits of control groups (containers) and the limit
+of the address space (`ulimit -v`).
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from upscore.errors import UserError
 _OUT_OF_MEMORY = re.compile(
     r"allocat|bad_?alloc|out of memory|not enough memory|vector::_M|_Map_base::at", re.IGNORECASE
 )
-"""What allocators and engines say when memory is short; the last two are C++ containers left half filled."""
+"""Messages of allocators and engines that run out of memory; the last two come from C++ containers."""
 
 
 def free_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that this process can still allocate; a very large number where the system does not tell.
+    """Return the bytes that this process can still allocate; `sys.maxsize` if unknown.
 
     Args:
-        proc, cgroups: where the kernel's file systems are mounted.
+        proc, cgroups: mount points of the kernel's file systems.
     """
     limits = [_available(proc), *_left_in_cgroups(proc, cgroups), _left_of_address_space(proc)]
     return max(0, min(limits))
 
 
 def _available(proc: Path) -> int:
-    """Of the machine."""
+    """Return the available memory of the machine in bytes."""
     return 1024 * _field(proc / "meminfo", "MemAvailable:")
 
 
 def _left_of_address_space(proc: Path) -> int:
-    """Up to RLIMIT_AS."""
+    """Return the bytes left below RLIMIT_AS."""
     try:
         import resource
 
@@ -50,7 +50,7 @@ def _left_of_address_space(proc: Path) -> int:
 
 
 def _left_in_cgroups(proc: Path, cgroups: Path) -> Iterator[int]:
-    """In each control group that the process belongs to, of both versions; page cache that can be dropped is left."""
+    """Yield the bytes left in each control group (v1 and v2) of the process; inactive page cache counts as free."""
     lines: list[str] = []
     with suppress(OSError):
         lines = (proc / "self/cgroup").read_text(encoding="utf-8").splitlines()
@@ -79,7 +79,7 @@ def _number(file: Path) -> int | None:
 
 
 def _field(file: Path, name: str, default: int = sys.maxsize // 1024) -> int:
-    """The number behind a name in a file of lines."""
+    """Return the number after a name in a file of lines."""
     try:
         for line in file.read_text(encoding="utf-8").splitlines():
             if (words := line.split()) and words[0] == name:
@@ -91,11 +91,11 @@ def _field(file: Path, name: str, default: int = sys.maxsize // 1024) -> int:
 
 @contextmanager
 def memory_errors(what: str, remedy: str) -> Iterator[None]:
-    """Turn the errors of allocators and engines that run out of memory into a `UserError`; others pass.
+    """Convert out-of-memory errors of allocators and engines to `UserError`; other errors pass through.
 
     Args:
-        what: what was done, as the subject of the sentence.
-        remedy: what to do about it.
+        what: the operation, the subject of the message.
+        remedy: advice for the user.
     """
     try:
         yield
@@ -106,5 +106,5 @@ def memory_errors(what: str, remedy: str) -> Iterator[None]:
 
 
 def megabytes(size: float) -> str:
-    """A number of bytes, as 350 MB or 2.5 GB."""
+    """Format a number of bytes, for example as 350 MB or 2.5 GB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

@@ -1,4 +1,4 @@
-"""A model folder's networks in int8: `int8/` beside the weights, made by `upscore calibrate`."""
+"""Reading and writing of the int8 networks of a model folder, which `upscore calibrate` creates in `int8/`."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     import openvino as ov
 
 SOURCE, REPORT = "weights.sha256", "report.json"
-"""SOURCE: the digest of the weights, `FORMS`, and the names of the parts that were written."""
+"""`SOURCE` holds the digest of the weights, `FORMAT_VERSION` and the names of the parts."""
 
-ELSEWHERE = "choose another place for int8 with --output FOLDER"
+ELSEWHERE = "choose another folder with --output FOLDER"
 
-FORMS = "2"
-"""Of the parts and what goes in and out of them; another one's int8 must be made again."""
+FORMAT_VERSION = "2"
+"""Version of the parts and their inputs and outputs; int8 networks of other versions are rejected."""
 
 
 def part_names(net: FCN | MaskRCNN) -> tuple[str, ...]:
-    """Of all parts that an engine runs, be they in int8 or not."""
+    """Return the names of all parts that an engine runs."""
     return (DENSE, BOX, MASK) if isinstance(net, MaskRCNN) else (SCORES,)
 
 
 def find_quantized(model: Path) -> Path:
-    """The folder with a model's networks in int8.
+    """Return the folder with the int8 networks of a model.
 
     Raises:
-        UserError: there is none, it was made of other weights, or a file of it is missing.
+        UserError: there is none, it belongs to other weights, or a file is missing.
     """
     folder = model / QUANTIZED
     if not (folder / SOURCE).is_file():
@@ -52,7 +52,7 @@ def find_quantized(model: Path) -> Path:
             f"{model} has no int8 network: make it with `upscore calibrate {model} PHOTOS`, or choose another precision"
         )
     made_of, names = _source(folder)
-    if made_of != [file_digest(model / WEIGHTS), FORMS]:
+    if made_of != [file_digest(model / WEIGHTS), FORMAT_VERSION]:
         raise UserError(
             f"{folder} was made of other weights, or by another version: run `upscore calibrate {model} PHOTOS` again"
         )
@@ -63,7 +63,7 @@ def find_quantized(model: Path) -> Path:
 
 
 def _source(folder: Path) -> tuple[list[str], list[str]]:
-    """What a folder was made of, and the names of its parts."""
+    """Return the digest and format version of a folder, and the names of its parts."""
     try:
         words = (folder / SOURCE).read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError) as error:
@@ -72,10 +72,10 @@ def _source(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def read_quantized(folder: Path) -> dict[str, ov.Model]:
-    """Each part by its name.
+    """Read the parts by name.
 
     Raises:
-        UserError: a file can't be read.
+        UserError: a file cannot be read.
     """
     try:
         return {path.stem: core().read_model(path) for path in sorted(folder.glob("*.xml"))}
@@ -86,12 +86,12 @@ def read_quantized(folder: Path) -> dict[str, ov.Model]:
 def save_quantized(
     model: Path, parts: Mapping[str, ov.Model], report: Mapping[str, Any], *, output: Path | None = None
 ) -> None:
-    """Write `int8/` into a model folder, whole or not at all, with a report of what int8 costs.
+    """Write `int8/` into a model folder atomically, with a report of the accuracy of int8.
 
-    With `output`, the model folder stays as it is, and a copy that has `int8/` is written there.
+    With `output`, the model folder is not changed, and a copy with `int8/` is written there.
 
     Raises:
-        UserError: it can't be written.
+        UserError: the folder cannot be written.
     """
     try:
         if output is None:
@@ -103,14 +103,16 @@ def save_quantized(
                 copyfile(model / name, temporary / name)
             (temporary / QUANTIZED).mkdir()
             _fill(temporary / QUANTIZED, model, parts, report)
-    except (OSError, RuntimeError) as error:  # the latter is OpenVINO's
+    except (OSError, RuntimeError) as error:  # OpenVINO raises RuntimeError
         raise _cannot_write(output or model, error) from error
 
 
 def _fill(folder: Path, model: Path, parts: Mapping[str, ov.Model], report: Mapping[str, Any]) -> None:
     for name, part in parts.items():
         import_openvino().save_model(part, folder / f"{name}.xml", compress_to_fp16=False)
-    (folder / SOURCE).write_text(" ".join([file_digest(model / WEIGHTS), FORMS, *parts]) + "\n", encoding="utf-8")
+    (folder / SOURCE).write_text(
+        " ".join([file_digest(model / WEIGHTS), FORMAT_VERSION, *parts]) + "\n", encoding="utf-8"
+    )
     (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 

@@ -1,6 +1,6 @@
-"""A network that classifies pixels, run by an engine.
+"""FCN inference with an engine.
 
-C classes, H W pixels of the photo, h w of the image as the network sees it.
+C: classes; H, W: height and width of the image; h, w: height and width of the network's input.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from upscore.models.fcn.fcn import FCN, FCNHead
 from upscore.models.fcn.inference_parts import CoarseScores, heads, upsampling_matrices
 
 SCORES = "coarse_scores"
-"""The part's name."""
+"""Name of the part."""
 
 SIZES = 4
-"""Of photos, for which the way from scores to pixels is kept."""
+"""Number of image sizes for which the upsampling matrices are cached."""
 
 
 class PixelScores(NamedTuple):
-    """What a network says of the pixels of one image."""
+    """Class maps and probabilities of one image."""
 
     class_maps: list[np.ndarray]
-    """Of each head, (H, W) uint8."""
+    """(H, W) uint8, one for each head."""
     probabilities: np.ndarray | None
-    """(C, H, W) float16 of the first head; None where they were not asked for."""
+    """(C, H, W) float16, probabilities of the first head; None if not requested."""
 
 
-class PixelClassifier:
-    """The convolutions by the engine, the rest here.
+class SegmenterRunner:
+    """Run the convolutions of an FCN with an engine; upsampling and argmax run in torch.
 
     Args:
-        net: whose backbone may be known by its facts alone where the engine has its convolutions already.
-        engine: what runs them.
+        net: the network; its backbone may be a `BackboneSpec` if the engine has the compiled layers.
+        engine: engine that runs the convolutions.
     """
 
     def __init__(self, net: FCN, engine: Engine) -> None:
@@ -50,14 +50,14 @@ class PixelClassifier:
         self.coarse_scores = engine.compile(CoarseScores(net), torch.zeros(2, self.channels, 64, 96), name=SCORES)
 
     def warmup(self, *sizes: tuple[int, int]) -> None:
-        """Be ready for images of these sizes (h, w)."""
+        """Compile for images of these sizes (h, w)."""
         self.coarse_scores.warmup(*((1, self.channels, *self.net.backbone.padded_size(*size)) for size in sizes))
 
     @torch.inference_mode()
     def __call__(
         self,
         inputs: Tensor,
-        seen: Sequence[tuple[int, int]],
+        input_sizes: Sequence[tuple[int, int]],
         sizes: Sequence[tuple[int, int]],
         *,
         probabilities: bool = False,
@@ -66,60 +66,62 @@ class PixelClassifier:
 
         Args:
             inputs: preprocessed and padded images (N, 3, h, w).
-            seen: each one's size (h, w) before it was padded.
-            sizes: the size (H, W) of each one's class map.
-            probabilities: compute class probabilities too.
+            input_sizes: size (h, w) of each image before padding.
+            sizes: size (H, W) of each class map.
+            probabilities: whether to compute class probabilities.
         """
-        scores_of_heads = self.coarse_scores(inputs)
+        scores_row_scores = self.coarse_scores(inputs)
         return [
-            self._decode([scores[n : n + 1] for scores in scores_of_heads], *of_image, probabilities)
-            for n, of_image in enumerate(zip(seen, sizes, strict=True))
+            self._decode([scores[n : n + 1] for scores in scores_row_scores], *image_sizes, probabilities)
+            for n, image_sizes in enumerate(zip(input_sizes, sizes, strict=True))
         ]
 
     def _decode(
-        self, scores_of_heads: list[Tensor], seen: tuple[int, int], size: tuple[int, int], probabilities: bool
+        self, scores_row_scores: list[Tensor], input_size: tuple[int, int], size: tuple[int, int], probabilities: bool
     ) -> PixelScores:
-        of_heads = [
-            self._row_scores(head, scores, seen, size)
-            for head, scores in zip(heads(self.net), scores_of_heads, strict=True)
+        row_scores = [
+            self._row_scores(head, scores, input_size, size)
+            for head, scores in zip(heads(self.net), scores_row_scores, strict=True)
         ]
         classes, kept = class_map(
-            of_heads[0],
+            row_scores[0],
             size,
             null_background=self.net.null_background,
             probabilities=self.net.probabilities if probabilities else None,
         )
-        class_maps = [classes, *(class_map(rows, size)[0] for rows in of_heads[1:])]
+        class_maps = [classes, *(class_map(rows, size)[0] for rows in row_scores[1:])]
         return PixelScores([plane.cpu().numpy() for plane in class_maps], None if kept is None else kept.cpu().numpy())
 
-    def _row_scores(self, head: FCNHead, scores: Tensor, seen: tuple[int, int], size: tuple[int, int]) -> RowScores:
-        """Of the pixels of a photo; a learned upsampling is done at the size that the network saw."""
-        matrices = self._matrices(head, (scores.shape[-2], scores.shape[-1]), seen, size)
+    def _row_scores(
+        self, head: FCNHead, scores: Tensor, input_size: tuple[int, int], size: tuple[int, int]
+    ) -> RowScores:
+        """Return the scores of rows of pixels; learned upsampling runs at the size of the network's input."""
+        matrices = self._matrices(head, (scores.shape[-2], scores.shape[-1]), input_size, size)
         if matrices is None:
-            return by_resizing(head.upsample_scores(scores, seen)[0], size)
+            return by_resizing(head.upsample_scores(scores, input_size)[0], size)
         return by_matrices(scores[0], *matrices)
 
 
 ROWS_AT_ONCE = 32
-"""Rows of a photo whose scores exist at the same time: few enough for a processor's cache."""
+"""Rows of pixels whose scores are computed at a time, so that they fit into the CPU cache."""
 
 RowScores = Callable[[int, int], Tensor]
-"""(top, bottom) -> the scores (C, bottom - top, W) of these rows of pixels, which the next call may overwrite."""
+"""Function from (top, bottom) to the scores (C, bottom - top, W) of these rows; the next call may overwrite them."""
 
 
 def by_matrices(scores: Tensor, rows: Tensor, columns: Tensor) -> RowScores:
-    """Coarse scores (C, h, w), and what each cell adds to each row (H, h) and column (W, w) of pixels."""
+    """Upsample coarse scores (C, h, w) with a matrix for the rows (H, h) and one for the columns (W, w)."""
     across = scores @ columns.T.to(scores.device)
     rows = rows.to(scores.device)
     touched = rows.ne(0).byte()
     first = touched.argmax(dim=1).tolist()
     last = (rows.shape[1] - 1 - touched.flip(1).argmax(dim=1)).tolist()
 
-    # one for all blocks, for the allocator does not find freed ones again
+    # One buffer for all blocks: the allocator does not reuse freed ones.
     pixels = across.new_empty(len(across), min(ROWS_AT_ONCE, len(rows)), across.shape[-1])
 
     def block(top: int, bottom: int) -> Tensor:
-        near = slice(min(first[top:bottom]), max(last[top:bottom]) + 1)  # the few that touch these rows, side by side
+        near = slice(min(first[top:bottom]), max(last[top:bottom]) + 1)  # the few cells that contribute to these rows
         weights = rows[top:bottom, near].expand(len(across), -1, -1)
         out = pixels if bottom - top == pixels.shape[1] else None
         return torch.bmm(weights, across[:, near], out=out)
@@ -128,7 +130,7 @@ def by_matrices(scores: Tensor, rows: Tensor, columns: Tensor) -> RowScores:
 
 
 def by_resizing(scores: Tensor, size: tuple[int, int]) -> RowScores:
-    """Scores (C, h, w), resized to H x W bilinearly."""
+    """Resize scores (C, h, w) to (H, W) by bilinear interpolation."""
     height, width = size
     cells = scores.shape[-2]
 
@@ -155,13 +157,13 @@ def class_map(
     null_background: bool = False,
     probabilities: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """The most probable classes (H, W) uint8 and, by a function of scores, their probabilities (C, H, W) float16.
+    """Return the most probable classes (H, W) uint8 and optionally the probabilities (C, H, W) float16.
 
     Args:
-        scores: of any rows of pixels.
-        size: (H, W).
-        null_background: class 0 has a score of 0 everywhere, and is not in `scores`.
-        probabilities: from scores (C, ...) to probabilities.
+        scores: computes the scores of any rows of pixels.
+        size: (H, W) of the class map.
+        null_background: whether class 0 has a score of 0 everywhere and is missing in `scores`.
+        probabilities: function from scores (C, ...) to probabilities.
     """
     blocks, kept = [], []
     for top in range(0, size[0], ROWS_AT_ONCE):
@@ -175,9 +177,9 @@ def class_map(
 
 
 def best_classes(scores: Tensor) -> Tensor:
-    """The class with the highest score, (C, h, w) -> (h, w) uint8; of equal ones the first.
+    """Return the class with the highest score, (C, h, w) -> (h, w) uint8; the first class wins ties.
 
-    On a CPU a running maximum class by class, several times faster than torch's argmax over the first axis.
+    On CPUs a running maximum over the classes is several times faster than torch's argmax over the first axis.
     """
     if scores.device.type != "cpu":
         return scores.max(dim=0).indices.to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Threads: work on one item after the other beside whoever takes the results, and torch's own number of threads."""
+"""Background threads that process items in order, and control of torch's number of threads."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 THREADS = max(1, min(4, (os.cpu_count() or 1) // 2))
-"""Decoding and encoding a photo take less than a network on the same cores: few are enough."""
+"""Default number of threads; few suffice, since decoding and encoding are faster than the network."""
 
 
 def in_threads(
     items: Iterable[Item], work: Callable[[Item], Result], *, threads: int = THREADS, waiting: int | None = None
 ) -> Generator[tuple[Item, Result], None, None]:
-    """Go through items in order, each with what `work` makes of it in one of the threads.
+    """Apply `work` to items in background threads and yield (item, result) in order.
 
-    At most `waiting` results (by default one more than threads) are begun or done and not yet taken; the next item is
-    asked for, in the caller's thread, when there is room. So what one call yields may be the items of the next one, and
-    memory stays bounded. Should the items end in an exception, an interruption too, it is raised once all that was
-    begun has been taken. Close it to let the threads go: what they have begun they finish, what waits is dropped.
+    At most `waiting` results (default: `threads` + 1) are pending, and items are taken in the caller's thread, so that
+    calls can be chained with bounded memory. An exception of the iterator of items, including an interruption, is
+    raised after all pending results. Closing the generator stops the threads after their current items.
     """
     waiting = threads + 1 if waiting is None else waiting
     begun: deque[tuple[Item, Future[Result]]] = deque()
@@ -53,14 +52,14 @@ def in_threads(
 
 _limit = threading.Lock()
 _limits: list[int] = []
-"""The number of torch's threads before, once for each block of `one_torch_thread` that is entered."""
+"""torch's original number of threads, one entry for each active `one_torch_thread` block."""
 
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Limit torch to one thread, for work in which it does little beside an engine's own threads.
+    """Limit torch to one thread while an engine uses its own threads.
 
-    The number belongs to the whole process: of blocks that overlap in several threads, the first one sets it and the
+    The setting applies to the whole process: of overlapping blocks in several threads, the first one sets it and the
     last one restores it.
     """
     with _limit:
@@ -76,6 +75,6 @@ def one_torch_thread() -> Iterator[None]:
 
 
 def usual_torch_threads() -> int:
-    """The number of torch's threads outside of `one_torch_thread`."""
+    """Return torch's number of threads outside of `one_torch_thread`."""
     with _limit:
         return _limits[0] if _limits else torch.get_num_threads()

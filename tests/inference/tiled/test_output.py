@@ -152,8 +152,8 @@ def test_a_killed_run_resumes_to_the_same_file(
     (partial / "0_1.npz").write_bytes((partial / "0_1.npz").read_bytes()[:1000])  # and the power failed
 
     predicted: list[int] = []
-    predict = predictor.predict
-    monkeypatch.setattr(predictor, "predict", lambda pixels: predicted.append(1) or predict(pixels))
+    predict = predictor.class_maps
+    monkeypatch.setattr(predictor, "class_maps", lambda pixels: predicted.append(1) or predict(pixels))
     predict_raster(predictor, source, output, tile_size=256)
     assert len(predicted) == 12 - 4
     assert not partial.exists()

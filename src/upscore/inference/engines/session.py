@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upscore.inference.detector import ObjectFinder
+from upscore.inference.detector import DetectorRunner
 from upscore.inference.engines.base import Engine
 from upscore.inference.memory import memory_errors
-from upscore.inference.semantic import PixelClassifier, PixelScores
+from upscore.inference.semantic import PixelScores, SegmenterRunner
 from upscore.models.fcn.fcn import FCN
 from upscore.models.mask_rcnn.mask_rcnn import Detections, MaskRCNN
 
@@ -37,8 +37,8 @@ class Session:
     def __init__(self, net: FCN | MaskRCNN, engine: Engine) -> None:
         self.net, self.engine = net, engine
         self._turn = threading.Lock()
-        self._pixels = PixelClassifier(net, engine) if isinstance(net, FCN) else None
-        self._objects = ObjectFinder(net, engine) if isinstance(net, MaskRCNN) else None
+        self._pixels = SegmenterRunner(net, engine) if isinstance(net, FCN) else None
+        self._objects = DetectorRunner(net, engine) if isinstance(net, MaskRCNN) else None
         self.batches = engine.device.type == "cuda"
         """Whether several images run faster together than one after the other."""
 
