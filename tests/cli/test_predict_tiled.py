@@ -80,7 +80,7 @@ def test_objects_in_tiles(
     assert upscore(monkeypatch, *run[:-1], "0.5") == 0
     assert "object" in capsys.readouterr().out
     assert upscore(monkeypatch, *run[:-1], "1.5") == 2
-    assert "scores are from 0 to 1" in sentence(capsys)
+    assert "--score-threshold" in sentence(capsys)
     assert upscore(monkeypatch, "predict", "nuclei", image, "--output", output, "--tiled", "--tile-size", "0") == 1
     assert "tile_size=0" in sentence(capsys)
 

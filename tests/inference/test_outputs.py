@@ -53,14 +53,14 @@ def test_a_photo_that_is_missing_is_kept_for_the_report(tmp_path: Path) -> None:
 
 
 def test_no_photos(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no photos in .*: they end in .*\.jpg"):
+    with pytest.raises(UserError, match=r"no images.*\.jpg"):
         find_images([touch(tmp_path, "notes.txt")])
 
 
 def test_outputs_never_take_the_place_of_photos(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "b.jpg", "b_overlay.jpg", "c/a.jpg", "c/a_geometric.jpg")
     refuse_overwriting({"a": tmp_path / "a.png"}, tmp_path / "out")
-    with pytest.raises(UserError, match=r"a\.png is a photo and would be overwritten: choose another --output"):
+    with pytest.raises(UserError, match=r"a\.png.*--output"):
         refuse_overwriting({"a": tmp_path / "a.png"}, tmp_path / "c" / "..")
     with pytest.raises(UserError, match=r"b_overlay\.jpg is a photo"):
         refuse_overwriting(find_images([tmp_path / "b.jpg", tmp_path / "b_overlay.jpg"]), tmp_path)
@@ -111,7 +111,7 @@ def test_names_agree_in_any_form_of_unicode(tmp_path: Path) -> None:
     touch(tmp_path, "Mu\u0308ller.jpg", "Caf\u00e9.jpg")
     assert set(find_images([tmp_path])) == {"M\u00fcller", "Caf\u00e9"}
     touch(tmp_path, "Cafe\u0301.jpg")
-    with pytest.raises(UserError, match="predict them apart"):
+    with pytest.raises(UserError, match=r"same files|both be written"):
         find_images([tmp_path])
 
 

@@ -1,6 +1,6 @@
-"""Photos in, files out: reading and writing beside the network.
+"""Prediction of folders of images, with reading and writing in background threads.
 
-The network runs in the caller's thread. Pillow and zlib work without the interpreter's lock, so threads are enough.
+The network runs in the caller's thread. Pillow and zlib release the GIL, so threads suffice.
 """
 
 from __future__ import annotations
@@ -36,39 +36,39 @@ from upscore.results import InstanceResult, Result
 from upscore.results.writers.coco import RESULTS, write_results
 
 SAMPLE, SHARE = 64, 4
-"""Photos whose size is asked for, and the part of them that must share one, as 1 / SHARE, for it to be a common one."""
+"""Number of images whose size is read, and the fraction 1 / SHARE of them that makes a size a common one."""
 
 
 class Outcome(NamedTuple):
-    """What became of one photo."""
+    """Result of one image."""
 
     name: str
     objects: int = 0
-    """How many were found, by a network that finds them."""
+    """Number of detected objects; 0 for semantic segmentation."""
     error: UserError | None = None
-    """Why there is nothing of it."""
+    """Reason why the image could not be predicted."""
     before: bool = False
-    """An earlier run did it."""
+    """Whether an earlier run predicted the image."""
 
 
 class Entry(NamedTuple):
-    """A photo in a folder of them."""
+    """Image of a folder."""
 
     name: str
-    """Of its output."""
+    """Name of its output, without endings."""
     path: Path
     image_id: int
     """Its id in the COCO data set that it belongs to, or its place among the images, from 1."""
 
     @property
     def file_name(self) -> str:
-        """Its place below the folder."""
+        """Path relative to the folder."""
         return (Path(self.name).parent / self.path.name).as_posix()
 
 
 def predict_folder(
     predictor: Model,
-    photos: Mapping[str, Path],
+    images: Mapping[str, Path],
     output: Path,
     *,
     depth: Path | None = None,
@@ -77,28 +77,32 @@ def predict_folder(
     score_threshold: float | None = None,
     resume: bool = False,
 ) -> Generator[Outcome, None, None]:
-    """Predict photos, by the names of their outputs, and write what `write_prediction` does, and `instances.json`.
+    """Predict images and write their results, see `write_prediction`; for detection also write `instances.json`.
 
-    Photos are given out in order, each when all of it is written; one at fault leaves the others alone. Close the
-    generator, or let an interruption pass through it, to end early: files are written whole or not at all, and
-    `instances.json` has the objects of the photos that were given out.
+    Images are yielded in order, each after its files are complete; an image that fails does not stop the others. To
+    stop
+    early, close the generator or interrupt it: files are written atomically, and `instances.json` has the objects of
+    the images yielded so far.
 
     Args:
-        depth: the folder with a file for each photo, for a network that sees depth.
-        scores: keep class probabilities too.
-        overlays: draw on the photos too, which takes longer than all else but the network.
-        score_threshold: as in `Model.predict`.
-        resume: leave out images that an earlier run into the same folder, with the same model and options, has
-            predicted, unless the image or an output has changed since.
+        predictor: the model.
+        images: paths of the images by the names of their outputs.
+        output: output folder.
+        depth: folder with a depth map for each image, for a model with depth.
+        scores: also write class probabilities.
+        overlays: also write overlays, which is the slowest step after the network.
+        score_threshold: lowest score of an object, see `Model.predict`.
+        resume: skip images that an earlier run into the same folder, with the same model and options, has predicted,
+            unless the image or an output has changed since.
 
     Raises:
-        UserError: the output can't be written, another run is writing to it, or `resume` and it is of another model or
-            other options.
+        UserError: the output cannot be written, another run is writing to it, or `resume` is set and the output belongs
+            to another model or other options.
     """
     require_writable(output, "choose another output")
-    ids = result_ids(predictor, photos)
+    ids = result_ids(predictor, images)
     job = _Job(predictor, output, depth, scores, overlays, score_threshold, ids.categories)
-    entries = [Entry(name, path, ids.images[name]) for name, path in photos.items()]
+    entries = [Entry(name, path, ids.images[name]) for name, path in images.items()]
     with ExitStack() as stack:
         settings = folder_settings(
             predictor,
@@ -123,7 +127,7 @@ def predict_folder(
                 rest.append(entry)
             else:
                 yield Outcome(entry.name, len(record.results), before=True)
-        predictor.warmup(*warmup_sizes(list(photos.values())))
+        predictor.warmup(*warmup_sizes(list(images.values())))
         predictions = stack.enter_context(closing(job.predictions(rest)))
         for (entry, _, _), written in stack.enter_context(closing(in_threads(predictions, job.write))):
             if isinstance(written, UserError):
@@ -142,7 +146,7 @@ def folder_settings(
     score_threshold: float | None,
     **others: Setting,
 ) -> dict[str, Setting]:
-    """The settings of a run over images, for its `RunManifest`."""
+    """Return the settings of a run over images, for its `RunManifest`."""
     if predictor.task == "instances" and score_threshold is None:
         score_threshold = predictor.score_threshold
     options: dict[str, Setting] = {"depth": depth is not None, "scores": scores, "overlays": overlays}
@@ -151,12 +155,12 @@ def folder_settings(
 
 @dataclass(frozen=True, slots=True)
 class ResultIds:
-    """The ids in `instances.json`."""
+    """Image and category ids of `instances.json`."""
 
     images: dict[str, int]
-    """By the name of the image's output."""
+    """Image ids by the names of the outputs."""
     categories: list[int] | None
-    """By class index; None: class index + 1."""
+    """Category ids by class index; None: class index + 1."""
 
     @property
     def setting(self) -> Setting:
@@ -164,26 +168,26 @@ class ResultIds:
         return None if self.categories is None else ", ".join(map(str, self.categories))
 
 
-def result_ids(predictor: Model, photos: Mapping[str, Path]) -> ResultIds:
+def result_ids(predictor: Model, images: Mapping[str, Path]) -> ResultIds:
     """The ids of the COCO data set that images belong to.
 
     Without one, images have their place among the images, from 1, and classes the ids that the model knows.
     """
-    ids = find_ids(photos.values()) if predictor.task == "instances" else CocoIds()
-    numbers = ids.number(list(photos.values()))
-    return ResultIds(dict(zip(photos, numbers, strict=True)), ids.of_classes(predictor.classes, predictor.category_ids))
+    ids = find_ids(images.values()) if predictor.task == "instances" else CocoIds()
+    numbers = ids.number(list(images.values()))
+    return ResultIds(dict(zip(images, numbers, strict=True)), ids.of_classes(predictor.classes, predictor.category_ids))
 
 
 def write_found(manifest: RunManifest, image_ids: Mapping[str, int], output: Path) -> None:
     """Write `instances.json` with the objects of a run.
 
     Args:
-        manifest: of the run.
+        manifest: manifest of the run.
         image_ids: by the names of the outputs, in the order of the file.
-        output: the folder.
+        output: output folder.
 
     Raises:
-        UserError: it can't be written.
+        UserError: the file cannot be written.
     """
     write_results(manifest.results(image_ids), output / RESULTS)
 
@@ -191,67 +195,67 @@ def write_found(manifest: RunManifest, image_ids: Mapping[str, int], output: Pat
 def _same_inputs(entry: Entry, depth: Path | None, before: Sequence[Fingerprint]) -> bool:
     try:
         return unchanged(before, _inputs(entry, depth))
-    except UserError:  # whoever reads the depth says so
+    except UserError:  # reported when the depth is read
         return False
 
 
 def _inputs(entry: Entry, depth: Path | None) -> list[Path]:
-    """The files that a prediction depends on."""
+    """Return the files that a prediction depends on."""
     return [entry.path, *([] if depth is None else [find_depth(depth, entry.name)])]
 
 
 def require_fitting(predictor: Model, *, depth: Path | None, scores: bool, score_threshold: float | None) -> None:
-    """Make sure, before the first photo, that options of `upscore predict` are for this network.
+    """Check, before the first prediction, that options of `upscore predict` apply to the model.
 
     Raises:
-        UserError: one is not, or out of range.
+        UserError: an option belongs to the other task, or is out of range.
     """
     if predictor.task == "instances" and scores:
-        raise UserError("--scores writes class probabilities of pixels, but this model finds objects: leave it out")
+        raise UserError("--scores applies to semantic segmentation, but this model detects objects: leave it out")
     require_score_threshold(predictor, score_threshold)
     if (depth is None) != (not predictor.depth_channels):
-        have = "sees depth: give --depth FOLDER" if depth is None else "sees photos alone: leave --depth out"
+        have = "requires depth: give --depth FOLDER" if depth is None else "has no depth input: leave --depth out"
         raise UserError(f"this model {have}")
     if depth is not None and not depth.is_dir():
-        raise UserError(f"{depth}: there is no such folder of depth")
+        raise UserError(f"--depth {depth} is not a folder: give a folder with depth maps")
 
 
 def display_threshold(model: Model, score_threshold: float | None) -> float:
-    """Score threshold of the objects that overlays show: what the user chose, or else the model's own."""
+    """Return the score threshold of objects in overlays: the user's choice, or the model's default."""
     return model.display_threshold if score_threshold is None else score_threshold
 
 
 def require_score_threshold(predictor: Model, score_threshold: float | None) -> None:
-    """Make sure that --score-threshold is for this network.
+    """Check that --score-threshold applies to the model.
 
     Raises:
-        UserError: it is not, or is out of range.
+        UserError: the model does not detect objects, or the threshold is out of range.
     """
     if score_threshold is not None and predictor.task != "instances":
         raise UserError(
-            "--score-threshold is for models that find objects, but this one classifies pixels: leave it out"
+            "--score-threshold applies to object detection, but this model does semantic segmentation: leave it out"
         )
     if score_threshold is not None and not 0 <= score_threshold <= 1:
-        raise UserError(f"--score-threshold {score_threshold}: scores are from 0 to 1")
+        raise UserError(f"--score-threshold {score_threshold} is invalid: use a number from 0 to 1")
 
 
-def warmup_sizes(photos: Sequence[Path]) -> list[tuple[int, int]]:
-    """The common sizes of photos, by the headers of a sample of them."""
+def warmup_sizes(paths: Sequence[Path]) -> list[tuple[int, int]]:
+    """Return the common sizes of images, from the headers of a sample."""
     sizes = []
-    for photo in photos[:: max(1, len(photos) // SAMPLE)]:
-        with suppress(UserError):  # whoever reads the photo says so
-            sizes.append(image_size(photo))
+    for path in paths[:: max(1, len(paths) // SAMPLE)]:
+        with suppress(UserError):  # reported when the image is read
+            sizes.append(image_size(path))
     return common_sizes(sizes)
 
 
 def common_sizes(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The sizes (H, W) that many photos have, two at most, for `Model.warmup`."""
+    """Return the at most two most common sizes (H, W), for `Model.warmup`."""
     return [size for size, count in Counter(sizes).most_common(2) if SHARE * count >= len(sizes)]
 
 
 @dataclass(frozen=True)
 class _Job:
-    """The stages that a photo goes through; a user's error is handed on in its place."""
+    """Stages of the prediction of an image; a `UserError` takes the place of its result."""
 
     predictor: Model
     output: Path

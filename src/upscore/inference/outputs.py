@@ -1,4 +1,4 @@
-"""Names of the files of predictions, and writing them."""
+"""Names of output files, and writing of predictions."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ ENDINGS = {
     "semantic": (".png", "_overlay.jpg", "_scores.npz"),
     "instances": ("_ids.png", "_overlay.jpg"),
 }
-"""What is added to an image's name, by the model's task."""
+"""Endings of output files by the task of the model."""
 
 GEOMETRIC = ("_geometric.png", "_geometric_overlay.jpg")
-"""What a second head adds."""
+"""Endings of the output files of a second head."""
 
 SCORES = {"scores.npy", "classes.npy"}
-"""The arrays in `NAME_scores.npz`."""
+"""Members of `NAME_scores.npz`."""
 
 
 def find_images(paths: Sequence[Path], *, output: Path | None = None) -> dict[str, Path]:
@@ -56,12 +56,14 @@ def find_images(paths: Sequence[Path], *, output: Path | None = None) -> dict[st
             below = [entry for entry in below if not is_own_picture(entry[2])]
         found += sorted(below, key=lambda entry: (entry[0].split("/"), entry[1]))
     if not found:
-        raise UserError(f"no photos in {', '.join(map(str, paths))}: they end in {', '.join(sorted(SUFFIXES))}")
+        raise UserError(
+            f"{', '.join(map(str, paths))}: no images found; supported suffixes are {', '.join(sorted(SUFFIXES))}"
+        )
     return by_name(found)
 
 
 def by_name(found: Iterable[tuple[str, str, Path]]) -> dict[str, Path]:
-    """Images by the names of their outputs.
+    """Return images by the names of their outputs.
 
     Args:
         found: (name, suffix, path) of each image; where names are the same, the suffix joins them.
@@ -71,21 +73,23 @@ def by_name(found: Iterable[tuple[str, str, Path]]) -> dict[str, Path]:
     """
     found = list(found)
     counts = Counter(name for name, _, _ in found)
-    photos: dict[str, Path] = {}
+    images: dict[str, Path] = {}
     for name, suffix, path in found:
         key = name if counts[name] == 1 else f"{name}_{suffix.lstrip('.')}"
-        if photos.setdefault(key, path) != path:
-            raise UserError(f"{path} and {photos[key]} would be written to the same files: predict them apart")
-    return photos
+        if images.setdefault(key, path) != path:
+            raise UserError(
+                f"{path} and {images[key]} would be written to the same files: use separate --output folders"
+            )
+    return images
 
 
 def refuse_overwriting(
-    photos: dict[str, Path], output: Path, task: str = "semantic", *, geometric: bool = False
+    images: dict[str, Path], output: Path, task: str = "semantic", *, geometric: bool = False
 ) -> None:
     """Check, before the first is written, that no output replaces an image, another output, or a foreign file.
 
     Args:
-        photos: images by the names of their outputs.
+        images: images by the names of their outputs.
         output: the folder.
         task: of the model, "semantic" or "instances".
         geometric: whether the model has a second head.
@@ -93,25 +97,27 @@ def refuse_overwriting(
     Raises:
         UserError: one would.
     """
-    sources = {_real(photo) for photo in photos.values()}
+    sources = {_real(image) for image in images.values()}
     written: dict[Path, Path] = {}
-    for name, photo in photos.items():
+    for name, image in images.items():
         for path in _outputs(output / name, ENDINGS[task] + GEOMETRIC * geometric):
             if _real(path) in sources:
-                raise UserError(f"{path} is a photo and would be overwritten: choose another --output")
+                raise UserError(f"{path} is an input image and would be overwritten: choose another --output")
             if path.suffix == ".npz":
                 _require_own_scores(path)
             else:
                 require_own_picture(path)
             if path in written:
-                raise UserError(f"{photo} and {written[path]} would both be written to {path}: predict them apart")
-            written[path] = photo
+                raise UserError(
+                    f"{image} and {written[path]} would both be written to {path}: use separate --output folders"
+                )
+            written[path] = image
     if task == "instances":
         require_results(output / RESULTS)
 
 
 def _real(path: Path) -> str:
-    """The path without links; unlike `Path.resolve` it takes links in a circle."""
+    """Return the path without symbolic links; unlike `Path.resolve`, this accepts circular links."""
     return os.path.realpath(path)
 
 
@@ -134,19 +140,19 @@ def _outputs(base: Path, endings: Sequence[str]) -> list[Path]:
 def write_prediction(
     prediction: SemanticResult | InstanceResult, base: Path, *, overlays: bool = True, display_threshold: float = 0.0
 ) -> list[Path]:
-    """Write what was predicted of an image, at the image's own size.
+    """Write the prediction of an image at the size of the image.
 
-    Classes of pixels: `base.png` (class indices with a palette), `base_overlay.jpg` and, where there are scores,
+    Semantic segmentation: `base.png` (class indices with a palette), `base_overlay.jpg` and, where there are scores,
     `base_scores.npz`; from two heads `base_geometric.png` and `base_geometric_overlay.jpg` too.
 
-    Objects: `base_ids.png` (16-bit numbers of objects from 1, 0 for none) and `base_overlay.jpg`, which shows objects
-    with scores of at least `display_threshold`.
+    Object detection: `base_ids.png` (16-bit object numbers from 1, 0 for background) and `base_overlay.jpg`, which
+    shows objects with scores of at least `display_threshold`.
 
     Returns:
-        The files that were written.
+        The paths of the written files.
 
     Raises:
-        WriteError: a file can't be written.
+        WriteError: a file cannot be written.
     """
     if isinstance(prediction, InstanceResult):
         ids, overlay = _outputs(base, ENDINGS["instances"])
@@ -162,12 +168,12 @@ def write_prediction(
         save_overlay(prediction.overlay(), overlay)
         written.append(overlay)
     if (geometric := prediction.geometric) is not None:
-        surfaces, surfaces_overlay = _outputs(base, GEOMETRIC)
-        save_labels(index_image(geometric.class_map, len(geometric.classes)), surfaces)
-        written.append(surfaces)
+        geometric_map, geometric_overlay = _outputs(base, GEOMETRIC)
+        save_labels(index_image(geometric.class_map, len(geometric.classes)), geometric_map)
+        written.append(geometric_map)
         if overlays:
-            save_overlay(geometric.overlay(), surfaces_overlay)
-            written.append(surfaces_overlay)
+            save_overlay(geometric.overlay(), geometric_overlay)
+            written.append(geometric_overlay)
     if prediction.scores is not None:
         with atomic_path(scores) as temporary:
             np.savez_compressed(temporary, scores=prediction.scores, classes=np.array(prediction.classes))

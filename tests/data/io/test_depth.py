@@ -125,5 +125,5 @@ def test_the_verb_takes_depth_from_a_folder_and_writes_both_maps(tmp_path: Path)
     assert written == {f"scene_00000{ending}" for ending in endings}
     with Image.open(tmp_path / "out" / "scene_00000_geometric.png") as picture:
         assert set(np.unique(np.array(picture))) <= {0, 1, 2}
-    with pytest.raises(UserError, match="sees depth: give --depth FOLDER"):
+    with pytest.raises(UserError, match="--depth FOLDER"):
         predict_verb(*arguments, output=tmp_path / "out2")

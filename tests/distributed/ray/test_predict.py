@@ -126,19 +126,19 @@ def test_invalid_arguments_are_rejected(trained: Path, finder: Path, photos: Pat
     """Errors are raised before any worker is started."""
     images = photos / "images"
     for model, paths, output, options, message in (
-        (trained, [tmp_path], tmp_path / "out", {}, "no photos in"),
+        (trained, [tmp_path], tmp_path / "out", {}, "no images found"),
         (tmp_path, [images], tmp_path / "out", {}, "holds no model.json"),
-        (trained, [images], images, {}, "is a photo and would be overwritten"),
-        (trained, [images.as_uri()], images.as_uri(), {}, "is a photo and would be overwritten"),
+        (trained, [images], images, {}, "would be overwritten"),
+        (trained, [images.as_uri()], images.as_uri(), {}, "would be overwritten"),
         (
             trained,
             [images],
             tmp_path / "out",
             {"score_threshold": 0.5},
-            "--score-threshold is for models that find objects",
+            "--score-threshold",
         ),
-        (finder, [images], tmp_path / "out", {"scores": True}, "--scores writes class probabilities"),
-        (trained, [images], tmp_path / "out", {"depth": tmp_path}, "this model sees photos alone"),
+        (finder, [images], tmp_path / "out", {"scores": True}, "--scores"),
+        (trained, [images], tmp_path / "out", {"depth": tmp_path}, "--depth"),
         (trained, [images], tmp_path / "out", {"engine": "fast"}, "no engine is called 'fast'"),
         (trained, ["s3:///key"], tmp_path / "out", {}, "s3:///key: has no bucket"),
         (trained, ["warp://x/y"], tmp_path / "out", {}, "warp://x/y.*Unrecognized"),
