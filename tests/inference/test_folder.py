@@ -205,9 +205,9 @@ def test_resuming_with_another_model_or_other_options_is_refused(tmp_path: Path)
     other.folder = None
     with pytest.raises(UserError, match="model"):
         next(predict_folder(other, photos, output, resume=True))  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"score_threshold 0\.5, but now it is 0\.3"):
+    with pytest.raises(UserError, match=r"score_threshold 0\.5.*0\.3"):
         next(predict_folder(Stub(), photos, output, score_threshold=0.3, resume=True))  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="overlays True, but now it is False"):
+    with pytest.raises(UserError, match=r"overlays True.*False"):
         next(predict_folder(Stub(), photos, output, overlays=False, resume=True))  # type: ignore[arg-type]
     list(predict_folder(other, {"a": photos["a"]}, output))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="model"):
@@ -251,5 +251,5 @@ def test_resuming_masks(
     assert {outcome.name for outcome in outcomes if not outcome.before} == {first, second}
     assert len(outcomes) == len(images)
     assert outputs(tmp_path) == expected
-    with pytest.raises(UserError, match="scores False, but now it is True"):
+    with pytest.raises(UserError, match=r"scores False.*True"):
         next(predict_folder(predictor, images, tmp_path, scores=True, resume=True))

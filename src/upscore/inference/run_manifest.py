@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 FOLDER = ".upscore"
 JOURNAL, LOCK = ".jsonl", ".lock"
 SETTINGS = "settings.json"
-"""In a folder of tiles."""
+"""Name of the settings file in a folder of tiles."""
 
 ABANDONED = 24 * 3600
 """Seconds after which the unfinished files of another machine's run are deleted; locks may not reach there."""
 
 SAMPLED, SAMPLE, SAMPLES = 256 * 2**20, 2**20, 64
-"""Of files of more than `SAMPLED` bytes, `SAMPLES` parts of `SAMPLE` bytes are hashed."""
+"""For files larger than `SAMPLED` bytes, only `SAMPLES` evenly spaced blocks of `SAMPLE` bytes are hashed."""
 
 Setting = str | int | float | bool | None
 Settings = Mapping[str, Setting]
@@ -52,20 +52,20 @@ Fingerprint = dict[str, str | int]
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One finished input."""
+    """Record of a finished input."""
 
     name: str
-    """Of its output, without endings."""
+    """Name of its output, without endings."""
     inputs: list[Fingerprint]
-    """Of the image, and of the depth map where there is one."""
+    """Fingerprints of the image and, if present, of its depth map."""
     files: dict[str, int]
-    """The files that were written, relative to the output folder, and their sizes in bytes."""
+    """Written files, relative to the output folder, with their sizes in bytes."""
     results: list[dict[str, Any]] = field(default_factory=list)
-    """The objects that were found, in COCO's results format."""
+    """Detected objects in the COCO results format."""
 
 
 def run_settings(predictor: Model, **options: Setting) -> dict[str, Setting]:
-    """Everything that predictions depend on besides the input: the model, upscore's version and the options."""
+    """Return all settings that predictions depend on besides the input: model, version of upscore and options."""
     return {
         "model": model_digest(predictor, options.get("precision")),
         "version": version("upscore"),
@@ -76,11 +76,11 @@ def run_settings(predictor: Model, **options: Setting) -> dict[str, Setting]:
 
 
 def model_digest(predictor: Model, precision: Setting = None) -> str:
-    """Digest of a network's weights and of all other facts that its predictions depend on.
+    """Return the digest of a model: its weights, architecture, classes and preprocessing.
 
     Args:
         predictor: the model.
-        precision: the precision that it runs in; by default its own. The weights in int8 are files of their own.
+        precision: precision in which it runs; None is that of `predictor`. int8 weights are separate files.
     """
     precision = precision or predictor.precision
     facts = [
@@ -91,7 +91,7 @@ def model_digest(predictor: Model, precision: Setting = None) -> str:
         predictor.max_side,
     ]
     digest = hashlib.sha256(json.dumps(facts, default=str, sort_keys=True).encode())
-    if predictor.folder is not None:  # whose weights need not be in memory
+    if predictor.folder is not None:  # hash the files, since the weights may not be in memory
         quantized = sorted((predictor.folder / QUANTIZED).glob("*")) if precision == "int8" else []
         for file in (predictor.folder / WEIGHTS, *quantized):
             digest.update(file_digest(file).encode())
@@ -105,15 +105,16 @@ def model_digest(predictor: Model, precision: Setting = None) -> str:
 def require_same(
     place: Path, before: Settings, now: Settings, remedy: str, sources: tuple[str, str] = ("", "")
 ) -> None:
-    """Check that settings agree.
+    """Check that two runs have equal settings.
 
     Args:
-        place: what was made with the settings `before`.
-        remedy: what the user should do if they differ.
-        sources: where the model was loaded from, before and now.
+        place: folder that was written with the settings `before`.
+        before, now: settings of both runs.
+        remedy: advice for the user if they differ.
+        sources: sources of the models of both runs.
 
     Raises:
-        UserError: one differs; it names the setting and both values.
+        UserError: a setting differs; the message has its name and both values.
     """
     for name in {**now, **before}:
         if before.get(name) != now.get(name):
@@ -121,14 +122,16 @@ def require_same(
             if name == "model":
                 values = [f"{sources[at]} ({str(value)[:12]})".strip() for at, value in enumerate(values)]
             label = {"version": "upscore version"}.get(name, name)
-            raise UserError(f"{place} is of a run with {label} {values[0]}, but now it is {values[1]}: {remedy}")
+            raise UserError(
+                f"{place} belongs to a run with {label} {values[0]}, but this run has {values[1]}: {remedy}"
+            )
 
 
 def fingerprint(path: Path) -> Fingerprint:
-    """Name, size, times and digest of a file, or of a folder's files.
+    """Return the name, size, times and digest of a file, or of the files of a folder.
 
     Raises:
-        UserError: it can't be read.
+        UserError: the file cannot be read.
     """
     try:
         return {**_stat(path), "sha256": _digest(path)}
@@ -137,10 +140,10 @@ def fingerprint(path: Path) -> Fingerprint:
 
 
 def unchanged(before: Sequence[Fingerprint], paths: Sequence[Path]) -> bool:
-    """Whether files are those of earlier fingerprints.
+    """Return whether files match earlier fingerprints.
 
-    Where size and times are the same, nothing is read; otherwise the digest decides, so that copies and files that were
-    moved elsewhere and back agree, and files that were exchanged for one another don't.
+    If size and times are equal, the file is not read; otherwise the digest decides, so that copied and moved files
+    match and exchanged files do not.
     """
     return len(before) == len(paths) and all(map(_is_same, before, paths))
 
@@ -156,7 +159,7 @@ def _is_same(before: Fingerprint, path: Path) -> bool:
 
 
 def image_settings(path: Path) -> Fingerprint:
-    """Name, size and time of an image, as settings of a run over this image alone."""
+    """Return name, size and modification time of an image, as settings of a run over this image."""
     stat = _stat(path)
     return {"image": stat["file"], **{key: stat[key] for key in ("files", "bytes", "modified")}}
 
@@ -168,12 +171,12 @@ def _stat(path: Path) -> Fingerprint:
         "files": len(stats),
         "bytes": sum(stat.st_size for stat in stats),
         "modified": max((stat.st_mtime_ns for stat in stats), default=0),
-        "changed": max((stat.st_ctime_ns for stat in stats), default=0),  # by a rename, too
+        "changed": max((stat.st_ctime_ns for stat in stats), default=0),  # also changed by a rename
     }
 
 
 def _files(path: Path) -> list[Path]:
-    """The file, or the files of an image that is a folder, as in Zarr."""
+    """Return the file, or the files of an image that is a folder (Zarr)."""
     return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
@@ -195,7 +198,7 @@ def _digest(path: Path) -> str:
 
 
 class _Place(NamedTuple):
-    """Where a record is, and whether it was made with the settings of this run."""
+    """Position of a record in a journal, and whether it has the settings of this run."""
 
     journal: Path
     offset: int
@@ -203,18 +206,18 @@ class _Place(NamedTuple):
 
 
 class RunManifest:
-    """The journal of a run, and those of earlier runs into the same output folder; a context manager.
+    """Context manager for the journal of a run and those of earlier runs into the same output folder.
 
     Args:
-        output: the folder.
-        settings: of this run, see `run_settings`.
-        source: where the model was loaded from, for messages.
-        resume: accept nothing but an output of the same settings.
-        exclusive: refuse another run that is writing to the folder, whatever its settings.
+        output: output folder.
+        settings: settings of this run, see `run_settings`.
+        source: source of the model, for messages.
+        resume: require that the latest run has the same settings.
+        exclusive: reject other active runs into the folder, whatever their settings.
 
     Raises:
-        UserError: `resume`, and the latest run had other settings; or another run is writing to the folder that has
-            other settings, or is `exclusive`; or the folder can't be written.
+        UserError: `resume` is set and the latest run has other settings; another run with other settings is writing to
+            the folder, or any run if `exclusive`; or the folder cannot be written.
     """
 
     def __init__(
@@ -224,9 +227,9 @@ class RunManifest:
         self.folder = output / FOLDER
         self.run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:8]}"
         self.staging = self.folder / self.run
-        """For files that are not complete."""
+        """Folder for incomplete files."""
         self.earlier: set[Path] = set()
-        """The journals of runs that have ended."""
+        """Journals of runs that have ended."""
         self._records: dict[str, _Place] = {}
         self._own: dict[str, _Place] = {}
         self._segment = 0
@@ -250,12 +253,13 @@ class RunManifest:
         same: Callable[[Sequence[Fingerprint]], bool],
         size: Callable[[str], int | None] | None = None,
     ) -> Record | None:
-        """The record of an input that was predicted with these settings, if nothing has changed since.
+        """Return the record of an input that was predicted with these settings, unless it has changed since.
 
         Args:
-            name: of its output.
-            same: tells whether the input's fingerprints are those of today, see `unchanged`.
-            size: bytes of a file in the output folder, None where it is missing; by default as the disk has it.
+            name: name of its output.
+            same: function that returns whether earlier fingerprints match the input, see `unchanged`.
+            size: function from a file in the output folder to its size in bytes, None if missing; by default the size
+                on disk.
         """
         place = self._records.get(name)
         if place is None or not place.valid:
@@ -271,10 +275,10 @@ class RunManifest:
         return record
 
     def add(self, record: Record) -> None:
-        """Append a finished input.
+        """Append the record of a finished input.
 
         Raises:
-            WriteError: the journal can't be written.
+            WriteError: the journal cannot be written.
         """
         with writing(self.path):
             self._own[record.name] = _Place(self.path, self._file.tell(), valid=True)
@@ -282,7 +286,7 @@ class RunManifest:
             self._file.flush()
 
     def record(self, name: str) -> Record | None:
-        """The record of an input that this run has predicted or found."""
+        """Return the record of an input of this run, or None."""
         place = self._own.get(name)
         return None if place is None else _read(place)
 
@@ -298,14 +302,14 @@ class RunManifest:
                 yield {**result, "image_id": image_id}
 
     def rotate(self) -> Path:
-        """Close the journal and begin another; returns the closed one."""
+        """Close the journal, start another and return the closed one."""
         closed = self.path
         self._file.close()
         self._begin()
         return closed
 
     def close(self) -> None:
-        """Delete earlier journals that have nothing but what this run has replaced, and release the lock."""
+        """Delete earlier journals whose records are all replaced by this run, and release the lock."""
         self._file.close()
         own = {place.journal for place in self._own.values()}
         if self.path not in own:
@@ -363,7 +367,7 @@ class RunManifest:
             require_same(self.output, latest["settings"], self.settings, remedy, sources)
 
     def _is_alive(self, journal: Path, header: Mapping[str, Any]) -> bool:
-        """Whether a run is going on; what a dead one has left unfinished is deleted."""
+        """Return whether a run is active; delete the unfinished files of a dead run."""
         run = journal.stem.rpartition("-")[0]
         lock = self.folder / f"{run}{LOCK}"
         if not lock.exists():
@@ -380,7 +384,7 @@ class RunManifest:
 
 
 def sizes_below(files: Sequence[Path], output: Path) -> dict[str, int]:
-    """Files in and below an output folder, as `Record.files` has them."""
+    """Return the sizes of files below an output folder, as in `Record.files`."""
     return {file.relative_to(output).as_posix(): _size(file) or 0 for file in files}
 
 
@@ -392,7 +396,7 @@ def _size(path: Path) -> int | None:
 
 
 def _header(path: Path) -> dict[str, Any] | None:
-    """The first line of a journal; None where it is incomplete."""
+    """Return the first line of a journal, or None if it is incomplete."""
     try:
         with path.open("rb") as file:
             header = json.loads(file.readline())
@@ -403,7 +407,7 @@ def _header(path: Path) -> dict[str, Any] | None:
 
 
 def _names(path: Path) -> Iterator[tuple[str, int]]:
-    """The name and the offset of each complete record of a journal."""
+    """Yield the name and the offset of each complete record of a journal."""
     with path.open("rb") as file:
         offset = len(file.readline())
         for line in file:
@@ -419,30 +423,30 @@ def _read(place: _Place) -> Record:
 
 
 def begin(folder: Path, settings: Settings) -> None:
-    """Make the folder of a run's finished tiles, or go on with it; safe in several processes at once.
+    """Create the folder of finished tiles of a run, or resume it; safe in concurrent processes.
 
     Raises:
-        UserError: it is of a run with other settings, or can't be written.
+        UserError: the folder belongs to a run with other settings, or cannot be written.
     """
-    begun = folder / SETTINGS
-    if begun.is_file():
+    settings_file = folder / SETTINGS
+    if settings_file.is_file():
         try:
-            before = dict(json.loads(begun.read_text(encoding="utf-8")))
+            before = dict(json.loads(settings_file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{begun}: can't be read ({error}); delete {folder} to begin anew") from error
-        require_same(folder, before, settings, "give the same again to resume, or delete the folder to begin anew")
+            raise UserError(f"{settings_file} cannot be read ({error}): delete {folder} to start again") from error
+        require_same(folder, before, settings, "use the same settings to resume, or delete the folder to start again")
     elif any(folder.glob("*.npz")):
-        raise UserError(f"{folder} has tiles of a run that is not known: delete it to begin anew")
+        raise UserError(f"{folder} has tiles of an unknown run: delete it to start again")
     else:
-        write_text(begun, json.dumps(dict(settings), indent=2) + "\n")
+        write_text(settings_file, json.dumps(dict(settings), indent=2) + "\n")
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock on a folder of unfinished tiles; it is released when the process ends, however it ends.
+    """Lock a folder of unfinished tiles; the lock ends with the process, even after a crash.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds the lock.
     """
     path = folder / "lock"
     with writing(folder):
@@ -453,11 +457,11 @@ def locked(folder: Path) -> Iterator[None]:
                 lock.acquire()
             except Timeout as error:
                 raise UserError(
-                    f"{folder}: another process is predicting these tiles: wait for it, or choose another --output"
+                    f"{folder} is in use by another process: wait for it, or choose another --output"
                 ) from error
             if path.exists():
                 break
-            lock.release()  # the other process has just ended, and deleted the folder
+            lock.release()  # the other process has just finished and deleted the folder
     try:
         yield
     finally:
