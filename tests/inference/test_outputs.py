@@ -62,7 +62,7 @@ def test_outputs_never_take_the_place_of_photos(tmp_path: Path) -> None:
     refuse_overwriting({"a": tmp_path / "a.png"}, tmp_path / "out")
     with pytest.raises(UserError, match=r"a\.png.*--output"):
         refuse_overwriting({"a": tmp_path / "a.png"}, tmp_path / "c" / "..")
-    with pytest.raises(UserError, match=r"b_overlay\.jpg is a photo"):
+    with pytest.raises(UserError, match=r"b_overlay\.jpg"):
         refuse_overwriting(find_images([tmp_path / "b.jpg", tmp_path / "b_overlay.jpg"]), tmp_path)
     with pytest.raises(UserError, match=r"would both be written to .*a_geometric\.png"):
         refuse_overwriting(find_images([tmp_path / "c"]), tmp_path / "out", geometric=True)
