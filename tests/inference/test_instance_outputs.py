@@ -62,7 +62,7 @@ def test_no_objects_are_an_empty_list(prediction, tmp_path):
 
 def test_photos_named_as_an_output_are_not_overwritten(tmp_path):
     photos = {"a": tmp_path / "a.jpg", "a_ids": tmp_path / "a_ids.png"}
-    with pytest.raises(UserError, match=r"a_ids\.png is a photo"):
+    with pytest.raises(UserError, match=r"a_ids\.png"):
         refuse_overwriting(photos, tmp_path, "instances")
 
 

@@ -55,7 +55,7 @@ def test_too_many_for_16_bits(tmp_path):
 
 def test_photos_are_not_written_over(tmp_path):
     photos = {"a": tmp_path / "a.png", "a_ids": tmp_path / "a_ids.png"}
-    with pytest.raises(UserError, match=r"a_ids\.png is a photo"):
+    with pytest.raises(UserError, match=r"a_ids\.png"):
         refuse_overwriting(photos, tmp_path)
     refuse_overwriting(photos, tmp_path / "out")
 
