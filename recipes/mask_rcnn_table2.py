@@ -29,9 +29,9 @@ from table_pages import Results, choice, count, differences, plot_rows, scores_t
 from upscore.data.instance_datasets import open_instance_splits
 from upscore.files import write_text
 from upscore.models import build
-from upscore.models.precision import resolve_precision
 from upscore.training import fit
 from upscore.training.callbacks import TerminalProgress
+from upscore.training.precision import choose_precision
 from upscore.training.recipes import MODERN_INSTANCES
 from upscore.training.run_folder import RunFolder
 
@@ -131,7 +131,7 @@ def run(row: str, seed: int, scenes: int, folder: RunFolder, *, resume: bool) ->
         recipe,
         folder,
         max_side=SIDE,
-        dtype=resolve_precision(net, "auto"),
+        dtype=getattr(torch, choose_precision(net).name),
         seed=seed,
         workers=1,
         resume=resume,

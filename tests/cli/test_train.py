@@ -58,18 +58,45 @@ def command(photos: Path, output: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "upscore", "train", *map(str, (photos, "--output", output)), *QUICK, *long, *more]
 
 
-def stop_in_the_middle(arguments: list[str], output: Path, how: signal.Signals) -> int:
-    """Run until an epoch is over and the next one under way, then send a signal to the process."""
-    records = output / "metrics.jsonl"
-    before = records.stat().st_size if records.exists() else 0
+STOPPING = """
+import signal, sys, time
+from pathlib import Path
+from upscore.cli import main
+from upscore.training.callbacks import TerminalProgress
+
+step, marker = int(sys.argv.pop(1)), Path(sys.argv.pop(1))
+on_step_end = TerminalProgress.on_step_end
+
+
+def stop(self, done, total, loss):
+    on_step_end(self, done, total, loss)
+    if done == step:
+        held, received = signal.getsignal(signal.SIGINT), []
+        signal.signal(signal.SIGINT, lambda *arguments: (received.append(1), held(*arguments)))
+        marker.touch()
+        while not received:  # or until the process is killed
+            time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    TerminalProgress.on_step_end = stop
+    main()
+"""
+"""A program as `python -m upscore` that waits for a signal after a step of training."""
+
+
+def stopped(arguments: list[str], program: Path, how: signal.Signals, *, step: int) -> int:
+    """Run until a step is done, then send a signal to the process."""
+    marker = program.with_name(f"step-{step}")
+    program.write_text(STOPPING)
+    arguments = [arguments[0], str(program), str(step), str(marker), *arguments[3:]]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        while (records.stat().st_size if records.exists() else 0) == before:
+        while not marker.exists():
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.02)
-        time.sleep(0.3)
         os.kill(process.pid, how)
-        _, error = process.communicate(timeout=120)
+        _, error = process.communicate(timeout=600)
     finally:
         process.kill()
     if how == signal.SIGINT:
@@ -81,14 +108,15 @@ def stop_in_the_middle(arguments: list[str], output: Path, how: signal.Signals) 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_ctrl_c_and_kill_then_resume(workers: str, tmp_path: Path) -> None:
-    photos = write_photos(tmp_path / "photos", 24)
+    photos = write_photos(tmp_path / "photos", 24)  # 19 to train on: 10 steps of 2 an epoch
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run(command(photos, whole), check=True, capture_output=True)
     again = command(photos, broken, "--resume", "--workers", workers)
-    assert stop_in_the_middle(again, broken, signal.SIGINT) == 130
-    assert len(metrics(broken)) == 1  # saved in the middle of the second epoch, or before it
-    assert torch.load(broken / "state.pt", weights_only=True)["progress"]["epoch"] == 1
-    assert stop_in_the_middle(again, broken, signal.SIGKILL) == -signal.SIGKILL
+    assert stopped(again, tmp_path / "program.py", signal.SIGINT, step=12) == 130
+    assert len(metrics(broken)) == 1
+    progress = torch.load(broken / "state.pt", weights_only=True)["progress"]
+    assert (progress["epoch"], progress["step"], progress["position"]) == (1, 12, 4)
+    assert stopped(again, tmp_path / "program.py", signal.SIGKILL, step=23) == -signal.SIGKILL
     assert len(metrics(broken)) == 2
     subprocess.run(again, check=True, capture_output=True)
     assert same(outcome(whole), outcome(broken))

@@ -181,7 +181,7 @@ class Regions:
     [
         (Void(), {}, r"3 images to train on are void \(255\)"),
         (Regions(crowds=True), {"model": "mask_rcnn"}, r"all \d+ labelled regions are crowds"),
-        (Regions(crowds=True), {"model": "mask_rcnn", "detections": 100}, r"all \d+ labelled regions are crowds"),
+        (Regions(crowds=True), {"model": "mask_rcnn", "max_detections": 100}, r"all \d+ labelled regions are crowds"),
         (Regions(crowds=False), {"model": "mask_rcnn"}, "none of 3 images .* an object with pixels"),
     ],
 )

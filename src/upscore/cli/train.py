@@ -157,7 +157,8 @@ def train(
         FCNs: the loss covers a random share of the 32 x 32 pixel cells of
         each image; the batch size grows by the inverse of the share.
     precision
-        auto: bfloat16 if it is faster for this processor and network.
+        auto: bfloat16 if a measurement finds it faster for this processor and
+        network.
     seed
         Random seed.
     workers

@@ -44,11 +44,11 @@ from upscore.inference import Model, evaluate, load
 from upscore.models.build import build
 from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 from upscore.models.mask_rcnn.presets import Limits
-from upscore.models.precision import resolve_precision
 from upscore.progress import ProgressCallback
 from upscore.results import as_instances
 from upscore.training.callbacks import Callback
 from upscore.training.loop import fit
+from upscore.training.precision import choose_precision
 from upscore.training.recipes import MODERN_INSTANCES, Recipe
 from upscore.training.run_folder import RunFolder
 
@@ -179,7 +179,7 @@ def train_on_example(output: Path, settings: NucleiSettings, seed: int, progress
             recipe,
             folder,
             max_side=0,
-            dtype=resolve_precision(net, "auto"),
+            dtype=getattr(torch, choose_precision(net).name),
             seed=seed,
             provenance={**provenance, "train_images": len(images)},
             callbacks=[_Progress(progress)],

@@ -1,4 +1,4 @@
-"""Which number format a network gains from on the machine at hand."""
+"""Number formats of convolutions, and which of them the processor multiplies."""
 
 from __future__ import annotations
 
@@ -9,21 +9,6 @@ import torch
 from torch import nn
 
 Precision = Literal["auto", "float32", "bfloat16"]
-
-
-def resolve_precision(network: nn.Module, wanted: Precision, device: torch.device | str = "cpu") -> torch.dtype:
-    """The type to run a network's convolutions in.
-
-    "auto" is bfloat16 where the processor multiplies matrices of it (AMX on a CPU; any recent GPU) and the network
-    consists of such products: depthwise convolutions train slower in bfloat16 on a CPU. A network that keeps a
-    backbone of these in float32 by itself, as `MaskRCNN` does, gains in all that stands on it.
-    """
-    if wanted != "auto":
-        return torch.bfloat16 if wanted == "bfloat16" else torch.float32
-    if torch.device(device).type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    gains = _has_amx() and (getattr(network, "backbone_in_float32", False) or not has_depthwise(network))
-    return torch.bfloat16 if gains else torch.float32
 
 
 def autocast_disabled(device: torch.device) -> AbstractContextManager[object]:

@@ -12,9 +12,11 @@ import os
 import pickle
 import signal
 import sys
+import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import connection
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -233,9 +235,18 @@ def default_workers() -> int:
 
 def _follow_the_parent(_worker: int) -> None:
     """A reader ends when its parent lets it go, or is gone."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _ignore_once)
     sys.excepthook = _tell_unless_parent_gone
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent was killed; its main thread may wait for ever to write into a full pipe."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _ignore_once(number: int, _frame: FrameType | None) -> None:

@@ -100,6 +100,10 @@ class RunFolder:
                 f"{self.path} holds a run already: add --resume to go on with it, or choose another --output"
             )
 
+    def recorded(self, name: str) -> Any:
+        """A setting of the run that is here; None without a run, or without such a setting."""
+        return self._read_settings().get(name) if (self.path / "run.json").exists() else None
+
     def _read_settings(self) -> dict[str, Any]:
         path = self.path / "run.json"
         try:

@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 import numpy as np
 import torch
 
+from upscore.autotune import Choice
 from upscore.checkpoints.config import DEFAULT_MAX_SIDE
 from upscore.data.datasets import Dataset, geometric_classes, parse_scenes, subset
 from upscore.data.digest import data_digest
@@ -24,7 +25,7 @@ from upscore.models.fcn.rgbd import Fusion
 from upscore.models.fcn.two_heads import TwoHeads
 from upscore.models.mask_rcnn.build import PresetName
 from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
-from upscore.models.precision import Precision, resolve_precision
+from upscore.models.precision import Precision
 from upscore.training.callbacks import Callback, CallbackList, RunFolderWriter
 from upscore.training.dataset_stats import (
     enough_detections,
@@ -37,9 +38,10 @@ from upscore.training.init_weights import IMAGENET, NONE, start_from
 from upscore.training.loader import default_workers, refuse_reading_process
 from upscore.training.loop import fit
 from upscore.training.options import changed, check_ranges, own_options, stages_to, with_counts
+from upscore.training.precision import choose_precision
 from upscore.training.recipes import STAGE_RATES
 from upscore.training.run_folder import RunFolder
-from upscore.training.tasks import INSTANCES, Task, task_named
+from upscore.training.tasks import INSTANCES, Network, Task, task_named
 from upscore.training.trainer import Progress
 
 HELD_OUT = 0.2
@@ -207,7 +209,12 @@ def train(
             "recipe": recipe,
             **stage_recipe.model_dump(mode="json"),
         }
-        dtype = process_group.from_main_process(lambda net=net: resolve_precision(net, precision))
+        choice = process_group.from_main_process(
+            lambda net=net, folder=folder: _choose_precision(net, precision, folder, process_group.device, head_only)
+        )
+        asked["chosen_precision"] = choice.name
+        if precision == "auto":
+            callback.on_log(f"precision: {choice.name} ({choice.reason})")
         begun = process_group.from_main_process(lambda folder=folder, asked=asked: folder.open(asked, resume=resume))
         try:
             progress = fit(
@@ -217,7 +224,7 @@ def train(
                 stage_recipe,
                 folder,
                 max_side=seen_side,
-                dtype=dtype,
+                dtype=getattr(torch, choice.name),
                 head_only=head_only,
                 seed=seed,
                 workers=default_workers() if workers is None else workers,
@@ -230,6 +237,16 @@ def train(
             raise
         weights = folder.best
     return progress
+
+
+def _choose_precision(
+    net: Network, precision: Precision, folder: RunFolder, device: torch.device, head_only: bool
+) -> Choice:
+    """The number format; a run that is resumed keeps the one that it was started with."""
+    chosen = folder.recorded("chosen_precision") if precision == "auto" else None
+    if chosen in ("float32", "bfloat16"):
+        return Choice(chosen, "as this run was started")
+    return choose_precision(net, precision, device=device, head_only=head_only)
 
 
 def _is_path(data: str | Path | Dataset) -> TypeGuard[str | Path]:

@@ -32,13 +32,13 @@ from upscore.experiments.cues.masking import Color, MaskedDataset, mean_color
 from upscore.experiments.cues.training_setup import TrainingSetup
 from upscore.files import write_text
 from upscore.inference import Model, evaluate, load
-from upscore.models.precision import resolve_precision
 from upscore.models.preprocessing import Preprocessing
 from upscore.progress import ProgressCallback, ignore_progress
 from upscore.training.callbacks import Callback, CallbackList
 from upscore.training.dataset_stats import median_frequency_weights
 from upscore.training.init_weights import start_from
 from upscore.training.loop import fit
+from upscore.training.precision import choose_precision
 from upscore.training.run_folder import RunFolder
 
 BACKGROUND_NAMES = ("background", "bg")
@@ -193,7 +193,7 @@ def _train(experiment: Experiment, name: str, workers: int, callbacks: Sequence[
         setup.recipe,
         folder,
         max_side=setup.max_side,
-        dtype=resolve_precision(net, "auto"),
+        dtype=getattr(torch, choose_precision(net, head_only=setup.head_only).name),
         head_only=setup.head_only,
         seed=experiment.seed,
         workers=workers,

@@ -1,0 +1,90 @@
+"""The number format in which a network is trained: asked for, or the faster one by measurement.
+
+N images, C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+
+import torch
+
+import upscore
+from upscore.annotations import ObjectAnnotations
+from upscore.autotune import Choice, fastest
+from upscore.models.precision import Precision, has_bfloat16_instructions
+from upscore.training.tasks import INSTANCES, Network, task_of
+
+MEASURED_SIDE = 256
+"""Height and width in pixels of the image whose training step is measured."""
+
+ROUNDS = 2
+
+
+def choose_precision(
+    net: Network, precision: Precision = "auto", *, device: torch.device | str = "cpu", head_only: bool = False
+) -> Choice:
+    """Choose the number format of the convolutions in training.
+
+    "auto" is bfloat16 on a GPU that has it. On a CPU with bfloat16 instructions a step over a small image is measured
+    in both formats, once for each machine and network; other CPUs get float32.
+
+    Args:
+        net: the network, which is left as it is.
+        precision: what is asked for.
+        device: where it is trained.
+        head_only: whether the backbone is not trained.
+
+    Returns:
+        "float32" or "bfloat16", and the reason.
+    """
+    if precision != "auto":
+        return Choice(precision, "as asked for")
+    if torch.device(device).type == "cuda":
+        supported = torch.cuda.is_bf16_supported()
+        return Choice("bfloat16" if supported else "float32", f"this GPU has {'' if supported else 'no '}bfloat16")
+    if not has_bfloat16_instructions():
+        return Choice("float32", "this processor has no bfloat16 instructions")
+    key = ["training", json.dumps(net.architecture) if net.architecture else repr(net), head_only]
+    copies: list[Network] = []
+
+    def prepare(name: str) -> Callable[[], object]:
+        copies.extend([] if copies else [_copy(net, head_only)])
+        return lambda: _step(copies[0], getattr(torch, name))
+
+    return fastest(["float32", "bfloat16"], prepare, key=[*key, upscore.__version__, torch.__version__], rounds=ROUNDS)
+
+
+def _copy(net: Network, head_only: bool) -> Network:
+    copied = copy.deepcopy(net).to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
+    if head_only:
+        copied.backbone.requires_grad_(False)
+    return copied
+
+
+def _step(net: Network, dtype: torch.dtype) -> None:
+    """Forward and backward pass over an image of noise."""
+    task, side = task_of(net), MEASURED_SIDE
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        depth = net.backbone.depth_preprocessing
+        images = torch.randn(1, 3 + (0 if depth is None else len(depth.mean)), side, side)
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            outputs = task.forward(net, images)
+            losses = task.loss_sums(net, outputs, _targets(net, side), [0])
+        torch.stack([loss.mean for loss in losses.values()]).sum().backward()
+    net.zero_grad()
+
+
+def _targets(net: Network, side: int) -> torch.Tensor | Sequence[ObjectAnnotations]:
+    if task_of(net) is not INSTANCES:
+        maps = torch.zeros(1, side, side, dtype=torch.uint8)
+        return torch.stack([maps, maps], 1) if net.architecture.get("geometric_classes") else maps
+    masks = torch.zeros(4, side, side, dtype=torch.bool)
+    for number, mask in enumerate(masks):
+        start = number * side // 4
+        mask[start : start + side // 5, start : start + side // 5] = True
+    return [ObjectAnnotations.from_masks(masks)]
