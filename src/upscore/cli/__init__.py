@@ -26,7 +26,10 @@ from upscore.cli.predict import predict
 from upscore.cli.superpixels import superpixels
 from upscore.cli.train import train
 from upscore.errors import UserError
+from upscore.memory import is_out_of_memory
 from upscore.text import printable
+
+NO_MEMORY = "not enough memory: raise the limit (ulimit -v, the container's), or use a machine with more"
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -105,10 +108,19 @@ def main() -> None:
     except UserError as error:
         print(f"upscore: {printable(str(error))}", file=sys.stderr)
         status = EXIT_USAGE
+    except (MemoryError, RuntimeError, IndexError, ImportError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"upscore: {NO_MEMORY} ({type(error).__name__}: {_first_line(error)})", file=sys.stderr)
+        status = EXIT_FAILED
     except KeyboardInterrupt:
         print("upscore: interrupted", file=sys.stderr)
         status = EXIT_INTERRUPTED
     sys.exit(status)
+
+
+def _first_line(error: BaseException) -> str:
+    return printable(next(iter(str(error).strip().splitlines()), ""))
 
 
 def _plainly(

@@ -11,11 +11,11 @@ from upscore.files import file_digest
 from upscore.inference.engines import Device, EngineName, Precision
 from upscore.inference.engines.cache import Store, code_version, store_for
 from upscore.inference.engines.select import choose_precision, resolve_engine
-from upscore.inference.memory import memory_errors
 from upscore.inference.model import Model, Options
 from upscore.inference.quantized import find_quantized, read_quantized
 from upscore.inference.threading import usual_torch_threads
 from upscore.inference.tiled.in_memory import bytes_per_pixel
+from upscore.memory import memory_errors
 from upscore.models.backbones.base import BackboneSpec, spec_of
 from upscore.models.fcn.fcn import FCN
 from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN

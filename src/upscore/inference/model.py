@@ -28,9 +28,8 @@ from upscore.inference.detections import instance_result
 from upscore.inference.engines import Device, Engine, EngineName, Precision
 from upscore.inference.engines.cache import Store
 from upscore.inference.engines.select import choose_precision, create_engine, resolve_engine
-from upscore.inference.engines.session import REMEDY, Session
+from upscore.inference.engines.session import Session
 from upscore.inference.inputs import FORMS, ImageInput, as_image
-from upscore.inference.memory import memory_errors
 from upscore.inference.semantic import PixelScores
 from upscore.inference.threading import THREADS, in_threads
 from upscore.inference.tiled.detection import Tiling
@@ -44,6 +43,7 @@ from upscore.inference.tiled.in_memory import (
     warn_about_limit,
     warn_if_reduced,
 )
+from upscore.memory import memory_errors
 from upscore.models.fcn.fcn import FCN
 from upscore.models.fcn.two_heads import TwoHeads
 from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
@@ -64,6 +64,10 @@ MAX_BATCH_PIXELS = 2**23
 
 SMALL_PIXELS = 2**19
 """Pixels in the network up to which the free memory is not looked at."""
+
+REMEDY = "reduce it, use a machine with more memory, or save it as a tiled TIFF and predict it with --tiled"
+
+TILE_REMEDY = "choose smaller tiles with --tile-size, or use a machine with more memory"
 
 MAX_REDUCTION = 4
 """An image that is reduced by more than this factor for the network is warned of."""
@@ -318,7 +322,8 @@ class Model:
         if self._session is None:
             with self._lock:
                 if self._session is None:
-                    session = self._compiled()
+                    with memory_errors("compiling the network", "use a machine with more memory"):
+                        session = self._compiled()
                     session.warmup(*self._expected)
                     self._session = session
         return self._session
@@ -433,8 +438,9 @@ class Model:
 
         Args:
             images: in any form that `predict` takes.
-            batch_size: how many images are read ahead. On a GPU, images among them of like size run as one batch, in
-                float32 with results equal to single ones up to rounding (1e-5 of the scores).
+            batch_size: how many images are read ahead. On a GPU, those of like size run as one batch, with scores that
+                differ from those of single images by rounding (1e-4 in float32). On a CPU each runs by itself, and
+                results are equal to the last bit.
             depth: as many items as images.
             scores, score_threshold: see `predict`.
 
@@ -472,12 +478,14 @@ class Model:
             factor: pixels of the network's input per pixel of the image.
             score_threshold: see `predict`.
         """
-        return self._detect_scaled(image, factor, score_threshold)[0]
+        with memory_errors(f"a tile of {image.shape[-1]}x{image.shape[-2]} pixels", TILE_REMEDY):
+            return self._detect_scaled(image, factor, score_threshold)[0]
 
     def class_maps(self, image: Tensor) -> list[np.ndarray]:
         """The class maps (H, W) uint8 of an image (3, H, W) uint8 that is not reduced, one for each head."""
-        sample = Sample(name="", image=image)
-        return self._classify_seen([sample], [_Item(image).size], scores=False)[0].class_maps
+        size = _Item(image).size
+        with memory_errors(f"a tile of {size[1]}x{size[0]} pixels", TILE_REMEDY):
+            return self._classify_seen([Sample(name="", image=image)], [size], scores=False)[0].class_maps
 
     # How
 
@@ -515,7 +523,11 @@ class Model:
             positions = [n for n, other in enumerate(sizes) if other == size]
             for some in _parts(positions, max(1, MAX_BATCH_PIXELS // (size[0] * size[1]))):
                 chosen = [items[n] for n in some]
-                found = self._find(chosen, score_threshold) if self.task == "instances" else self._map(chosen, scores)
+                height, width = chosen[0].size
+                with memory_errors(f"an image of {width}x{height} pixels", REMEDY):
+                    found = (
+                        self._find(chosen, score_threshold) if self.task == "instances" else self._map(chosen, scores)
+                    )
                 results.update(zip(some, found, strict=True))
         return [results[n] for n in range(len(items))]
 
@@ -553,24 +565,20 @@ class Model:
             def classify(tile: Sample, tile_size: tuple[int, int]) -> PixelScores:
                 return self._classify_seen([tile], [tile_size], scores)[0]
 
-            with memory_errors(f"an image of {items[0].size[1]}x{items[0].size[0]} pixels", REMEDY):
-                net = self.module
-                assert isinstance(net, FCN)
-                return [classify_in_tiles(classify, net, seen[0], items[0].size, budget, needed=needed)]
+            net = self.module
+            assert isinstance(net, FCN)
+            return [classify_in_tiles(classify, net, seen[0], items[0].size, budget, needed=needed)]
         return self._classify_seen(seen, [item.size for item in items], scores)
 
     def _classify_seen(
         self, seen: Sequence[Sample], sizes: Sequence[tuple[int, int]], scores: bool
     ) -> list[PixelScores]:
-        session = self.session
-        with memory_errors(f"an image of {sizes[0][1]}x{sizes[0][0]} pixels", REMEDY):
-            inputs = [
-                session.net.backbone.prepare(sample.image[None], None if sample.depth is None else sample.depth[None])[
-                    0
-                ]
-                for sample in seen
-            ]
-            return session.classify(inputs, sizes, probabilities=scores)
+        backbone = self.session.net.backbone
+        inputs = [
+            backbone.prepare(sample.image[None], None if sample.depth is None else sample.depth[None])[0]
+            for sample in seen
+        ]
+        return self.session.classify(inputs, sizes, probabilities=scores)
 
     def _find(self, items: Sequence[_Item], score_threshold: float | None) -> list[InstanceResult]:
         """The objects in images that are seen at the model's own size, or in tiles where that is too small."""
@@ -645,8 +653,7 @@ class Model:
         net = session.net
         assert isinstance(net, MaskRCNN)
         threshold = self.score_threshold if score_threshold is None else score_threshold
-        with memory_errors(f"an image of {items[0].size[1]}x{items[0].size[0]} pixels", REMEDY):
-            detections = session.find([resizing(item.image, net.preprocessing) for item in items])
+        detections = session.find([resizing(item.image, net.preprocessing) for item in items])
         results = []
         for item, found in zip(items, detections, strict=True):
             result = instance_result(net, found).filter(score_threshold=threshold).resized(item.size)

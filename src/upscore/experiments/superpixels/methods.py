@@ -9,7 +9,6 @@ those of dense matrices: an iterative solver may never end on regions that are a
 from __future__ import annotations
 
 import heapq
-import warnings
 from collections.abc import Callable
 from itertools import count
 from typing import Literal, NamedTuple, get_args
@@ -23,6 +22,7 @@ from skimage.color import rgb2gray, rgb2lab
 from skimage.filters import sobel
 
 from upscore.errors import UserError
+from upscore.warning_filters import ignored_warnings
 
 
 class Cut(NamedTuple):
@@ -267,8 +267,8 @@ def _kmeans(photo: np.ndarray, segments: int, seed: int) -> np.ndarray:
     sample = lab[:: max(1, len(lab) // SAMPLED_COLORS)]
     chosen = np.random.default_rng(seed).choice(len(colors), segments, replace=False)
     first = rgb2lab(colors[chosen][:, None]).reshape(-1, 3)
-    with warnings.catch_warnings():  # a colour that nothing in the sample is nearest to stays what it was
-        warnings.simplefilter("ignore")
+    # a colour that nothing in the sample is nearest to stays what it was
+    with ignored_warnings(module=r"scipy\.|upscore\.experiments\."):
         centers, _ = kmeans2(sample, first, iter=30, minit="matrix")
     return vq(lab, centers)[0].reshape(photo.shape[:2])
 

@@ -10,8 +10,6 @@ pixels are right over the whole set. That is how the field scores segmentation w
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import torch
 from scipy.cluster.vq import kmeans2
@@ -19,6 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from upscore.labels import VOID
+from upscore.warning_filters import ignored_warnings
 
 RESTARTS = 10
 
@@ -55,8 +54,7 @@ def group_segments(features: np.ndarray, groups: int, *, seed: int = 0) -> np.nd
     random = np.random.default_rng(seed)
     best, least = np.zeros(len(features), np.int64), np.inf
     for _ in range(RESTARTS):
-        with warnings.catch_warnings():  # a group may stay empty
-            warnings.simplefilter("ignore")
+        with ignored_warnings(module=r"scipy\.|upscore\.experiments\."):  # a group may stay empty
             first = distinct[random.choice(len(distinct), groups, replace=False)]
             centers, labels = kmeans2(features, first, iter=50, minit="matrix")
         error = float(((features - centers[labels]) ** 2).sum())

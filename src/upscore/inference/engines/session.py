@@ -14,12 +14,9 @@ from torch.nn import functional as F
 
 from upscore.inference.detector import DetectorRunner
 from upscore.inference.engines.base import Engine
-from upscore.inference.memory import memory_errors
 from upscore.inference.semantic import PixelScores, SegmenterRunner
 from upscore.models.fcn.fcn import FCN
 from upscore.models.mask_rcnn.mask_rcnn import Detections, MaskRCNN
-
-REMEDY = "predict it in tiles (--tiled), reduce it, or use a machine with more memory"
 
 
 class Session:
@@ -62,25 +59,17 @@ class Session:
     def classify(
         self, inputs: Sequence[Tensor], sizes: Sequence[tuple[int, int]], *, probabilities: bool = False
     ) -> list[PixelScores]:
-        """Class maps of preprocessed images (C, h, w) that are equal in size once padded, each at its size (H, W).
-
-        Raises:
-            UserError: memory is short.
-        """
+        """Class maps of preprocessed images (C, h, w) that are equal in size once padded, each at its size (H, W)."""
         assert self._pixels is not None
         seen = [(image.shape[-2], image.shape[-1]) for image in inputs]
-        with self._turn, memory_errors(f"an image of {_pixels(sizes)} pixels", REMEDY):
+        with self._turn:
             return self._pixels(self._stacked(inputs), seen, sizes, probabilities=probabilities)
 
     def find(self, inputs: Sequence[Tensor]) -> list[Detections]:
-        """The objects in preprocessed images (3, h, w) that are equal in size once padded, in their pixels.
-
-        Raises:
-            UserError: memory is short.
-        """
+        """The objects in preprocessed images (3, h, w) that are equal in size once padded, in their pixels."""
         assert self._objects is not None
         seen = [(image.shape[-2], image.shape[-1]) for image in inputs]
-        with self._turn, memory_errors(f"an image seen with {_pixels(seen)} pixels", REMEDY):
+        with self._turn:
             return self._objects(self._stacked(inputs), seen)
 
     def _stacked(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -92,8 +81,3 @@ class Session:
         for place, image in zip(stacked, inputs, strict=True):
             place.copy_(F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2])))
         return stacked
-
-
-def _pixels(sizes: Sequence[tuple[int, int]]) -> str:
-    height, width = max(sizes, key=lambda size: size[0] * size[1])
-    return f"{width}x{height}"

@@ -18,11 +18,11 @@ from upscore.data.io.rasters import InMemoryRaster
 from upscore.data.resizing import Piece
 from upscore.data.sample import Sample
 from upscore.errors import UserError
-from upscore.inference.memory import free_memory, megabytes
 from upscore.inference.semantic import PixelScores
 from upscore.inference.tiled.detection import TileDetector, Tiling, detect_objects
 from upscore.inference.tiled.plan import TilePlan, core_size, tile_bytes, tile_plan
 from upscore.inference.tiled.tile_store import BLOCK
+from upscore.memory import free_memory, megabytes
 from upscore.models.fcn.fcn import FCN
 from upscore.models.receptive_field import ReceptiveFields, receptive_field
 from upscore.results import InstanceResult

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from upscore.errors import UserError
-from upscore.inference.memory import free_memory, memory_errors
+from upscore.memory import free_memory, memory_errors
 
 GB = 10**9
 
@@ -73,7 +73,7 @@ def test_elsewhere_there_is_no_proc(tmp_path: Path) -> None:
 
 def test_the_address_space() -> None:
     script = (
-        "import resource; from upscore.inference.memory import free_memory\n"
+        "import resource; from upscore.memory import free_memory\n"
         "size = int(next(l for l in open('/proc/self/status') if l.startswith('VmSize:')).split()[1]) * 1024\n"
         "resource.setrlimit(resource.RLIMIT_AS, (size + 10**8, resource.RLIM_INFINITY))\n"
         "print(free_memory())\n"
@@ -87,7 +87,7 @@ def test_the_address_space() -> None:
     "error",
     [
         MemoryError(),
-        torch.OutOfMemoryError("CUDA"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
         RuntimeError("Check 'ptr' failed at cpu_memory.cpp:257: Failed to allocate 2887680000 bytes of memory"),
         RuntimeError("std::bad_alloc"),

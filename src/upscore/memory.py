@@ -6,20 +6,22 @@ of the address space (`ulimit -v`).
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
-
 from upscore.errors import UserError
 
 _OUT_OF_MEMORY = re.compile(
-    r"allocat|bad_?alloc|out of memory|not enough memory|vector::_M|_Map_base::at", re.IGNORECASE
+    r"allocat|bad_?alloc|(out of|not enough|insufficient) memory|could not create a primitive|failed to map segment"
+    r"|vector::_M|_Map_base::at",
+    re.IGNORECASE,
 )
-"""Messages of allocators and engines that run out of memory; the last two come from C++ containers."""
+"""Messages of allocators, engines and the dynamic linker that run out of memory; the last two come from C++
+containers."""
 
 
 def free_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
@@ -89,6 +91,15 @@ def _field(file: Path, name: str, default: int = sys.maxsize // 1024) -> int:
     return default
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of an allocator, an engine or the dynamic linker says that memory is short."""
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    return isinstance(error, RuntimeError | IndexError | ImportError) and bool(_OUT_OF_MEMORY.search(str(error)))
+
+
 @contextmanager
 def memory_errors(what: str, remedy: str) -> Iterator[None]:
     """Convert out-of-memory errors of allocators and engines to `UserError`; other errors pass through.
@@ -99,8 +110,8 @@ def memory_errors(what: str, remedy: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, RuntimeError, IndexError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+    except (MemoryError, RuntimeError, IndexError, ImportError, OSError) as error:
+        if not is_out_of_memory(error):
             raise
         raise UserError(f"{what} needs more memory than is free: {remedy}") from error
 
