@@ -88,7 +88,7 @@ def fetch(name: str, load: Callable[[], T]) -> T:
     except (OSError, RuntimeError, ImportError) as error:  # what the hubs' clients raise without a network
         raise UserError(
             f"the ImageNet weights of {name} can't be fetched ({first_line(error)}); the weights of efficientnet_lite0 "
-            "are installed, and any backbone can be trained without (--weights none) or from a local file (--weights FILE)"
+            "are installed; any backbone can be trained from scratch (--weights none) or from a local file (--weights FILE)"
         ) from error
 
 
