@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts = []
     if asked.camvid:
         splits = open_splits(asked.camvid, val_pattern=HOLDOUT)
-        parts.append(("CamVid, the video 0006R0", "mean IU", asked.camvid_model, *splits))
+        parts.append(("CamVid, the video 0006R0", "mean IoU", asked.camvid_model, *splits))
     if asked.nuclei:
         splits = open_instance_splits(asked.nuclei)
         parts.append(("Nuclei, the fifth held out", "mask AP", asked.nuclei_model, *splits))

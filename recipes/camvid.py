@@ -57,7 +57,7 @@ def table(runs: dict[str, Path]) -> str:
         cost = [str(len(records)), f"{epochs[len(epochs) // 2]:.0f}", f"{minutes:.0f}"]
         rows.append([net, *(f"{scores[name]:.1%}" for name in shown), *cost])
         per_class[net] = scores["per_class"]
-    title = ["net", "pixel acc.", "mean acc.", "mean IU", "f.w. IU", "epochs", "s / epoch", "minutes in all"]
+    title = ["net", "pixel acc.", "mean acc.", "mean IoU", "f.w. IU", "epochs", "s / epoch", "minutes in all"]
     names = list(next(iter(per_class.values())))
     classes = [[name, *(f"{per_class[net][name]:.1%}" for net in runs)] for name in names]
     return markdown_table(title, rows) + "\n\n" + markdown_table(["IU", *runs], classes) + "\n"

@@ -153,7 +153,7 @@ def section(data: str, runs: Sequence[Cues], picture: str) -> str:
         share = f"{scores.foreground_iu / (means.scores['reference'].foreground_iu or 1):.0%}"
         paper = f"{row.paper:.1%} ({row.paper / ROWS['reference'].paper:.0%})"
         lines.append([row.title, iu, share, paper, f"{scores.mean_iu:.1%}", f"{scores.found:.1%}"])
-    header = ["", "mean IU of FG", "share", "paper's", "mean IU of all", "FG found"]
+    header = ["", "mean IoU of FG", "share", "paper's", "mean IoU of all", "FG found"]
     verdicts = [
         verdict([100 * (a - b) for a, b in zip(each[low], each[high], strict=True)], ROWS[low].title, ROWS[high].title)
         for low, high in ORDERS
@@ -162,7 +162,7 @@ def section(data: str, runs: Sequence[Cues], picture: str) -> str:
     return "\n".join(
         [
             f"## {PLACES[data]}\n\n{count(means.photos, 'photo')} held out, {count(len(runs), 'seed')}.\n",
-            f"![Mean IU of each row, a dot for each seed]({picture})\n",
+            f"![Mean IoU of each row, a dot for each seed]({picture})\n",
             markdown_table(header, lines, escape=False) + "\n",
             "".join(f"- {sentence}\n" for sentence in verdicts),
             REASONS[data] + "\n",

@@ -14,14 +14,14 @@ from tables import main
 REMARK = """\
 The paper has a null background about one point lower, after long training. Here it costs more: scores start at zero,
 where each class has a probability of a half, and in a run of a minute the other classes first have to learn not to be
-there. Class weights trade pixels for classes: the mean accuracy rises, the mean IU falls, as rare classes spread over
+there. Class weights trade pixels for classes: the mean accuracy rises, the mean IoU falls, as rare classes spread over
 their neighbours. Augmentation brings nothing in so short a run, as in the paper; half of the cells teach as much as all
 of them do when twice as many photos are seen, and those have to be computed."""
 
 TABLE = Table(
     name="fcn_choices",
     title="From scratch, without augmentation, other losses",
-    plot="mean IU by what was changed",
+    plot="mean IoU by what was changed",
     about="""\
 FCN-8s over EfficientNet-Lite0. *From scratch*: random weights, statistics of its own photos. *No augmentation*: crops
 alone, no change of scale or colour, no mirror images. *Sigmoid*: a yes or no for each class instead of one out of all.

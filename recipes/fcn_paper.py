@@ -16,7 +16,7 @@ numbers are Caffe's, as pytorch-fcn's file has them; expect points less from tor
 
 Table 4 is the VOC server's, whose labels nobody else has: the masks are packed as it takes them.
 
-Staged FCN-8s took the paper 36 hours on one Titan X, and half of it at once; table 3's mean IU is 65.5% there, table
+Staged FCN-8s took the paper 36 hours on one Titan X, and half of it at once; table 3's mean IoU is 65.5% there, table
 5's 33.3%, table 6's 41.2%, table 7's 39.1%. OUTPUT/TABLE.md has all scores beside yours. Interrupted, the same command
 goes on where it stopped.
 """
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error("table4 needs --model RUN, a run of table 3")
         archive = submit(asked.model, asked.data, asked.output / "table4", year=asked.year)
         print(
-            f"{archive}: send it to the VOC server as {COMPETITION} (the paper's mean IU: 67.5% in 2011, 67.2% in 2012)"
+            f"{archive}: send it to the VOC server as {COMPETITION} (the paper's mean IoU: 67.5% in 2011, 67.2% in 2012)"
         )
         return
     if asked.table == "table3" and asked.sbd is None:
@@ -234,9 +234,9 @@ def _lines(table: Table, results: Results, titles: Sequence[str]) -> list[list[s
 
 
 def four_scores(confusion: Sequence[Sequence[int]], *, first: int = 0, present: bool = False) -> list[float]:
-    """Pixel accuracy, mean accuracy, mean IU and frequency-weighted IU of (C, C) counts, true class by predicted one.
+    """Pixel accuracy, mean accuracy, mean IoU and frequency-weighted IU of (C, C) counts, true class by predicted one.
 
-    Pixels of true classes before `first` do not count. The mean IU is over the classes that occur, or, with `present`,
+    Pixels of true classes before `first` do not count. The mean IoU is over the classes that occur, or, with `present`,
     over those that are in the truth: one that is predicted where there is none then takes no part.
     """
     counts = np.array(confusion, np.float64)[first:]

@@ -15,7 +15,7 @@ IMAGES = 100_000
 COARSE, MIDDLE, FINE = 1e-10, 1e-12, 1e-14
 """Rates of 32s, and of 16s and 8s on their way from it."""
 
-SCORES = ("pixel acc.", "mean acc.", "mean IU", "f.w. IU")
+SCORES = ("pixel acc.", "mean acc.", "mean IoU", "f.w. IU")
 GEOMETRIC = "geometric acc."
 
 LOG_DEPTH, HHA = 1, 3

@@ -69,7 +69,7 @@ that is worth heavy's own diverged within ten steps, for so long a step is no lo
 TABLE = Table(
     name="fcn_table2",
     title="FCN's table 2: accumulated, online and heavy learning",
-    plot="mean IU by regime",
+    plot="mean IoU by regime",
     about=f"""\
 FCN-8s over EfficientNet-Lite0, SGD without augmentation, whole images, a loss that is summed over pixels, the same
 rate ({RATE:g}) in the first three rows. *Accumulated*: gradients of {BATCH} images are averaged for a step, momentum
@@ -93,7 +93,7 @@ which an image moves the weights as far in the end: they should learn as the row
     },
     orders=[("accum", "online"), ("online", "heavy")],
     base=HEAVY.model_copy(update={"replacement": False}),
-    paper="mean IU in the paper (VGG16, VOC 2011)",
+    paper="mean IoU in the paper (VGG16, VOC 2011)",
     remarks={SCENES: REMARK, CAMVID: REMARK},
 )
 
@@ -137,7 +137,7 @@ def likeness(results: Results) -> str:
         if row in results and twin in results:
             apart = differences(results, twin, row, "mean_iu")
             sentences.append(
-                f"*{TABLE.rows[twin].title}* is {mean(apart):+.1f} points of mean IU from *{TABLE.rows[row].title}*"
+                f"*{TABLE.rows[twin].title}* is {mean(apart):+.1f} points of mean IoU from *{TABLE.rows[row].title}*"
             )
     return f"The pairs of equal forgetting: {'; '.join(sentences)}." if sentences else ""
 

@@ -32,7 +32,7 @@ STRIDES = (32, 16, 8)
 TABLE = Table(
     name="fcn_table3",
     title="FCN's table 3: strides, single maps, frozen features, staged or at once",
-    plot="mean IU by stride",
+    plot="mean IoU by stride",
     about="""\
 FCN over EfficientNet-Lite0 with ImageNet weights, AdamW along a cosine (`upscore.training.recipes.MODERN` with crops
 of 160 pixels and the classifier's own statistics); every network sees as many images. *8s* scores three maps, trained
@@ -64,7 +64,7 @@ stays as the classifier had it. *poolN alone* scores that one map, and has no la
         ("pool4", "pool5"),
         ("pool3", "pool4"),
     ],
-    paper="mean IU in the paper (VGG16, VOC 2011)",
+    paper="mean IoU in the paper (VGG16, VOC 2011)",
     remarks={SCENES: REMARK, CAMVID: REMARK},
 )
 
@@ -83,7 +83,7 @@ def reasons(data: str, source: Path | None, _results: Results, _images: Path, _p
     norms = {stride: maps[stride].norm(dim=1).mean().item() for stride in STRIDES}
     lines = [
         *(
-            ["mean IU that the labels allow, " + name, *(f"{of[s]:.1%}" for s in STRIDES)]
+            ["mean IoU that the labels allow, " + name, *(f"{of[s]:.1%}" for s in STRIDES)]
             for name, of in allowed.items()
         ),
         ["mean norm of a cell's features before training", *(f"{norms[s]:.0f}" for s in STRIDES)],

@@ -14,7 +14,7 @@ from tables import main
 TABLE = Table(
     name="fcn_upsampling",
     title="Upsampling: bilinear and fixed, or learned",
-    plot="mean IU by upsampling",
+    plot="mean IoU by upsampling",
     about="""\
 FCN-8s over EfficientNet-Lite0. All kernels start out bilinear. *Fixed*: they stay so, as in the released networks.
 *Between the maps*: the two 4x4 ones are learned, as the paper's text has it. *Learned*: the last one too; *per class*

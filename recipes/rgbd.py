@@ -24,15 +24,15 @@ ROWS = {
     "late": Row(title="late", options={"depth": "late"}),
     "staged": Row(title="late, from the two", options={"depth": "late"}, after=("colour", "depth")),
 }
-SCORES = {"mean_iu": "mean IU", "thin_iu": "IU of bar and cross", "pixel_accuracy": "pixel acc."}
+SCORES = {"mean_iu": "mean IoU", "thin_iu": "IU of bar and cross", "pixel_accuracy": "pixel acc."}
 PAPER = {"colour": "31.6", "depth": "25.2 (HHA)", "early": "31.7", "late": "", "staged": "33.3 (HHA)"}
-"""Mean IU on NYUDv2, of FCN-32s."""
+"""Mean IoU on NYUDv2, of FCN-32s."""
 
 
 def page(runs: Runs, asked: Asked, path: Path, picture: Path) -> str:
     """The table, the plot, and what to take."""
     titles = {name: row.title for name, row in ROWS.items()}
-    plot_rows(runs, titles, picture, title="Depth beside the photo", score="mean_iu", label="mean IU")
+    plot_rows(runs, titles, picture, title="Depth beside the photo", score="mean_iu", label="mean IoU")
     return f"""\
 # Depth beside the photo: early or late
 
@@ -45,9 +45,9 @@ of their classes by itself. *Early*: the first convolution sees it beside the co
 whose scores are averaged; *from the two*: it starts from the networks of the first two rows, whose time is counted
 too: more was learned from in all.
 
-![Mean IU of each row, a dot for each seed]({os.path.relpath(picture, path.parent)})
+![Mean IoU of each row, a dot for each seed]({os.path.relpath(picture, path.parent)})
 
-{scores_table(runs, titles, SCORES, paper=PAPER, whose="the paper's mean IU (NYUDv2)")}
+{scores_table(runs, titles, SCORES, paper=PAPER, whose="the paper's mean IoU (NYUDv2)")}
 {choice(runs, titles, "mean_iu")} {advice(runs)}
 """
 
@@ -58,7 +58,7 @@ def advice(runs: Runs) -> str:
     points = differences(runs, better, "colour", "mean_iu")
     thin = mean(differences(runs, better, "colour", "thin_iu"))
     gain = (
-        f"{better} fusion is {mean(points):+.1f} points of mean IU from the photo alone ({thin:+.1f} for thin shapes)"
+        f"{better} fusion is {mean(points):+.1f} points of mean IoU from the photo alone ({thin:+.1f} for thin shapes)"
     )
     ratio = mean(run["seconds"] for run in runs["late"]) / mean(run["seconds"] for run in runs["early"])
     cost = f"late fusion trains {ratio:.1f} times as long as early"

@@ -17,7 +17,7 @@ Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """row -> what was measured with seeds 0, 1, ..."""
 
 SCORES = {
-    "mean_iu": "mean IU",
+    "mean_iu": "mean IoU",
     "pixel_accuracy": "pixel acc.",
     "mean_accuracy": "mean acc.",
     "frequency_weighted_iu": "f.w. IU",

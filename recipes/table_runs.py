@@ -64,7 +64,7 @@ class Row:
     share: float = 1
     """Of the images that other rows see; a row that starts from another has the rest from there."""
     paper: str = ""
-    """The paper's mean IU."""
+    """The paper's mean IoU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class Table:
     orders: Sequence[tuple[str, str]] = ()
     """(lower, higher), as the paper has them."""
     base: Recipe = BASE
-    paper: str = "the paper's mean IU"
+    paper: str = "the paper's mean IoU"
     plot: str = ""
     """The title of its plots."""
     remarks: Mapping[str, str] = field(default_factory=dict)

@@ -56,7 +56,7 @@ def main(table: Table, doc: str | None, arguments: Sequence[str] | None = None, 
         if not done:
             continue
         picture = images / f"{table.name}_{data}.png"
-        plot_rows(done, titles(table), picture, title=f"{PLACES[data]}: {table.plot}", score=PRIMARY, label="mean IU")
+        plot_rows(done, titles(table), picture, title=f"{PLACES[data]}: {table.plot}", score=PRIMARY, label="mean IoU")
         extra = more(data, source, done, images, page)
         parts.append(section(table, data, done, os.path.relpath(picture, page.parent), extra))
     text = "\n".join(parts)
@@ -76,7 +76,7 @@ def section(table: Table, data: str, results: Results, picture: str, extra: str)
     paper = {row: table.rows[row].paper for row in results}
     parts = [
         f"## {PLACES[data]}\n\n{ABOUT[data]} {count(seeds, 'seed').capitalize()}.\n",
-        f"![Mean IU of each row, a dot for each seed]({picture})\n",
+        f"![Mean IoU of each row, a dot for each seed]({picture})\n",
         scores_table(results, names, paper=paper, whose=table.paper),
         "".join(f"- {sentence}\n" for sentence in verdicts),
         table.remarks.get(data, "") + "\n" * (data in table.remarks),

@@ -24,8 +24,8 @@ ROWS = {
     "both": Row(title="two heads", options={"geometric_classes": 3}),
 }
 TITLES = {name: row.title for name, row in ROWS.items()}
-SEMANTIC = {"mean_iu": "mean IU", "pixel_accuracy": "pixel acc."}
-GEOMETRIC = {"geometric_mean_iu": "mean IU", "geometric_accuracy": "pixel acc."}
+SEMANTIC = {"mean_iu": "mean IoU", "pixel_accuracy": "pixel acc."}
+GEOMETRIC = {"geometric_mean_iu": "mean IoU", "geometric_accuracy": "pixel acc."}
 
 
 def page(runs: Runs, asked: Asked, path: Path, picture: Path) -> str:
@@ -43,9 +43,9 @@ seen once, and scored on {max(1, round(asked.scenes * HELD_OUT))} others; {count
 own scenes and first weights. The semantic question is a pixel's shape (8 classes); the geometric one, how that shape
 lies: ground, lying on the ground, or stacked on another shape. With two heads their losses are added. The paper has two
 heads alone, and no network for each question to compare them with: on SIFT Flow, FCN-8s has 85.9 pixel acc. and 41.2
-mean IU, and a geometric pixel acc. of 94.6.
+mean IoU, and a geometric pixel acc. of 94.6.
 
-![Mean IU of each row, a dot for each seed]({os.path.relpath(picture, path.parent)})
+![Mean IoU of each row, a dot for each seed]({os.path.relpath(picture, path.parent)})
 
 Semantic classes:
 
@@ -66,7 +66,7 @@ def advice(runs: Runs) -> str:
     seconds = {name: mean(run["seconds"] for run in row) for name, row in runs.items()}
     share = seconds["both"] / (seconds["semantic"] + seconds["geometric"])
     told = " and ".join(f"{mean(points):+.1f} points ({head})" for head, points in changes.items())
-    cost = f"two heads train in {share:.0%} of the time of two networks, and change mean IU by {told}"
+    cost = f"two heads train in {share:.0%} of the time of two networks, and change mean IoU by {told}"
     worse = [head for head, points in changes.items() if max(points) < 0]
     if worse:
         return (
@@ -83,7 +83,7 @@ def plot(runs: Runs, path: Path) -> None:
         shown = {name: runs[name] for name in (alone, "both")}
         note = f"bar: mean of {count(len(runs['both']), 'seed')}" if alone == "geometric" else ""
         style(axes, alone.capitalize(), note, ORANGE)
-        dots(axes, shown, TITLES, score, "mean IU")
+        dots(axes, shown, TITLES, score, "mean IoU")
     save(figure, path)
 
 

@@ -43,7 +43,7 @@ def test_each_way_is_scored_against_the_labels_and_the_reference(trained):
 
 
 def _last_class_alone(labels, classes):
-    """Mean IU of saying the last class everywhere: its share of the labelled pixels, over the classes there are."""
+    """Mean IoU of saying the last class everywhere: its share of the labelled pixels, over the classes there are."""
     known = labels[labels != 255]
     present = len(set(known.tolist()) | {classes - 1})
     return (known == classes - 1).float().mean().item() / present

@@ -22,7 +22,7 @@ def test_a_run_and_what_goes_wrong_with_it(
     command = ("train", photos, "--output", tmp_path / "run", *QUICK, "--epochs", "1", "--workers", "0")
     assert upscore(monkeypatch, *command, "--resume") == 0  # nothing is there yet: it begins
     out, err = capsys.readouterr()
-    assert f"{tmp_path / 'run'}: mean IU" in out
+    assert f"{tmp_path / 'run'}: mean IoU" in out
     assert out.strip().endswith("after epoch 1")
     assert "epoch   1  loss" in err
     assert (tmp_path / "run/curves.png").exists()

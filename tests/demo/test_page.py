@@ -92,7 +92,7 @@ def test_every_kind_of_content_nests():
             stressed("so it is"),
             figure(row([tile(image, "x < y"), tile(image, "z")], "pair"), "a caption"),
             charts.ranking([("cat & dog", 0.7)]),
-            charts.score_table(["mean IU"], {"a": [0.1], "b": [0.2]}),
+            charts.score_table(["mean IoU"], {"a": [0.1], "b": [0.2]}),
             charts.grouped_bars({"bar": {"a": 0.5, "b": None}}, colors),
             charts.line_chart(lines, colors, x_title="x", title="y", top=1, percent=True, dots=True),
             charts.confusion_table([[3, 1], [0, 0]], ["a", "b"]),

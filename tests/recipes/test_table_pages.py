@@ -65,6 +65,6 @@ def test_the_table_has_every_number() -> None:
 
 
 def test_the_plot(tmp_path: Path) -> None:
-    pages.plot_rows(results(), TITLES, tmp_path / "a.png", title="Scenes", score="mean_iu", label="mean IU")
+    pages.plot_rows(results(), TITLES, tmp_path / "a.png", title="Scenes", score="mean_iu", label="mean IoU")
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.width > 800

@@ -185,7 +185,7 @@ def _predictions(model: Path, scenes: Dataset) -> tuple[list[np.ndarray], Tensor
 
 
 def gain(coarse: Trained, fine: Trained, rounds: int = 1000) -> tuple[float, float, float]:
-    """How much higher `fine`'s mean IU is, and from where to where that lies for 95 % of sets of scenes like this one.
+    """How much higher `fine`'s mean IoU is, and from where to where that lies for 95 % of sets of scenes like this one.
 
     The sets are drawn from the test scenes with replacement, the same for both (a paired bootstrap).
     """
@@ -201,13 +201,13 @@ def gain(coarse: Trained, fine: Trained, rounds: int = 1000) -> tuple[float, flo
 
 
 def _mean_iu(counts: Tensor, weights: Tensor) -> Tensor:
-    """Confusion matrices (N, C, C) summed with each row of weights (R, N) -> (R,) mean IU."""
+    """Confusion matrices (N, C, C) summed with each row of weights (R, N) -> (R,) mean IoU."""
     summed = (weights @ counts.double().flatten(1)).unflatten(1, counts.shape[1:])
     right = summed.diagonal(dim1=1, dim2=2)
     return (right / (summed.sum(1) + summed.sum(2) - right)).nanmean(1)
 
 
 def mean_iu_of(trained: Trained, classes: Sequence[str]) -> float:
-    """The mean IU over some classes, of those that occur."""
+    """The mean IoU over some classes, of those that occur."""
     found = [iu for name in classes if (iu := trained.scores.per_class[name]) is not None]
     return sum(found) / max(1, len(found))

@@ -120,7 +120,7 @@ def semantic_scores(counts: Tensor, classes: Sequence[str]) -> SemanticScores:
     """Score a (C, C) matrix of counts, n[i, j] pixels of true class i predicted as j (FCN section 5).
 
     What is 0/0 is skipped by the means: a class that is neither in the truth nor predicted changes no score. A class
-    that is absent from the truth but predicted has IU 0, which does lower mean IU (to leave such classes out, score
+    that is absent from the truth but predicted has IU 0, which does lower mean IoU (to leave such classes out, score
     `counts` without their rows and columns); it has no accuracy, so mean accuracy skips it. Background is a class like
     any other. Where no pixel is labelled at all, the four scores are 0.
 

@@ -116,7 +116,7 @@ class TerminalProgress(Callback):
 def _summary(scores: Scores) -> str:
     if isinstance(scores, InstanceScores):
         return f"AP {scores.AP:.1%}  AP50 {scores.AP50:.1%}  F1 {scores.f1['0.5']:.1%}"
-    return f"pixel accuracy {scores.pixel_accuracy:.1%}  mean IU {scores.mean_iu:.1%}"
+    return f"pixel accuracy {scores.pixel_accuracy:.1%}  mean IoU {scores.mean_iu:.1%}"
 
 
 class RunFolderWriter(Callback):

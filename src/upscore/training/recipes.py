@@ -60,7 +60,7 @@ class Recipe(BaseModel):
     ema: float = Field(default=0, ge=0, lt=1)
     """Decay of the running average of the weights that is validated and kept; 0: none."""
     patience: int = Field(default=0, ge=0)
-    """Epochs without a better score (mean IU, or mask AP) after which training stops; 0: never."""
+    """Epochs without a better score (mean IoU, or mask AP) after which training stops; 0: never."""
     validate_every: int = Field(default=1, ge=1)
     """Epochs from one validation to the next; after the last epoch there always is one."""
 

@@ -94,7 +94,7 @@ class SemanticTask:
     """Which class is each pixel?"""
 
     recipes = RECIPES
-    primary, title = "mean_iu", "mean IU"
+    primary, title = "mean_iu", "mean IoU"
     summable = True
 
     def open_splits(self, source: str | Path, *, val_pattern: str | None = None) -> tuple[Dataset, Dataset]:

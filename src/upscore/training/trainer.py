@@ -51,7 +51,7 @@ class Progress:
     seconds: float = 0.0
     """Spent on this epoch, in this process and those that it resumes."""
     best: float = -1.0
-    """The highest score of `records`: mean IU, or mask AP."""
+    """The highest score of `records`: mean IoU, or mask AP."""
     best_epoch: int = 0
     records: list[dict[str, Any]] = field(default_factory=list)
     """What was measured after each epoch."""

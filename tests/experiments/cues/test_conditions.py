@@ -65,7 +65,7 @@ def test_the_best_guess_is_what_calling_everything_so_scores() -> None:
 
 
 def test_the_rows_are_the_papers() -> None:
-    """FCN table 8: name, train FG/BG, test FG/BG, mean IU."""
+    """FCN table 8: name, train FG/BG, test FG/BG, mean IoU."""
     k, m = True, False
     assert {row.title: (tuple(row.trained), tuple(row.tested), row.paper) for row in ROWS.values()} == {
         "Reference": ((k, k), (k, k), 0.848),

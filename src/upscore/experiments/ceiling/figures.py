@@ -32,7 +32,7 @@ COLORS: dict[Method, str] = {"nearest": GREEN, "bilinear": BLUE}
 
 
 def plot_ceilings(ceilings: Ceilings, path: str | Path) -> None:
-    """Mean IU over the stride, which doubles from mark to mark: both methods, and the paper's curve, pale."""
+    """Mean IoU over the stride, which doubles from mark to mark: both methods, and the paper's curve, pale."""
     figure = new_figure(7.2, 4.7)
     axes = figure.add_subplot()
     at = {stride: place for place, stride in enumerate(ceilings.strides)}
@@ -52,7 +52,7 @@ def plot_ceilings(ceilings: Ceilings, path: str | Path) -> None:
     _stride_ticks(axes, ceilings)
     axes.set_ylim(0, 1.03)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.set_ylabel("mean IU", color=MUTED)
+    axes.set_ylabel("mean IoU", color=MUTED)
     axes.legend(frameon=False, fontsize=9, labelcolor=FOREGROUND, loc="lower left")
     save(figure, path)
 

@@ -25,7 +25,7 @@ from upscore.labels import VOID
 STRIDES = (2, 4, 8, 16, 32, 64, 128)
 
 PAPER_MEAN_IOU = {4: 0.985, 8: 0.964, 16: 0.928, 32: 0.861, 64: 0.733, 128: 0.509}
-"""Stride -> mean IU on PASCAL VOC 2011's validation photos (FCN section 6.3)."""
+"""Stride -> mean IoU on PASCAL VOC 2011's validation photos (FCN section 6.3)."""
 
 Method = Literal["nearest", "bilinear"]
 

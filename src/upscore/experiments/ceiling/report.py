@@ -147,7 +147,7 @@ def _rare(ceilings: Ceilings) -> list[str]:
 
 
 def mean_rows(ceilings: Ceilings, digits: int = 1) -> list[list[str]]:
-    """Mean IU at each stride, with so many decimals: a row for each method, and the paper's."""
+    """Mean IoU at each stride, with so many decimals: a row for each method, and the paper's."""
     rows = {TITLES[method]: ceilings.mean_iu[method] for method in METHODS} | {PAPER_TITLE: PAPER_MEAN_IOU}
     return [[title, *(_share(ius.get(stride), digits) for stride in ceilings.strides)] for title, ius in rows.items()]
 
@@ -177,7 +177,7 @@ def markdown(ceilings: Ceilings, data: str, sentences: Sequence[str]) -> str:
         "## Advice",
         "\n".join(f"- {markdown_escaped(sentence)}" for sentence in sentences),
         f"A class is fine here from a ceiling of {FINE:.0%} on, by the better of the two methods. {ABOUT_CEILINGS}",
-        "## Mean IU",
+        "## Mean IoU",
         markdown_table(["method", *header], mean_rows(ceilings)),
         "\n".join(f"- *{TITLES[method]}*: {words}." for method, words in METHODS.items()),
         ABOUT_PAPER,

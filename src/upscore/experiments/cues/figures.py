@@ -83,8 +83,8 @@ def plot_cues(runs: Sequence[Cues], path: str | Path, title: str = "What the net
     seeds = f", {len(runs)} seeds" if len(runs) > 1 else ""
     style(axes, title, f"{runs[0].photos:,} held-out photo{'' if runs[0].photos == 1 else 's'}{seeds}")
     for offset, color, field, label in (
-        (-0.19, BLUE, "foreground_iu", "mean IU of the foreground"),
-        (0.19, PALE_BLUE, "mean_iu", "mean IU of all classes"),
+        (-0.19, BLUE, "foreground_iu", "mean IoU of the foreground"),
+        (0.19, PALE_BLUE, "mean_iu", "mean IoU of all classes"),
     ):
         each = [[getattr(cues.scores[name], field) for cues in runs] for name in ROWS]
         places = [place + offset for place in range(len(ROWS))]

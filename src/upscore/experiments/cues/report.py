@@ -73,11 +73,11 @@ HEADER = (
     "row",
     "trained FG/BG",
     "tested FG/BG",
-    "mean IU of FG",
+    "mean IoU of FG",
     "share",
     "paper's",
     "paper's share",
-    "mean IU of all",
+    "mean IoU of all",
     "FG found",
 )
 """FG: the foreground, BG: the background."""
@@ -109,12 +109,12 @@ def definitions(cues: Cues, fill: Color, colour: float) -> list[str]:
         "that sees a masked photo is told where the objects are.",
         "*Void* is masked along with whatever is masked, and background where the shape alone is left, so that its "
         "outline gives nothing away. It is neither learned nor scored.",
-        "*Mean IU of FG*: the confusion matrix over all held-out photos without the rows and columns of "
+        "*Mean IoU of FG*: the confusion matrix over all held-out photos without the rows and columns of "
         "background classes; the mean over the foreground classes that the truth has. What the network calls "
         "background is thus left out: *FG found* is the share of the objects' pixels that is left.",
-        "*Share*: of the reference's mean IU of FG.",
-        "*Mean IU of all* classes: of the whole matrix, as `upscore evaluate` has it.",
-        f"*Guess*: calling every object {name}, the most frequent, gives a mean IU of FG of {iu:.1%}.",
+        "*Share*: of the reference's mean IoU of FG.",
+        "*Mean IoU of all* classes: of the whole matrix, as `upscore evaluate` has it.",
+        f"*Guess*: calling every object {name}, the most frequent, gives a mean IoU of FG of {iu:.1%}.",
         "*The paper's*: FCN-32s over VGG16, PASCAL VOC. It states neither the colour of what is masked, nor what "
         "becomes of void, nor how it leaves the background out; the restricted matrix is the reading that fits "
         "its 84.8%.",
@@ -136,7 +136,7 @@ def advice(cues: Cues) -> list[str]:
         ]
     if (found := cues.scores["reference"].found) < FOUND:
         return [
-            f"The reference takes only {found:.0%} of the objects' pixels for objects, and the mean IU of the "
+            f"The reference takes only {found:.0%} of the objects' pixels for objects, and the mean IoU of the "
             "foreground is of these alone: train it longer before you read anything from the other rows."
         ]
     share = {name: value / iu["reference"] for name, value in iu.items()}
@@ -159,7 +159,7 @@ def markdown(cues: Cues, title: str, sentences: Sequence[str], defined: Sequence
         f"{cues.photos:,} held-out photos. Each network sees photos of which the foreground, the background or both "
         "are masked; if masking something costs nothing, the network did not need it (FCN, table 8).",
         markdown_table(HEADER, cue_rows(cues)),
-        "![Mean IU of each row](cues.png)",
+        "![Mean IoU of each row](cues.png)",
         "## Advice",
         "\n".join(f"- {sentence}" for sentence in sentences),
         "## Definitions",

@@ -78,7 +78,7 @@ def comparison_picture(comparison: Comparison) -> Image.Image:
 
 
 def plot_oracle(comparison: Comparison, path: str | Path) -> None:
-    """Mean IU of the oracle against the number of segments a photo, beside what needs no oracle."""
+    """Mean IoU of the oracle against the number of segments a photo, beside what needs no oracle."""
     figure = new_figure(8, 5)
     axes = figure.add_subplot()
     style(axes, f"What {comparison.method}'s segments would be worth", f"{comparison.photos:,} photos")
@@ -110,7 +110,7 @@ def plot_oracle(comparison: Comparison, path: str | Path) -> None:
     axes.set_xticks(counts, [f"{count:.0f}" for count in counts])
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_xlabel("segments a photo (mean)", color=MUTED)
-    axes.set_ylabel("mean IU of the oracle", color=MUTED)
+    axes.set_ylabel("mean IoU of the oracle", color=MUTED)
     save(figure, path)
 
 

@@ -94,7 +94,7 @@ PROTOCOL = (
     "size and place, and k-means makes as many groups of them as there are classes. Labels then name each group, one "
     "class for one group over the whole set, so that most pixels are right (the Hungarian method)."
 )
-COLUMNS = ("", "segments", "pixel acc.", "mean acc.", "mean IU", "f.w. IU")
+COLUMNS = ("", "segments", "pixel acc.", "mean acc.", "mean IoU", "f.w. IU")
 
 
 def share(value: float | None) -> str:
@@ -137,26 +137,26 @@ def conclusion(comparison: Comparison) -> str:
     if network is None:
         if unsupervised >= 0.8 * oracle:
             return (
-                f"Grouping by looks reaches {share(unsupervised)} mean IU of the {share(oracle)} that {count} allow: "
+                f"Grouping by looks reaches {share(unsupervised)} mean IoU of the {share(oracle)} that {count} allow: "
                 "these classes are told apart by colour and place, so try that before training a network."
             )
         return (
-            f"{comparison.method} draws outlines that would be worth {share(oracle)} mean IU with the right names "
+            f"{comparison.method} draws outlines that would be worth {share(oracle)} mean IoU with the right names "
             f"({count}), but finds {share(unsupervised)} without labels: what things are takes training, as "
             "upscore train does."
         )
     if network <= unsupervised:
         return (
-            f"The FCN's {share(network)} mean IU is no more than the {share(unsupervised)} of grouping without labels: "
+            f"The FCN's {share(network)} mean IoU is no more than the {share(unsupervised)} of grouping without labels: "
             "train it longer or on more photos, or keep to the grouping."
         )
     if network <= oracle:
         return (
-            f"Looks alone give {share(unsupervised)} mean IU and the FCN {share(network)}: labels are what was "
+            f"Looks alone give {share(unsupervised)} mean IoU and the FCN {share(network)}: labels are what was "
             f"missing, for the outlines were there, good for {share(oracle)} with the right names ({count})."
         )
     return (
-        f"The FCN's {share(network)} mean IU is beyond {share(oracle)}, which an oracle gets out of "
+        f"The FCN's {share(network)} mean IoU is beyond {share(oracle)}, which an oracle gets out of "
         f"{comparison.method}'s segments ({count}), and far from the {share(unsupervised)} of looks alone: train."
     )
 

@@ -87,8 +87,8 @@ def fetch(name: str, load: Callable[[], T]) -> T:
         return load()
     except (OSError, RuntimeError, ImportError) as error:  # what the hubs' clients raise without a network
         raise UserError(
-            f"the ImageNet weights of {name} can't be fetched ({first_line(error)}); the weights of efficientnet_lite0 "
-            "are installed; any backbone can be trained from scratch (--weights none) or from a local file (--weights FILE)"
+            f"the ImageNet weights of {name} can't be fetched ({first_line(error)}); use efficientnet_lite0, whose "
+            "weights are installed, or train from scratch (--weights none) or from a local file (--weights FILE)"
         ) from error
 
 
