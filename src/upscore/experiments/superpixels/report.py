@@ -147,8 +147,8 @@ def conclusion(comparison: Comparison) -> str:
         )
     if network <= unsupervised:
         return (
-            f"The FCN's {share(network)} mean IoU is no more than the {share(unsupervised)} of grouping without labels: "
-            "train it longer or on more photos, or keep to the grouping."
+            f"The FCN's {share(network)} mean IoU is not higher than {share(unsupervised)} of grouping without labels: "
+            "train the network longer or on more images, or use the grouping."
         )
     if network <= oracle:
         return (
