@@ -81,9 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if asked.model is None:
             parser.error("table4 needs --model RUN, a run of table 3")
         archive = submit(asked.model, asked.data, asked.output / "table4", year=asked.year)
-        print(
-            f"{archive}: send it to the VOC server as {COMPETITION} (paper's mean IoU: 67.5% in 2011, 67.2% in 2012)"
-        )
+        print(f"{archive}: send it to the VOC server as {COMPETITION} (paper's mean IoU: 67.5% in 2011, 67.2% in 2012)")
         return
     if asked.table == "table3" and asked.sbd is None:
         parser.error("table3 needs --sbd FOLDER")
