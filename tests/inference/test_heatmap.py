@@ -138,11 +138,11 @@ def test_other_weights_are_refused(tmp_path):
     (tmp_path / "text.safetensors").write_text("no weights")
     torch.save([1, 2], tmp_path / "list.pth")
     for file, message in [
-        ("other.pth", "does not hold the weights of squeezenet1_1: features.0.weight"),
-        ("text.pth", "can't be read as weights"),
-        ("text.safetensors", "can't be read as weights"),
-        ("list.pth", "something other than a state dict"),
-        ("none.pth", "there is no weights file"),
+        ("other.pth", r"other\.pth .*squeezenet1_1.*features\.0\.weight"),
+        ("text.pth", r"text\.pth"),
+        ("text.safetensors", r"text\.safetensors"),
+        ("list.pth", r"list\.pth .*state dict"),
+        ("none.pth", r"none\.pth"),
     ]:
         with pytest.raises(UserError, match=message):
             imagenet_classifier("squeezenet1_1", tmp_path / file)
@@ -163,5 +163,5 @@ def test_a_failed_download_says_what_to_do(monkeypatch):
     monkeypatch.setattr("upscore.models.classifiers.imagenet.get_model", offline)
     monkeypatch.setattr("upscore.models.classifiers.imagenet.timm.create_model", offline)
     for name in ("alexnet", "timm/resnet18"):
-        with pytest.raises(UserError, match=r"can't be fetched \(no network\): give a local file with --weights"):
+        with pytest.raises(UserError, match=rf"{name} .*\(no network\).*--weights"):
             imagenet_classifier(name)

@@ -22,7 +22,7 @@ CAFFE = {
 
 
 @pytest.mark.parametrize(("name", "backbone"), CAFFE)
-def test_kernels_and_offsets_of_the_authors_follow_from_the_layers(name: str, backbone: str) -> None:
+def test_derived_kernels_and_offsets_equal_the_authors(name: str, backbone: str) -> None:
     with torch.device("meta"):
         net = build(name, backbone=backbone, num_classes=21, geometry="caffe")
     kernels = {int(stride): layer.kernel_size for stride, layer in net.upscore.items()}
@@ -32,14 +32,14 @@ def test_kernels_and_offsets_of_the_authors_follow_from_the_layers(name: str, ba
 @pytest.mark.parametrize(
     ("name", "crops"), [("fcn32s", {1: 16}), ("fcn16s", {16: 1, 1: 8}), ("fcn8s", {16: 1, 8: 1, 1: 4})]
 )
-def test_proper_padding_crops_a_quarter_of_each_kernel(name: str, crops: dict[int, int]) -> None:
+def test_same_padding_crops_a_quarter_of_each_kernel(name: str, crops: dict[int, int]) -> None:
     with torch.device("meta"):
         net = build(name, backbone="vgg16", num_classes=21, geometry="same")
     assert net.crops == crops
     assert all(net.crops[int(stride)] * 4 == layer.kernel_size for stride, layer in net.upscore.items())
 
 
-def test_vgg16_in_caffes_geometry_as_the_authors_give_it() -> None:
+def test_caffe_geometry_of_vgg16_equals_the_authors() -> None:
     with torch.device("meta"):
         coordinates = build("fcn8s", backbone="vgg16", num_classes=2, geometry="caffe").backbone.coordinates
     # the first score stands at pixel 12.5, where 32 x + b = 0
@@ -60,7 +60,7 @@ def ones(layer: nn.Module) -> nn.Module:
 
 @settings(deadline=None, max_examples=60)
 @given(kernel=st.integers(1, 9), stride=st.integers(1, 5), padding=st.integers(0, 6), dilation=st.integers(1, 3))
-def test_a_window_is_centred_where_its_map_says(kernel: int, stride: int, padding: int, dilation: int) -> None:
+def test_windows_are_centred_at_their_mapped_coordinates(kernel: int, stride: int, padding: int, dilation: int) -> None:
     layer = ones(nn.Conv2d(1, 1, kernel, stride, padding, dilation, bias=False))
     line = torch.zeros(1, 1, 120, 120, requires_grad=True)
     cells = layer(line)[0, 0, 60 // stride]
@@ -74,7 +74,7 @@ def test_a_window_is_centred_where_its_map_says(kernel: int, stride: int, paddin
 
 @settings(deadline=None, max_examples=60)
 @given(kernel=st.integers(1, 9), stride=st.integers(1, 5), cell=st.integers(4, 7), data=st.data())
-def test_a_transposed_window_is_centred_where_its_map_says(
+def test_transposed_windows_are_centred_at_their_mapped_coordinates(
     kernel: int, stride: int, cell: int, data: st.DataObject
 ) -> None:
     padding = data.draw(st.integers(0, min(kernel - 1, 4 * stride)))  # none of the window is cut off
@@ -87,7 +87,7 @@ def test_a_transposed_window_is_centred_where_its_map_says(
     assert coordinates.scale * cell + coordinates.shift == x
 
 
-def test_layers_without_a_window_leave_coordinates_alone() -> None:
+def test_layers_without_a_window_do_not_change_coordinates() -> None:
     assert layer_map(nn.ReLU()) == layer_map(nn.BatchNorm2d(3)) == CoordinateMap()
     assert path_map([]) == CoordinateMap()
     assert path_map([nn.ReLU(), nn.MaxPool2d(2, 2), nn.Dropout()]) == centred(2)

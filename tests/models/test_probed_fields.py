@@ -10,7 +10,7 @@ from upscore.models import build
 from upscore.models.receptive_field import ReceptiveField, probed_fields, sequential_fields
 
 
-def test_a_cells_window_in_both_geometries_lies_where_the_coordinates_say() -> None:
+def test_receptive_fields_agree_with_the_coordinates_in_both_geometries() -> None:
     for geometry in ("same", "caffe"):
         with torch.device("meta"):
             backbone = build("fcn8s", backbone="vgg16", num_classes=3, geometry=geometry).backbone
@@ -20,7 +20,7 @@ def test_a_cells_window_in_both_geometries_lies_where_the_coordinates_say() -> N
 
 
 @pytest.mark.parametrize("geometry", ["same", pytest.param("caffe", marks=pytest.mark.slow)])
-def test_probing_finds_what_adding_up_layers_gives(geometry: str) -> None:
+def test_measured_fields_equal_computed_ones(geometry: str) -> None:
     backbone = thin_vgg16(geometry).eval()
     probed = probed_fields(backbone, 3, 32)
     assert probed == {stride: (field, field) for stride, field in sequential_fields(backbone).items()}
@@ -39,15 +39,15 @@ class Oblong(nn.Module):
         return {2: first, 4: self.second(first)}
 
 
-def test_axes_are_told_apart() -> None:
+def test_rows_and_columns_are_measured_separately() -> None:
     assert probed_fields(Oblong(), 3, 32) == {
         2: (ReceptiveField(2, -1, 5), ReceptiveField(2, -1, 3)),
         4: (ReceptiveField(4, -1 - 2, 5 + 8), ReceptiveField(4, -1, 3 + 2)),
     }
 
 
-class Placed(nn.Module):
-    """A map that depends on where in the image a cell is."""
+class PositionEmbedding(nn.Module):
+    """A map to which the position of each cell is added."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,6 +58,6 @@ class Placed(nn.Module):
         return {4: cells + torch.linspace(0, 9, cells.shape[2])[:, None]}
 
 
-def test_what_does_not_move_with_the_image_is_told() -> None:
-    with pytest.raises(UserError, match="moved by 4 pixels"):
-        probed_fields(Placed(), 3, 4)
+def test_maps_that_do_not_shift_with_the_image_are_an_error() -> None:
+    with pytest.raises(UserError, match=r"\b4 pixels"):
+        probed_fields(PositionEmbedding(), 3, 4)

@@ -92,7 +92,7 @@ def test_a_detectors_maps_are_its_backbones() -> None:
     assert (geometry.rows, geometry.columns, geometry.halo) == (None, None, 0)
 
 
-def test_weights_do_not_matter_and_modes_are_kept() -> None:
+def test_weights_and_modes_do_not_change() -> None:
     net, meta = tiny_net(), on_meta("fcn8s", backbone="vgg16")
     net.backbone.train()
     net.score.eval()
@@ -105,6 +105,6 @@ def test_weights_do_not_matter_and_modes_are_kept() -> None:
 
 
 @pytest.mark.slow
-def test_what_sees_the_whole_image_is_told() -> None:
-    with pytest.raises(UserError, match="see the whole image"):
+def test_squeeze_and_excitation_is_an_error() -> None:
+    with pytest.raises(UserError, match="squeeze-and-excitation"):
         receptive_field(build("fcn8s", backbone="timm/efficientnet_b0", num_classes=2))

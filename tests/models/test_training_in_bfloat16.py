@@ -36,7 +36,7 @@ def both_ways(
 def test_a_wide_convolution_is_a_convolution(
     kernel_size: int, padding: int, memory_format: torch.memory_format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("upscore.models.kernels.large_kernel_conv.KERNELS_AT_ONCE", 7)
+    monkeypatch.setattr("upscore.models.kernels.large_kernel_conv.OUTPUT_BLOCK", 7)
     torch.manual_seed(0)
     layer = LargeKernelConv2d(12, 20, kernel_size, padding=padding).to(memory_format=memory_format)  # pyright: ignore
     images = torch.randn(2, 12, 9, 11, requires_grad=True)

@@ -143,7 +143,7 @@ def test_a_start_from_a_file_with_a_classifier(name: str, tmp_path: Path) -> Non
     backbone = build_backbone(name)
     with pytest.raises(UserError, match=f"{key} is missing"):
         load_classifier(backbone, {name: value for name, value in state.items() if name != key})
-    with pytest.raises(UserError, match="extra is left over"):
+    with pytest.raises(UserError, match="extra"):
         load_classifier(backbone, {**state, "extra": torch.zeros(1)})
     with pytest.raises(UserError, match=rf"{key} has shape \(1, 2\); the backbone needs"):
         load_classifier(backbone, {**state, key: torch.zeros(1, 2)})
@@ -157,7 +157,7 @@ def test_a_start_from_a_file_with_a_classifier(name: str, tmp_path: Path) -> Non
         ({"recipe": "staged", "model": "fcn32s"}, "staged leads to fcn16s or fcn8s; --model is fcn32s"),
         ({"recipe": "staged", "model": "fcn8s-atonce"}, "staged leads to"),
         ({"model": "fcn4s"}, "'fcn4s'"),
-        ({"backbone": "resnet19"}, "no backbone is called 'resnet19'"),
+        ({"backbone": "resnet19"}, "'resnet19'"),
         ({"changes": {"learning_rate": -1}}, "--learning-rate -1: input should be greater than 0"),
         ({"changes": {"batch_size": 0}}, "--batch-size 0"),
         ({"epochs": 0}, "--epochs 0: give 1 or more"),

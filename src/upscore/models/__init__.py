@@ -1,4 +1,4 @@
-"""Networks as plain torch modules: no trainer, no file formats of ours, no command line."""
+"""FCN and Mask R-CNN as plain torch modules."""
 
 from upscore.models.build import build
 from upscore.models.fcn.fcn import FCN

@@ -1,4 +1,4 @@
-"""A loss before it is divided, so that the parts of a batch that is spread over processes make up the whole one's."""
+"""Loss sums with their normalisers, which can be added over the parts of a batch and over processes."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import NamedTuple
 from torch import Tensor
 
 EPS = 1e-6
-"""What a loss is divided by where nothing counts; it is then zero."""
+"""Lower bound for the normaliser of a loss; the loss of an empty batch is then zero."""
 
 
 class LossSum(NamedTuple):
-    """One of the losses that are added up."""
+    """A loss as a sum and its normaliser."""
 
     sum: Tensor
-    """Over pixels, anchors or regions; a scalar."""
+    """Sum over pixels, anchors or regions; a scalar."""
     count: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
-    """How many there are, or their weights' sum; a scalar."""
+    """Number of pixels, anchors or regions, or the sum of their weights; a scalar."""
 
     @property
     def mean(self) -> Tensor:
-        """Zero where nothing counts."""
+        """The sum divided by the count; zero if the count is zero."""
         return self.sum / self.count.clamp(min=EPS)

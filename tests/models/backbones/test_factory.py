@@ -44,7 +44,7 @@ class NetworkTests:
         raise NotImplementedError
 
     @torch.inference_mode()
-    def test_any_size_comes_out_as_it_went_in(self, net: FCN) -> None:
+    def test_scores_have_the_size_of_the_image(self, net: FCN) -> None:
         for height, width in ((1, 1), (33, 65), (64, 96)):
             scores = net(noise(2, 3, height, width))
             assert scores.shape == (2, C, height, width)
@@ -52,7 +52,7 @@ class NetworkTests:
             assert scores.std() > 0
 
     @torch.inference_mode()
-    def test_maps_are_what_they_are_said_to_be(self, net: FCN) -> None:
+    def test_maps_have_the_declared_strides_and_channels(self, net: FCN) -> None:
         maps = net.backbone(noise(1, 3, 64, 128))
         assert set(maps) >= {8, 16, 32}
         for stride, features in maps.items():
@@ -61,7 +61,7 @@ class NetworkTests:
             if net.backbone.multiple == 32:
                 assert features.shape[2:] == (64 // stride, 128 // stride)
 
-    def test_at_birth_only_the_scores_learn(self) -> None:
+    def test_initially_only_score_layers_have_gradients(self) -> None:
         net = self.make().train()
         images, targets = noise(2, 3, 64, 40), torch.randint(C, (2, 64, 40))
         scores = net(images)
@@ -76,7 +76,7 @@ class NetworkTests:
             else:
                 assert parameter.grad is None or parameter.grad.eq(0).all(), name
 
-    def test_the_gradient_reaches_every_parameter(self, net: FCN) -> None:
+    def test_every_parameter_has_a_gradient(self, net: FCN) -> None:
         net = copy.deepcopy(net).train()
         net.losses(net(noise(2, 3, 96, 64)), torch.randint(C, (2, 96, 64)))["cross_entropy"].backward()
         learned = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
@@ -86,7 +86,7 @@ class NetworkTests:
 
     @pytest.mark.slow
     @torch.inference_mode()
-    def test_moving_the_image_by_a_cell_moves_the_scores(self, net: FCN) -> None:
+    def test_scores_shift_with_the_image(self, net: FCN) -> None:
         images = noise(1, 3, 512, 544)
         left, right = net(images[..., :512]), net(images[..., 32:])
         centre = slice(208, -208)
@@ -103,7 +103,7 @@ class BuiltNetworkTests(NetworkTests):
     def make(self) -> FCN:
         return build("fcn8s", backbone=self.backbone, num_classes=C)
 
-    def test_saved_and_loaded_it_gives_the_same_scores(self, net: FCN, tmp_path: Path) -> None:
+    def test_scores_are_equal_after_saving_and_loading(self, net: FCN, tmp_path: Path) -> None:
         save_model(tmp_path / "model", net, classes=["a", "b", "c", "d"])
         loaded, _ = load_model(tmp_path / "model")
         images = noise(1, 3, 40, 70)
@@ -118,7 +118,7 @@ class ChainTests(NetworkTests):
 
     @pytest.mark.slow
     @pytest.mark.parametrize("stride", [8, 16, 32])
-    def test_a_score_looks_at_its_own_pixel(self, net: FCN, stride: int) -> None:
+    def test_scores_are_aligned_with_pixels(self, net: FCN, stride: int) -> None:
         net = copy.deepcopy(net)
         for other, layer in net.score.items():
             if int(other) != stride:
@@ -170,14 +170,14 @@ class TestTimmEfficientNetLite0(BuiltNetworkTests):
     backbone = "timm/tf_efficientnet_lite0"
 
 
-def test_a_backbone_has_the_classifiers_weights_and_statistics() -> None:
+def test_backbones_keep_the_classifiers_weights_and_statistics() -> None:
     classifier = lite0(pretrained=True).state_dict()
     backbone = build_backbone("efficientnet_lite0", pretrained=True).body.state_dict()
     assert classifier.keys() - backbone.keys() == {"classifier.weight", "classifier.bias"}
     assert all(torch.equal(value, classifier[name]) for name, value in backbone.items())
 
 
-def test_what_the_classifier_alone_uses_is_not_learned() -> None:
+def test_parameters_that_only_the_classifier_uses_are_frozen() -> None:
     backbone = build_backbone("timm/convnext_atto")
     frozen = {name for name, parameter in backbone.named_parameters() if not parameter.requires_grad}
     assert frozen == {"body.head.norm.weight", "body.head.norm.bias"}
@@ -187,7 +187,7 @@ def test_what_the_classifier_alone_uses_is_not_learned() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("stride", [8, 16, 32])
 @torch.no_grad()
-def test_trained_cells_stand_where_their_coordinates_say(stride: int) -> None:
+def test_measured_cell_centres_agree_with_the_coordinates(stride: int) -> None:
     """A network trained on mirrored photos sees in a mirrored photo what it sees in the photo itself.
 
     With cells at `stride * i + c`, the features of photo columns d to d + S, mirrored there and back, are at the places
@@ -213,16 +213,16 @@ def test_trained_cells_stand_where_their_coordinates_say(stride: int) -> None:
     assert centre == pytest.approx(float(-coordinates.shift / coordinates.scale), abs=stride / 8)
 
 
-def test_a_hub_that_can_not_be_reached_is_said() -> None:
+def test_a_failed_download_names_the_backbone_and_the_reason() -> None:
     def fail() -> None:
         raise OSError("no route to host\nat line 3")
 
-    with pytest.raises(UserError, match=r"weights of resnet50 can't be fetched \(no route to host\)"):
+    with pytest.raises(UserError, match=r"resnet50 .*\(no route to host\)"):
         fetch("resnet50", fail)
 
 
-def test_alexnet_takes_no_classifier() -> None:
+def test_alexnet_loads_no_classifier() -> None:
     with torch.device("meta"):
         backbone = build_backbone("alexnet")
-    with pytest.raises(UserError, match="alexnet takes no classifier"):
+    with pytest.raises(UserError, match="alexnet"):
         load_classifier(backbone, {})

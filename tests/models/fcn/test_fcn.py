@@ -45,7 +45,7 @@ def noise(height: int, width: int, seed: int = 1) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["fcn32s", "fcn16s", "fcn8s"])
-def test_every_size_comes_out_as_it_went_in_in_caffes_geometry(name: str) -> None:
+def test_scores_have_the_size_of_the_image_with_caffe_geometry(name: str) -> None:
     with torch.device("meta"):
         net = build(name, backbone="vgg16", num_classes=2, geometry="caffe", upsampling="learned").eval()
     coarse_side = {
@@ -63,7 +63,7 @@ def test_every_size_comes_out_as_it_went_in_in_caffes_geometry(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["fcn32s", "fcn16s", "fcn8s"])
-def test_every_size_comes_out_as_it_went_in_with_proper_padding(name: str) -> None:
+def test_scores_have_the_size_of_the_image_with_same_padding(name: str) -> None:
     with torch.device("meta"):
         net = build(name, backbone="vgg16", num_classes=2, geometry="same", upsampling="learned").eval()
     cells = 32 // FCN_STRIDES[name][-1]
@@ -88,14 +88,14 @@ def test_odd_sizes_give_finite_scores_of_that_size(name: str, geometry: Geometry
 
 
 @torch.inference_mode()
-def test_images_of_a_batch_do_not_see_each_other() -> None:
+def test_images_of_a_batch_are_independent() -> None:
     net = small("fcn8s", "same")
     images = torch.cat([noise(40, 50, seed) for seed in (1, 2)])
     assert torch.allclose(net(images)[1:], net(images[1:]), atol=1e-5)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_at_birth_only_the_scores_learn(geometry: Geometry) -> None:
+def test_initially_only_score_layers_have_gradients(geometry: Geometry) -> None:
     torch.manual_seed(0)
     with torch.device("meta"):
         backbone = vgg16(geometry)
@@ -115,7 +115,7 @@ def test_at_birth_only_the_scores_learn(geometry: Geometry) -> None:
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @torch.inference_mode()
-def test_16s_from_32s_starts_from_almost_the_same_prediction(geometry: Geometry) -> None:
+def test_16s_initialised_from_32s_gives_almost_the_same_prediction(geometry: Geometry) -> None:
     net32, net16 = small("fcn32s", geometry), small("fcn16s", geometry)
     images = noise(180, 230)
     net32.score["32"].bias.sub_(net32.coarse_scores(images).mean((0, 2, 3)))  # so that every class is found somewhere
@@ -137,7 +137,7 @@ def test_16s_from_32s_starts_from_almost_the_same_prediction(geometry: Geometry)
 
 
 @torch.inference_mode()
-def test_at_once_is_8s_with_scaled_skip_weights() -> None:
+def test_at_once_equals_8s_with_scaled_skip_weights() -> None:
     at_once, staged = small("fcn8s-atonce", "caffe"), small("fcn8s", "caffe", seed=5)
     staged.load_state_dict(at_once.state_dict())
     images = noise(50, 70)
@@ -150,7 +150,7 @@ def test_at_once_is_8s_with_scaled_skip_weights() -> None:
 @pytest.mark.parametrize("name", ["fcn32s", "fcn16s", "fcn8s"])
 @pytest.mark.parametrize(("geometry", "side"), [("caffe", 58), ("caffe", 154), ("same", 64), ("same", 160)])
 @torch.inference_mode()
-def test_a_mirrored_network_mirrors_a_mirrored_image(name: str, geometry: Geometry, side: int) -> None:
+def test_a_flipped_network_flips_the_scores_of_a_flipped_image(name: str, geometry: Geometry, side: int) -> None:
     # at these sides no window is left over at one end alone, so a crop that is off by one pixel shows
     net = small(name, geometry)
     mirrored = copy.deepcopy(net)
@@ -187,7 +187,7 @@ class TestLosses:
         summed = self.net.losses(self.outputs, self.targets, reduction="sum")["cross_entropy"]
         assert torch.allclose(summed, pixels.sum())
 
-    def test_void_pixels_do_not_count(self) -> None:
+    def test_void_pixels_are_ignored(self) -> None:
         targets = self.targets.clone()
         targets[0, :3] = VOID
         pixels = self.by_hand(targets)
@@ -209,7 +209,7 @@ class TestLosses:
         assert outputs.grad is not None
         assert outputs.grad.eq(0).all()
 
-    def test_in_float32_whatever_the_scores_are_in(self) -> None:
+    def test_losses_are_float32_for_scores_of_any_dtype(self) -> None:
         outputs = torch.zeros(1, 21, 500, 375, dtype=torch.float16)
         targets = torch.zeros(1, 500, 375, dtype=torch.uint8)
         loss = self.net.losses(outputs, targets, reduction="sum")["cross_entropy"]
@@ -230,7 +230,7 @@ def test_decoding_gives_each_image_its_own_size() -> None:
         net.decode(outputs, [(6, 7)])
 
 
-def test_dropout_is_on_in_training_only() -> None:
+def test_dropout_is_active_in_training_only() -> None:
     net, images = small("fcn8s", "same"), noise(40, 40)
     with torch.no_grad():
         assert torch.equal(net(images), net(images))
@@ -238,7 +238,7 @@ def test_dropout_is_on_in_training_only() -> None:
         assert not torch.equal(net(images), net(images))
 
 
-def test_scores_are_float32_whatever_the_backbone_runs_in() -> None:
+def test_scores_are_float32_for_a_backbone_of_any_dtype() -> None:
     with torch.device("meta"):
         backbone = vgg16("same")
     net = randomise_scores(FCN(thin(backbone), 3))
@@ -251,7 +251,7 @@ def test_scores_are_float32_whatever_the_backbone_runs_in() -> None:
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize(("name", "stride"), [("fcn-pool5", 32), ("fcn-pool4", 16), ("fcn-pool3", 8)])
-def test_one_map_alone(name: str, stride: int, geometry: Geometry) -> None:
+def test_networks_of_a_single_map(name: str, stride: int, geometry: Geometry) -> None:
     with torch.device("meta"):
         net, whole = (build(n, backbone="vgg16", num_classes=3, geometry=geometry) for n in (name, "fcn8s"))
     images = torch.empty(1, 3, 97, 141, device="meta")
@@ -263,7 +263,7 @@ def test_one_map_alone(name: str, stride: int, geometry: Geometry) -> None:
     assert trained < {layer for layer, _ in whole.backbone.named_parameters()}
 
 
-def test_one_map_alone_is_the_map_that_8s_adds() -> None:
+def test_a_single_map_has_the_features_that_8s_adds() -> None:
     whole, alone = build("fcn8s", num_classes=3).eval(), build("fcn-pool3", num_classes=3).eval()
     alone.backbone.load_state_dict(whole.backbone.state_dict())
     images = noise(64, 96)
@@ -290,7 +290,7 @@ def labels(height: int = 40, width: int = 56) -> Tensor:
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
-def test_the_sigmoid_loss_is_a_binary_one_for_each_class(reduction: Literal["sum", "mean"]) -> None:
+def test_the_sigmoid_loss_is_a_binary_cross_entropy_per_class(reduction: Literal["sum", "mean"]) -> None:
     net = other(pixel_loss="sigmoid")
     scores, targets = 3 * torch.randn(2, C, 40, 56), labels()
     by_hand = 0.0
@@ -303,7 +303,7 @@ def test_the_sigmoid_loss_is_a_binary_one_for_each_class(reduction: Literal["sum
     assert net.losses(scores, targets, reduction)["cross_entropy"].item() == pytest.approx(by_hand, rel=1e-5)
 
 
-def test_a_null_background_is_what_no_other_class_exceeds() -> None:
+def test_null_background_is_predicted_where_no_class_score_is_positive() -> None:
     net = other(pixel_loss="sigmoid", null_background=True)
     assert [layer.out_channels for layer in net.score.values()] == [C - 1] * 3
     net.score["8"].bias.data -= 1
@@ -326,7 +326,7 @@ def test_a_null_background_is_what_no_other_class_exceeds() -> None:
 
 
 @pytest.mark.parametrize("pixel_loss", ["softmax", "sigmoid"])
-def test_class_weights_are_so_many_copies_of_a_pixel(pixel_loss: Literal["softmax", "sigmoid"]) -> None:
+def test_a_class_weight_equals_that_many_copies_of_a_pixel(pixel_loss: Literal["softmax", "sigmoid"]) -> None:
     net = other(pixel_loss=pixel_loss)
     scores, targets = torch.randn(1, C, 6, 7), labels(6, 7)[:1]
     weights = [1, 3, 0, 2]
@@ -341,7 +341,7 @@ def test_class_weights_are_so_many_copies_of_a_pixel(pixel_loss: Literal["softma
     assert net.losses(scores, targets)["cross_entropy"] == 0
 
 
-def test_probabilities_are_those_of_the_loss() -> None:
+def test_probabilities_match_the_loss() -> None:
     scores = torch.randn(C, 5, 6)
     assert torch.allclose(other().probabilities(scores).sum(0), torch.ones(5, 6))
     assert torch.equal(other(pixel_loss="sigmoid").probabilities(scores), scores.sigmoid())

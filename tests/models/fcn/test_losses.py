@@ -26,8 +26,8 @@ FORMS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pixel_losses, "AT_ONCE", 1000)
-    monkeypatch.setattr(pixel_losses, "BLOCK", 2 * C * SIZE[1] * 7)  # 7 rows of two images, 10 blocks in all
+    monkeypatch.setattr(pixel_losses, "MAX_SCORES", 1000)
+    monkeypatch.setattr(pixel_losses, "BLOCK_SIZE", 2 * C * SIZE[1] * 7)  # 7 rows of two images, 10 blocks in all
 
 
 def network(geometry: str = "same", **form: Any) -> FCN:
@@ -54,7 +54,7 @@ def gradients(net: FCN, images: Tensor, wanted: Tensor, reduction: Any) -> tuple
 def compare(net: FCN, wanted: Tensor, monkeypatch: pytest.MonkeyPatch, reduction: str = "mean") -> None:
     images = torch.randn(2, 3, *SIZE)
     in_blocks, gradients_in_blocks = gradients(net, images, wanted, reduction)
-    monkeypatch.setattr(pixel_losses, "AT_ONCE", 10**9)
+    monkeypatch.setattr(pixel_losses, "MAX_SCORES", 10**9)
     at_once, expected = gradients(net, images, wanted, reduction)
     assert in_blocks.keys() == at_once.keys()
     for name, loss in at_once.items():
@@ -69,7 +69,7 @@ def compare(net: FCN, wanted: Tensor, monkeypatch: pytest.MonkeyPatch, reduction
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("form", FORMS)
-def test_gradients_are_those_of_all_pixels_at_once(
+def test_blockwise_gradients_equal_those_of_all_pixels(
     form: str, weighted: bool, reduction: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = network(**FORMS[form])
@@ -82,12 +82,12 @@ def test_gradients_are_those_of_all_pixels_at_once(
 
 
 @pytest.mark.usefixtures("few_at_once")
-def test_caffes_geometry_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blockwise_gradients_with_caffe_geometry(monkeypatch: pytest.MonkeyPatch) -> None:
     compare(network("caffe"), targets(), monkeypatch)
 
 
 @pytest.mark.usefixtures("few_at_once")
-def test_both_heads_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blockwise_gradients_with_two_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     net = TwoHeads(thin_vgg16("same"), C, geometric_classes=3).train()
     randomise_scores(net)
@@ -100,14 +100,14 @@ def test_both_heads_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("few_at_once")
-def test_nothing_but_void_is_no_loss() -> None:
+def test_blockwise_loss_of_void_pixels_is_zero() -> None:
     losses, found = gradients(network(), torch.randn(2, 3, *SIZE), torch.full((2, *SIZE), VOID), "mean")
     assert losses["cross_entropy"] == 0
     assert all(gradient.eq(0).all() for gradient in found.values())
 
 
 @pytest.mark.usefixtures("few_at_once")
-def test_everyone_else_gets_scores_of_pixels() -> None:
+def test_other_modes_return_pixel_scores() -> None:
     images = torch.randn(2, 3, *SIZE)
     assert network(upsampling="learned").forward_for_loss(images).shape == (2, C, *SIZE)
     net = network().eval()
@@ -122,7 +122,7 @@ def test_everyone_else_gets_scores_of_pixels() -> None:
     assert torch.equal(net.forward_for_loss(images).upsampled(), scores)
 
 
-def test_small_problems_are_computed_at_once() -> None:
+def test_small_images_are_not_computed_in_blocks() -> None:
     assert network().forward_for_loss(torch.randn(2, 3, *SIZE)).shape == (2, C, *SIZE)
 
 
@@ -140,9 +140,9 @@ class Largest(TorchDispatchMode):
         return result
 
 
-def test_scores_of_all_pixels_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scores_of_all_pixels_are_never_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
     classes, side, cells = 40, 400, 50
-    monkeypatch.setattr(pixel_losses, "BLOCK", 2**16)
+    monkeypatch.setattr(pixel_losses, "BLOCK_SIZE", 2**16)
     torch.manual_seed(0)
     net = FCN(thin_vgg16("same"), classes).train()
     coarse = torch.randn(1, classes, cells, cells, requires_grad=True)

@@ -32,7 +32,7 @@ def colour_net(backbone: str = BACKBONE) -> FCN:
 
 
 @pytest.mark.parametrize("backbone", [BACKBONE, "efficientnet_lite0", "resnet18"])
-def test_early_fusion_of_no_depth_is_the_photo_alone(backbone: str) -> None:
+def test_early_fusion_of_zero_depth_equals_the_colour_network(backbone: str) -> None:
     net = colour_net(backbone)
     early = copy.deepcopy(net)
     early.backbone = with_depth(early.backbone, "early", 1)
@@ -49,7 +49,7 @@ def test_early_fusion_of_no_depth_is_the_photo_alone(backbone: str) -> None:
 
 
 @pytest.mark.parametrize("geometry", ["caffe", "same"])
-def test_the_new_filters_are_the_mean_of_the_colours(geometry: str) -> None:
+def test_new_filters_are_the_mean_of_the_colour_filters(geometry: str) -> None:
     backbone = thin_vgg16(geometry)
     first = backbone.get_submodule("conv1_1")
     colours, bias = first.weight.detach().clone(), first.bias.detach().clone()
@@ -68,7 +68,7 @@ def test_the_new_filters_are_the_mean_of_the_colours(geometry: str) -> None:
         )
 
 
-def test_one_channel_alone_is_seen_as_a_grey_photo_is() -> None:
+def test_a_depth_channel_is_treated_as_a_grey_image() -> None:
     net = colour_net()
     only = copy.deepcopy(net)
     only.backbone = with_depth(only.backbone, "only", 1)
@@ -78,7 +78,7 @@ def test_one_channel_alone_is_seen_as_a_grey_photo_is() -> None:
         assert torch.equal(only(torch.cat([RGB, DEPTH], 1)), only(torch.cat([0 * RGB, DEPTH], 1)))
 
 
-def test_three_channels_alone_are_seen_as_colours_are() -> None:
+def test_three_depth_channels_are_treated_as_colours() -> None:
     net = colour_net()
     only = copy.deepcopy(net)
     only.backbone = with_depth(only.backbone, "only", 3)
@@ -88,7 +88,7 @@ def test_three_channels_alone_are_seen_as_colours_are() -> None:
 
 @pytest.mark.parametrize("strides", [(32,), (32, 16), (32, 16, 8)])
 @pytest.mark.parametrize("geometry", ["caffe", "same"])
-def test_late_fusion_is_the_mean_of_two_networks(geometry: str, strides: tuple[int, ...]) -> None:
+def test_late_fusion_averages_the_scores_of_two_networks(geometry: str, strides: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     colour, depth = (net_of(thin_vgg16(geometry), strides=strides) for _ in range(2))
     for layer in depth.score.values():
@@ -105,7 +105,7 @@ def test_late_fusion_is_the_mean_of_two_networks(geometry: str, strides: tuple[i
         assert (each[0] - each[1]).abs().max() > 0.1
 
 
-def test_late_fusion_of_the_same_twice_is_once() -> None:
+def test_late_fusion_of_equal_backbones_equals_one_backbone() -> None:
     net = colour_net()
     late = build("fcn8s", backbone=BACKBONE, num_classes=5, depth="late", depth_channels=3).eval()
     late.backbone.colour.load_state_dict(net.backbone.state_dict())  # type: ignore[union-attr]
@@ -119,7 +119,7 @@ def test_late_fusion_of_the_same_twice_is_once() -> None:
 
 @pytest.mark.parametrize("depth", ["early", "late", "only"])
 @pytest.mark.parametrize("size", [(33, 64), (1, 1), (70, 45)])
-def test_any_size_and_unknown_depth(depth: str, size: tuple[int, int]) -> None:
+def test_any_image_size_and_unknown_depth_give_finite_scores(depth: str, size: tuple[int, int]) -> None:
     net = build("fcn16s", backbone=BACKBONE, num_classes=5, depth=depth, depth_channels=1).train()
     net.backbone.depth_preprocessing = DepthPreprocessing(mean=(2.0,), std=(0.5,))
     pixels = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
@@ -139,7 +139,7 @@ def test_any_size_and_unknown_depth(depth: str, size: tuple[int, int]) -> None:
     assert all(parameter.grad is not None for parameter in net.parameters() if parameter.requires_grad)
 
 
-def test_one_backbone_for_each_with_weights_of_its_own() -> None:
+def test_late_fusion_has_separate_weights() -> None:
     net = build("fcn32s", backbone=BACKBONE, num_classes=5, depth="late")
     pointers = [parameter.data_ptr() for parameter in net.parameters() if parameter.numel()]
     assert len(set(pointers)) == len(pointers)

@@ -33,7 +33,7 @@ def test_filters_are_triangles() -> None:
     border=st.integers(0, 2),
     data=st.data(),
 )
-def test_the_matrix_is_a_transposed_convolution(
+def test_the_matrix_equals_a_transposed_convolution(
     cells: int, stride: int, kernel_size: int, border: int, data: st.DataObject
 ) -> None:
     whole = (cells + 2 * border - 1) * stride + kernel_size
@@ -49,7 +49,7 @@ def test_the_matrix_is_a_transposed_convolution(
     assert torch.allclose(matrix @ scores[0, 0, 0], expected[start : start + size], atol=1e-5)
 
 
-def test_beyond_the_output_the_matrix_is_zero() -> None:
+def test_the_matrix_is_zero_outside_the_output() -> None:
     matrix = bilinear_matrix(cells=3, stride=4, kernel_size=8, start=-5, size=30)
     assert matrix[:5].eq(0).all()
     assert matrix[5:21].sum(1).ne(0).all()
@@ -59,7 +59,7 @@ def test_beyond_the_output_the_matrix_is_zero() -> None:
 @pytest.mark.parametrize("border", [0, 1])
 @pytest.mark.parametrize(("stride", "kernel_size"), [(2, 4), (2, 3), (8, 16), (8, 15), (32, 64), (32, 63)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_learned_starts_out_as_fixed(channels: int, stride: int, kernel_size: int, border: int) -> None:
+def test_learned_upsampling_initially_equals_fixed(channels: int, stride: int, kernel_size: int, border: int) -> None:
     scores = noise(2, channels, 5, 3)
     fixed = Upsample(channels, stride, kernel_size, border=border)
     dense = Upsample(channels, stride, kernel_size, border=border, learned=True, grouped=False)
@@ -75,7 +75,7 @@ def test_learned_starts_out_as_fixed(channels: int, stride: int, kernel_size: in
     assert [p.shape for p in grouped.parameters()] == [(channels, 1, kernel_size, kernel_size)]
 
 
-def test_dense_kernels_can_mix_classes_and_grouped_ones_can_not() -> None:
+def test_dense_kernels_can_mix_classes_and_grouped_ones_cannot() -> None:
     for grouped in (False, True):
         layer = Upsample(3, 2, 4, learned=True, grouped=grouped)
         scores = noise(1, 3, 4, 4).requires_grad_()
@@ -89,7 +89,7 @@ def test_dense_kernels_can_mix_classes_and_grouped_ones_can_not() -> None:
             assert gradient[1:, 0].ne(0).all()  # from the other classes' scores to this one
 
 
-def test_resetting_makes_weights_bilinear_again() -> None:
+def test_reset_parameters_restores_bilinear_weights() -> None:
     layer = Upsample(3, 2, 4, learned=True, grouped=False)
     assert layer.deconvolution is not None
     born = layer.deconvolution.weight.detach().clone()
@@ -101,7 +101,7 @@ def test_resetting_makes_weights_bilinear_again() -> None:
 
 
 @pytest.mark.parametrize("stride", [2, 8, 16, 32])
-def test_interior_is_interpolation_and_the_border_fades(stride: int) -> None:
+def test_upsampling_interpolates_the_interior_and_decreases_at_the_border(stride: int) -> None:
     scores = noise(1, 2, 4, 5)
     layer = Upsample(2, stride, 2 * stride)
     found = layer(scores, stride // 2, (4 * stride, 5 * stride))
@@ -121,7 +121,7 @@ def test_factors_at_the_border_at_stride_32() -> None:
 
 
 @pytest.mark.parametrize("stride", [2, 4, 8, 16, 32])
-def test_with_a_repeated_border_it_is_interpolation_everywhere(stride: int) -> None:
+def test_upsampling_interpolates_everywhere_with_a_replicated_border(stride: int) -> None:
     scores = noise(2, 3, 4, 1)
     layer = Upsample(3, stride, 2 * stride, border=1)
     found = layer(scores, stride + stride // 2, (4 * stride, stride))
@@ -131,7 +131,7 @@ def test_with_a_repeated_border_it_is_interpolation_everywhere(stride: int) -> N
 
 @pytest.mark.parametrize("kernel_size", [15, 16])
 @pytest.mark.parametrize("border", [0, 1])
-def test_coordinates_say_where_a_cell_comes_to_lie(kernel_size: int, border: int) -> None:
+def test_coordinates_give_the_position_of_cells_in_the_output(kernel_size: int, border: int) -> None:
     scores = torch.zeros(1, 1, 7, 7)
     scores[..., 3, 3] = 1
     layer = Upsample(1, 8, kernel_size, border=border)

@@ -27,28 +27,28 @@ def torchvisions(sizes, maps, image):
     [(SIZES, PYRAMID), ([[12], [24], [48]], [4, 8, 16]), ([[32, 64, 128, 256, 512]], [16]), ([[5, 31]], [8])],
 )
 @pytest.mark.parametrize("image", [(800, 1088), (224, 320), (32, 96)])
-def test_torchvisions_rules_give_torchvisions_anchors(sizes, strides, image):
+def test_torchvision_preset_gives_torchvisions_anchors(sizes, strides, image):
     maps = map_sizes(*image, strides)
     ours = AnchorGenerator(sizes, strides, rounded=True, aspects_outer=True, fitted=True)(maps, CPU)
     assert [len(level) for level in ours] == [h * w * 3 * len(sizes[0]) for h, w in maps]
     assert torch.equal(torch.cat(ours), torchvisions(sizes, maps, image))
 
 
-def test_only_a_map_that_was_rounded_up_is_fitted():
+def test_fitted_steps_differ_only_for_maps_that_were_rounded_up():
     maps = map_sizes(800, 1088, PYRAMID)  # 13 rows of 64 pixels are more than 800
     plain, fitted = (AnchorGenerator(SIZES, PYRAMID, fitted=fitted)(maps, CPU) for fitted in (False, True))
     assert [torch.equal(a, b) for a, b in zip(plain, fitted, strict=True)] == [True] * 4 + [False]
     assert (plain[-1] - fitted[-1]).view(13, 17, 3, 4)[1, :, 0].unique(dim=0).tolist() == [[0, 3, 0, 3]]
 
 
-def test_a_cells_corner_is_the_middle_of_its_anchors():
+def test_anchors_are_centred_at_the_corner_of_their_cell():
     (level,) = AnchorGenerator([[32, 64]], [8])([(5, 7)], CPU)
     centres = (level[:, :2] + level[:, 2:]).view(5, 7, 6, 2) / 2
     for row, column in ((0, 0), (0, 6), (4, 0), (3, 5)):
         assert torch.allclose(centres[row, column], torch.tensor([8.0 * column, 8.0 * row]).expand(6, 2), atol=1e-5)
 
 
-def test_areas_and_aspects_are_exact_where_nothing_is_rounded():
+def test_areas_and_aspect_ratios_are_exact_without_rounding():
     (level,) = AnchorGenerator([[32, 64]], [16])([(1, 1)], CPU)
     width, height = (level[:, 2:] - level[:, :2]).unbind(1)
     assert (width * height).tolist() == pytest.approx([32.0**2] * 3 + [64.0**2] * 3, rel=1e-5)
@@ -57,12 +57,12 @@ def test_areas_and_aspects_are_exact_where_nothing_is_rounded():
     assert torch.equal(other, level.view(2, 3, 4).transpose(0, 1).reshape(6, 4))
 
 
-def test_rounded_corners_are_those_of_the_published_networks():
+def test_rounded_anchors_are_those_of_published_networks():
     (level,) = AnchorGenerator([[32]], [4], rounded=True)([(1, 1)], CPU)
     assert level.tolist() == [[-23, -11, 23, 11], [-16, -16, 16, 16], [-11, -23, 11, 23]]
 
 
-def test_nothing_is_stored_and_any_device_will_do():
+def test_anchors_have_no_state_and_work_on_any_device():
     with torch.device("meta"):
         anchors = AnchorGenerator(SIZES, PYRAMID)
     assert not anchors.state_dict()
@@ -73,7 +73,7 @@ def test_nothing_is_stored_and_any_device_will_do():
 
 @pytest.mark.parametrize("fitted", [False, True])
 @pytest.mark.parametrize(("sizes", "strides"), [(SIZES, PYRAMID), ([[5, 31]], [8])])
-def test_some_anchors_are_the_same_by_themselves(sizes, strides, fitted):
+def test_selected_anchors_equal_those_of_the_complete_level(sizes, strides, fitted):
     anchors, maps = AnchorGenerator(sizes, strides, rounded=True, fitted=fitted), map_sizes(200, 330, strides)
     for number, level in enumerate(anchors(maps, CPU)):
         which = torch.randint(len(level), (2, 50), generator=torch.Generator().manual_seed(number))

@@ -7,7 +7,7 @@ import torch
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import batched_nms, clip_boxes_to_image, nms
 
-from upscore.models.mask_rcnn.boxes import MAX_LOG_SCALE, UNIT, class_nms, clip, decode, encode, nonempty
+from upscore.models.mask_rcnn.boxes import MAX_LOG_SCALE, UNIT_WEIGHTS, class_nms, clip, decode, encode, nonempty
 
 BOX_HEAD = (10.0, 10.0, 5.0, 5.0)
 
@@ -18,9 +18,9 @@ def boxes(*shape, seed=0):
     return torch.cat([start, start + 4 + torch.rand(*shape, 2, generator=generator) * 150], dim=-1)
 
 
-@pytest.mark.parametrize("weights", [UNIT, BOX_HEAD])
+@pytest.mark.parametrize("weights", [UNIT_WEIGHTS, BOX_HEAD])
 @pytest.mark.parametrize("count", [0, 1, 513])
-def test_the_coder_is_torchvisions(weights, count):
+def test_encoding_equals_torchvisions(weights, count):
     truth, anchors = boxes(count), boxes(count, seed=1)
     deltas = encode(truth, anchors, weights)
     assert torch.allclose(deltas, BoxCoder(weights).encode_single(truth, anchors), rtol=1e-5, atol=1e-5)
@@ -29,7 +29,7 @@ def test_the_coder_is_torchvisions(weights, count):
     assert torch.allclose(decode(deltas, anchors, weights), truth, atol=1e-3)
 
 
-def test_deltas_are_those_of_the_paper():
+def test_deltas_follow_the_papers_equations():
     anchor, box = torch.tensor([10.0, 20.0, 30.0, 60.0]), torch.tensor([20.0, 20.0, 60.0, 40.0])
     assert encode(box, anchor).tolist() == pytest.approx([1.0, -0.25, math.log(2), -math.log(2)])
     assert encode(box, anchor, BOX_HEAD).tolist() == pytest.approx([10.0, -2.5, 5 * math.log(2), -5 * math.log(2)])
@@ -42,7 +42,7 @@ def test_anchors_are_broadcast_over_classes():
         assert torch.equal(together[:, k], decode(deltas[:, k], anchors, BOX_HEAD))
 
 
-def test_a_scale_is_clamped_above_and_not_below():
+def test_scales_are_clamped_above_only():
     anchor = torch.tensor([[0.0, 0.0, 16.0, 16.0]])
     wide, narrow = decode(torch.tensor([[0.0, 0.0, 99.0, 1.0], [0.0, 0.0, -99.0, 1.0]]), anchor)
     assert (wide[2] - wide[0]).item() == pytest.approx(1000, rel=1e-5)
@@ -50,7 +50,7 @@ def test_a_scale_is_clamped_above_and_not_below():
     assert math.exp(MAX_LOG_SCALE) * 16 == pytest.approx(1000)
 
 
-def test_clipping_is_torchvisions_and_leaves_its_input_alone():
+def test_clipping_equals_torchvisions_and_does_not_modify_its_input():
     wild = torch.cat([boxes(200) * 2, torch.tensor([[-9.0, -9.0, -1.0, -1.0], [500.0, 500.0, 600.0, 600.0]])])
     before = wild.clone()
     assert torch.equal(clip(wild, (97, 203)), clip_boxes_to_image(wild, (97, 203)))
@@ -60,7 +60,7 @@ def test_clipping_is_torchvisions_and_leaves_its_input_alone():
 
 
 @pytest.mark.parametrize(("min_size", "kept"), [(0.0, [True, True, False, False]), (1.0, [True, False, False, False])])
-def test_both_sides_must_be_long_enough_and_above_zero(min_size, kept):
+def test_nonempty_boxes_have_two_sides_above_the_minimum_and_above_zero(min_size, kept):
     sides = torch.tensor([[1.0, 1.0], [0.5, 9.0], [9.0, 0.0], [-1.0, -1.0]])
     assert nonempty(torch.cat([torch.ones(4, 2), 1 + sides], dim=1), min_size).tolist() == kept
     assert nonempty(torch.zeros(0, 4), min_size).shape == (0,)
@@ -68,7 +68,7 @@ def test_both_sides_must_be_long_enough_and_above_zero(min_size, kept):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e38, -3e38])
 @pytest.mark.parametrize("which", range(4))
-def test_what_survives_wild_deltas_is_finite_and_within_the_image(value, which):
+def test_boxes_of_extreme_deltas_are_finite_and_within_the_image(value, which):
     deltas = torch.zeros(1, 4)
     deltas[0, which] = value
     decoded = clip(decode(deltas, torch.tensor([[30.0, 30.0, 70.0, 80.0]])), (100, 120))
@@ -80,7 +80,7 @@ def test_what_survives_wild_deltas_is_finite_and_within_the_image(value, which):
 
 
 @pytest.mark.parametrize("count", [0, 1, 300, 1500])  # torchvision goes another way above 1000
-def test_suppression_stays_within_its_group(count):
+def test_suppression_is_limited_to_groups(count):
     crowd, scores = boxes(count), torch.rand(count, generator=torch.Generator().manual_seed(2))
     groups = torch.arange(count) % 3
     kept = class_nms(crowd, scores, groups, 0.3, count)
@@ -93,7 +93,7 @@ def test_suppression_stays_within_its_group(count):
 @pytest.mark.parametrize("groups", [1, 7])
 @pytest.mark.parametrize("wanted", [1, 20, 300, 5000])
 @pytest.mark.parametrize("count", [900, 4000])
-def test_the_best_survivors_are_those_of_all(groups, wanted, count):
+def test_the_best_boxes_equal_those_of_suppressing_all_boxes(groups, wanted, count):
     """Fewer candidates are looked at than there are, but what survives is torchvision's, in its order."""
     crowd, scores = boxes(count), torch.rand(count, generator=torch.Generator().manual_seed(2))
     group = torch.arange(count) % groups
@@ -101,7 +101,7 @@ def test_the_best_survivors_are_those_of_all(groups, wanted, count):
     assert torch.equal(class_nms(crowd, scores, group, 0.3, wanted), expected[:wanted])
 
 
-def test_where_the_best_hide_each_other_worse_candidates_are_looked_at():
+def test_more_candidates_are_tried_if_the_best_suppress_each_other():
     same, apart = torch.tensor([[0.0, 0.0, 9.0, 9.0]]).expand(2000, 4), boxes(40)
     scores = torch.linspace(1, 0, 2040)
     kept = class_nms(torch.cat([same, apart]), scores, torch.zeros(2040, dtype=torch.long), 0.3, 10)

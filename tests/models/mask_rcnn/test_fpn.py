@@ -11,7 +11,7 @@ CHANNELS = {4: 6, 8: 10, 16: 12, 32: 20}
 
 
 @pytest.mark.parametrize("norm", [False, True])
-def test_it_is_torchvisions_with_the_same_weights(norm):
+def test_pyramid_equals_torchvisions_with_the_same_weights(norm):
     torch.manual_seed(0)
     ours = FPN(CHANNELS, 8, norm=norm).eval()
     layer = torch.nn.BatchNorm2d if norm else None
@@ -29,7 +29,7 @@ def test_it_is_torchvisions_with_the_same_weights(norm):
         assert torch.allclose(level, other, atol=1e-5)
 
 
-def test_coarse_maps_reach_fine_ones_and_not_the_other_way():
+def test_coarse_maps_affect_finer_ones_but_not_vice_versa():
     torch.manual_seed(0)
     net = FPN(CHANNELS, 8)
     maps = {s: torch.randn(1, c, 64 // s, 64 // s, requires_grad=True) for s, c in CHANNELS.items()}

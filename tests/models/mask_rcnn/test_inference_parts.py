@@ -28,7 +28,7 @@ def traced(part, *examples):
 
 
 @torch.inference_mode()
-def test_the_parts_find_what_the_network_finds_at_other_sizes_than_they_were_traced_at(net):
+def test_traced_parts_detect_the_networks_objects_at_other_image_sizes(net):
     dense = traced(DensePart(net), torch.randn(1, 3, 64, 96))
     part = MaskPart(net)
     box, mask = (traced(part, torch.randn(2, part.inputs)) for part in (BoxPart(net), part))
@@ -49,7 +49,7 @@ def test_the_parts_find_what_the_network_finds_at_other_sizes_than_they_were_tra
 
 
 @torch.inference_mode()
-def test_nothing_is_found_where_nothing_is_likely(net):
+def test_low_scores_give_no_detections(net):
     net_settings, net.settings = net.settings, type(net.settings)(score_threshold=1.0)
     box, mask = BoxPart(net), MaskPart(net)
     outputs = to_outputs(DensePart(net)(torch.randn(1, 3, 64, 64)), pooled(net))
@@ -59,7 +59,7 @@ def test_nothing_is_found_where_nothing_is_likely(net):
 
 
 @torch.inference_mode()
-def test_maps_in_half_precision_are_pooled_in_it(net):
+def test_half_precision_maps_are_pooled_in_half_precision(net):
     outputs = to_outputs(DensePart(net, torch.bfloat16)(torch.randn(1, 3, 64, 128)), pooled(net))
     assert {features.dtype for features in outputs.maps} == {torch.bfloat16}
     assert {level.dtype for level in (*outputs.proposals.objectness, *outputs.proposals.deltas)} == {torch.float32}
@@ -71,7 +71,7 @@ def test_maps_in_half_precision_are_pooled_in_it(net):
 
 
 @torch.inference_mode()
-def test_regions_are_not_copied_on_their_way_into_a_part():
+def test_regions_are_passed_to_parts_without_a_copy():
     torch.manual_seed(0)
     net = build("mask_rcnn", **SMALL)
     regions = net.box_pooler(net.eval()(torch.randn(1, 3, 64, 96)).maps, [torch.tensor([[3.0, 4.0, 50.0, 40.0]])])

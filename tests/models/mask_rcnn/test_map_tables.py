@@ -10,7 +10,7 @@ SIZES = [(6, 8), (3, 4), (2, 2)]
 
 @pytest.mark.parametrize("images", [1, 2])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_row_is_a_cell(images, layout):
+def test_table_rows_are_cells(images, layout):
     maps = [torch.randn(images, 5, *size).contiguous(memory_format=layout) for size in SIZES]
     table = to_table(maps)
     assert torch.equal(table[1], maps[0][0, :, 0, 1])
@@ -20,7 +20,7 @@ def test_a_row_is_a_cell(images, layout):
 
 
 @torch.inference_mode()
-def test_what_is_a_table_already_is_not_copied():
+def test_adjacent_maps_are_not_copied():
     table = torch.randn(100, 5)
     assert to_table(from_table(table[10:74], 1, SIZES)).data_ptr() == table[10:].data_ptr()
     assert torch.equal(to_table(from_table(table[10:74], 1, SIZES)), table[10:74])
@@ -28,7 +28,7 @@ def test_what_is_a_table_already_is_not_copied():
 
 
 @torch.inference_mode()
-def test_the_second_image_of_a_table_is_copied():
+def test_maps_that_are_not_adjacent_are_copied():
     maps = from_table(torch.randn(128, 5), 2, SIZES)
     second = [features[1:] for features in maps]
     assert torch.equal(to_table(second), torch.cat([f.permute(0, 2, 3, 1).reshape(-1, 5) for f in second]))

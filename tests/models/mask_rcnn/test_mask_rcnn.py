@@ -49,7 +49,7 @@ def net(request):
     return build("mask_rcnn", **SMALL, **FORMS[request.param])
 
 
-def test_every_form_learns_and_finds(net):
+def test_every_architecture_trains_and_detects(net):
     net.train()
     torch.manual_seed(1)
     outputs = net(torch.randn(2, 3, 90, 120))
@@ -76,7 +76,7 @@ def test_every_form_learns_and_finds(net):
     assert ((first.masks >= 0) & (first.masks <= 1)).all()
 
 
-def test_images_without_objects_train_and_are_found_empty(net):
+def test_images_without_objects_train_and_give_no_detections(net):
     net.train()
     losses = net.losses(net(torch.randn(1, 3, 64, 64)), [squares(size=(64, 64))])
     assert all(torch.isfinite(loss) for loss in losses.values())
@@ -97,7 +97,7 @@ def lite():
     return build("mask_rcnn", **SMALL)
 
 
-def test_losses_need_no_training_mode(lite):
+def test_losses_are_available_in_evaluation_mode(lite):
     lite.eval()
     images = torch.randn(1, 3, 90, 120)
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_losses_need_no_training_mode(lite):
     assert {name: loss.item() for name, loss in first.items()} == {name: loss.item() for name, loss in again.items()}
 
 
-def test_crowds_and_boxes_without_area_are_left_out(lite):
+def test_crowds_and_boxes_without_area_are_ignored(lite):
     lite.eval()
     images = torch.randn(1, 3, 90, 120)
     odd = squares((10, 12, 60, 50), (50, 40, 110, 88), (0, 0, 20, 20), (30, 60, 45, 80), labels=[2, 0, 1, 1])
@@ -134,7 +134,7 @@ def test_thousands_of_objects_are_trained_on(lite):
     assert all(torch.isfinite(loss) for loss in losses.values())
 
 
-def test_the_class_is_the_box_branchs_alone(lite):
+def test_the_mask_branch_does_not_affect_the_class(lite):
     """Key idea (b): other class logits give other labels, but each class's mask stays as it is."""
     lite.eval()
     with torch.inference_mode():
@@ -157,7 +157,7 @@ def test_masks_are_computed_for_detections_only(lite, monkeypatch):
     assert sum(seen) == 11
 
 
-def test_an_image_in_a_padded_batch_is_seen_as_alone(lite):
+def test_padding_in_a_batch_does_not_change_detections(lite):
     lite.eval()
     lite.settings = type(lite.settings)(score_threshold=0.0, max_detections=20)
     image = torch.randn(1, 3, 64, 96)
@@ -169,7 +169,7 @@ def test_an_image_in_a_padded_batch_is_seen_as_alone(lite):
     assert (among.boxes[:, 2] <= 96).all()
 
 
-def test_only_predictions_above_the_threshold_are_candidates(lite):
+def test_only_scores_above_the_threshold_are_detected(lite):
     lite.eval()
     lite.settings = type(lite.settings)(score_threshold=0.3)
     with torch.inference_mode():
@@ -177,7 +177,7 @@ def test_only_predictions_above_the_threshold_are_candidates(lite):
     assert (found.scores > 0.3).all()
 
 
-def test_published_networks_have_the_published_size():
+def test_published_networks_have_the_published_parameter_counts():
     with torch.device("meta"):
         ours = build_mask_rcnn(backbone="resnet50", num_classes=90, preset="torchvision", norm="frozen")
     # torchvision has 91 rows of box deltas and masks, ours leave the background's out
@@ -197,7 +197,7 @@ def test_a_pretrained_resnet_keeps_its_first_layers_frozen():
 
 
 @pytest.mark.parametrize("stride_in", ["1x1", "3x3"])
-def test_where_a_bottleneck_strides_is_a_choice(stride_in):
+def test_stride_in_selects_the_convolution_with_stride_2(stride_in):
     from upscore.models.backbones.resnet import resnet
 
     block = resnet("resnet50", stride_in=stride_in).layer2[0]
@@ -222,6 +222,6 @@ def test_where_a_bottleneck_strides_is_a_choice(stride_in):
         ({"stride_in": "1x1"}, "ResNets"),
     ],
 )
-def test_what_cannot_be_built_is_said(options, word):
+def test_invalid_options_are_named_in_the_error(options, word):
     with pytest.raises(UserError, match=word):
         build("mask_rcnn", **{"num_classes": 2, **options})

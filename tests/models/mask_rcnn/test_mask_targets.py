@@ -30,14 +30,14 @@ BOXES = torch.tensor(
 WHICH = torch.tensor([0, 1, 1, 2, 3])
 
 
-def test_targets_are_torchvisions_with_its_rules(masks):
+def test_targets_equal_torchvisions_with_its_preset(masks):
     ours = mask_targets(ObjectAnnotations.from_masks(masks), WHICH, BOXES, 28, TORCHVISION)
     assert torch.allclose(ours, project_masks_on_boxes(masks.float(), BOXES, WHICH, 28), atol=1e-5)
     assert ((ours > 0) & (ours < 1)).any()
 
 
 @pytest.mark.parametrize("preset", [PAPER, DETECTRON2])
-def test_others_cut_at_a_half_and_do_not_shift(masks, preset):
+def test_other_presets_threshold_at_half_and_do_not_shift(masks, preset):
     ours = mask_targets(ObjectAnnotations.from_masks(masks), WHICH, BOXES, 28, preset)
     assert set(ours.unique().tolist()) == {0.0, 1.0}
     around = torch.tensor([[6.0, 6.0, 34.0, 34.0]])  # the first disc in its middle
@@ -48,7 +48,7 @@ def test_others_cut_at_a_half_and_do_not_shift(masks, preset):
     assert not torch.allclose(shifted, shifted.flip(0))
 
 
-def test_overlapping_objects_keep_the_pixels_they_share(masks):
+def test_overlapping_objects_keep_shared_pixels(masks):
     objects = ObjectAnnotations.from_masks(masks)
     assert objects.id_map.shape[0] == 2
     both = torch.tensor([[18.0, 18.0, 24.0, 26.0]]).repeat(2, 1)
@@ -60,7 +60,7 @@ def test_a_box_outside_the_image_has_an_empty_target(masks):
     assert mask_targets(ObjectAnnotations.from_masks(masks), torch.tensor([0]), outside, 28, PAPER).sum() == 0
 
 
-def test_the_sigmoid_loss_is_torchvisions(masks):
+def test_the_sigmoid_loss_equals_torchvisions(masks):
     logits = torch.randn(5, 3, 28, 28)
     labels = torch.tensor([0, 2, 1, 1, 0])
     theirs = maskrcnn_loss(logits, [BOXES], [masks.float()], [labels[[0, 1, 3, 4]]], [WHICH])
@@ -69,7 +69,7 @@ def test_the_sigmoid_loss_is_torchvisions(masks):
     assert torch.allclose(mask_loss(logits, own, targets, "sigmoid"), theirs, atol=1e-6)
 
 
-def test_only_the_true_class_is_trained_by_sigmoids_and_all_by_a_softmax():
+def test_sigmoid_trains_only_the_true_class_and_softmax_all_classes():
     labels, targets = torch.tensor([1, 0]), (torch.rand(2, 4, 4) > 0.5).float()
     for kind, channels, touched in (("sigmoid", 2, 1), ("softmax", 3, 3)):
         logits = torch.randn(2, channels, 4, 4, requires_grad=True)
@@ -77,7 +77,7 @@ def test_only_the_true_class_is_trained_by_sigmoids_and_all_by_a_softmax():
         assert (logits.grad.abs().sum((2, 3)) > 0).sum(1).tolist() == [touched, touched]
 
 
-def test_a_softmax_knows_the_background_as_its_last_class():
+def test_the_last_class_of_the_softmax_is_the_background():
     logits = torch.randn(2, 3, 4, 4)
     labels, targets = torch.tensor([1, 0]), torch.zeros(2, 4, 4)
     expected = F.cross_entropy(logits, torch.full((2, 4, 4), 2))
@@ -86,13 +86,13 @@ def test_a_softmax_knows_the_background_as_its_last_class():
     assert torch.allclose(probabilities[0], logits.softmax(1)[0, 1])
 
 
-def test_one_channel_serves_every_class():
+def test_a_class_agnostic_mask_is_used_for_every_class():
     logits = torch.randn(3, 1, 4, 4)
     assert torch.equal(mask_probabilities(logits, torch.tensor([4, 0, 2]), "sigmoid"), logits[:, 0].sigmoid())
 
 
 @pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
-def test_without_regions_the_loss_is_zero_and_still_connected(kind):
+def test_without_regions_the_loss_is_zero_with_a_gradient_of_zero(kind):
     logits = torch.zeros(0, 3, 28, 28, requires_grad=True)
     loss = mask_loss(logits, torch.zeros(0, dtype=torch.long), torch.zeros(0, 28, 28), kind)
     loss.backward()

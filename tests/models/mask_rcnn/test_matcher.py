@@ -29,7 +29,7 @@ def anchors():
 def test_matches_are_torchvisions_at_any_chunk_size(
     anchors, monkeypatch, at_once, allow_low_quality, positive, negative, count
 ):
-    monkeypatch.setattr(matching, "ENTRIES_AT_ONCE", at_once * count)
+    monkeypatch.setattr(matching, "MAX_TABLE_SIZE", at_once * count)
     objects = boxes(count, seed=count)
     expected = Matcher(positive, negative, allow_low_quality_matches=allow_low_quality)(box_iou(objects, anchors))
     found = match_boxes(objects, anchors, positive, negative, allow_low_quality=allow_low_quality)
@@ -37,31 +37,31 @@ def test_matches_are_torchvisions_at_any_chunk_size(
     assert torch.equal(found, expected)
 
 
-def test_all_ties_are_rescued():
+def test_all_ties_for_the_best_anchor_are_matched():
     anchors = torch.tensor([[0.0, 0, 10, 10], [4, 0, 14, 10], [50, 50, 60, 60]])
     between = torch.tensor([[6.0, 4, 8, 6]])  # 4 of 100 pixels of the first and of the second
     assert match_boxes(between, anchors, 0.7, 0.3, allow_low_quality=True).tolist() == [0, 0, NEGATIVE]
     assert match_boxes(between, anchors, 0.7, 0.3, allow_low_quality=False).tolist() == [NEGATIVE] * 3
 
 
-def test_a_rescued_anchor_answers_for_the_object_that_it_overlaps_most_itself():
+def test_a_low_quality_match_is_the_object_with_the_anchors_highest_overlap():
     anchors = torch.tensor([[0.0, 0, 10, 10], [30, 30, 40, 40]])
     objects = torch.tensor([[0.0, 0, 2, 10], [0, 0, 6, 10]])  # the first object's best anchor is rather the second's
     assert match_boxes(objects, anchors, 0.7, 0.3, allow_low_quality=True).tolist() == [1, NEGATIVE]
 
 
-def test_between_the_thresholds_an_anchor_is_ignored_and_the_thresholds_themselves_are_above():
+def test_anchors_between_the_thresholds_are_ignored_and_thresholds_are_inclusive():
     objects = torch.tensor([[0.0, 0, 10, 10]])
     anchors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 5, 10], [0, 0, 10, 2.5], [0, 0, 2, 10]])
     assert match_boxes(objects, anchors, 0.5, 0.25, allow_low_quality=False).tolist() == [0, 0, IGNORED, NEGATIVE]
 
 
-def test_an_object_that_nothing_overlaps_rescues_nothing(anchors):
+def test_an_object_without_overlap_matches_no_anchor(anchors):
     outside = torch.tensor([[900.0, 900.0, 950.0, 950.0], [50.0, 50.0, 50.0, 70.0]])
     assert (match_boxes(outside, anchors, 0.7, 0.3, allow_low_quality=True) == NEGATIVE).all()
 
 
-def test_without_objects_all_is_background_and_without_anchors_there_is_nothing(anchors):
+def test_without_objects_all_anchors_are_negative_and_without_anchors_the_result_is_empty(anchors):
     found = match_boxes(torch.zeros(0, 4), anchors, 0.7, 0.3, allow_low_quality=True)
     assert found.shape == (len(anchors),)
     assert (found == NEGATIVE).all()
@@ -71,7 +71,7 @@ def test_without_objects_all_is_background_and_without_anchors_there_is_nothing(
 @pytest.mark.parametrize(
     ("positives", "negatives", "expected"), [(500, 500, (128, 128)), (5, 500, (5, 251)), (300, 10, (128, 10))]
 )
-def test_a_sample_is_torchvisions(positives, negatives, expected):
+def test_samples_have_the_sizes_of_torchvisions(positives, negatives, expected):
     matched = torch.cat([torch.arange(positives), torch.full((negatives,), NEGATIVE), torch.full((40,), IGNORED)])
     matched = matched[torch.randperm(len(matched))]
     torch.manual_seed(3)
@@ -84,7 +84,7 @@ def test_a_sample_is_torchvisions(positives, negatives, expected):
         assert torch.equal(mine.sort().values, mask.nonzero()[:, 0])
 
 
-def test_samples_differ_and_an_empty_one_is_empty():
+def test_samples_are_random_and_may_be_empty():
     matched = torch.full((1000,), NEGATIVE)
     first, second = sample_matches(matched, 64, 0.5)[1], sample_matches(matched, 64, 0.5)[1]
     assert len(first.unique()) == 64

@@ -9,7 +9,7 @@ from upscore.models.preprocessing import IMAGENET
 
 
 @pytest.mark.parametrize("size", [(40, 64), (37, 90), (200, 130), (64, 64)])
-def test_pixels_are_torchvisions_to_the_bit(size):
+def test_resized_pixels_are_bit_identical_to_torchvisions(size):
     image = torch.randint(0, 256, (3, *size), generator=torch.Generator().manual_seed(1)).byte()
     resizing = Resizing(min_side=64, max_side=100, rule="pixels")
     wanted = resizing.size(*size)

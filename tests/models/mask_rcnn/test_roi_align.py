@@ -38,7 +38,7 @@ ODD = torch.tensor(
 
 @pytest.mark.parametrize("preset", [PAPER, TORCHVISION, DETECTRON2])
 @pytest.mark.parametrize("size", [7, 14])
-def test_every_region_is_torchvisions_roi_align_of_its_level(maps, preset, size):
+def test_regions_equal_torchvisions_roi_align_of_their_level(maps, preset, size):
     regions = [torch.cat([boxes(120), ODD]), boxes(60, seed=2)]
     pooled = RoIPooler(size, STRIDES, preset)(maps, regions)
     rois, images = torch.cat(regions), torch.cat([torch.zeros(126), torch.ones(60)])
@@ -57,7 +57,7 @@ def test_every_region_is_torchvisions_roi_align_of_its_level(maps, preset, size)
         assert torch.allclose(pooled[at], expected, atol=2e-4)
 
 
-def test_levels_and_regions_are_those_of_torchvisions_pooler(maps):
+def test_levels_and_regions_equal_those_of_torchvisions_pooler(maps):
     regions = [boxes(200), boxes(100, seed=3)]
     theirs = MultiScaleRoIAlign([str(i) for i in range(4)], output_size=7, sampling_ratio=2)
     expected = theirs({str(i): m for i, m in enumerate(maps)}, regions, [(400, 536)] * 2)
@@ -65,7 +65,7 @@ def test_levels_and_regions_are_those_of_torchvisions_pooler(maps):
 
 
 @pytest.mark.parametrize("preset", [PAPER, TORCHVISION])
-def test_gradients_are_torchvisions(maps, preset):
+def test_gradients_equal_torchvisions(maps, preset):
     regions = [torch.cat([boxes(50), ODD]), boxes(20, seed=2)]
     ours = [m.clone().requires_grad_() for m in maps]
     weights = torch.randn(76, 6, 7, 7, generator=torch.Generator().manual_seed(4))
@@ -81,7 +81,7 @@ def test_gradients_are_torchvisions(maps, preset):
 
 
 @pytest.mark.parametrize(("aligned", "expected"), [(True, [5.0, 7.0]), (False, [5.5, 7.5])])
-def test_the_legacy_mode_samples_half_a_cell_further(aligned, expected):
+def test_unaligned_sampling_is_shifted_by_half_a_cell(aligned, expected):
     cells = torch.arange(16.0) + 0.5  # the continuous position of each cell's centre
     features = cells.expand(1, 1, 16, 16)
     preset = PAPER if aligned else TORCHVISION
@@ -90,7 +90,7 @@ def test_the_legacy_mode_samples_half_a_cell_further(aligned, expected):
 
 
 @pytest.mark.parametrize("epsilon", [PAPER, TORCHVISION])
-def test_boxes_of_the_canonical_sizes_take_the_coarser_level(epsilon):
+def test_boxes_of_the_canonical_sizes_are_assigned_to_the_coarser_level(epsilon):
     sides = torch.tensor([10.0, 111.9, 112.0, 223.9, 224.0, 447.9, 448.0, 2000.0])
     squares = torch.stack([torch.zeros(8), torch.zeros(8), sides, sides], dim=1)
     assert assign_levels(squares, STRIDES, epsilon).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
@@ -109,7 +109,7 @@ def test_pool_and_warp_round_the_box(maps):
 
 
 @pytest.mark.parametrize("pooling", ["align", "pool", "warp"])
-def test_no_regions_give_an_empty_result_that_can_be_trained_through(maps, pooling):
+def test_no_regions_give_an_empty_result_with_gradients(maps, pooling):
     maps = [m.requires_grad_() for m in maps]
     pooled = RoIPooler(7, STRIDES, PAPER, pooling)(maps, [boxes(0), boxes(0)])
     assert pooled.shape == (0, 6, 7, 7)

@@ -63,7 +63,7 @@ def run_torchvisions(peer, features, sizes, objects=None, image=PADDED):
 
 
 @pytest.mark.parametrize("convs", [1, 2])
-def test_the_head_is_torchvisions(convs):
+def test_the_head_equals_torchvisions(convs):
     ours = make(convs=convs)
     outputs, theirs = ours(maps()), torchvisions(ours).head(maps())
     for mine, other in zip([*outputs.objectness, *outputs.deltas], [*theirs[0], *theirs[1]], strict=True):
@@ -73,7 +73,7 @@ def test_the_head_is_torchvisions(convs):
 
 @pytest.mark.parametrize("convs", [1, 2])
 @pytest.mark.parametrize("limits", [LIMITS, Limits(before_nms=2000, after_nms=1000)])  # two ways of its batched_nms
-def test_proposals_are_torchvisions_in_images_of_three_sizes(convs, limits):
+def test_proposals_equal_torchvisions_for_images_of_three_sizes(convs, limits):
     ours = make(convs=convs)
     with torch.inference_mode():
         boxes, scores = ours.proposals(ours(maps()), IMAGES, limits)
@@ -87,7 +87,7 @@ def test_proposals_are_torchvisions_in_images_of_three_sizes(convs, limits):
         assert (mine <= torch.tensor([width, height, width, height])).all()
 
 
-def test_levels_rounded_up_are_torchvisions_too():
+def test_proposals_equal_torchvisions_if_level_sizes_are_rounded_up():
     image, ours = (96, 120), make()  # 120 is no multiple of 32: four cells of 30 pixels
     with torch.inference_mode():
         boxes, _ = ours.proposals(ours(maps(image, 1)), [image], LIMITS)
@@ -95,7 +95,7 @@ def test_levels_rounded_up_are_torchvisions_too():
     assert torch.allclose(boxes[0], expected[0], atol=1e-3)
 
 
-def test_scores_that_saturate_are_ordered_as_torchvisions():
+def test_saturated_scores_are_ordered_as_in_torchvision():
     ours = make()
     with torch.inference_mode():
         objectness, deltas = ours(maps())
@@ -109,7 +109,7 @@ def test_scores_that_saturate_are_ordered_as_torchvisions():
         assert torch.allclose(mine, theirs, atol=1e-3)
 
 
-def test_suppression_does_not_cross_levels():
+def test_suppression_is_limited_to_levels():
     ours = make(PAPER)
     outputs = RPNOutputs([level * 0 for level in ours(maps()).objectness], [level * 0 for level in ours(maps()).deltas])
     same = torch.tensor([20.0, 20.0, 60.0, 60.0])
@@ -125,7 +125,7 @@ def test_suppression_does_not_cross_levels():
         assert torch.allclose(mine[:3], same.expand(3, 4), atol=1e-3)
 
 
-def test_proposals_without_number_are_dropped_and_carry_no_gradient():
+def test_nan_proposals_are_dropped_and_have_no_gradient():
     ours = make()
     outputs = ours(maps())
     broken = RPNOutputs([o.clone() for o in outputs.objectness], [d.clone() for d in outputs.deltas])
@@ -152,7 +152,7 @@ def test_small_proposals_are_dropped(min_size):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_losses_and_their_gradients_are_torchvisions(training):
+def test_losses_and_gradients_equal_torchvisions(training):
     ours = make().train(training)
     peer = torchvisions(ours).train()
     torch.manual_seed(8)  # both draw their samples image by image, positives first
@@ -169,7 +169,7 @@ def test_losses_and_their_gradients_are_torchvisions(training):
     assert torch.allclose(ours.head.convs[0].weight.grad, peer.head.conv[0][0].weight.grad, rtol=1e-3, atol=1e-5)
 
 
-def test_detectron2s_losses_are_divided_by_the_samples_there_should_have_been():
+def test_detectron2s_losses_are_divided_by_the_intended_number_of_samples():
     ours = make(DETECTRON2, batch_size=100_000, positive_fraction=0.5)  # so that all are taken
     outputs = ours(maps())
     found = ours.losses(outputs, OBJECTS, IMAGES)
@@ -188,7 +188,7 @@ def test_detectron2s_losses_are_divided_by_the_samples_there_should_have_been():
 
 
 @pytest.mark.parametrize("preset", [PAPER, TORCHVISION, DETECTRON2])
-def test_without_objects_the_box_loss_is_zero_and_both_stay_connected(preset):
+def test_without_objects_the_box_loss_is_zero_with_gradients(preset):
     ours = make(preset)
     losses = ours.losses(ours(maps()), [torch.zeros(0, 4)] * 3, IMAGES)
     assert losses["objectness"] > 0
@@ -199,7 +199,7 @@ def test_without_objects_the_box_loss_is_zero_and_both_stay_connected(preset):
 
 
 @pytest.mark.parametrize("preset", [PAPER, TORCHVISION, DETECTRON2])
-def test_objects_without_area_or_outside_leave_the_losses_finite(preset):
+def test_losses_are_finite_for_objects_without_area_or_outside_the_image(preset):
     ours = make(preset)
     odd = torch.tensor([[20.0, 20.0, 20.0, 40.0], [5000.0, 5000.0, 5100.0, 5100.0], [30.0, 30.0, 30.01, 30.01]])
     losses = ours.losses(ours(maps()), [odd] * 3, IMAGES)
@@ -217,13 +217,13 @@ def test_losses_are_in_float32_under_autocast():
     assert not torch.equal(outputs.objectness[0], plain.objectness[0])  # the 3x3 convolutions did run in bfloat16
 
 
-def test_limits_come_from_the_profile_unless_given():
+def test_limits_come_from_the_preset_unless_given():
     assert make(DETECTRON2).training_limits == DETECTRON2.training
     assert make(DETECTRON2).inference_limits == DETECTRON2.inference
     assert make(DETECTRON2, inference=LIMITS).inference_limits == LIMITS
 
 
-def test_it_can_be_made_on_the_meta_device_and_filled_later():
+def test_the_rpn_can_be_built_on_the_meta_device_and_loaded_later():
     ours = make()
     with torch.device("meta"):
         empty = RPN(RPNHead(CHANNELS, 3), AnchorGenerator(SIZES, STRIDES), PAPER)
@@ -236,7 +236,7 @@ def test_it_can_be_made_on_the_meta_device_and_filled_later():
     assert torch.equal(filled(maps()).objectness[0], ours(maps()).objectness[0])
 
 
-def test_fresh_weights_are_small_noise():
+def test_initial_weights_are_small_random_values():
     head = RPNHead(64, 3, convs=2)
     for layer in (*head.convs, head.objectness, head.deltas):
         assert 0.007 < layer.weight.std() < 0.013

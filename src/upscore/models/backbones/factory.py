@@ -1,4 +1,4 @@
-"""Name -> backbone: VGG16 and AlexNet, torchvision's ResNets, any timm network with strides 8, 16 and 32.
+"""Build a backbone by its name: VGG16, AlexNet, torchvision's ResNets, or a timm network with strides 8, 16 and 32.
 
 N images, H W pixels.
 """
@@ -35,22 +35,28 @@ def build_backbone(
     norm_eps: float = 1e-5,
     stride_in: StrideIn = "3x3",
 ) -> Backbone:
-    """A backbone by its name: "vgg16", "alexnet", "efficientnet_lite0", a ResNet of torchvision, or a network of timm.
+    """Build a backbone.
 
     Args:
-        name: torchvision's ResNets go before timm's of the same name; "timm/NAME" asks for timm's.
-        geometry: how VGG16 treats borders. AlexNet is "caffe" always and the others "same".
-        pretrained: with ImageNet weights; those of EfficientNet-Lite0 are installed, the others come from their hub.
-        norm, norm_eps, stride_in: of ResNets, see `upscore.models.backbones.resnet`; the others have "batch" and "3x3"
-            alone.
+        name: "vgg16", "alexnet", "efficientnet_lite0", the name of a torchvision ResNet, or the name of a timm network.
+            "timm/NAME" selects timm's network where torchvision has a ResNet of the same name.
+        geometry: how VGG16 pads the image, see `upscore.models.backbones.vgg.Geometry`; AlexNet is always "caffe",
+            other backbones are always "same".
+        pretrained: load ImageNet weights. Those of EfficientNet-Lite0 are installed, others are downloaded.
+        norm, norm_eps, stride_in: batch normalisation and strides of ResNets, see
+            `upscore.models.backbones.resnet.resnet`; other backbones accept only the defaults.
 
     Raises:
-        UserError: the name is unknown, it has no such form or no maps at strides 8, 16 and 32, or weights can't be had.
+        UserError: the name is unknown, the backbone does not support an option, it has no feature maps of strides 8, 16
+            and 32, or the weights are not available.
     """
     if name not in RESNETS and (norm, norm_eps, stride_in) != ("batch", 1e-5, "3x3"):
-        raise UserError(f"norm {norm}, norm_eps {norm_eps} and stride_in {stride_in} are for ResNets; {name} has none")
+        raise UserError(
+            f"norm {norm}, norm_eps {norm_eps} and stride_in {stride_in} are options of ResNets, not of {name}: "
+            "remove them"
+        )
     if norm == "batch" and norm_eps <= 0:
-        raise UserError(f"norm_eps is {norm_eps}, which only frozen batch normalisation bears: set norm to frozen")
+        raise UserError(f"norm_eps is {norm_eps}; it must be above 0 unless norm is frozen")
     if name == "vgg16":
         backbone = vgg16(geometry)
         if pretrained:
@@ -58,10 +64,12 @@ def build_backbone(
         return backbone
     if name == "alexnet":
         if pretrained:
-            raise UserError("alexnet has no published ImageNet weights in CaffeNet's layout: train it from scratch")
+            raise UserError(
+                "no ImageNet weights are published for alexnet (CaffeNet): train it from scratch with --weights none"
+            )
         return alexnet()
     if geometry != "same":
-        raise UserError(f'geometry "{geometry}" is for vgg16 and alexnet; {name} has its own padding: use "same"')
+        raise UserError(f"geometry {geometry} is an option of vgg16 and alexnet; {name} needs geometry same")
     if name == "efficientnet_lite0":
         return TimmBackbone(name, lite0(pretrained=pretrained), LITE0)
     if name in RESNETS:
@@ -74,7 +82,7 @@ def build_backbone(
     name = name.removeprefix("timm/")
     if not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "efficientnet_lite0, resnet50, vgg16"
-        raise UserError(f"no backbone is called {name!r}; did you mean one of: {close}?")
+        raise UserError(f"there is no backbone {name!r}; similar names are {close}")
     body = fetch(name, lambda: timm.create_model(name, pretrained=pretrained))
     config = resolve_data_config(model=body)
     mean, std = (tuple(255 * value for value in config[key]) for key in ("mean", "std"))
@@ -82,18 +90,23 @@ def build_backbone(
 
 
 def fetch(name: str, load: Callable[[], T]) -> T:
-    """Call a loader that may reach for a hub, and say in words that it could not."""
+    """Call a function that may download ImageNet weights, and raise `UserError` if it fails."""
     try:
         return load()
-    except (OSError, RuntimeError, ImportError) as error:  # what the hubs' clients raise without a network
+    except (OSError, RuntimeError, ImportError) as error:  # raised by the download clients of torch and timm
         raise UserError(
+<<<<<<< HEAD
             f"the ImageNet weights of {name} can't be fetched ({first_line(error)}); use efficientnet_lite0, whose "
             "weights are installed, or train from scratch (--weights none) or from a local file (--weights FILE)"
+=======
+            f"the ImageNet weights of {name} can't be downloaded ({first_line(error)}): use efficientnet_lite0, whose "
+            "weights are installed, train without weights (--weights none) or give a local file (--weights FILE)"
+>>>>>>> wmodels
         ) from error
 
 
 def _count_channels(backbone: nn.Module) -> dict[int, int]:
-    """Stride -> channels, found by running a blank image in evaluation mode, which leaves statistics alone."""
+    """Return stride -> number of channels, measured on a blank image in evaluation mode."""
     training = backbone.training
     with torch.no_grad():
         maps = backbone.eval()(torch.zeros(1, 3, 64, 64))
@@ -102,7 +115,16 @@ def _count_channels(backbone: nn.Module) -> dict[int, int]:
 
 
 class TimmBackbone(Backbone):
-    """Any timm network without its classifier; its last map, which the classifier would pool, is that of stride 32."""
+    """A timm network without its classifier; the map of stride 32 is the one that the classifier would pool.
+
+    Args:
+        name: name of the network, for error messages.
+        body: the network; its classifier is removed.
+        preprocessing: the preprocessing of its weights.
+
+    Raises:
+        UserError: the network does not accept images of any size, or has no maps of strides 8, 16 and 32.
+    """
 
     multiple, border = 32, 1
 
@@ -115,12 +137,14 @@ class TimmBackbone(Backbone):
             with torch.no_grad():
                 final, maps = self.body.eval().forward_intermediates(torch.zeros(1, 3, side := 256, side))
         except (AssertionError, AttributeError, RuntimeError, ValueError) as error:
-            raise UserError(f"{name} does not give feature maps for images of any size: {error}") from error
+            raise UserError(
+                f"{name} gives no feature maps for images of any size ({error}): use a convolutional network"
+            ) from error
         stride_of = [side // features.shape[-1] for features in maps]
         if side // final.shape[-1] != 32 or not {8, 16} <= set(stride_of):
-            raise UserError(f"{name} has maps at strides {sorted(set(stride_of))}; an FCN needs 8, 16 and 32")
+            raise UserError(f"{name} has feature maps of strides {sorted(set(stride_of))}; an FCN needs 8, 16 and 32")
         self.last = {stride: index for index, stride in enumerate(stride_of)}
-        """Stride -> the last of its maps."""
+        """Stride -> index of the last intermediate map of this stride."""
         self.strides = [stride for stride in (4, 8, 16) if stride in stride_of]
         self.whole = True
         self._freeze_unused()
@@ -137,7 +161,7 @@ class TimmBackbone(Backbone):
         return {**dict(zip(self.strides, maps, strict=True)), 32: final}
 
     def end_at(self, stride: int) -> None:
-        """Keep one map alone, that of the last stage of this stride, without the layers after the last stage."""
+        """Return only the output of the last stage of this stride from now on."""
         if stride not in self.last:
             raise KeyError(stride)
         self.strides, self.whole = [stride], False
@@ -145,11 +169,11 @@ class TimmBackbone(Backbone):
         self.channels, self.coordinates = _count_channels(self), {stride: centred(stride)}
 
     def _freeze_unused(self) -> None:
-        """Freeze the parameters that no map depends on, such as those of the classifier's own normalisation."""
-        if torch.is_inference_mode_enabled():  # nothing is learned there
+        """Freeze the parameters that no feature map depends on, such as those of the classifier's normalisation."""
+        if torch.is_inference_mode_enabled():  # no gradients can be computed, and nothing is trained
             return
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        self.eval()  # running statistics are left alone
+        self.eval()  # running statistics do not change
         with torch.enable_grad():
             sums = [features.sum() for features in self(torch.zeros(1, 3, 64, 64)).values()]
             gradients = torch.autograd.grad(sums, parameters, allow_unused=True)
@@ -159,18 +183,18 @@ class TimmBackbone(Backbone):
 
 
 CLASSIFIERS = ("fc.", "classifier.", "head.")
-"""Where torchvision and timm keep the layer that a backbone leaves out."""
+"""Prefixes of the classifier's keys in torchvision and timm, which a backbone does not have."""
 
 
 def load_classifier(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
-    """Load a classifier's state dict, as torchvision or timm publish it, into the backbone made of it.
+    """Load the state dict of a torchvision or timm classifier into the backbone built from the same network.
 
     Raises:
-        UserError: a key is missing, left over or of another shape.
+        UserError: a key is missing, unexpected or has another shape.
     """
     if isinstance(backbone, SequentialBackbone):
         if 8 not in backbone.channels:
-            raise UserError("alexnet takes no classifier's file: train it with --weights none, or from a model folder")
+            raise UserError("alexnet can't load classifier weights: use --weights none or --weights MODEL_FOLDER")
         load_torchvision_vgg16(backbone, state)
         return
     body = backbone.get_submodule("body")
@@ -179,9 +203,12 @@ def load_classifier(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
     for name in sorted(own.keys() ^ trained.keys()):
         if not name.endswith("num_batches_tracked"):  # absent from older checkpoints, and not used
             raise UserError(
-                f"these weights don't fit the backbone: {name} is {'missing' if name in own else 'left over'}"
+                f"the weights do not match the backbone: {name} is {'missing' if name in own else 'unexpected'}; give "
+                "the weights of the same network"
             )
     for name, value in trained.items():
         if own[name].shape != value.shape:
-            raise UserError(f"{name} has shape {tuple(value.shape)}; the backbone needs {tuple(own[name].shape)}")
+            raise UserError(
+                f"{name} has shape {tuple(value.shape)} in the weights; the backbone has {tuple(own[name].shape)}"
+            )
     body.load_state_dict(trained, strict=False)

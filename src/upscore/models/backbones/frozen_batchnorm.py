@@ -1,6 +1,6 @@
-"""Batch normalisation with constant statistics, alone and merged into the convolution before it.
+"""Batch normalisation with constant statistics, folded into the preceding convolution where that is faster.
 
-N images, C channels in, O out, H W pixels.
+N images, C input and O output channels, H W pixels.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from upscore.models.precision import autocasts_to_bfloat16
 
 
 def untrained_batchnorms(network: nn.Module) -> list[str]:
-    """Names of the batch normalisation layers, frozen or not, whose statistics are the initial mean 0 and variance 1.
+    """Return the names of batch normalisation layers, frozen or not, that have the initial mean 0 and variance 1.
 
-    Such a layer normalises nothing in evaluation mode: no weights were loaded into it, and it was not trained.
+    They were neither loaded nor trained, and do not normalise anything in evaluation mode.
     """
     return [
         name
@@ -30,7 +30,7 @@ def untrained_batchnorms(network: nn.Module) -> list[str]:
 
 
 class FrozenBatchNorm2d(ops.FrozenBatchNorm2d):
-    """torchvision's, but for what the convolution before it has done already."""
+    """torchvision's layer; the identity under bfloat16 autocast, where `NormedConv2d` applies the normalisation."""
 
     weight: Tensor
     bias: Tensor
@@ -38,18 +38,18 @@ class FrozenBatchNorm2d(ops.FrozenBatchNorm2d):
     running_var: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, O, H, W) -> the same."""
+        """Normalise (N, O, H, W)."""
         return x if autocasts_to_bfloat16(x.device) else super().forward(x)
 
 
 class NormedConv2d(nn.Conv2d):
-    """A convolution that, under autocast to bfloat16, takes the normalisation behind it into its own weights.
+    """A convolution that folds the frozen batch normalisation after it into its weights under bfloat16 autocast.
 
-    A convolution costs little there; passes over its output would cost as much again, and turn it into float32.
+    A separate normalisation would take about as long as the convolution there, and convert its output to float32.
     """
 
     norm: tuple[FrozenBatchNorm2d, ...] = ()
-    """The one behind it; in a tuple, for it is no part of this module."""
+    """The normalisation after this layer, or empty; a tuple so that it is not registered as a submodule."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, O, H, W)."""
@@ -61,17 +61,17 @@ class NormedConv2d(nn.Conv2d):
 
 
 def attach_norms(network: ResNet) -> None:
-    """Let the convolutions of a ResNet know the frozen norms behind them; names stay."""
+    """Replace the convolutions of a ResNet by `NormedConv2d` with the frozen norms after them; names do not change."""
     for block in network.modules():
         if isinstance(block, ResNet | BasicBlock | Bottleneck):
             for name, _ in list(block.named_children()):
                 if name.startswith("conv"):
-                    _join(block, name, block.get_submodule(name.replace("conv", "bn")))
+                    _attach(block, name, block.get_submodule(name.replace("conv", "bn")))
             if isinstance(block, BasicBlock | Bottleneck) and block.downsample is not None:
-                _join(block.downsample, "0", block.downsample.get_submodule("1"))
+                _attach(block.downsample, "0", block.downsample.get_submodule("1"))
 
 
-def _join(parent: nn.Module, name: str, norm: nn.Module) -> None:
+def _attach(parent: nn.Module, name: str, norm: nn.Module) -> None:
     convolution = parent.get_submodule(name)
     assert isinstance(convolution, nn.Conv2d)
     assert isinstance(norm, FrozenBatchNorm2d)

@@ -1,4 +1,4 @@
-"""ResNets as backbones (torchvision's), in the forms that detectors were published with.
+"""torchvision's ResNets as backbones, in the variants of published detectors.
 
 N images, H W pixels.
 """
@@ -21,10 +21,14 @@ from upscore.models.preprocessing import IMAGENET
 def resnet(
     name: str, *, pretrained: bool = False, norm: Norm = "batch", norm_eps: float = 1e-5, stride_in: StrideIn = "3x3"
 ) -> ResNet:
-    """A torchvision ResNet by its name, one of `RESNETS`.
+    """Return a torchvision ResNet.
 
     Args:
-        norm_eps: of batch normalisation; torchvision's first detector has 0 (Mask R-CNN weights "COCO_V1").
+        name: one of `RESNETS`.
+        pretrained: download torchvision's default ImageNet weights.
+        norm: trainable or frozen batch normalisation.
+        norm_eps: epsilon of batch normalisation; 0 for torchvision's Mask R-CNN weights "COCO_V1".
+        stride_in: which convolution of a bottleneck has stride 2.
     """
     weights = get_model_weights(name)["DEFAULT"] if pretrained else None
     layer = FrozenBatchNorm2d if norm == "frozen" else nn.BatchNorm2d
@@ -40,11 +44,11 @@ def resnet(
 
 
 class ResNetBackbone(Backbone):
-    """A ResNet without its classifier; the outputs of layer1 to layer4 are the maps of strides 4 to 32.
+    """A ResNet without its classifier; the outputs of layer1 to layer4 are the maps of strides 4, 8, 16 and 32.
 
     Args:
-        resnet: what it is made of.
-        coarsest: stride of the last map; with 16, layer4 is left out, which C4 networks have in their head.
+        resnet: the ResNet, which shares its layers with the backbone.
+        coarsest: stride of the last map; 16 leaves out layer4, which a C4 network has in its head.
     """
 
     border = 1
@@ -64,14 +68,14 @@ class ResNetBackbone(Backbone):
         return {int(stride): features for stride, features in self.body(images).items()}
 
     def end_at(self, stride: int) -> None:
-        """Keep one map alone, that of the last stage of this stride; nothing comes after layer4."""
+        """Return only the map of this stride from now on, and remove the layers after it; 32 is the last map."""
         if stride == 32 or stride not in self.channels:
             raise KeyError(stride)
         self.body = _extractor(self.body, {f"layer{stride.bit_length() - 2}": str(stride)})
         self.channels, self.coordinates = {stride: self.channels[stride]}, {stride: centred(stride)}
 
     def freeze_at(self, stage: int) -> None:
-        """The stem (1) and the stages up to res`stage` are no longer learned (2 in the published detectors)."""
+        """Freeze the stem (stage 1) and the stages up to res`stage`; published detectors freeze up to 2."""
         names = ["conv1", "bn1", *(f"layer{number - 1}" for number in range(2, stage + 1))]
         for name in names:
             self.body.get_submodule(name).requires_grad_(False)

@@ -1,4 +1,4 @@
-"""VGG16 and CaffeNet (AlexNet) made fully convolutional, layer by layer as the authors' `net.py` has them.
+"""VGG16 and CaffeNet (AlexNet) as fully convolutional backbones, with the layers of the authors' `net.py`.
 
 N images, H W pixels.
 """
@@ -16,16 +16,19 @@ from upscore.models.kernels.large_kernel_conv import LargeKernelConv2d
 from upscore.models.preprocessing import CAFFE, IMAGENET
 
 Geometry = Literal["caffe", "same"]
-"""How the borders are treated. "caffe": the image is padded by 100 so that the first score already sees it whole, and
-what is too much is cropped off. "same": every layer keeps its size ("proper padding"), so that scores come out at
-exactly 1/32 and nothing needs a crop. Weights trained in one are not quite at home in the other."""
+"""Padding of the network. "caffe": the image is padded by 100 pixels and the scores are cropped, as published. "same":
+convolutions keep the size of their input, so that scores have exactly 1/32 of its size and are not cropped. Weights
+trained with one are less accurate with the other."""
 
 VGG16_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
-"""Convolutions and channels of each block."""
+"""Number of convolutions and channels of each block."""
 
 
 def vgg16(geometry: Geometry) -> SequentialBackbone:
-    """VGG16 up to fc7, with pool3, pool4 and fc7 as the maps of strides 8, 16 and 32 (FCN table 1: it sees 404 px)."""
+    """Return VGG16 up to fc7; pool3, pool4 and fc7 are the maps of strides 8, 16 and 32.
+
+    The receptive field of fc7 is 404 pixels (FCN table 1).
+    """
     layers: dict[str, nn.Module] = {}
     channels = 3
     for block, (depth, width) in enumerate(VGG16_BLOCKS, start=1):
@@ -34,7 +37,7 @@ def vgg16(geometry: Geometry) -> SequentialBackbone:
             layers[f"conv{block}_{index}"] = nn.Conv2d(channels, width, 3, padding=padding)
             layers[f"relu{block}_{index}"] = nn.ReLU(inplace=True)
             channels = width
-        # in "same" geometry sides are multiples of 32: nothing is left over to round, which int8 could not pass
+        # with "same", sides are multiples of 32 and need no ceil_mode, which int8 quantisation does not support
         layers[f"pool{block}"] = nn.MaxPool2d(2, 2, ceil_mode=geometry == "caffe")
     layers |= _fully_connected(channels, kernel_size=7, padding=3 if geometry == "same" else 0)
     backbone = SequentialBackbone(
@@ -49,7 +52,10 @@ def vgg16(geometry: Geometry) -> SequentialBackbone:
 
 
 def alexnet() -> SequentialBackbone:
-    """CaffeNet up to fc7: pooling before normalisation, two groups, padded by 100; a map at stride 32 alone."""
+    """Return CaffeNet up to fc7, whose only map has stride 32.
+
+    Unlike AlexNet it pools before normalisation; the image is padded by 100 pixels.
+    """
     layers = {
         "conv1": nn.Conv2d(3, 96, 11, stride=4, padding=100),
         "relu1": nn.ReLU(inplace=True),
@@ -74,7 +80,7 @@ def alexnet() -> SequentialBackbone:
 
 
 def _reset_parameters(backbone: SequentialBackbone) -> SequentialBackbone:
-    """He initialisation: without normalisation layers, torch's own lets the signal die before fc7."""
+    """Apply He initialisation; with torch's default, activations vanish before fc7 for lack of normalisation layers."""
     for layer in backbone.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -84,7 +90,7 @@ def _reset_parameters(backbone: SequentialBackbone) -> SequentialBackbone:
 
 
 def _fully_connected(channels: int, *, kernel_size: int, padding: int) -> dict[str, nn.Module]:
-    """fc6 and fc7 as convolutions; fc6 covers the whole map that the classifier flattened (FCN section 3.1)."""
+    """Return fc6 and fc7 as convolutions; the kernel of fc6 covers the map that the classifier flattens (FCN 3.1)."""
     return {
         "fc6": LargeKernelConv2d(channels, 4096, kernel_size, padding=padding),
         "relu6": nn.ReLU(inplace=True),
@@ -96,12 +102,12 @@ def _fully_connected(channels: int, *, kernel_size: int, padding: int) -> dict[s
 
 
 def load_torchvision_vgg16(backbone: SequentialBackbone, state: Mapping[str, Tensor]) -> None:
-    """Load torchvision's `vgg16` classifier into a VGG16 backbone, which then takes torchvision's preprocessing.
+    """Load the state dict of torchvision's `vgg16` into a VGG16 backbone and set torchvision's preprocessing.
 
-    fc6 and fc7 are the same numbers, reshaped (O, C * h * w) -> (O, C, h, w); fc8, the classifier proper, is left out.
+    The weights of fc6 and fc7 are reshaped from (O, C * h * w) to (O, C, h, w). The last layer is not used.
 
     Raises:
-        UserError: a key is missing, left over, of another shape, or holds no finite values.
+        UserError: a key is missing, unexpected, has another shape, or has values that are not finite.
     """
     convolutions = [name for name in backbone.state_dict() if name.startswith("conv") and name.endswith(".weight")]
     indices = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
@@ -109,19 +115,26 @@ def load_torchvision_vgg16(backbone: SequentialBackbone, state: Mapping[str, Ten
         name.removesuffix(".weight"): f"features.{index}" for name, index in zip(convolutions, indices, strict=True)
     }
     sources |= {"fc6": "classifier.0", "fc7": "classifier.3"}
-    expected = {f"{source}.{kind}" for source in [*sources.values(), "classifier.6"] for kind in ("weight", "bias")}
+    expected = {
+        f"{source}.{parameter}" for source in [*sources.values(), "classifier.6"] for parameter in ("weight", "bias")
+    }
     if missing := sorted(expected - set(state)):
-        raise UserError(f"this is no torchvision vgg16: {missing[0]} is missing ({len(missing)} keys in all)")
-    if left_over := sorted(set(state) - expected):
-        raise UserError(f"this is no torchvision vgg16: {left_over[0]} is left over ({len(left_over)} keys in all)")
+        raise UserError(
+            f"the weights are not those of torchvision's vgg16: {missing[0]} is missing ({len(missing)} keys in all)"
+        )
+    if unexpected := sorted(set(state) - expected):
+        raise UserError(
+            f"the weights are not those of torchvision's vgg16: {unexpected[0]} is unexpected "
+            f"({len(unexpected)} keys in all)"
+        )
     own = backbone.state_dict()
     for name, source in sources.items():
-        for kind in ("weight", "bias"):
-            target, value = own[f"{name}.{kind}"], state[f"{source}.{kind}"]
-            shape = target.flatten(1).shape if name.startswith("fc") and kind == "weight" else target.shape
+        for parameter in ("weight", "bias"):
+            target, value = own[f"{name}.{parameter}"], state[f"{source}.{parameter}"]
+            shape = target.flatten(1).shape if name.startswith("fc") and parameter == "weight" else target.shape
             if value.shape != shape:
-                raise UserError(f"{source}.{kind} has shape {tuple(value.shape)}; {name} needs {tuple(shape)}")
-            if not value.isfinite().all():  # torchvision's features-only weights have a classifier of NaNs
-                raise UserError(f"{source}.{kind} holds values that are not finite: use VGG16_Weights.IMAGENET1K_V1")
+                raise UserError(f"{source}.{parameter} has shape {tuple(value.shape)}; {name} needs {tuple(shape)}")
+            if not value.isfinite().all():  # the classifier of IMAGENET1K_FEATURES is NaN
+                raise UserError(f"{source}.{parameter} has values that are not finite: use VGG16_Weights.IMAGENET1K_V1")
             target.copy_(value.reshape(target.shape))
     backbone.preprocessing = IMAGENET

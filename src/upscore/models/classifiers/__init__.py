@@ -1,1 +1,1 @@
-"""Image classifiers, and their conversion to fully convolutional networks (FCN section 3)."""
+"""Image classifiers and their conversion to fully convolutional networks (FCN section 3)."""

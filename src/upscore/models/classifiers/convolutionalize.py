@@ -1,7 +1,7 @@
-"""The fully connected layers of a classifier are converted to convolutions (FCN section 3.1, figure 2).
+"""Conversion of a classifier's fully connected layers to convolutions (FCN section 3.1, figure 2).
 
 A layer that is fully connected to a map of h x w cells is a convolution whose kernel covers that map; the layers after
-it are 1x1 convolutions. Nothing is learned anew, and the network slides over images of any size.
+it are 1x1 convolutions. The weights are unchanged, and the network accepts images of any size.
 
 N images, C classes, O outputs, I inputs, h w cells of a map, H W pixels.
 """
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from upscore.errors import UserError
 
 Size = tuple[int, int]
-Kind = Literal["linear", "flatten", "average", "elementwise", "other"]
+OperationType = Literal["linear", "flatten", "average", "elementwise", "other"]
 
 AVERAGES = (F.adaptive_avg_pool2d, torch.mean, "mean")
 FLATTENS = (torch.flatten, torch.reshape, "flatten", "reshape", "view")
@@ -30,35 +30,37 @@ ELEMENTWISE_LAYERS = (nn.Dropout, nn.Identity, nn.ReLU, nn.GELU, nn.SiLU, nn.Har
 
 
 def convolutionalize(classifier: nn.Module, input_size: int | Size = 224, *, pool: bool = True) -> fx.GraphModule:
-    """Turn an image classifier into a network that gives a map of its logits.
+    """Convert an image classifier to a fully convolutional network that returns a map of logits.
 
-    Takes the networks of torchvision and timm that end in average pooling, flattening and linear layers: VGG, AlexNet,
-    ResNet, EfficientNet and their like. The classifier itself is left alone: the result has weights of its own, under
-    the same names, those of a converted layer in the shape of a convolution's.
+    Networks of torchvision and timm that end in average pooling, flattening and linear layers are supported: VGG,
+    AlexNet, ResNet, EfficientNet and similar ones. The classifier is not modified. The result has a copy of its weights
+    under the same names; those of converted layers have the shape of a convolution's.
 
-    Images (N, 3, `input_size`) give (N, C, 1, 1), the classifier's own logits. Larger ones give a cell for each place
-    where a window of that size can stand, a stride apart; where the network pads, a cell sees the window's surroundings
-    in place of the zeros. Pooling inside the network, as in squeeze-and-excitation, stays global.
+    Images (N, 3, `input_size`) give the classifier's logits, (N, C, 1, 1). Larger images give one cell for each
+    position of a window of that size, one stride apart. Where the network pads a window with zeros, the cells of a
+    larger image use the pixels around the window. Pooling inside the network, as in squeeze-and-excitation, remains
+    global.
 
-    A linear layer's (O, I * h * w) weights become (O, I, h, w), which is right for networks that flatten their maps in
-    the order channel, row, column, as PyTorch's do; Keras flattens the channels last.
+    The weights (O, I * h * w) of a linear layer become (O, I, h, w). This is correct for networks that flatten maps in
+    the order channel, row, column, as PyTorch does; Keras flattens channels last.
 
     Args:
-        input_size: the side, or height and width, of the images that the classifier was trained on. It is the size at
-            which pooling and the first linear layer see the whole map.
-        pool: without it the average over the window is left out, and each cell is judged by itself: a finer map. Where
-            one linear layer follows, the average of its logits over a window is the window's own.
+        classifier: images (N, 3, H, W) -> logits (N, C).
+        input_size: the side, or height and width, of the classifier's training images, at which pooling and the first
+            linear layer cover the whole map.
+        pool: keep the average pooling over the window. False gives a map of the logits of single cells. If a single
+            linear layer follows the pooling, the average of these logits over a window is the window's logit.
 
     Raises:
-        UserError: a layer can't be converted; it is named.
+        UserError: a layer can't be converted; the message names it.
     """
     size = (input_size, input_size) if isinstance(input_size, int) else input_size
     dense = trace(copy.deepcopy(classifier))
     shapes = _shapes(dense, size)
     last_map, head = _head(dense)
     refusal = UserError(
-        f"{type(classifier).__name__} can't be made convolutional: after its layer {_name(last_map)} should come "
-        "average pooling, flattening and linear layers, and before it none of them"
+        f"{type(classifier).__name__} can't be converted: only average pooling, flattening and linear layers may "
+        f"follow its layer {_name(last_map)}; use a classifier such as resnet50, vgg16 or efficientnet_lite0"
     )
     if len(shapes[last_map.name]) != 4:
         raise refusal
@@ -66,10 +68,13 @@ def convolutionalize(classifier: nn.Module, input_size: int | Size = 224, *, poo
 
     for node in head:
         operation, source = operation_of(dense, node), node.all_input_nodes[0]
-        match _kind(operation):
+        match _operation_type(operation):
             case "average" if _cells(shapes, node) != cells:
                 if _cells(shapes, node) != (1, 1):
-                    raise UserError(f"layer {_name(node)} is no average over the whole map for images of {size} pixels")
+                    raise UserError(
+                        f"layer {_name(node)} does not average over the whole map of images of {size} pixels: give the "
+                        "image size of the classifier's training"
+                    )
                 if pool:
                     _replace(dense, node, nn.AvgPool2d(cells, stride=1))
                 else:
@@ -92,7 +97,7 @@ def convolutionalize(classifier: nn.Module, input_size: int | Size = 224, *, poo
 
 
 def linear_to_conv(linear: nn.Linear, window: Size) -> nn.Conv2d:
-    """The same layer with its (O, I * h * w) weights laid out as kernels (O, I, h, w) over a window of h x w cells."""
+    """Convert a linear layer with weights (O, I * h * w) to a convolution (O, I, h, w) over a window of h x w cells."""
     convolution = nn.Conv2d(linear.in_features // (window[0] * window[1]), linear.out_features, window, bias=False)
     convolution.weight = nn.Parameter(linear.weight.detach().reshape(convolution.weight.shape))
     convolution.bias = linear.bias
@@ -100,7 +105,7 @@ def linear_to_conv(linear: nn.Linear, window: Size) -> nn.Conv2d:
 
 
 class _Tracer(fx.Tracer):
-    """Looks into every layer but torch.nn's own and those that timm knows to be untraceable."""
+    """A tracer that does not enter torch.nn's layers and those that timm marks as untraceable."""
 
     def __init__(self) -> None:
         super().__init__(autowrap_functions=tuple(get_notrace_functions()))
@@ -115,10 +120,10 @@ class _Tracer(fx.Tracer):
 
 
 def trace(network: nn.Module) -> fx.GraphModule:
-    """The network as a graph of layers, which are the network's own, in the mode (training, evaluation) that it is in.
+    """Trace a network to a graph of its layers, in its present mode (training or evaluation); layers are shared.
 
     Raises:
-        UserError: what a layer does depends on the values it is given; it is named.
+        UserError: the control flow of a layer depends on tensor values; the message names it.
     """
     tracer = _Tracer()
     try:
@@ -129,11 +134,11 @@ def trace(network: nn.Module) -> fx.GraphModule:
 
 
 def operation_of(network: fx.GraphModule, node: fx.Node) -> object:
-    """What a node does: a layer, a function, or the name of a tensor's method."""
+    """Return the operation of a node: a layer, a function, or the name of a tensor method."""
     return network.get_submodule(str(node.target)) if node.op == "call_module" else node.target
 
 
-def _kind(operation: object) -> Kind:
+def _operation_type(operation: object) -> OperationType:
     if isinstance(operation, nn.Linear):
         return "linear"
     if isinstance(operation, nn.Flatten) or operation in FLATTENS:
@@ -146,19 +151,19 @@ def _kind(operation: object) -> Kind:
 
 
 def _head(network: fx.GraphModule) -> tuple[fx.Node, list[fx.Node]]:
-    """The last map of features, and what makes logits of it: all that a classifier has after its convolutions."""
+    """Return the node of the last feature map, and the nodes that compute the logits from it."""
     output = next(node for node in network.graph.nodes if node.op == "output")
     node, head = output.args[0], []
-    while isinstance(node, fx.Node) and _kind(operation_of(network, node)) != "other":
+    while isinstance(node, fx.Node) and _operation_type(operation_of(network, node)) != "other":
         head.append(node)
         node = node.args[0]
     if not isinstance(node, fx.Node):
-        raise UserError(f"{network._get_name()} gives {node}, not one tensor of logits")
+        raise UserError(f"{network._get_name()} returns {node}; it must return a single tensor of logits")
     return node, head[::-1]
 
 
 def _shapes(network: fx.GraphModule, size: Size) -> dict[str, tuple[int, ...]]:
-    """Node -> the shape of its output for two images of a size; nothing is computed, and no statistics change."""
+    """Return node name -> output shape for two images of a size, computed on the meta device."""
     without_data = {id(t): t.detach().to("meta") for t in chain(network.parameters(), network.buffers())}
     recorder = _ShapeRecorder(copy.deepcopy(network, without_data))
     dtype = next(network.parameters()).dtype
@@ -176,25 +181,25 @@ class _ShapeRecorder(fx.Interpreter):
         try:
             output = super().run_node(n)
         except (RuntimeError, ValueError, AssertionError) as error:
-            raise UserError(f"layer {_name(n)} does not take images of every size: {error}") from error
+            raise UserError(f"layer {_name(n)} does not accept images of any size: {error}") from error
         if isinstance(output, torch.Tensor):
             self.shapes[n.name] = tuple(output.shape)
         return output
 
 
 def _name(node: fx.Node) -> str:
-    """What a user knows a node by: a layer's own name wherever there is one."""
+    """Return the name of a node's layer, or of the node itself if it is no layer."""
     return str(node.target) if node.op == "call_module" else node.name
 
 
 def _cells(shapes: dict[str, tuple[int, ...]], node: fx.Node) -> Size:
-    """Height and width of a node's output; vectors are maps of one cell."""
+    """Return the height and width of a node's output; vectors have one cell."""
     height, width = (*shapes[node.name][2:], 1, 1)[:2]
     return height, width
 
 
 def _replace(network: fx.GraphModule, node: fx.Node, layer: nn.Module) -> None:
-    """Let a layer do what a node did."""
+    """Replace a node of the graph by a layer."""
     name = f"{node.name}_window"
     network.add_submodule(name, layer)
     with network.graph.inserting_before(node):

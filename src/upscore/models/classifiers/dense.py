@@ -1,7 +1,7 @@
-"""Dense output from a coarse network, two ways with one result (FCN section 3.2).
+"""Dense output of a network with stride, by shift-and-stitch or by dilated filters (FCN section 3.2).
 
-Shift-and-stitch runs the network once for every shift of its input and interlaces the outputs. The "à trous" way runs
-it once, with strides of 1 and every later filter dilated by the strides that were taken away.
+Shift-and-stitch runs the network for each shift of its input and interlaces the outputs. The "à trous" algorithm runs
+it once, with all strides set to 1 and each later filter dilated by the removed strides. The results are equal.
 
 N images, C classes, H W pixels, h w cells of the dense map.
 """
@@ -20,18 +20,21 @@ from upscore.models.classifiers.convolutionalize import operation_of, trace
 
 
 def shift_and_stitch(net: Callable[[Tensor], Tensor], images: Tensor, stride: int, step: int = 1) -> Tensor:
-    """Run a network of some stride on (N, 3, H, W) images at all shifts, for an (N, C, h, w) map of stride `step`.
+    """Run a network on all shifts of images (N, 3, H, W) and interlace the outputs to (N, C, h, w) of stride `step`.
 
-    The image moves right and down over zeros. Of a padding-free network with receptive field R the map has
-    (H - R) // step + 1 rows: all places where its window stands within the image.
+    The image is shifted to the right and down, and padded with zeros. For a network without padding and with receptive
+    field R, the map has (H - R) // step + 1 rows, one for each position of the field within the image.
 
     Args:
-        step: the pixels between two shifts, a divisor of `stride`; (stride / step)**2 runs.
+        net: images (N, 3, H, W) -> map of `stride`.
+        images: the images.
+        stride: stride of the network.
+        step: pixels between two shifts, a divisor of `stride`; the network runs (stride / step)**2 times.
     """
-    assert stride % step == 0, f"a step of {step} never meets a stride of {stride}"
+    assert stride % step == 0, f"stride {stride} is no multiple of step {step}"
     shifts = range(0, stride, step)
     runs = {(y, x): net(F.pad(images, (x, 0, y, 0))) for y in shifts for x in shifts}
-    # Moved by x, cell i stands at pixel stride * i - x; only the first one can stand before the image.
+    # After a shift by x, cell i is at pixel stride * i - x; only the first cell can lie outside the image.
     runs = {(y, x): cells[:, :, min(y, 1) :, min(x, 1) :] for (y, x), cells in runs.items()}
     height = sum(runs[y, 0].shape[2] for y in shifts)
     width = sum(runs[0, x].shape[3] for x in shifts)
@@ -44,13 +47,13 @@ def shift_and_stitch(net: Callable[[Tensor], Tensor], images: Tensor, stride: in
 
 
 def dilate(net: nn.Module) -> fx.GraphModule:
-    """The same network with all strides 1 and each later window dilated by the strides before it; its own weights.
+    """Return a copy of a network with all strides 1 and each window dilated by the strides before it.
 
-    It gives what shift-and-stitch gives wherever the windows lie within the image. Padding grows with the dilation, so
-    that a cell stays over its pixel; near the border the two ways see different zeros.
+    The output equals that of shift-and-stitch wherever the receptive field lies within the image. Padding is dilated
+    too, which keeps cells aligned with pixels; near the border the two algorithms pad differently.
 
     Raises:
-        UserError: a layer with a window is not one of torch's own convolutions and poolings, or is used twice.
+        UserError: a layer with a window is no convolution or pooling layer of torch, or is used twice.
     """
     dense = trace(copy.deepcopy(net))
     rates: dict[fx.Node, int] = {}
@@ -61,7 +64,7 @@ def dilate(net: nn.Module) -> fx.GraphModule:
         if not isinstance(layer, nn.Module) or not hasattr(layer, "kernel_size"):
             continue
         if name in dilated:
-            raise UserError(f"layer {name} is used twice: it can't be dilated for both places")
+            raise UserError(f"layer {name} is used twice, and can't be dilated for both uses")
         dilated.add(name)
         dense.set_submodule(name, _dilated(name, layer, rate))
         rates[node] = rate * _stride(name, layer)
@@ -70,14 +73,14 @@ def dilate(net: nn.Module) -> fx.GraphModule:
 
 
 class DilatedAvgPool2d(nn.Module):
-    """Average pooling over every `dilation`-th pixel of a window, at stride 1; (N, C, H, W) to (N, C, h, w)."""
+    """Dilated average pooling of stride 1: (N, C, H, W) -> (N, C, h, w)."""
 
     def __init__(self, kernel_size: tuple[int, int], padding: tuple[int, int], dilation: int) -> None:
         super().__init__()
         self.kernel_size, self.padding, self.dilation = kernel_size, padding, dilation
 
     def forward(self, maps: Tensor) -> Tensor:
-        channels = maps.flatten(0, 1).unsqueeze(1)  # an average mixes no channels
+        channels = maps.flatten(0, 1).unsqueeze(1)  # channels are pooled separately
         window = maps.new_full((1, 1, *self.kernel_size), 1 / math.prod(self.kernel_size))
         averages = F.conv2d(channels, window, padding=self.padding, dilation=self.dilation)
         return averages.squeeze(1).unflatten(0, maps.shape[:2])
@@ -88,19 +91,22 @@ def _dilated(name: str, layer: nn.Module, rate: int) -> nn.Module:
         return _dilated_convolution(name, layer, rate)
     if type(layer) is nn.MaxPool2d:
         height, width = _times(rate, layer.padding)
-        border = nn.ConstantPad2d((width, width, height, height), float("-inf"))  # more than torch's pooling can pad
+        # a separate layer, because torch's pooling pads by at most half the kernel
+        border = nn.ConstantPad2d((width, width, height, height), float("-inf"))
         return nn.Sequential(border, nn.MaxPool2d(layer.kernel_size, 1, dilation=_times(rate, layer.dilation)))
     if type(layer) is nn.AvgPool2d:
         kernel, padding = _pair(layer.kernel_size), _times(rate, layer.padding)
         if layer.divisor_override or (any(padding) and not layer.count_include_pad):
-            raise UserError(f"layer {name} averages over other than its whole window, which has no dilated form")
+            raise UserError(
+                f"layer {name} can't be dilated: divisor_override and count_include_pad=False are not supported"
+            )
         return DilatedAvgPool2d(kernel, padding, rate)
     raise UserError(f"layer {name} is a {type(layer).__name__}, which can't be dilated")
 
 
 def _dilated_convolution(name: str, layer: nn.Conv2d, rate: int) -> nn.Conv2d:
     if isinstance(layer.padding, str):
-        raise UserError(f'layer {name} is padded by a rule, "{layer.padding}": give its padding in pixels')
+        raise UserError(f"layer {name} has padding {layer.padding!r}: give its padding in pixels")
     convolution = nn.Conv2d(
         layer.in_channels,
         layer.out_channels,
@@ -129,5 +135,5 @@ def _stride(name: str, layer: nn.Module) -> int:
     assert isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d)
     height, width = _pair(layer.stride)
     if height != width:
-        raise UserError(f"layer {name} has a stride of {height}x{width}: only square strides can be dilated away")
+        raise UserError(f"layer {name} has stride {height}x{width}: only square strides are supported")
     return height

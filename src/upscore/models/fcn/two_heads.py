@@ -1,4 +1,4 @@
-"""Two questions to one backbone: what a pixel is, and how its surface lies (FCN section 5, SIFT Flow).
+"""FCN with two heads: semantic classes and the geometric classes of surfaces (FCN section 5, SIFT Flow).
 
 N images, C semantic and G geometric classes, H W pixels.
 """
@@ -19,15 +19,15 @@ from upscore.models.losses import EPS
 
 
 class TwoHeads(FCN):
-    """An FCN with a second head, which has score layers and upsampling of its own, for a second set of classes.
+    """An FCN with a second head, with its own score and upsampling layers, for a second set of classes.
 
-    Its scores are both heads', the semantic ones first; its targets are both label maps. The semantic head's parameters
-    are called as those of an FCN, so that one starts from the other.
+    Scores are those of both heads, the semantic ones first; targets are the label maps of both heads. Parameters of the
+    semantic head have the same names as in `FCN`, so that weights can be loaded from one.
 
     Args:
         geometric_classes: G.
-        backbone, num_classes, strides, skip_scales, upsampling, grouped, pixel_loss, null_background: see `FCN`; the
-            last two are of the semantic head alone.
+        backbone, num_classes, strides, skip_scales, upsampling, grouped, pixel_loss, null_background: see `FCN`;
+            `pixel_loss` and `null_background` apply to the semantic head only.
     """
 
     def __init__(
@@ -64,23 +64,23 @@ class TwoHeads(FCN):
         self.geometric_classes = [f"geometric_{index}" for index in range(geometric_classes)]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Preprocessed images (N, 3, H, W) of any size -> the scores (N, C + G, H, W) of both heads."""
+        """Compute the scores (N, C + G, H, W) of both heads for preprocessed images (N, 3, H, W) of any size."""
         semantic, geometric = self._fused(images)
         return self._upscored(semantic, geometric, (images.shape[-2], images.shape[-1]))
 
     def forward_for_loss(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, images: Tensor
     ) -> Tensor | tuple[PendingScores, PendingScores]:
-        """Compute what `losses` needs, as `FCN.forward_for_loss`; both heads' coarse scores if one has too many."""
+        """Compute the input of `losses`, as `FCN.forward_for_loss`: coarse scores of both heads if either is large."""
         semantic, geometric = self._fused(images)
         size = images.shape[-2], images.shape[-1]
         pending = self.pending(semantic, size), self.geometric.pending(geometric, size)
-        if pending[0] is not None and pending[1] is not None and (pending[0].many or pending[1].many):
+        if pending[0] is not None and pending[1] is not None and (pending[0].is_large or pending[1].is_large):
             return pending[0], pending[1]
         return self._upscored(semantic, geometric, size)
 
     def _fused(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Both heads' summed scores at the finest of the strides."""
+        """Compute the summed scores of both heads at the finest stride."""
         maps = self.backbone(self.backbone.padded(images))
         return self.fuse_scores(maps), self.geometric.fuse_scores(maps)
 
@@ -94,7 +94,7 @@ class TwoHeads(FCN):
         )
 
     def split(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (..., C + G, H, W) -> the semantic head's (..., C, H, W) and the geometric one's (..., G, H, W)."""
+        """Split scores (..., C + G, H, W) into semantic (..., C, H, W) and geometric ones (..., G, H, W)."""
         semantic, geometric = scores.split([self.num_classes, len(self.geometric_classes)], dim=-3)
         return semantic, geometric
 
@@ -120,7 +120,7 @@ class TwoHeads(FCN):
         return {name: loss / counts[name].clamp(min=EPS) for name, loss in losses.items()}
 
     def counts(self, targets: Tensor) -> dict[str, Tensor]:
-        """As of `FCN`, for each head."""
+        """Return the normaliser of each head's loss, see `FCN.counts`."""
         class_maps, geometric_maps = targets.unbind(1)
         return {
             "semantic": super().counts(class_maps)["cross_entropy"],
@@ -130,6 +130,6 @@ class TwoHeads(FCN):
     def decode(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, outputs: Tensor, sizes: Sequence[tuple[int, int]]
     ) -> list[tuple[Tensor, Tensor]]:
-        """Scores (N, C + G, H, W) -> both class maps (h, w) uint8 of each image, cut to its own size (h, w)."""
+        """Convert scores (N, C + G, H, W) to the two class maps uint8 of each image, cropped to its (height, width)."""
         semantic, geometric = (FCN.decode(self, scores, sizes) for scores in self.split(outputs))
         return list(zip(semantic, geometric, strict=True))

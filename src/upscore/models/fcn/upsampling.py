@@ -1,4 +1,4 @@
-"""Upsampling of score maps by transposed convolution, bilinear at birth (FCN sections 3.3 and 4.3).
+"""Bilinear and learned upsampling of score maps by transposed convolution (FCN sections 3.3 and 4.3).
 
 N images, C classes, h w cells of the score map, s stride, k kernel size.
 """
@@ -16,17 +16,21 @@ from upscore.models.precision import autocast_disabled
 
 
 def bilinear_filter(kernel_size: int) -> Tensor:
-    """The (k,) weights of linear interpolation: a triangle over the kernel (the authors' `surgery.py`)."""
+    """Return the (k,) weights of linear interpolation, a triangle over the kernel (the authors' `surgery.py`)."""
     half_width = (kernel_size + 1) // 2
     positions = torch.arange(kernel_size, dtype=torch.float64)
     return (1 - (positions - (kernel_size - 1) / 2).abs() / half_width).float()
 
 
 def bilinear_matrix(cells: int, stride: int, kernel_size: int, start: int, size: int, border: int = 0) -> Tensor:
-    """One axis of a bilinear transposed convolution as a (size, cells) matrix.
+    """Return one axis of a bilinear transposed convolution as a (size, cells) matrix.
 
-    Row y is output position `start + y`, whose value is the weighted sum of the cells under the triangle.
-    With `border`, that many copies of the first and the last cell stand before and after them.
+    Args:
+        cells: number of input cells.
+        stride, kernel_size: of the transposed convolution.
+        start: output position of the first row.
+        size: number of output positions.
+        border: number of times that the first and the last cell are replicated before the convolution.
     """
     cell = torch.arange(cells + 2 * border)
     tap = torch.arange(start, start + size)[:, None] - stride * cell[None, :]
@@ -35,18 +39,24 @@ def bilinear_matrix(cells: int, stride: int, kernel_size: int, start: int, size:
     if not border:
         return weights
     source = (cell - border).clamp(0, cells - 1)
-    # a product, for sums by index do not survive the way to ONNX
+    # a matrix product, because index_add is not exported to ONNX correctly
     return weights @ (source[:, None] == torch.arange(cells)).float()
 
 
 class Upsample(nn.Module):
-    """A transposed convolution of (N, C, h, w) scores, stride s, kernel k, no bias, of which a window is kept.
+    """A transposed convolution of scores (N, C, h, w) without bias, of whose output a window is returned.
 
-    fixed: the bilinear kernel is separable, so the layer is one matrix product for the rows and one for the columns:
-        the same numbers several times faster than a transposed convolution, computed for the window alone.
-    learned: an `nn.ConvTranspose2d` whose weights start out bilinear. Dense (C x C kernels, zero off the diagonal, as
-        in Caffe) lets classes mix; grouped (one kernel a class) does not.
-    border: cells repeated at each side before upsampling, so that values do not fade towards the image's border.
+    A fixed bilinear kernel is separable, and is applied as one matrix product for the rows and one for the columns.
+    This is several times faster than a transposed convolution, and only the window is computed.
+
+    Args:
+        channels: C.
+        stride: s.
+        kernel_size: k.
+        border: cells replicated at each side before upsampling, so that scores do not decrease towards the border.
+        learned: use an `nn.ConvTranspose2d` that is initialised bilinearly, instead of a fixed kernel.
+        grouped: learned layers have one kernel per class; False: C x C kernels, initially zero off the diagonal, which
+            can mix classes, as in Caffe.
     """
 
     def __init__(
@@ -69,7 +79,7 @@ class Upsample(nn.Module):
             self.deconvolution = None
 
     def reset_parameters(self) -> None:
-        """Make learned weights bilinear again."""
+        """Initialise learned weights bilinearly."""
         if self.deconvolution is None:
             return
         row = bilinear_filter(self.kernel_size)
@@ -81,15 +91,15 @@ class Upsample(nn.Module):
 
     @property
     def coordinates(self) -> CoordinateMap:
-        """Where a coordinate of the score map comes to lie in the output."""
+        """The map from coordinates of the score map to coordinates of the output."""
         return CoordinateMap(Fraction(self.stride), Fraction(self.kernel_size - 1, 2) + self.stride * self.border)
 
     def output_size(self, cells: int) -> int:
-        """The side of the whole output for a side of `cells`."""
+        """Return the side of the complete output for an input side of `cells`."""
         return (cells + 2 * self.border - 1) * self.stride + self.kernel_size
 
     def forward(self, scores: Tensor, start: int, size: tuple[int, int]) -> Tensor:
-        """Rows and columns `start` to `start + size` of the upsampled (N, C, h, w) scores."""
+        """Upsample scores (N, C, h, w) and return the window of (height, width) `size` from (start, start) on."""
         if self.deconvolution is None:
             with autocast_disabled(scores.device):
                 rows, columns = self.matrices(scores, start, size)
@@ -99,7 +109,7 @@ class Upsample(nn.Module):
         return self.deconvolution(scores)[..., start : start + size[0], start : start + size[1]]
 
     def matrices(self, scores: Tensor, start: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """(rows, h) and (columns, w): fixed upsampling is the one times the scores times the other's transpose."""
+        """Return matrices (height, h) and (width, w); fixed upsampling is `rows @ scores @ columns.T`."""
         assert self.deconvolution is None
         rows, columns = (
             bilinear_matrix(cells, self.stride, self.kernel_size, start, length, self.border).to(scores.device)
@@ -109,6 +119,6 @@ class Upsample(nn.Module):
 
 
 def linear_matrix(cells: int, size: int) -> Tensor:
-    """One axis of resizing as torch's bilinear `interpolate` does, as a (size, cells) matrix."""
+    """Return one axis of torch's bilinear `interpolate` as a (size, cells) matrix."""
     position = ((torch.arange(size, dtype=torch.float64) + 0.5) * cells / size - 0.5).clamp(0, cells - 1)
     return (1 - (position[:, None] - torch.arange(cells)).abs()).clamp(min=0).float()

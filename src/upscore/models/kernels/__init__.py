@@ -1,1 +1,1 @@
-"""Operations with an implementation that is faster on a CPU than torch's own."""
+"""CPU implementations of operations that are faster than torch's."""

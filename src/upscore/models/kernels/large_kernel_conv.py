@@ -1,6 +1,6 @@
-"""Convolutions of many channels over a small map, as fc6 of VGG16, whose cost is that of moving their weights.
+"""Convolutions with large weights on small maps, as fc6 of VGG16, which are limited by memory bandwidth.
 
-N images, C and O channels in and out, k the kernel's side, P = N * h * w output cells.
+N images, C input and O output channels, kernel size k, P = N * h * w output cells.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch.nn import functional as F
 
 from upscore.models.precision import autocasts_to_bfloat16
 
-KERNELS_AT_ONCE = 1024
-"""Of the O, as many are brought to bfloat16, and their gradients back from it: all of them would be a second copy."""
+OUTPUT_BLOCK = 1024
+"""Output channels that are converted to or from bfloat16 at a time, to avoid a second copy of all weights."""
 
 
 class LargeKernelConv2d(nn.Conv2d):
-    """A convolution of stride 1 that is learned as three matrix products where autocast has it in bfloat16 on a CPU.
+    """A convolution of stride 1 that is trained by matrix products under bfloat16 autocast on a CPU.
 
-    oneDNN's gradient of such a convolution takes several times as long as the product of the same numbers. Everywhere
-    else it is what it is called.
+    oneDNN's gradient of such a convolution takes several times as long as the equivalent matrix products. In all other
+    cases it is an ordinary convolution.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, padding: int = 0) -> None:
@@ -31,15 +31,15 @@ class LargeKernelConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, O, h, w)."""
-        learned = torch.is_grad_enabled() and self.weight.requires_grad
-        if not (learned and input.device.type == "cpu" and autocasts_to_bfloat16(input.device)):
+        trained = torch.is_grad_enabled() and self.weight.requires_grad
+        if not (trained and input.device.type == "cpu" and autocasts_to_bfloat16(input.device)):
             return super().forward(input)
         assert isinstance(self.padding[0], int)
-        return _Products.apply(input, self.weight, self.bias, self.padding[0])  # pyright: ignore[reportReturnType]
+        return _ConvAsMatmul.apply(input, self.weight, self.bias, self.padding[0])  # pyright: ignore[reportReturnType]
 
 
-class _Products(torch.autograd.Function):
-    """Windows (P, k * k * C) times weights (k * k * C, O); channels come last, as they lie in memory."""
+class _ConvAsMatmul(torch.autograd.Function):
+    """A convolution as the product of windows (P, k * k * C) and weights (k * k * C, O), channels last in memory."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
@@ -53,9 +53,11 @@ class _Products(torch.autograd.Function):
         images, height, width = windows.shape[:3]
         size = (images, len(weight), height, width)
         outputs = torch.empty(size, dtype=torch.bfloat16, memory_format=torch.channels_last)
-        columns = outputs.permute(0, 2, 3, 1).flatten(0, 2).split(KERNELS_AT_ONCE, dim=1)
-        for column, some, shift in zip(columns, _matrices(weight), bias.split(KERNELS_AT_ONCE), strict=True):
-            column.copy_(torch.addmm(shift.to(torch.bfloat16), rows, some.T))
+        output_blocks = outputs.permute(0, 2, 3, 1).flatten(0, 2).split(OUTPUT_BLOCK, dim=1)
+        for block, block_weight, block_bias in zip(
+            output_blocks, _weight_blocks(weight), bias.split(OUTPUT_BLOCK), strict=True
+        ):
+            block.copy_(torch.addmm(block_bias.to(torch.bfloat16), rows, block_weight.T))
         return outputs
 
     @staticmethod
@@ -63,25 +65,25 @@ class _Products(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         rows, weight = ctx.saved_tensors
         cells = upstream.to(torch.bfloat16).permute(0, 2, 3, 1).flatten(0, 2)
-        of_inputs = None
+        grad_inputs = None
         if ctx.needs_input_grad[0]:
-            of_rows = torch.zeros(rows.shape)
-            for some, column in zip(_matrices(weight), cells.split(KERNELS_AT_ONCE, dim=1), strict=True):
-                of_rows += column @ some
-            of_inputs = _overlapped(of_rows.view(ctx.shape), ctx.padding).to(ctx.dtype)
-            del of_rows
-        of_weight = _outer(cells, rows, weight.dtype).unflatten(1, ctx.shape[3:]).permute(0, 3, 1, 2)
-        return of_inputs, of_weight, cells.sum(0, dtype=torch.float32).to(weight.dtype), None
+            grad_rows = torch.zeros(rows.shape)
+            for block_weight, block in zip(_weight_blocks(weight), cells.split(OUTPUT_BLOCK, dim=1), strict=True):
+                grad_rows += block @ block_weight
+            grad_inputs = _fold(grad_rows.view(ctx.shape), ctx.padding).to(ctx.dtype)
+            del grad_rows
+        grad_weight = _outer(cells, rows, weight.dtype).unflatten(1, ctx.shape[3:]).permute(0, 3, 1, 2)
+        return grad_inputs, grad_weight, cells.sum(0, dtype=torch.float32).to(weight.dtype), None
 
 
-def _matrices(weight: Tensor) -> Iterator[Tensor]:
-    """Some of the kernels at a time, (some of O, k * k * C) in bfloat16."""
-    for some in weight.split(KERNELS_AT_ONCE):
-        yield some.to(torch.bfloat16).permute(0, 2, 3, 1).flatten(1)
+def _weight_blocks(weight: Tensor) -> Iterator[Tensor]:
+    """Yield blocks of the weights in bfloat16, (up to `OUTPUT_BLOCK`, k * k * C)."""
+    for block in weight.split(OUTPUT_BLOCK):
+        yield block.to(torch.bfloat16).permute(0, 2, 3, 1).flatten(1)
 
 
-def _overlapped(windows: Tensor, padding: int) -> Tensor:
-    """(N, h, w, k, k, C) -> (N, C, H, W), windows added up where they lie, in float32."""
+def _fold(windows: Tensor, padding: int) -> Tensor:
+    """Sum overlapping windows (N, h, w, k, k, C) to a map (N, C, H, W) in float32."""
     images, height, width, side, _, channels = windows.shape
     padded = torch.zeros(images, height + side - 1, width + side - 1, channels)
     for y in range(side):
@@ -92,10 +94,10 @@ def _overlapped(windows: Tensor, padding: int) -> Tensor:
 
 
 def _outer(cells: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """(P, O) and (P, D) -> cells' transpose times rows, (O, D)."""
-    # oneDNN multiplies several times faster where the dimension that is summed over is the last one of both in memory
+    """Return `cells.T @ rows`: (P, O) and (P, D) -> (O, D)."""
+    # oneDNN is several times faster if the summed dimension is the last one in memory of both factors
     left, right = cells.T.contiguous(), rows.T.contiguous().T
     product = torch.empty(left.shape[0], right.shape[1], dtype=dtype)
-    for part, of_rows in zip(product.split(KERNELS_AT_ONCE), left.split(KERNELS_AT_ONCE), strict=True):
-        part.copy_(of_rows @ right)
+    for block, left_block in zip(product.split(OUTPUT_BLOCK), left.split(OUTPUT_BLOCK), strict=True):
+        block.copy_(left_block @ right)
     return product

@@ -1,4 +1,4 @@
-"""The proposal head's gradient where few cells have one: of some 100,000, at most 256 are learned from in an image.
+"""Sparse backward pass for the RPN head: of some 100,000 anchors of an image, at most 256 have a gradient.
 
 N images, C channels, A anchors per cell, S cells with a gradient; a map is h x w.
 """
@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 
 class SparseRPNHead(torch.autograd.Function):
-    """A 3x3 convolution, a ReLU and two 1x1 convolutions in float32, whose backward pass goes through the windows of
-    those cells alone that a gradient comes from. Nothing but the map is kept for it.
+    """The RPN head: a 3x3 convolution in bfloat16, a ReLU, and two 1x1 convolutions in float32.
 
-    `apply` takes the map (N, C, h, w), then weight and bias of the first convolution (in bfloat16), of the objectness
-    (N, A, h, w) and of the deltas (N, 4A, h, w), which it returns.
+    The backward pass recomputes only the 3x3 windows of cells with a gradient; no activations are kept. The arguments
+    of `apply` are the map (N, C, h, w) and the weights and biases of the 3x3 convolution (bfloat16), of the objectness
+    and of the deltas. It returns objectness (N, A, h, w) and deltas (N, 4A, h, w).
     """
 
     @staticmethod
@@ -30,29 +30,29 @@ class SparseRPNHead(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_objectness: Tensor, of_deltas: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad_objectness: Tensor, grad_deltas: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         features, *parameters = ctx.saved_tensors
-        upstream = torch.cat([of_objectness, of_deltas], dim=1).permute(0, 2, 3, 1)
+        upstream = torch.cat([grad_objectness, grad_deltas], dim=1).permute(0, 2, 3, 1)
         image, y, x = (upstream != 0).any(dim=-1).nonzero().unbind(1)
         if not len(image):
             return (None,) * (1 + len(parameters))
         rows = features.permute(0, 2, 3, 1)
         images, height, width, _ = rows.shape
-        around = torch.arange(-1, 2, device=rows.device)
-        ys, xs = (y[:, None] + around)[:, :, None], (x[:, None] + around)[:, None]
+        window = torch.arange(-1, 2, device=rows.device)
+        ys, xs = (y[:, None] + window)[:, :, None], (x[:, None] + window)[:, None]
         inside = (ys >= 0) & (ys < height) & (xs >= 0) & (xs < width)
-        at = (image[:, None, None], ys.clamp(0, height - 1), xs.clamp(0, width - 1))
+        index = (image[:, None, None], ys.clamp(0, height - 1), xs.clamp(0, width - 1))
         with torch.enable_grad():
-            windows = (rows[at].to(torch.bfloat16) * inside[..., None]).requires_grad_()
+            windows = (rows[index].to(torch.bfloat16) * inside[..., None]).requires_grad_()
             parameters = [parameter.detach().requires_grad_() for parameter in parameters]
             outputs = torch.cat(_head(windows, *parameters), dim=1)
-            of_windows, *others = torch.autograd.grad(outputs, [windows, *parameters], upstream[image, y, x])
-        of_map = torch.zeros(images, height, width, features.shape[1], dtype=features.dtype, device=features.device)
-        of_map.index_put_(at, of_windows.to(of_map.dtype) * inside[..., None], accumulate=True)
-        return of_map.permute(0, 3, 1, 2), *others
+            grad_windows, *grad_parameters = torch.autograd.grad(outputs, [windows, *parameters], upstream[image, y, x])
+        grad_map = torch.zeros(images, height, width, features.shape[1], dtype=features.dtype, device=features.device)
+        grad_map.index_put_(index, grad_windows.to(grad_map.dtype) * inside[..., None], accumulate=True)
+        return grad_map.permute(0, 3, 1, 2), *grad_parameters
 
 
 def _head(windows: Tensor, weight: Tensor, bias: Tensor, *predictors: Tensor) -> list[Tensor]:
-    """Windows (S, 3, 3, C) -> objectness (S, A) and deltas (S, 4A)."""
+    """Apply the head to windows (S, 3, 3, C): objectness (S, A) and deltas (S, 4A)."""
     hidden = F.linear(windows.flatten(1), weight.permute(0, 2, 3, 1).flatten(1), bias).relu().float()
     return [F.linear(hidden, w.flatten(1), b) for w, b in (predictors[:2], predictors[2:])]

@@ -1,6 +1,6 @@
-"""Boxes and the deltas that move them.
+"""Box regression, clipping and non-maximum suppression.
 
-Boxes are (x1, y1, x2, y2) in continuous pixels: a width is x2 - x1.
+R boxes (x1, y1, x2, y2) in continuous pixel coordinates: the width is x2 - x1.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ import torch
 from torch import Tensor
 
 MAX_LOG_SCALE = math.log(1000 / 16)
-"""What dw and dh are clamped to when decoded, so that no box becomes infinite."""
+"""Upper bound of the decoded dw and dh, so that boxes remain finite."""
 
-TOGETHER = {"cpu": 1000, "cuda": 25_000}
-"""Boxes that are suppressed in one go, with each group moved aside, as torchvision does: more of them take longer than
-group by group, for the time grows with their square."""
+MAX_JOINT_NMS = {"cpu": 1000, "cuda": 25_000}
+"""Number of boxes up to which all groups are suppressed in a single call, as in torchvision. The time grows with the
+square of the number, so that for more boxes one call per group is faster."""
 
 CANDIDATES = 8
-"""For each box that is wanted, the best so many are looked at first: what is worse can't suppress any of them."""
+"""Number of best boxes per requested box that are tried first; worse boxes can't suppress better ones."""
 
 Weights = tuple[float, float, float, float]
-UNIT: Weights = (1.0, 1.0, 1.0, 1.0)
+UNIT_WEIGHTS: Weights = (1.0, 1.0, 1.0, 1.0)
 
 
-def encode(boxes: Tensor, anchors: Tensor, weights: Weights = UNIT) -> Tensor:
-    """Boxes (..., 4) as seen from anchors (..., 4): (dx, dy, dw, dh), each times its weight (Faster R-CNN, eq. 2)."""
+def encode(boxes: Tensor, anchors: Tensor, weights: Weights = UNIT_WEIGHTS) -> Tensor:
+    """Encode boxes (..., 4) relative to anchors (..., 4) as weighted deltas (dx, dy, dw, dh) (Faster R-CNN eq. 2)."""
     centre, size = _centre_and_size(boxes)
     from_centre, from_size = _centre_and_size(anchors)
     deltas = torch.cat([(centre - from_centre) / from_size, (size / from_size).log()], dim=-1)
     return deltas * deltas.new_tensor(weights)
 
 
-def decode(deltas: Tensor, anchors: Tensor, weights: Weights = UNIT) -> Tensor:
-    """The reverse of `encode`; anchors (..., 4) are broadcast over deltas (..., 4)."""
+def decode(deltas: Tensor, anchors: Tensor, weights: Weights = UNIT_WEIGHTS) -> Tensor:
+    """Decode deltas (..., 4) relative to anchors, which are broadcast, to boxes (..., 4); the inverse of `encode`."""
     shift, scale = (deltas / deltas.new_tensor(weights)).split(2, dim=-1)
     from_centre, from_size = _centre_and_size(anchors)
     centre = from_centre + shift * from_size
@@ -52,31 +52,33 @@ def _centre_and_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Cut boxes (..., 4) to an image of (height, width)."""
+    """Clip boxes (..., 4) to an image of (height, width)."""
     height, width = size
     return torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
 
 
 def nonempty(boxes: Tensor, min_size: float) -> Tensor:
-    """(R, 4) -> (R,) bool: finite, and both sides at least `min_size` and above 0."""
+    """Return (R,) bool: whether boxes (R, 4) are finite, and both sides are at least `min_size` and positive."""
     sides = boxes[:, 2:] - boxes[:, :2]
     return boxes.isfinite().all(dim=1) & (sides >= min_size).all(dim=1) & (sides > 0).all(dim=1)
 
 
 def class_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float, count: int) -> Tensor:
-    """The positions of the `count` best boxes that no better one of their group overlaps by more than `iou`.
+    """Apply non-maximum suppression within each group of boxes, such as a class or a pyramid level.
 
     Args:
         boxes: (R, 4).
-        scores: (R,), none of them NaN.
-        groups: (R,), whole numbers from 0.
+        scores: (R,), without NaN.
+        groups: (R,) int64, from 0.
+        iou: a box is suppressed if its intersection over union with a better box of its group is larger.
+        count: maximum number of boxes to keep.
 
     Returns:
-        (count,) or fewer, best first.
+        Indices of the kept boxes, at most (count,), in descending order of scores.
     """
     boxes, scores = boxes.float(), scores.float()
-    if len(boxes) <= TOGETHER.get(boxes.device.type, 1000):
-        return _nms_aside(boxes, scores, groups, iou)[:count]
+    if len(boxes) <= MAX_JOINT_NMS.get(boxes.device.type, 1000):
+        return _nms_with_offsets(boxes, scores, groups, iou)[:count]
     order = scores.argsort(descending=True, stable=True)
     candidates = CANDIDATES * count
     while True:
@@ -87,16 +89,16 @@ def class_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float, count: 
         candidates *= 4
 
 
-def _nms_aside(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float) -> Tensor:
-    """All groups at once, moved so far apart that they don't meet; best first."""
+def _nms_with_offsets(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float) -> Tensor:
+    """Suppress all groups in one call, shifted by offsets so that they do not overlap; best first."""
     if not len(boxes):
         return groups
-    shift = groups.to(boxes) * (boxes.max() + 1)
-    return nms(boxes + shift[:, None], scores, iou)
+    offsets = groups.to(boxes) * (boxes.max() + 1)
+    return nms(boxes + offsets[:, None], scores, iou)
 
 
 def _nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float) -> Tensor:
-    """Group by group; in the order that they come in."""
+    """Suppress each group in a call of its own; the order of boxes does not change."""
     kept = torch.zeros_like(groups, dtype=torch.bool)
     for members in groups.argsort(stable=True).split(groups.unique(return_counts=True)[1].tolist()):
         kept[members[nms(boxes[members], scores[members], iou)]] = True
@@ -104,23 +106,26 @@ def _nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float) -> 
 
 
 LIBRARIES = ("_C", "_C_stable")
-"""Extension modules of torchvision that may hold its operators; the name depends on the version."""
+"""Names of torchvision's extension module in its different versions."""
 
 
 def nms(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
-    """The positions of the boxes (R, 4) that no better one overlaps by more than `iou`, best first."""
-    _load()
+    """Return the indices of boxes (R, 4) that no better box overlaps by more than `iou`, in descending score order."""
+    _load_operators()
     return torch.ops.torchvision.nms(boxes, scores, iou)
 
 
 @cache
-def _load() -> None:
+def _load_operators() -> None:
+    """Load torchvision's operators without importing torchvision."""
+    # `import torchvision.ops` takes 2.3 s of CPU time, against 2 ms for its library: the first prediction of a process
+    # from a warm cache, which must take less than 3 s, does not need the rest of torchvision
     package = find_spec("torchvision")
     folders = (package and package.submodule_search_locations) or []
     for name in LIBRARIES:
         library = PathFinder.find_spec(name, list(folders))
         if library is not None and library.origin is not None:
-            with suppress(OSError):  # built for another torch: torchvision's own import says so
+            with suppress(OSError):  # built for another torch; the import below raises an explanation
                 torch.ops.load_library(library.origin)
     if not hasattr(torch.ops.torchvision, "nms"):
-        import torchvision.ops  # noqa: F401  # loads them from wherever this version has them
+        import torchvision.ops  # noqa: F401  # registers the operators in any version

@@ -1,4 +1,4 @@
-"""Mask R-CNN in its published forms, and over small backbones: each a single expression.
+"""Build a Mask R-CNN: the published FPN and C4 architectures, or with a small backbone.
 
 K classes; strides and sizes are in pixels of the network's input.
 """
@@ -42,8 +42,9 @@ Neck = Literal["fpn", "c4"]
 PresetName = Literal["paper", "torchvision", "detectron2"]
 
 PAPER_DETECTIONS = 100
+"""Maximum number of detections in the paper, for which the presets' numbers of proposals suffice."""
 PROPOSALS_PER_DETECTION = 4
-"""An object is proposed several times, so many objects need more proposals than the preset's 1000."""
+"""Minimum number of proposals per detection, because an object is proposed several times."""
 
 
 def build_mask_rcnn(
@@ -71,31 +72,34 @@ def build_mask_rcnn(
     max_side: int = 1333,
     backbone_module: Backbone | None = None,
 ) -> MaskRCNN:
-    """A Mask R-CNN with random weights, but for the backbone's where `pretrained`.
+    """Build a Mask R-CNN; its weights are random, except those of the backbone if `pretrained`.
 
-    Where 0 or "auto" is the default, ResNets get the paper's numbers, and other backbones such as a CPU can bear:
-    `channels` 256 or 128, `box_features` 1024 or 256, `smallest_anchor` 32 or 24, `min_side` 800 or 512 (to which
-    photos are enlarged but not reduced). `norm` "auto" is "frozen" for a pretrained ResNet and "batch" otherwise:
-    frozen layers without loaded statistics normalise nothing.
+    The default 0 selects the paper's number for ResNets, and a number suitable for a CPU for other backbones:
+    `channels` 256 or 128, `box_features` 1024 or 256, `smallest_anchor` 32 or 24, `min_side` 800 or 512.
 
     Args:
         backbone: see `upscore.models.backbones.factory.build_backbone`.
         num_classes: K, 1 to 255, without a background.
-        preset: the rules of the code base that the weights come from.
-        neck: a feature pyramid, or the single map of res4 with res5 in the head (ResNets from 50 layers on, and
-            EfficientNet-Lite0, whose last stages stand for res5).
-        channels: of the pyramid and the mask head.
-        box_features: of the fully connected layers of the box head.
-        box_convs, rpn_convs, head_norm: 4, 2 and True in torchvision's second version.
-        norm, norm_eps, stride_in: of a ResNet, see `upscore.models.backbones.resnet`.
-        smallest_anchor: side of the anchors on the finest map; each coarser one has twice it.
-        pooling, mask_loss, mask_head, class_agnostic: the paper's alternatives (table 2).
-        detections: the most objects that are found in a photo.
-        min_side, max_side: the size at which photos are seen, see `Resizing`.
-        backbone_module: one of that backbone, made before; a new one by default.
+        pretrained: load the backbone's ImageNet weights.
+        preset: the numeric rules, which must be those of the training of the weights.
+        neck: "fpn", a feature pyramid; or "c4", the map of stride 16 with res5 as a shared head, for ResNets from 50
+            layers on and EfficientNet-Lite0, whose last stages are used as res5.
+        channels: channels of the pyramid and of the mask head.
+        box_features: features of the fully connected layers of the box head.
+        box_convs, rpn_convs: numbers of convolutions in the box head and the RPN head; 4 and 2 in torchvision's v2.
+        head_norm: use batch normalisation in pyramid and heads, as torchvision's v2.
+        norm: batch normalisation of a ResNet. "auto" is "frozen" if `pretrained` and "batch" otherwise, because frozen
+            layers without loaded statistics do not normalise.
+        norm_eps, stride_in: options of a ResNet, see `upscore.models.backbones.resnet.resnet`.
+        smallest_anchor: size of the anchors on the finest map; it doubles with each level.
+        pooling, mask_loss, mask_head, class_agnostic: the alternatives of the paper's table 2.
+        max_detections: maximum number of objects per image, 1 to 65535.
+        min_side, max_side: the image size, see `Resizing`; 32 to 8192. Only ResNets reduce images to `min_side`.
+        backbone_module: an existing backbone that matches these options, used instead of a new one.
 
     Raises:
-        UserError: a value is out of its range, or the backbone lacks what is asked for.
+        UserError: a value is out of range, options exclude each other, the backbone has no feature map of a required
+            stride, or its weights are not available.
     """
     published = backbone in RESNETS
     channels = channels or (256 if published else 128)
@@ -105,17 +109,17 @@ def build_mask_rcnn(
     norm = ("frozen" if published and pretrained else "batch") if norm == "auto" else norm
     _check(num_classes, max_detections, min_side, max_side, preset)
     if neck == "c4" and mask_head != "fcn":
-        raise UserError(
-            f"the C4 network's mask head follows res5 and is convolutional; mask_head {mask_head} is the FPN's"
-        )
+        raise UserError(f"mask_head {mask_head} needs neck fpn: with neck c4 the mask head is convolutional")
     if class_agnostic and mask_loss == "softmax":
-        raise UserError("a class-agnostic mask has no classes for a softmax: use mask_loss sigmoid")
+        raise UserError("class_agnostic masks can't be trained with mask_loss softmax: use mask_loss sigmoid")
     rules = PRESETS[preset]
 
     res5 = None
     if backbone_module is None:
         backbone_module, res5 = _backbone(backbone, pretrained, neck, norm, norm_eps, stride_in)
-    assert neck == "fpn" or res5 is not None, "the head of a C4 network comes with its backbone"
+    assert neck == "fpn" or res5 is not None, (
+        "an existing backbone can't be used with neck c4, whose head is a part of the backbone"
+    )
     sizes = [smallest_anchor * 2**level for level in range(5)]
     mask_channels = 1 if class_agnostic else num_classes + (mask_loss == "softmax")
     resizing = Resizing(min_side=min_side, max_side=max_side, rule=rules.resizing, shrink=published)
@@ -136,7 +140,7 @@ def build_mask_rcnn(
                 ),
                 rules,
                 training=C4_TRAINING,
-                inference=_more(C4_INFERENCE[preset], max_detections),
+                inference=_raise_limits(C4_INFERENCE[preset], max_detections),
             ),
             box_pooler=(pooler := RoIPooler(14, [C4_STRIDE], rules, pooling)),
             shared_head=res5,
@@ -165,7 +169,7 @@ def build_mask_rcnn(
                     aspects_outer=rules.aspects_outer,
                 ),
                 rules,
-                inference=_more(rules.inference, max_detections),
+                inference=_raise_limits(rules.inference, max_detections),
             ),
             box_pooler=RoIPooler(7, strides, rules, pooling),
             box_head=BoxHead(channels, box_features, size=7, convs=box_convs, norm=head_norm),
@@ -209,8 +213,8 @@ def build_mask_rcnn(
 def _backbone(
     backbone: str, pretrained: bool, neck: Neck, norm: Norm, norm_eps: float, stride_in: StrideIn
 ) -> tuple[Backbone, nn.Module | None]:
-    """The backbone_module, and for a C4 network its last stage, which becomes the head."""
-    # torchvision and timm take seconds to import, and a network whose backbone_module is there does without them
+    """Build the backbone and, for neck c4, res5."""
+    # imported here because torchvision and timm take seconds to import, which an existing backbone does not need
     from upscore.models.backbones.factory import build_backbone
     from upscore.models.backbones.resnet import ResNetBackbone
 
@@ -220,7 +224,7 @@ def _backbone(
             backbone, pretrained=pretrained, norm=norm, norm_eps=norm_eps, stride_in=stride_in
         )
         if 4 not in backbone_module.channels:
-            raise UserError(f"{backbone} has no map at stride 4, which the pyramid begins with; try efficientnet_lite0")
+            raise UserError(f"{backbone} has no feature map at stride 4, which neck fpn needs; try efficientnet_lite0")
     else:
         backbone_module, res5 = split_at_res5(backbone, pretrained, norm, norm_eps, stride_in)
     if isinstance(backbone_module, ResNetBackbone) and pretrained and norm == "frozen":
@@ -228,19 +232,21 @@ def _backbone(
     return backbone_module, res5
 
 
-def _more(limits: Limits, max_detections: int) -> Limits:
-    """At least so many proposals that each detection can be proposed several times."""
-    wanted = PROPOSALS_PER_DETECTION * max_detections if max_detections > PAPER_DETECTIONS else 0
-    wanted = max(limits.after_nms, wanted)
-    return Limits(before_nms=max(limits.before_nms, wanted), after_nms=wanted)
+def _raise_limits(limits: Limits, max_detections: int) -> Limits:
+    """Raise the numbers of proposals to `PROPOSALS_PER_DETECTION` times the detections if these exceed the paper's."""
+    proposals = PROPOSALS_PER_DETECTION * max_detections if max_detections > PAPER_DETECTIONS else 0
+    proposals = max(limits.after_nms, proposals)
+    return Limits(before_nms=max(limits.before_nms, proposals), after_nms=proposals)
 
 
 def _check(num_classes: int, max_detections: int, min_side: int, max_side: int, preset: str) -> None:
     if not 1 <= num_classes <= MAX_CLASSES:
-        raise UserError(f"num_classes is {num_classes}; it must lie in 1..{MAX_CLASSES}")
+        raise UserError(f"num_classes is {num_classes}; it must be in 1..{MAX_CLASSES}")
     if not 1 <= max_detections <= 65_535:
-        raise UserError(f"max_detections is {max_detections}; give 1 to 65535 for a photo")
+        raise UserError(f"max_detections is {max_detections}; it must be in 1..65535")
     if not 32 <= min_side <= max_side <= 8192:
-        raise UserError(f"min_side {min_side} and max_side {max_side} must lie in 32..8192, in this order")
+        raise UserError(
+            f"min_side is {min_side} and max_side is {max_side}; 32 <= min_side <= max_side <= 8192 must hold"
+        )
     if preset not in PRESETS:
-        raise UserError(f"no preset is called {preset!r}; choose one of {', '.join(PRESETS)}")
+        raise UserError(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")

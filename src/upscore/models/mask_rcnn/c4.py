@@ -1,6 +1,6 @@
-"""The C4 network: one map of stride 16, and the classifier's last stages, res5, as a head that both branches share.
+"""C4 architecture: a single feature map of stride 16, and res5 as the shared head of both branches.
 
-R regions, C channels, P bins a side of what was pooled. Mask R-CNN section 3, "Network Architecture", and figure 4.
+Mask R-CNN section 3, "Network Architecture", and figure 4. R regions, C channels, P x P bins of a pooled region.
 """
 
 from __future__ import annotations
@@ -17,39 +17,44 @@ C4_STRIDE = 16
 C4_TRAINING = Limits(before_nms=12_000, after_nms=2000)
 C4_INFERENCE = {name: Limits(before_nms=6000, after_nms=300 if name == "paper" else 1000) for name in PRESETS}
 C4_BATCH_SIZE = {name: 64 if name == "paper" else 512 for name in PRESETS}
-"""One map has all the anchors that a pyramid spreads over five. Proposals at test and regions per image are Mask R-CNN
-section 3.1's; code bases have long used as many as over a pyramid."""
+"""Regions sampled from each image in training. The paper's numbers are those of Mask R-CNN section 3.1; torchvision and
+detectron2 use the same numbers as with a pyramid. More proposals than with a pyramid enter NMS, because one map has the
+anchors of all five sizes."""
 
 
 class SingleMap(nn.Module):
-    """The neck: one of the backbone's maps, as it is."""
+    """A neck that selects one of the backbone's feature maps."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
         self.stride = stride
 
     def forward(self, maps: Mapping[int, Tensor]) -> list[Tensor]:
-        """{stride: map} -> that of one stride."""
+        """Select the map of one stride from {stride: map}."""
         return [maps[self.stride]]
 
 
 class GlobalAverage(nn.Module):
-    """The box head after res5: (R, C, P, P) -> (R, C)."""
+    """Box head after res5: the mean over bins, (R, C, P, P) -> (R, C)."""
 
     def forward(self, regions: Tensor) -> Tensor:
-        """The mean over all bins."""
+        """Average each region over its bins."""
         return regions.mean(dim=(2, 3))
 
 
 def split_at_res5(
     backbone: str, pretrained: bool, norm: Norm, norm_eps: float, stride_in: StrideIn
 ) -> tuple[Backbone, nn.Module]:
-    """The backbone up to its map of stride 16, and res5, which makes (R, C', P / 2, P / 2) of (R, C, P, P).
+    """Build a backbone up to its map of stride 16, and res5: (R, C, P, P) -> (R, C', P / 2, P / 2).
+
+    Args:
+        backbone: "efficientnet_lite0" or a ResNet with bottlenecks.
+        pretrained, norm, norm_eps, stride_in: see `upscore.models.backbones.factory.build_backbone`.
 
     Raises:
-        UserError: the backbone has no such stage.
+        UserError: the backbone has no res5, or its weights are not available.
     """
-    # torchvision and timm take seconds to import, and a network whose backbone_module is there does without them
+    # imported here because torchvision and timm take seconds to import, which an existing backbone does not need
     from upscore.models.backbones.efficientnet_lite import take_last_stages
     from upscore.models.backbones.factory import build_backbone, fetch
     from upscore.models.backbones.resnet import ResNetBackbone, resnet
@@ -59,7 +64,9 @@ def split_at_res5(
         backbone_module.end_at(C4_STRIDE)
         return backbone_module, take_last_stages(backbone_module.get_submodule("body")).requires_grad_(True)
     if backbone not in RESNETS - {"resnet18", "resnet34"}:
-        raise UserError(f"the C4 network has a ResNet's res5 as its head; {backbone} has none: use resnet50 or the FPN")
+        raise UserError(
+            f"neck c4 needs resnet50, resnet101, resnet152 or efficientnet_lite0; {backbone} has no res5: use neck fpn"
+        )
     whole = fetch(
         backbone,
         lambda: resnet(backbone, pretrained=pretrained, norm=norm, norm_eps=norm_eps, stride_in=stride_in),

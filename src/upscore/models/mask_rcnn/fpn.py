@@ -1,7 +1,6 @@
 """Feature pyramid network (Lin et al.; Mask R-CNN section 3 "Network Architecture").
 
-N images; C{k} is the backbone's map of stride 2^k, P{k} the pyramid's, of the same size and with as many channels as
-all others.
+N images; C{k} is the backbone's map of stride 2^k, P{k} the pyramid's map of the same size.
 """
 
 from __future__ import annotations
@@ -13,24 +12,25 @@ from torch.nn import functional as F
 
 
 class FPN(nn.Module):
-    """Coarse maps, which know what, are upsampled and added to fine ones, which know where.
+    """Feature pyramid: coarse maps are upsampled and added to finer ones.
 
     Args:
-        channels: stride -> channels of the backbone's map; each stride is twice the one before.
-        out_channels: of every P.
-        norm: batch normalisation after each convolution, in place of its bias (torchvision's v2).
+        channels: stride -> channels of the backbone's map; each stride is twice the preceding one.
+        out_channels: number of channels of each P.
+        norm: use batch normalisation after each convolution instead of a bias (torchvision's v2).
     """
 
     def __init__(self, channels: Mapping[int, int], out_channels: int = 256, *, norm: bool = False) -> None:
         super().__init__()
         self.strides = sorted(channels)
-        """Of the maps that regions are pooled from; the last P, of twice the coarsest, is for proposals alone."""
+        """Strides of the maps that regions are pooled from. The last P has twice the coarsest stride, and is used for
+        proposals only."""
         self.out_channels = out_channels
         self.lateral = nn.ModuleDict({str(s): _conv(channels[s], out_channels, 1, norm) for s in self.strides})
         self.output = nn.ModuleDict({str(s): _conv(out_channels, out_channels, 3, norm) for s in self.strides})
 
     def forward(self, maps: Mapping[int, Tensor]) -> list[Tensor]:
-        """{stride: C} -> the P's from fine to coarse, the last one subsampled from the one before."""
+        """Compute the P's from fine to coarse for {stride: C}; the last P is the preceding one subsampled by 2."""
         top_down = self.lateral[str(self.strides[-1])](maps[self.strides[-1]])
         pyramid = [self.output[str(self.strides[-1])](top_down)]
         for stride in reversed(self.strides[:-1]):

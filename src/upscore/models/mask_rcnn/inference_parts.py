@@ -1,9 +1,9 @@
-"""Mask R-CNN in three parts that compute the same for any image, between which regions are chosen and pooled.
+"""Mask R-CNN split for inference into three parts that can be compiled: dense part, box branch and mask branch.
 
-N images, R regions, K classes, A anchors per cell, C channels, P bins a side of what was pooled; a map is h x w.
+Proposals are selected and regions are pooled between the parts. Maps and regions are channels-last, the layout that
+`gather_roi_align` reads and writes, so that no layout is converted.
 
-Maps and regions go in and out with the channels of a cell or bin side by side, as `gather_roi_align` reads and writes
-them, so that nothing is copied from one layout to another.
+N images, R regions, K classes, A anchors per cell, C channels, P x P bins of a pooled region; a map is h x w.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from upscore.models.mask_rcnn.roi_heads import BoxHead, FCNMaskHead, MaskLoss, m
 from upscore.models.mask_rcnn.rpn import RPNOutputs
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]
-"""A part, compiled or not."""
+"""A part, either as a module or compiled."""
 
 
 class DensePart(nn.Module):
-    """Preprocessed images (N, 3, H, W), H and W multiples of `backbone.multiple` -> the maps that regions are pooled
-    from (N, h, w, C), then each level's objectness (N, h, w, A), then each one's deltas (N, h, w, 4A).
+    """Backbone, neck and RPN head: preprocessed images (N, 3, H, W) -> feature maps, objectness and deltas.
+
+    H and W must be multiples of `backbone.multiple`. The output is a flat tuple: the maps that regions are pooled from,
+    (N, h, w, C), the objectness of each level, (N, h, w, A), and the deltas of each level, (N, h, w, 4A).
 
     Args:
-        net: the whole network.
-        dtype: of the maps.
+        net: the complete network.
+        dtype: dtype of the maps in the output.
     """
 
     def __init__(self, net: MaskRCNN, dtype: torch.dtype = torch.float32) -> None:
@@ -37,18 +39,18 @@ class DensePart(nn.Module):
         self.net, self.dtype = net, dtype
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """See `to_outputs`."""
+        """Compute the flat tuple, which `to_outputs` converts to `Outputs`."""
         maps, (objectness, deltas) = self.net.dense(images)
         pooled = (features.to(self.dtype) for features in maps[: len(self.net.box_pooler.strides)])
         return tuple(features.permute(0, 2, 3, 1) for features in (*pooled, *objectness, *deltas))
 
 
 def to_outputs(tensors: Sequence[Tensor], maps: int) -> Outputs:
-    """What `DensePart` returns, as `MaskRCNN.forward` does, but for maps that no region is pooled from.
+    """Convert the output of `DensePart` to that of `MaskRCNN.forward`, with the maps that regions are pooled from.
 
     Args:
-        tensors: of `DensePart`.
-        maps: how many of them are maps; they become one table, without a copy where they are one already.
+        tensors: the output of `DensePart`.
+        maps: number of maps in it; they are put into one table, without a copy if they are adjacent in memory.
     """
     planes = [tensor.permute(0, 3, 1, 2) for tensor in tensors]
     pooled, levels = planes[:maps], planes[maps:]
@@ -59,7 +61,7 @@ def to_outputs(tensors: Sequence[Tensor], maps: int) -> Outputs:
 
 
 class BoxPart(nn.Module):
-    """What was pooled for boxes, (R, P * P * C) of any float type -> class logits (R, K + 1) and deltas (R, 4K)."""
+    """Box branch: pooled regions (R, P * P * C) of any float dtype -> class logits (R, K + 1) and deltas (R, 4K)."""
 
     def __init__(self, net: MaskRCNN) -> None:
         super().__init__()
@@ -70,17 +72,17 @@ class BoxPart(nn.Module):
             self.to_regions, self.head = nn.Identity(), _for_rows(net.box_head, net.box_pooler.size)
 
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and deltas."""
+        """Compute logits and deltas."""
         logits, deltas = self.predictor(self.head(self.shared_head(self.to_regions(rows.float()))))
         return logits, deltas.flatten(1)
 
 
 class MaskPart(nn.Module):
-    """What was pooled for masks, (R, P * P * C) of any float type -> logits that `masks` makes masks of.
+    """Mask branch: pooled regions (R, P * P * C) of any float dtype -> logits, which `masks` converts to masks.
 
     Args:
-        net: the whole network.
-        dtype: of the logits.
+        net: the complete network.
+        dtype: dtype of the logits.
     """
 
     def __init__(self, net: MaskRCNN, dtype: torch.dtype = torch.float32) -> None:
@@ -93,26 +95,26 @@ class MaskPart(nn.Module):
             self.head = CellMaskHead(net.mask_head)
 
     def forward(self, rows: Tensor) -> tuple[Tensor]:
-        """One tensor: (R, P, P, 4, K) of `CellMaskHead`, or (R, K, m, m)."""
+        """Compute one tensor of logits: (R, P, P, 4, K) with `CellMaskHead`, else (R, K, m, m)."""
         return (self.head(self.shared_head(self.to_regions(rows.float()))).to(self.dtype),)
 
     def masks(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """What `forward` returns, and predicted classes (R,) -> the class's probabilities (R, m, m) float32."""
+        """Convert logits of `forward` to the probabilities (R, m, m) float32 of the predicted classes (R,)."""
         if not isinstance(self.head, CellMaskHead):
             return mask_probabilities(logits.float(), labels, self.loss)
         logits = logits.flatten(1, 3)
-        if self.loss == "sigmoid" and logits.shape[-1] > 1:  # the class first, for there may be many
+        if self.loss == "sigmoid" and logits.shape[-1] > 1:  # select the class first, which is cheaper for many classes
             logits = logits.gather(2, labels[:, None, None].expand(-1, logits.shape[1], 1))
             labels = torch.zeros_like(labels)
-        own = mask_probabilities(logits.float().permute(0, 2, 1)[..., None], labels, self.loss)
-        return pixels_of_cells(own[..., 0])
+        probabilities = mask_probabilities(logits.float().permute(0, 2, 1)[..., None], labels, self.loss)
+        return pixels_of_cells(probabilities[..., 0])
 
 
 class CellMaskHead(nn.Module):
-    """`FCNMaskHead` in memory order: (R, C, P, P) -> (R, P, P, 4, K), the logits of a cell's 2 x 2 pixels.
+    """`FCNMaskHead` with channels-last output: (R, C, P, P) -> (R, P, P, 4, K), logits of the 2 x 2 pixels of cells.
 
-    An upsampling by windows that do not overlap is a fully connected layer from a cell to its pixels, and engines run
-    it, and the convolution of 1 x 1 that follows, faster as such.
+    A transposed convolution whose windows do not overlap is a linear layer from a cell to its pixels. Engines run it,
+    and the 1x1 convolution after it, faster as linear layers.
     """
 
     def __init__(self, head: FCNMaskHead) -> None:
@@ -129,46 +131,46 @@ class CellMaskHead(nn.Module):
             self.predictor.bias.copy_(head.predictor.bias)
 
     def forward(self, regions: Tensor) -> Tensor:
-        """Pixels of a cell in the order of rows."""
+        """Compute logits; the pixels of a cell are in row-major order."""
         cells = self.upsample(self.convs(regions).permute(0, 2, 3, 1)).relu()
         return self.predictor(cells.unflatten(3, (4, self.predictor.in_features)))
 
 
 class ToRegions(nn.Module):
-    """(R, P * P * C) -> (R, C, P, P)."""
+    """Reshape rows (R, P * P * C) to regions (R, C, P, P)."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
 
     def forward(self, rows: Tensor) -> Tensor:
-        """A view, channels last in memory."""
+        """Return a view, channels last in memory."""
         return rows.unflatten(1, (self.size, self.size, -1)).permute(0, 3, 1, 2)
 
 
 def map_channels(net: MaskRCNN) -> int:
-    """C, of the maps that regions are pooled from."""
+    """Return the number of channels C of the maps that regions are pooled from."""
     return net.rpn.head.objectness.in_channels
 
 
 def to_rows(regions: Tensor) -> Tensor:
-    """(R, C, P, P) -> (R, P * P * C), without a copy where the channels are last in memory."""
+    """Reshape regions (R, C, P, P) to rows (R, P * P * C), without a copy if channels are last in memory."""
     return regions.permute(0, 2, 3, 1).flatten(1)
 
 
 def pixels_of_cells(values: Tensor) -> Tensor:
-    """(R, P * P * 4) of cells and their 2 x 2 pixels, row by row -> (R, 2P, 2P)."""
+    """Rearrange the 2 x 2 pixels of cells, (R, P * P * 4), to masks (R, 2P, 2P)."""
     side = round((values.shape[1] // 4) ** 0.5)
     return values.view(-1, side, side, 2, 2).permute(0, 1, 3, 2, 4).reshape(-1, 2 * side, 2 * side)
 
 
 def make_branches(box: Run, mask: Run, part: MaskPart, block: int | None = None) -> Branches:
-    """What `MaskRCNN.decode` takes, of `BoxPart` and `MaskPart`.
+    """Make the branches for `MaskRCNN.decode` from a `BoxPart` and a `MaskPart`.
 
     Args:
         box, mask: the parts, compiled or not.
-        part: what `mask` was made of.
-        block: so many regions at once go through the mask part, always: the last ones are filled up; None: all.
+        part: the module that `mask` was compiled from.
+        block: number of regions in each call of `mask`; the last block is padded. None: all regions in one call.
     """
 
     def box_branch(regions: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,17 +182,17 @@ def make_branches(box: Run, mask: Run, part: MaskPart, block: int | None = None)
             return part.masks(mask(to_rows(regions))[0], labels)
         masks = []
         for rows, classes in zip(to_rows(regions).split(block), labels.split(block), strict=True):
-            filled = torch.cat([rows, rows.new_zeros(block - len(rows), rows.shape[1])]) if len(rows) < block else rows
-            masks.append(part.masks(mask(filled)[0][: len(rows)], classes))
+            padded = torch.cat([rows, rows.new_zeros(block - len(rows), rows.shape[1])]) if len(rows) < block else rows
+            masks.append(part.masks(mask(padded)[0][: len(rows)], classes))
         return torch.cat(masks)
 
     return Branches(box_branch, mask_branch)
 
 
 def _for_rows(head: BoxHead, size: int) -> BoxHead:
-    """The same fully connected layers for values in the order P, P, C: the first one's weights move instead."""
-    own = copy.deepcopy(head)
-    weight = own.get_parameter("fcs.0.weight")
+    """Return a copy of a box head whose first weights are permuted for inputs in the order P, P, C."""
+    permuted = copy.deepcopy(head)
+    weight = permuted.get_parameter("fcs.0.weight")
     with torch.no_grad():
         weight.copy_(weight.unflatten(1, (-1, size, size)).permute(0, 2, 3, 1).flatten(1))
-    return own
+    return permuted

@@ -1,4 +1,4 @@
-"""Mask R-CNN (He, Gkioxari, Dollar, Girshick): Faster R-CNN with one more branch.
+"""Mask R-CNN (He, Gkioxari, Dollar, Girshick 2017): Faster R-CNN with a mask branch.
 
 N images, K classes, R regions, P proposals, D detections; H W pixels of the network's input. Boxes are
 (x1, y1, x2, y2) in these pixels.
@@ -34,29 +34,30 @@ from upscore.models.mask_rcnn.rpn import RPN, RPNOutputs
 from upscore.models.precision import autocast_disabled, has_depthwise
 from upscore.models.preprocessing import Preprocessing
 
-MASKS_AT_ONCE = 256
-"""Regions that go through the mask head together at inference, which bounds its memory."""
+MASK_BATCH = 256
+"""Number of regions that go through the mask head together at inference, to limit memory."""
 
 
 class Outputs(NamedTuple):
-    """What is computed densely, once for an image."""
+    """Outputs of the layers that are applied to whole images."""
 
     maps: list[Tensor]
-    """From fine to coarse, those that regions are pooled from."""
+    """Feature maps from fine to coarse."""
     proposals: RPNOutputs
+    """Objectness and deltas of all anchors."""
 
 
 class Branches(NamedTuple):
-    """What is computed of each region; regions (R, C, P, P) are pooled, and may have their channels last in memory."""
+    """The two functions of pooled regions (R, C, P, P), whose channels may be last in memory."""
 
     box: Callable[[Tensor], tuple[Tensor, Tensor]]
-    """Class logits (R, K + 1) and deltas (R, K, 4)."""
+    """Regions -> class logits (R, K + 1) and deltas (R, K, 4)."""
     mask: Callable[[Tensor, Tensor], Tensor]
-    """With labels (R,): the probabilities of each region's class, (R, m, m)."""
+    """Regions and labels (R,) -> mask probabilities (R, m, m) of each region's class."""
 
 
 class Detections(NamedTuple):
-    """The objects found in one image, in descending order of their scores, on the network's device."""
+    """The objects detected in one image, in descending order of scores, on the network's device."""
 
     boxes: Tensor
     """(D, 4) float32, in pixels of the network's input."""
@@ -71,17 +72,20 @@ class Detections(NamedTuple):
 
 
 class MaskRCNN(nn.Module):
-    """Backbone, neck, proposals, and two branches: what and where (box), and which pixels (mask).
+    """Mask R-CNN: backbone, neck, region proposal network, box branch and mask branch.
 
     Args:
-        backbone: maps of several strides.
-        neck: {stride: map} -> maps from fine to coarse, as `FPN`, or a single one (`C4`).
-        rpn: what proposes regions on these.
-        box_pooler, box_head, box_predictor: the box branch; the head's output is (R, D).
-        mask_pooler, mask_head: the mask branch; the head's output is (R, K, m, m).
-        shared_head: what both branches' regions go through first, as res5 in the C4 network.
-        mask_loss: whether classes compete for pixels.
-        preset, resizing, settings: rules and numbers.
+        backbone: images -> {stride: map}.
+        neck: {stride: map} -> maps from fine to coarse; an `FPN` or a `SingleMap`.
+        rpn: the region proposal network on these maps.
+        num_classes: K, without a background.
+        box_pooler, box_head, box_predictor: the box branch; the output of the head is (R, features).
+        mask_pooler, mask_head: the mask branch; the output of the head is (R, K, m, m).
+        preset: the rules that differ between code bases.
+        resizing: the resizing of images before `forward`.
+        settings: sampling and thresholds of regions; None: the defaults.
+        shared_head: layers before both heads, such as res5 in the C4 architecture.
+        mask_loss: independent masks of classes ("sigmoid"), or classes that compete for pixels ("softmax").
     """
 
     task = "instances"
@@ -113,39 +117,42 @@ class MaskRCNN(nn.Module):
         self.mask_loss: MaskLoss = mask_loss
         self.classes = [f"class_{index}" for index in range(num_classes)]
         self.category_ids: list[int] | None = None
-        """The id of each class in the COCO data set that it was trained on; None where there is none."""
+        """Category id of each class in the COCO data set of the training; None for other data."""
         self.score_threshold = 0.5
-        """Score threshold of the objects that a prediction returns."""
+        """Minimum score of the objects that a prediction returns."""
         self.mask_nms = True
-        """Whether a prediction leaves out objects of which better ones of the same class hide more than half."""
+        """Whether a prediction omits objects of whose mask better objects of the same class cover more than half."""
         self.display_threshold: float | None = None
-        """Score threshold of the objects that are drawn and counted; None: `score_threshold`."""
+        """Minimum score of the objects that are drawn and counted; None: `score_threshold`."""
         self.architecture: dict[str, str | int | float | bool] = {}
-        """The arguments of `build` that make this network again; empty for one put together by hand."""
-        # depthwise convolutions move memory, which bfloat16 makes slower on a CPU; what follows them gains
+        """The arguments of `build` that rebuild this network; empty if it was not made by `build`."""
+        # on a CPU, depthwise convolutions are slower in bfloat16, and the other layers are faster
         self.backbone_in_float32 = has_depthwise(backbone)
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What turns pixels into the input of `forward`."""
+        """The preprocessing of the input of `forward`."""
         return self.backbone.preprocessing
 
     @property
     def final_threshold(self) -> float:
-        """Score threshold of overlays, `ap_dsb` and F1."""
+        """Minimum score of objects in overlays, `ap_dsb` and F1."""
         return self.score_threshold if self.display_threshold is None else self.display_threshold
 
     @property
     def max_detections(self) -> int:
-        """The most objects that are found in an image."""
+        """Maximum number of objects per image."""
         return self.settings.max_detections
 
     def forward(self, images: Tensor) -> Outputs:
-        """Preprocessed images (N, 3, H, W), smaller ones padded at the bottom and the right by zeros."""
+        """Apply backbone, neck and RPN to preprocessed images (N, 3, H, W).
+
+        Smaller images of a batch are padded with zeros at the bottom and right.
+        """
         return self.dense(self.backbone.padded(images))
 
     def dense(self, images: Tensor) -> Outputs:
-        """As `forward`, of images whose sides are multiples of `backbone.multiple`."""
+        """Apply `forward` to images whose sides are multiples of `backbone.multiple`."""
         if self.backbone_in_float32 and images.device.type == "cpu":
             with autocast_disabled(images.device):
                 features = self.backbone(images)
@@ -155,19 +162,19 @@ class MaskRCNN(nn.Module):
         return Outputs(maps, self.rpn(maps))
 
     def losses(self, outputs: Outputs, targets: Sequence[ObjectAnnotations]) -> dict[str, Tensor]:
-        """The five losses, whose sum is minimised (section 3), each the mean of one of the `loss_sums`."""
+        """Return the five losses, whose sum is minimised (section 3): the means of `loss_sums`."""
         return {name: loss_sum.mean for name, loss_sum in self.loss_sums(outputs, targets).items()}
 
     def loss_sums(
         self, outputs: Outputs, targets: Sequence[ObjectAnnotations], seeds: Sequence[int] | None = None
     ) -> dict[str, LossSum]:
-        """The five losses over what is sampled.
+        """Return the sums and counts of the losses: objectness, rpn_box, class, box and mask.
 
         Args:
-            outputs: of `forward`.
-            targets: of each image, at the size of the network's input and with its image's own size. Crowds and objects
-                without area are left out.
-            seeds: each image's for what is sampled of it; None: torch's own random numbers.
+            outputs: the output of `forward`.
+            targets: the objects of each image, at the scale of the network's input and without padding. Crowds and
+                boxes without area are ignored.
+            seeds: seeds for the sampling of anchors and regions of each image; None: torch's global generator.
         """
         device = outputs.maps[0].device
         targets = [trainable_objects(objects, device) for objects in targets]
@@ -176,8 +183,8 @@ class MaskRCNN(nn.Module):
         losses = self.rpn.loss_sums(outputs.proposals, [objects.boxes for objects in targets], generators)
         proposed, _ = self.rpn.proposals(outputs.proposals, sizes, self.rpn.training_limits)
         regions = [
-            sample_regions(*of_image, self.num_classes, self.settings)
-            for of_image in zip(proposed, targets, generators, strict=True)
+            sample_regions(*image, self.num_classes, self.settings)
+            for image in zip(proposed, targets, generators, strict=True)
         ]
 
         features = self._shared(self.box_pooler(outputs.maps, [region.boxes for region in regions]))
@@ -188,42 +195,42 @@ class MaskRCNN(nn.Module):
         labels = torch.cat([region.labels[: region.positives] for region in regions])
         if self.shared_head is None:
             features = self.mask_pooler(outputs.maps, positive)
-        else:  # the same pooling and the same head, so the same features
+        else:  # pooler and shared head are those of the box branch, and so are the features
             features = features[torch.cat([region.is_positive for region in regions])]
         mask_logits = self.mask_head(features)
         side = mask_logits.shape[-1]
-        wanted = [
+        target_masks = [
             mask_targets(objects, region.objects.cpu(), boxes.cpu(), side, self.preset)
             for objects, region, boxes in zip(targets, regions, positive, strict=True)
         ]
-        losses["mask"] = mask_loss_sum(mask_logits, labels, torch.cat(wanted).to(labels.device), self.mask_loss)
+        losses["mask"] = mask_loss_sum(mask_logits, labels, torch.cat(target_masks).to(labels.device), self.mask_loss)
         return losses
 
     def box_branch(self, regions: Tensor) -> tuple[Tensor, Tensor]:
-        """What was pooled for boxes (R, C, P, P) -> class logits (R, K + 1) and deltas (R, K, 4)."""
+        """Compute class logits (R, K + 1) and deltas (R, K, 4) of pooled regions (R, C, P, P)."""
         return self.box_predictor(self.box_head(self._shared(regions)))
 
     def mask_branch(self, regions: Tensor, labels: Tensor) -> Tensor:
-        """What was pooled for masks (R, C, P, P), and predicted classes (R,) -> the class's probabilities (R, m, m)."""
+        """Compute mask probabilities (R, m, m) of the classes (R,) of pooled regions (R, C, P, P)."""
         return mask_probabilities(self.mask_head(self._shared(regions)), labels, self.mask_loss)
 
     def decode(
         self, outputs: Outputs, sizes: Sequence[tuple[int, int]], branches: Branches | None = None
     ) -> list[Detections]:
-        """Outputs -> the objects found in each image (section 3.1).
+        """Detect the objects of each image from the output of `forward` (section 3.1).
 
         Args:
-            outputs: of `forward`.
-            sizes: each image's (height, width) before padding.
-            branches: what runs in place of `box_branch` and `mask_branch`, as an engine compiles them.
+            outputs: the output of `forward`.
+            sizes: (height, width) of each image before padding.
+            branches: functions that replace `box_branch` and `mask_branch`, such as compiled ones.
         """
         branches = branches or Branches(self.box_branch, self.mask_branch)
         proposed, _ = self.rpn.proposals(outputs.proposals, sizes, self.rpn.inference_limits)
         logits, deltas = branches.box(self.box_pooler(outputs.maps, proposed))
         counts = [len(boxes) for boxes in proposed]
-        found = [
-            decode_detections(*of_image, self.settings)
-            for of_image in zip(proposed, logits.split(counts), deltas.split(counts), sizes, strict=True)
+        detected = [
+            decode_detections(*image, self.settings)
+            for image in zip(proposed, logits.split(counts), deltas.split(counts), sizes, strict=True)
         ]
         return [
             Detections(
@@ -233,21 +240,21 @@ class MaskRCNN(nn.Module):
                 self._masks([m[i : i + 1] for m in outputs.maps], boxes, labels, branches.mask),
                 size,
             )
-            for i, ((boxes, scores, labels), size) in enumerate(zip(found, sizes, strict=True))
+            for i, ((boxes, scores, labels), size) in enumerate(zip(detected, sizes, strict=True))
         ]
 
     def _masks(
         self, maps: Sequence[Tensor], boxes: Tensor, labels: Tensor, branch: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
-        """The masks of detections in one image: (D, m, m) probabilities of the predicted class."""
-        parts = zip(boxes.split(MASKS_AT_ONCE), labels.split(MASKS_AT_ONCE), strict=True)
-        return torch.cat([branch(self.mask_pooler(maps, [some]), classes) for some, classes in parts])
+        """Compute the mask probabilities (D, m, m) of the detections in one image."""
+        parts = zip(boxes.split(MASK_BATCH), labels.split(MASK_BATCH), strict=True)
+        return torch.cat([branch(self.mask_pooler(maps, [rois]), classes) for rois, classes in parts])
 
     def _shared(self, regions: Tensor) -> Tensor:
-        """Through what both branches have in common."""
+        """Apply the shared head, if there is one."""
         if self.shared_head is None:
             return regions
-        if self.backbone_in_float32 and regions.device.type == "cpu":  # it is the backbone's last part
+        if self.backbone_in_float32 and regions.device.type == "cpu":  # the shared head is a part of the backbone
             with autocast_disabled(regions.device):
                 return self.shared_head(regions.float())
         return self.shared_head(regions)

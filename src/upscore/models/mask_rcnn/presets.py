@@ -1,7 +1,6 @@
-"""The rules by which the same Mask R-CNN weights give other numbers: a network runs by those it was trained with.
+"""Presets of the numeric rules in which implementations of Mask R-CNN differ; weights need the rules of their training.
 
-Where the code bases agree, or where a number is a setting of one run rather than a habit of its code, it is an
-argument of the network instead.
+Rules on which implementations agree, and settings of single runs, are arguments of the network instead.
 """
 
 from __future__ import annotations
@@ -10,58 +9,61 @@ from dataclasses import dataclass
 from typing import Literal
 
 MaskPaste = Literal["exact", "legacy"]
-"""How masks become pixels: by sampling at pixel centres (detectron2), or by resizing to whole pixels (torchvision)."""
+"""How masks are pasted into the image: sampled at pixel centres ("exact", detectron2), or resized to boxes of whole
+pixels ("legacy", torchvision)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How many proposals are kept."""
+    """Numbers of proposals."""
 
     before_nms: int
-    """Of each level."""
+    """Proposals of each level that enter non-maximum suppression."""
     after_nms: int
-    """Of each image, over all levels."""
+    """Proposals of each image that are kept, over all levels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """All rules that differ between the paper's text and the code bases that published weights."""
+    """The rules that differ between the paper and the code bases with published weights."""
 
     rounded_anchors: bool
-    """Anchor corners, relative to their cell's centre, are rounded to whole pixels."""
+    """Round the corners of anchors, relative to the corner of their cell, to whole pixels."""
     fitted_anchors: bool
-    """The step between anchors is the input's side over the map's, in whole pixels (torchvision); it differs from the
-    stride where a map was rounded up, as P6 is for sides that 64 does not divide."""
+    """The step between anchors is the side of the input divided by the side of the map, rounded down (torchvision). It
+    differs from the stride if the side of the map was rounded up, as that of P6 for inputs that 64 does not divide."""
     aspects_outer: bool
-    """Anchors of a cell are ordered by aspect first, then by size; it matters with several sizes a level, as in C4."""
+    """Order the anchors of a cell by aspect ratio first, then by size. Matters if levels have several sizes, as C4."""
     rpn_beta: float
-    """Where the smooth L1 loss of proposals turns from quadratic to linear; 0: L1."""
+    """Transition of the RPN's smooth L1 loss from quadratic to linear; 0: L1 loss."""
     rpn_average: Literal["sampled", "batch size"]
-    """RPN losses are divided by the anchors that were sampled, or by the number that should have been."""
+    """RPN losses are divided by the number of sampled anchors, or by the intended number."""
     training: Limits
+    """Numbers of proposals in training."""
     inference: Limits
+    """Numbers of proposals at inference."""
     min_size: float
-    """Proposals with a side under this many pixels are dropped; with 0, those without an area."""
+    """Minimum side of proposals in pixels; 0 drops only proposals without area."""
 
     aligned: bool
-    """RoIAlign takes a cell's value to be at its centre, half a cell from its corner."""
+    """RoIAlign places the value of a cell at its centre, half a cell from its corner."""
     samples: int
-    """Samples per bin and axis of RoIAlign; 0: as many as the bin has cells."""
+    """RoIAlign's samples per bin and axis; 0: the number of cells in the bin, rounded up."""
     level_epsilon: Literal["inside", "outside"]
-    """1e-8 is added inside the logarithm of the level rule, or 1e-6 after it; boxes of exactly 112, 224, 448 px feel
-    it."""
+    """In the assignment of boxes to levels, 1e-8 is added inside the logarithm, or 1e-6 after it. This affects boxes of
+    exactly 112, 224 or 448 pixels."""
     box_beta: float
-    """As `rpn_beta`, of the box head."""
+    """As `rpn_beta`, for the loss of the box head."""
 
     soft_targets: bool
-    """Mask targets keep the fractions that resampling gives; otherwise they are cut at a half."""
+    """Keep the fractions of resampled mask targets; otherwise threshold them at 0.5."""
     aligned_targets: bool
     """As `aligned`, for the resampling of mask targets."""
     mask_paste: MaskPaste
-    """How masks become pixels."""
+    """How masks are pasted into the image."""
     resizing: Literal["floats", "pixels"]
-    """floats: normalised values are resized bilinearly, without antialiasing, to sides rounded down (torchvision);
-    pixels: bytes are resized with antialiasing to sides rounded to the nearest (detectron2)."""
+    """floats: normalised values are resized bilinearly without antialiasing, to sides rounded down (torchvision).
+    pixels: uint8 values are resized with antialiasing, to sides rounded to the nearest integer (detectron2)."""
 
 
 DETECTRON2 = Preset(
@@ -82,7 +84,7 @@ DETECTRON2 = Preset(
     mask_paste="exact",
     resizing="pixels",
 )
-"""detectron2: the half-pixel offsets of its forerunner are gone, losses are L1."""
+"""detectron2: without the half-pixel offsets of its predecessor, and with L1 losses."""
 
 TORCHVISION = Preset(
     rounded_anchors=True,
@@ -102,7 +104,7 @@ TORCHVISION = Preset(
     mask_paste="legacy",
     resizing="floats",
 )
-"""torchvision: the first Detectron's sampling, without its "+ 1" in the width of a box."""
+"""torchvision: the sampling of the first Detectron, without its "+ 1" in the width of boxes."""
 
 PAPER = Preset(
     rounded_anchors=False,
@@ -122,7 +124,7 @@ PAPER = Preset(
     mask_paste="exact",
     resizing="pixels",
 )
-"""Mask R-CNN's text, and where it is silent that of the papers it builds on (Fast and Faster R-CNN, FPN): nothing is
-rounded anywhere, four samples a bin, smooth L1."""
+"""The text of Mask R-CNN and, for what it does not state, of Fast R-CNN, Faster R-CNN and FPN: no rounding, four
+samples per bin, smooth L1 losses."""
 
 PRESETS = {"paper": PAPER, "torchvision": TORCHVISION, "detectron2": DETECTRON2}

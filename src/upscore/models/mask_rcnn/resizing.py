@@ -1,6 +1,6 @@
-"""At which size a detector sees a photo.
+"""Resizing of images for Mask R-CNN.
 
-H W pixels of the photo, h w of the network's input.
+H W pixels of the image, h w pixels of the network's input.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from upscore.models.preprocessing import Preprocessing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resizing:
-    """The shorter side becomes `min_side` (section 3.1 of Mask R-CNN: 800), unless the longer would pass `max_side`."""
+    """Resize the shorter side to `min_side` (800 in Mask R-CNN section 3.1), but the longer to at most `max_side`."""
 
     min_side: int
     max_side: int
     rule: Literal["floats", "pixels"]
     """See `Preset.resizing`."""
     shrink: bool = True
-    """Photos with a shorter side above `min_side` are reduced to it; otherwise they are left alone up to `max_side`."""
+    """Reduce images whose shorter side is above `min_side`; False: reduce only images with a side above `max_side`."""
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """(H, W) -> (h, w)."""
+        """Return the size (h, w) of the network's input for an image of (H, W)."""
         short, long = min(height, width), max(height, width)
-        wanted = self.min_side / short if self.shrink else max(1.0, self.min_side / short)
-        factor = min(wanted, self.max_side / long)
+        factor = self.min_side / short if self.shrink else max(1.0, self.min_side / short)
+        factor = min(factor, self.max_side / long)
         if self.rule == "floats":
             return max(1, int(height * factor)), max(1, int(width * factor))
         return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
     def pixels(self, image: Tensor) -> Tensor:
-        """Resize an image (3, H, W) uint8 for training to (3, h, w), which `Preprocessing` turns into the input.
+        """Resize an image (3, H, W) uint8 to (3, h, w) for training, before preprocessing.
 
         Returns:
-            uint8 for the rule "pixels"; for "floats" unrounded float32, on the same scale 0 to 255. Up to float32
-            rounding, the preprocessed result is that of `__call__`.
+            uint8 for the rule "pixels", float32 in 0..255 for "floats". After preprocessing it equals the result of
+            `__call__` up to float32 rounding.
         """
         size = self.size(*image.shape[-2:])
         if self.rule == "pixels":
@@ -49,8 +49,10 @@ class Resizing:
         return F.interpolate(image[None].float(), size=size, mode="bilinear", align_corners=False)[0]
 
     def __call__(self, image: Tensor, preprocessing: Preprocessing) -> Tensor:
-        """(3, H, W) uint8, RGB -> the network's input (3, h, w), float32."""
+        """Resize and preprocess an RGB image (3, H, W) uint8 to the network's input (3, h, w) float32."""
         if self.rule == "pixels":
             return preprocessing(self.pixels(image)[None])[0]
-        size = self.size(*image.shape[-2:])  # torchvision's order, whose rounding differs from that of `pixels`
+        size = self.size(
+            *image.shape[-2:]
+        )  # torchvision normalises before resizing, which rounds differently from `pixels`
         return F.interpolate(preprocessing(image[None]), size=size, mode="bilinear", align_corners=False)[0]

@@ -1,6 +1,6 @@
-"""Maps as a table, which regions are gathered from: a row for each cell, with its C channels side by side.
+"""RoIAlign over the levels of a feature pyramid (Mask R-CNN section 3), with a fast CPU implementation.
 
-N images, h x w cells of a map.
+N images, R regions, C channels, P x P bins per region, S samples per bin and axis; a map has h x w cells.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from upscore.models.mask_rcnn.presets import Preset
 
 
 def to_table(maps: Sequence[Tensor]) -> Tensor:
-    """Maps (N, C, h, w) -> the cells of all of them (sum of N * h * w, C), map by map, image by image, row by row.
+    """Concatenate maps (N, C, h, w) to a table with a row for each cell, (sum of N * h * w, C).
 
-    Without gradients, nothing is copied where the maps lie so in memory already, as those of `from_table` do.
+    Rows are ordered by map, image, row and column. Without gradients, maps that are adjacent in memory in this order,
+    as those of `from_table`, are not copied.
     """
     tables = [features.permute(0, 2, 3, 1).flatten(0, 2) for features in maps]
     if torch.is_grad_enabled() or not _adjacent(tables):
@@ -28,7 +29,7 @@ def to_table(maps: Sequence[Tensor]) -> Tensor:
 
 
 def from_table(table: Tensor, images: int, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """The reverse of `to_table`, for maps of these heights and widths; views."""
+    """Return the maps of a table as views, given their heights and widths; the inverse of `to_table`."""
     parts = table.split([images * height * width for height, width in sizes])
     return [
         part.view(images, height, width, -1).permute(0, 3, 1, 2)
@@ -37,32 +38,33 @@ def from_table(table: Tensor, images: int, sizes: Sequence[tuple[int, int]]) -> 
 
 
 def _adjacent(tables: Sequence[Tensor]) -> bool:
-    """Whether each begins in memory where the one before ends."""
+    """Whether the tables are contiguous and adjacent in memory."""
     first = tables[0]
-    at = first.storage_offset()
+    offset = first.storage_offset()
     for table in tables:
         same_memory = table.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
-        if not same_memory or not table.is_contiguous() or table.storage_offset() != at:
+        if not same_memory or not table.is_contiguous() or table.storage_offset() != offset:
             return False
-        at += table.numel()
+        offset += table.numel()
     return True
 
 
 Pooling = Literal["align", "pool", "warp"]
-"""align: nothing is rounded; pool: the box and its bins are rounded to cells, then the maximum (RoIPool); warp: the box
-is rounded, its bins are not (RoIWarp). Table 2c."""
+"""align: coordinates are not rounded (RoIAlign). pool: box and bins are rounded to cells, and the maximum is taken
+(RoIPool). warp: the box is rounded, the bins are not (RoIWarp). Mask R-CNN table 2c."""
 
 CANONICAL_LEVEL, CANONICAL_SIZE = 4, 224
-"""A box of ImageNet's size belongs to the level that ImageNet's classifiers end on in C4 networks (FPN, equation 1)."""
+"""Boxes of 224 x 224 pixels, the image size of ImageNet classifiers, are assigned to level 4, that of C4 networks (FPN
+equation 1)."""
 
 
 class RoIPooler(nn.Module):
-    """Takes each region from the level of the pyramid that suits its size.
+    """Pool each region from the pyramid level that corresponds to its size.
 
     Args:
         size: P.
-        strides: of the maps, from fine to coarse.
-        preset: how RoIAlign samples, and which level a box of a borderline size takes.
+        strides: strides of the maps from fine to coarse.
+        preset: rules of sampling and of the assignment to levels.
         pooling: RoIAlign, or one of its predecessors for comparison.
     """
 
@@ -71,7 +73,7 @@ class RoIPooler(nn.Module):
         self.size, self.strides, self.preset, self.pooling = size, list(strides), preset, pooling
 
     def forward(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
-        """Maps from fine to coarse, and each image's boxes (R_i, 4) -> (sum of R_i, C, P, P), in the order of boxes."""
+        """Pool the boxes (R_i, 4) of each image from the maps: (sum of R_i, C, P, P), in order of boxes."""
         maps = maps[: len(self.strides)]
         rois = torch.cat(list(boxes))
         images = torch.cat([torch.full((len(b),), i, device=b.device) for i, b in enumerate(boxes)])
@@ -82,14 +84,17 @@ class RoIPooler(nn.Module):
             )
         pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], self.size, self.size)
         for level, (features, stride) in enumerate(zip(maps, self.strides, strict=True)):
-            at = (levels == level).nonzero()[:, 0]
-            if len(at):
-                regions = torch.cat([images[at, None].to(rois.dtype), rois[at]], dim=1)
-                pooled = pooled.index_copy(0, at, self._pool(features, regions, 1 / stride).to(pooled.dtype))
+            members = (levels == level).nonzero()[:, 0]
+            if len(members):
+                regions = torch.cat([images[members, None].to(rois.dtype), rois[members]], dim=1)
+                pooled = pooled.index_copy(0, members, self._pool(features, regions, 1 / stride).to(pooled.dtype))
         return pooled
 
     def _pool(self, features: Tensor, regions: Tensor, scale: float) -> Tensor:
-        from torchvision.ops import roi_align, roi_pool  # slow to import, and seldom needed at inference
+        from torchvision.ops import (
+            roi_align,
+            roi_pool,
+        )  # imported here because it is slow to import and rarely needed at inference
 
         features = features.float()
         if self.pooling == "pool":
@@ -102,7 +107,7 @@ class RoIPooler(nn.Module):
 
 
 def assign_levels(boxes: Tensor, strides: Sequence[int], preset: Preset) -> Tensor:
-    """(R, 4) -> (R,) the position in `strides` of the level that each box is pooled from (FPN, equation 1)."""
+    """Return the index into `strides`, (R,), of the level of each box (R, 4) (FPN equation 1)."""
     widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     sizes = (widths * heights).clamp(min=0).sqrt() / CANONICAL_SIZE
     if preset.level_epsilon == "inside":
@@ -123,10 +128,22 @@ def gather_roi_align(
     samples: int,
     aligned: bool,
 ) -> Tensor:
-    """RoIAlign over all levels at once, as weighted sums of cells: on a CPU several times faster than torchvision's.
+    """Compute RoIAlign over all levels at once; several times faster than torchvision's on a CPU.
 
-    A bin is the sum of 4 S^2 cells with weights, which is what an embedding bag computes; its rows are the cells of all
-    images and levels, one below the other, each with its C channels side by side.
+    A bin is a weighted sum of 4 S^2 cells, which `embedding_bag` computes on the table of all cells.
+
+    Args:
+        maps: maps (N, C, h, w) from fine to coarse.
+        images: (R,), the index of each region's image.
+        boxes: (R, 4).
+        levels: (R,), the index of each region's map.
+        strides: the stride of each map.
+        size: P.
+        samples: S.
+        aligned: see `Preset.aligned`.
+
+    Returns:
+        (R, C, P, P), channels last in memory.
     """
     channels = maps[0].shape[1]
     table = to_table(maps)
@@ -142,7 +159,7 @@ def gather_roi_align(
 
     low_y, high_y, weight_y, inside_y = _axis(y1, y2, height, size, samples, aligned)
     low_x, high_x, weight_x, inside_x = _axis(x1, x2, width, size, samples, aligned)
-    # (R, P * S, 2): the two rows, or columns, that a sample lies between, and their weights
+    # (R, P * S, 2): the two rows or columns around each sample, and their weights
     rows = torch.stack([low_y, high_y], dim=-1) * width[:, None, None]
     columns = torch.stack([low_x, high_x], dim=-1)
     row_weights = torch.stack([1 - weight_y, weight_y], dim=-1) * (inside_y / samples)[..., None]
@@ -164,15 +181,15 @@ def gather_roi_align(
 def _axis(
     start: Tensor, end: Tensor, cells: Tensor, size: int, samples: int, aligned: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Where the P * S samples of an axis lie: the cells below and above, the upper one's weight, and whether inside."""
+    """Return the cells below and above each of the P * S samples of an axis, the weight above, and if it is inside."""
     length = end - start
     if not aligned:
         length = length.clamp(min=1)
     steps = (torch.arange(size * samples, device=start.device, dtype=start.dtype) + 0.5) / (size * samples)
-    at = start[:, None] + steps * length[:, None]
+    position = start[:, None] + steps * length[:, None]
     last = (cells - 1)[:, None]
-    inside = (at >= -1) & (at <= cells[:, None])
-    at = at.clamp(min=0)
-    low = torch.minimum(at.long(), last)
+    inside = (position >= -1) & (position <= cells[:, None])
+    position = position.clamp(min=0)
+    low = torch.minimum(position.long(), last)
     high = torch.minimum(low + 1, last)
-    return low, high, torch.where(low < last, at - low, 0.0), inside.to(start.dtype)
+    return low, high, torch.where(low < last, position - low, 0.0), inside.to(start.dtype)

@@ -1,6 +1,6 @@
-"""What is said of each region: its class, a better box, its mask (Mask R-CNN figure 4).
+"""Box and mask heads of Mask R-CNN (figure 4), sampling of regions, their losses, and detection.
 
-R regions, K classes, C channels, P bins a side of what was pooled, m the side of a mask.
+R regions, G objects, P proposals or P x P bins of a pooled region, K classes, C channels; masks are m x m.
 """
 
 from __future__ import annotations
@@ -25,7 +25,15 @@ MaskHeadName = Literal["fcn", "mlp"]
 
 
 class BoxHead(nn.Module):
-    """(R, C, P, P) -> (R, D): two fully connected layers, or four convolutions and one of them (torchvision's v2)."""
+    """Box head: (R, C, P, P) -> (R, features).
+
+    Args:
+        channels: C.
+        features: number of output features.
+        size: P.
+        convs: number of convolutions. With 0 there are two fully connected layers, otherwise one (torchvision's v2).
+        norm: use batch normalisation instead of the bias of convolutions.
+    """
 
     def __init__(self, channels: int, features: int, *, size: int = 7, convs: int = 0, norm: bool = False) -> None:
         super().__init__()
@@ -39,7 +47,7 @@ class BoxHead(nn.Module):
         self.out_features = features
 
     def forward(self, regions: Tensor) -> Tensor:
-        """Flattened in the order C, P, P, as all published weights are."""
+        """Compute features; regions are flattened in the order C, P, P, as for published weights."""
         features = self.convs(regions).flatten(1)
         for fc in self.fcs:
             features = fc(features).relu()
@@ -47,7 +55,10 @@ class BoxHead(nn.Module):
 
 
 class BoxPredictor(nn.Module):
-    """(R, D) -> class logits (R, K + 1), the background last, and box deltas (R, K, 4), those of each class."""
+    """Output layers of the box branch: (R, features) -> class logits (R, K + 1) and deltas (R, K, 4) of each class.
+
+    The background is the last class.
+    """
 
     def __init__(self, features: int, num_classes: int) -> None:
         super().__init__()
@@ -59,21 +70,21 @@ class BoxPredictor(nn.Module):
         nn.init.zeros_(self.deltas.bias)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """In float32: they are cheap, and decide."""
+        """Compute logits and deltas, always in float32, which is cheap here."""
         with autocast_disabled(features.device):
             features = features.float()
             return self.classes(features), self.deltas(features).unflatten(1, (-1, 4))
 
 
 class FCNMaskHead(nn.Module):
-    """(R, C, P, P) -> mask logits (R, outputs, 2P, 2P): convolutions, one upsampling, one logit a class (figure 4).
+    """Mask head of convolutions: (R, C, P, P) -> mask logits (R, outputs, 2P, 2P) (figure 4).
 
     Args:
-        channels: of the regions.
-        hidden: of the convolutions and the upsampled map.
-        outputs: K, or 1 for a class-agnostic mask, or K + 1 for a softmax over classes.
-        convs: 4 over a pyramid, none over res5 in the C4 network.
-        norm: batch normalisation in place of the convolutions' biases.
+        channels: C.
+        hidden: channels of the convolutions and of the upsampled map.
+        outputs: K, 1 for class-agnostic masks, or K + 1 for a softmax over classes.
+        convs: number of convolutions; 4 with a pyramid, 0 after res5 in the C4 architecture.
+        norm: use batch normalisation instead of the bias of convolutions.
     """
 
     def __init__(self, channels: int, hidden: int, outputs: int, *, convs: int = 4, norm: bool = False) -> None:
@@ -89,14 +100,14 @@ class FCNMaskHead(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, regions: Tensor) -> Tensor:
-        """The last layer is in float32, see `upscore.models.fcn.fcn`."""
+        """Compute mask logits; the last layer is always in float32, see `upscore.models.fcn.fcn`."""
         features = self.upsample(self.convs(regions)).relu()
         with autocast_disabled(features.device):
             return self.predictor(features.float())
 
 
 class MLPMaskHead(nn.Module):
-    """(R, C, P, P) -> mask logits (R, outputs, m, m) by fully connected layers, which know no neighbours (table 2e)."""
+    """Mask head of fully connected layers: (R, C, P, P) -> mask logits (R, outputs, m, m) (table 2e)."""
 
     def __init__(self, channels: int, hidden: int, outputs: int, *, size: int = 7, mask_size: int = 28) -> None:
         super().__init__()
@@ -110,7 +121,7 @@ class MLPMaskHead(nn.Module):
         self.predictor = nn.Linear(hidden, outputs * mask_size**2)
 
     def forward(self, regions: Tensor) -> Tensor:
-        """As `FCNMaskHead`."""
+        """Compute mask logits; the last layer is always in float32."""
         features = self.fcs(regions.flatten(1))
         with autocast_disabled(features.device):
             return self.predictor(features.float()).view(-1, self.outputs, self.mask_size, self.mask_size)
@@ -125,47 +136,55 @@ def _conv(in_channels: int, out_channels: int, norm: bool) -> nn.Module:
 
 
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
-"""What box deltas are multiplied by, so that they are about as large as class logits (Fast R-CNN's code)."""
+"""Factors of box deltas, which give them about the scale of class logits (Fast R-CNN's code)."""
 
 MIN_SIDE = 1e-2
-"""Detections with a side under this many pixels are dropped."""
+"""Minimum side of a detection in pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoISettings:
-    """Which regions are trained on, and what becomes of them at inference (Mask R-CNN section 3.1)."""
+    """Sampling of regions in training and thresholds of detections (Mask R-CNN section 3.1)."""
 
     batch_size: int = 512
-    """Regions trained on in each image (64 in the paper's C4 networks)."""
+    """Regions sampled from each image in training (64 in the paper's C4 networks)."""
     positive_fraction: float = 0.25
+    """Maximum fraction of positives among the sampled regions."""
     positive_iou: float = 0.5
+    """Minimum intersection over union of a positive region with an object."""
     score_threshold: float = 0.05
+    """Minimum score of a detection."""
     nms_iou: float = 0.5
+    """Detections that overlap a better one of their class by more than this intersection over union are suppressed."""
     max_detections: int = 100
-    """The most objects that are found in an image."""
+    """Maximum number of objects per image."""
 
 
 class Regions(NamedTuple):
-    """What is learned from in one image."""
+    """The regions sampled from one image in training."""
 
     boxes: Tensor
-    """(R, 4), positives first."""
+    """(R, 4), positive regions first."""
     labels: Tensor
-    """(R,), K for the background."""
+    """(R,), class indices; K for the background."""
     objects: Tensor
-    """(positives,), the position of each one's object."""
+    """(positives,), the index of the matched object of each positive region."""
     truth: Tensor
-    """(positives, 4), its box."""
+    """(positives, 4), the boxes of the matched objects."""
     positives: int
+    """Number of positive regions."""
 
     @property
     def is_positive(self) -> Tensor:
-        """(R,) bool."""
+        """(R,) bool, whether each region is positive."""
         return torch.arange(len(self.boxes), device=self.boxes.device) < self.positives
 
 
 def trainable_objects(objects: ObjectAnnotations, device: torch.device) -> ObjectAnnotations:
-    """Without crowds and without boxes that have no area or no finite sides; boxes and labels on `device`."""
+    """Return the objects that are neither crowds nor have a box without area or with infinite sides.
+
+    Boxes and labels are moved to `device`.
+    """
     sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
     usable = objects.crowd.logical_not() & (sides > 0).all(dim=1) & objects.boxes.isfinite().all(dim=1)
     kept = objects[usable]
@@ -181,8 +200,8 @@ def sample_regions(
     num_classes: int,
     settings: RoISettings,
 ) -> Regions:
-    """Of an image's proposals (P, 4) and G objects: a share of positives, and negatives for the rest."""
-    boxes = torch.cat([proposed, objects.boxes])  # the truth is a proposal too, so that there are good ones early
+    """Sample positive and negative regions from the proposals (P, 4) and the G objects of an image."""
+    boxes = torch.cat([proposed, objects.boxes])  # ground truth boxes are added, because early proposals are poor
     matched = match_boxes(objects.boxes, boxes, settings.positive_iou, settings.positive_iou, allow_low_quality=False)
     positive, negative = sample_matches(matched, settings.batch_size, settings.positive_fraction, generator)
     index = torch.cat([positive, negative])
@@ -192,37 +211,47 @@ def sample_regions(
 
 
 def box_loss_sums(logits: Tensor, deltas: Tensor, regions: Sequence[Regions], beta: float) -> dict[str, LossSum]:
-    """Cross-entropy over K + 1 classes, and smooth L1 of the true class's deltas (Fast R-CNN equations 1 to 3).
+    """Return the cross-entropy of classes and the smooth L1 loss of the true class's deltas (Fast R-CNN eq. 1 to 3).
 
-    Both are over all sampled regions.
+    Both are normalised by the number of all sampled regions.
 
     Args:
-        logits: (R, K + 1) of all images' regions.
+        logits: (R, K + 1), of the regions of all images.
         deltas: (R, K, 4).
-        regions: of each image.
-        beta: where smooth L1 turns from quadratic to linear; 0: L1.
+        regions: the sampled regions of each image.
+        beta: transition of smooth L1 from quadratic to linear; 0: L1 loss.
     """
     labels = torch.cat([region.labels for region in regions])
     positive = torch.cat([region.is_positive for region in regions])
-    wanted = torch.cat([box_ops.encode(r.truth, r.boxes[: r.positives], BOX_WEIGHTS) for r in regions])
-    own = deltas[positive, labels[positive]]
+    targets = torch.cat([box_ops.encode(r.truth, r.boxes[: r.positives], BOX_WEIGHTS) for r in regions])
+    predicted = deltas[positive, labels[positive]]
     count = torch.tensor(len(labels), device=labels.device)
     return {
         "class": LossSum(F.cross_entropy(logits, labels, reduction="sum"), count),
-        "box": LossSum(F.smooth_l1_loss(own, wanted, reduction="sum", beta=beta), count),
+        "box": LossSum(F.smooth_l1_loss(predicted, targets, reduction="sum", beta=beta), count),
     }
 
 
 def decode_detections(
     proposed: Tensor, logits: Tensor, deltas: Tensor, size: tuple[int, int], settings: RoISettings
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Proposals (P, 4) of an image (height, width), and the box branch's logits (P, K + 1) and deltas (P, K, 4) of
-    them -> boxes (D, 4), scores (D,) in 0..1 and labels (D,), best first."""
+    """Convert the outputs of the box branch for an image to detections.
+
+    Args:
+        proposed: proposals (P, 4).
+        logits: (P, K + 1).
+        deltas: (P, K, 4).
+        size: (height, width) of the image.
+        settings: thresholds.
+
+    Returns:
+        Boxes (D, 4), scores (D,) in 0..1 and labels (D,), in descending order of scores.
+    """
     scores = logits.softmax(dim=1)[:, :-1]
     boxes = box_ops.clip(box_ops.decode(deltas, proposed[:, None], BOX_WEIGHTS), size)
-    # any class of a proposal that is likely enough is a candidate, not only the likeliest
-    which, labels = (scores > settings.score_threshold).nonzero().unbind(1)
-    boxes, scores = boxes[which, labels], scores[which, labels]
+    # every class above the threshold is a candidate, not only the best class of a proposal
+    index, labels = (scores > settings.score_threshold).nonzero().unbind(1)
+    boxes, scores = boxes[index, labels], scores[index, labels]
     usable = box_ops.nonempty(boxes, MIN_SIDE)
     boxes, scores, labels = boxes[usable], scores[usable], labels[usable]
     kept = box_ops.class_nms(boxes, scores, labels, settings.nms_iou, settings.max_detections)
@@ -230,14 +259,24 @@ def decode_detections(
 
 
 MaskLoss = Literal["sigmoid", "softmax"]
-"""sigmoid: each class has a mask of its own, and only that of the true class is trained; softmax: classes compete for
-every pixel, the background being one of them (table 2b)."""
+"""sigmoid: an independent mask for each class, of which only that of the true class is trained. softmax: classes and
+the background compete for each pixel (table 2b)."""
 
 
-def mask_targets(objects: ObjectAnnotations, which: Tensor, boxes: Tensor, size: int, preset: Preset) -> Tensor:
-    """The mask of object `which[r]` as seen through box r: (R,), (R, 4) -> (R, m, m) float32, 0 to 1.
+def mask_targets(objects: ObjectAnnotations, matched: Tensor, boxes: Tensor, size: int, preset: Preset) -> Tensor:
+    """Resample the masks of matched objects within regions.
 
-    What lies outside the box is lost: it is the proposal's, not the object's.
+    The parts of a mask outside its region are cut off, because regions are proposals and not the objects' boxes.
+
+    Args:
+        objects: the objects of an image.
+        matched: (R,), the index of the matched object of each region.
+        boxes: (R, 4), the regions.
+        size: m.
+        preset: rules of resampling.
+
+    Returns:
+        (R, m, m) float32 in 0..1.
     """
     from torchvision.ops import roi_align  # slow to import, and not needed at inference
 
@@ -247,48 +286,49 @@ def mask_targets(objects: ObjectAnnotations, which: Tensor, boxes: Tensor, size:
         [boxes[:, 0].floor() - 2, boxes[:, 1].floor() - 2, boxes[:, 2].ceil() + 2, boxes[:, 3].ceil() + 2], dim=1
     )
     corners = outer.long().tolist()
-    layers, numbers = objects.layers[which].tolist(), objects.ids[which].tolist()
+    layers, ids = objects.layers[matched].tolist(), objects.ids[matched].tolist()
     for r, (left, top, right, bottom) in enumerate(corners):
         left, top, right, bottom = max(0, left), max(0, top), min(width, right), min(height, bottom)
-        crop = (objects.id_map[layers[r], top:bottom, left:right] == numbers[r]).float()
+        crop = (objects.id_map[layers[r], top:bottom, left:right] == ids[r]).float()
         if crop.numel():
             box = boxes[r] - boxes.new_tensor([left, top, left, top])
             targets[r] = roi_align(crop[None, None], [box[None]], size, aligned=preset.aligned_targets)[0, 0]
     return targets if preset.soft_targets else (targets >= 0.5).float()
 
 
-def mask_loss(logits: Tensor, labels: Tensor, targets: Tensor, kind: MaskLoss) -> Tensor:
-    """The mean of `mask_loss_sum`."""
-    return mask_loss_sum(logits, labels, targets, kind).mean
+def mask_loss(logits: Tensor, labels: Tensor, targets: Tensor, loss: MaskLoss) -> Tensor:
+    """Return the mean of `mask_loss_sum`."""
+    return mask_loss_sum(logits, labels, targets, loss).mean
 
 
-def mask_loss_sum(logits: Tensor, labels: Tensor, targets: Tensor, kind: MaskLoss) -> LossSum:
-    """Over regions and pixels; without regions 0, but still connected to the logits.
+def mask_loss_sum(logits: Tensor, labels: Tensor, targets: Tensor, loss: MaskLoss) -> LossSum:
+    """Return the mask loss over regions and pixels; without regions it is 0, with a gradient of 0.
 
     Args:
-        logits: (R, K, m, m), or (R, 1, m, m) of a class-agnostic head, or (R, K + 1, m, m) for softmax.
-        labels: (R,) the true classes.
-        targets: (R, m, m).
+        logits: (R, K, m, m); (R, 1, m, m) from a class-agnostic head; (R, K + 1, m, m) for softmax.
+        labels: (R,), the true classes.
+        targets: (R, m, m), in 0..1.
+        loss: the type of the loss.
     """
     count = torch.tensor(targets.numel(), device=logits.device)
     if not len(logits):
         return LossSum(logits.float().sum(), count)
-    if kind == "softmax":
+    if loss == "softmax":
         background = logits.shape[1] - 1
         classes = torch.where(targets >= 0.5, labels[:, None, None], background)
         return LossSum(F.cross_entropy(logits, classes, reduction="sum"), count)
     return LossSum(F.binary_cross_entropy_with_logits(select_class(logits, labels), targets, reduction="sum"), count)
 
 
-def mask_probabilities(logits: Tensor, labels: Tensor, kind: MaskLoss) -> Tensor:
-    """Logits as in `mask_loss` and predicted classes (R,) -> (R, m, m), the probability of the class at each point."""
-    if kind == "softmax":
+def mask_probabilities(logits: Tensor, labels: Tensor, loss: MaskLoss) -> Tensor:
+    """Convert logits as in `mask_loss_sum` to the probabilities (R, m, m) of the predicted classes (R,)."""
+    if loss == "softmax":
         return select_class(logits.softmax(dim=1), labels)
     return select_class(logits, labels).sigmoid()
 
 
 def select_class(values: Tensor, labels: Tensor) -> Tensor:
-    """(R, K or 1, m, m) -> (R, m, m), each region's channel of its class."""
+    """Select the channel of each region's class: (R, K or 1, m, m) -> (R, m, m)."""
     if values.shape[1] == 1:
         return values[:, 0]
     return values[torch.arange(len(values), device=values.device), labels]

@@ -22,21 +22,21 @@ from upscore.models.precision import autocast_disabled, autocasts_to_bfloat16
 
 
 class RPNOutputs(NamedTuple):
-    """What the head says of every anchor, level by level."""
+    """Outputs of the RPN head for all anchors of each level."""
 
     objectness: list[Tensor]
-    """(N, A, h, w), logits."""
+    """(N, A, h, w) of each level, logits."""
     deltas: list[Tensor]
-    """(N, 4A, h, w), the four of an anchor side by side."""
+    """(N, 4A, h, w) of each level; the four deltas of an anchor are adjacent channels."""
 
 
 class RPNHead(nn.Module):
-    """The same few convolutions on every level: is there an object around, and how does its box differ?
+    """RPN head: convolutions, shared by all levels, that predict objectness and box deltas of each anchor.
 
     Args:
-        channels: of the maps.
+        channels: C.
         anchors_per_cell: A.
-        convs: 3x3 convolutions before the two predictors; 2 in torchvision's second version.
+        convs: number of 3x3 convolutions before the two predictors; 2 in torchvision's v2.
     """
 
     def __init__(self, channels: int, anchors_per_cell: int, *, convs: int = 1) -> None:
@@ -48,22 +48,23 @@ class RPNHead(nn.Module):
             nn.init.normal_(parameter, std=0.01) if name.endswith("weight") else nn.init.zeros_(parameter)
 
     def forward(self, maps: Sequence[Tensor]) -> RPNOutputs:
-        """Objectness and deltas of each map."""
+        """Compute the objectness and deltas of each map (N, C, h, w)."""
         levels = [self._level(features) for features in maps]
         return RPNOutputs([objectness for objectness, _ in levels], [deltas for _, deltas in levels])
 
     def _level(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """The predictors are in float32 always, see `upscore.models.fcn.fcn`."""
-        device, learned = features.device, torch.is_grad_enabled() and self.objectness.weight.requires_grad
-        if learned and len(self.convs) == 1 and device.type == "cpu" and autocasts_to_bfloat16(device):
-            return self._level_of_few_cells(features)
+        """Apply the head to a level; the predictors are always in float32, see `upscore.models.fcn.fcn`."""
+        device, trained = features.device, torch.is_grad_enabled() and self.objectness.weight.requires_grad
+        if trained and len(self.convs) == 1 and device.type == "cpu" and autocasts_to_bfloat16(device):
+            return self._sparse_level(features)
         for conv in self.convs:
             features = conv(features).relu()
         with autocast_disabled(device):
             features = features.float()
             return self.objectness(features), self.deltas(features)
 
-    def _level_of_few_cells(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def _sparse_level(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply the head to a level with a sparse backward pass."""
         layers = (self.convs[0], self.objectness, self.deltas)
         weight, bias, *predictors = (value for layer in layers for value in (layer.weight, layer.bias))
         with autocast_disabled(features.device):
@@ -71,16 +72,17 @@ class RPNHead(nn.Module):
 
 
 class RPN(nn.Module):
-    """The head, its anchors, and what becomes of its answers.
+    """Region proposal network: head, anchors, selection of proposals, and losses.
 
     Args:
-        head, anchors: for the same levels.
-        preset: which of the rules that differ between code bases hold.
-        batch_size: anchors that are learned from in each image.
-        positive_fraction: the largest share of positives among them.
-        positive_iou, negative_iou: see `match_boxes`.
-        nms_iou: of two proposals of a level that overlap more, the worse one goes.
-        training, inference: how many proposals are kept, where not the preset's numbers.
+        head: the head.
+        anchors: the anchors of the head's levels.
+        preset: the rules that differ between code bases.
+        batch_size: anchors sampled from each image in training.
+        positive_fraction: maximum fraction of positives among the sampled anchors.
+        positive_iou, negative_iou: thresholds of `match_boxes`.
+        nms_iou: proposals that overlap a better one of their level by more than this are suppressed.
+        training, inference: numbers of proposals; None: those of the preset.
     """
 
     def __init__(
@@ -104,24 +106,32 @@ class RPN(nn.Module):
         self.training_limits, self.inference_limits = training or preset.training, inference or preset.inference
 
     def forward(self, maps: Sequence[Tensor]) -> RPNOutputs:
-        """Maps from fine to coarse -> objectness and deltas."""
+        """Compute objectness and deltas of maps (N, C, h, w), from fine to coarse."""
         return self.head(maps)
 
     @torch.no_grad()
     def proposals(
         self, outputs: RPNOutputs, sizes: Sequence[tuple[int, int]], limits: Limits
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The likeliest boxes of each image first, cut to its (height, width): N x (P, 4), and their logits N x (P,).
+        """Select the best proposals of each image.
 
-        No gradient flows through their coordinates ("approximate joint training", Faster R-CNN section 3.2).
+        Gradients do not flow through proposals ("approximate joint training", Faster R-CNN section 3.2).
+
+        Args:
+            outputs: the output of `forward`.
+            sizes: (height, width) of each image, to which proposals are clipped.
+            limits: numbers of proposals.
+
+        Returns:
+            The proposals (P, 4) of each image and their logits (P,), in descending order.
         """
         map_sizes = _map_sizes(outputs)
         levels = []
         for level, (objectness, deltas) in enumerate(zip(outputs.objectness, outputs.deltas, strict=True)):
             scores = _by_anchor(objectness, 1)[..., 0]
-            best, which = scores.topk(min(limits.before_nms, scores.shape[1]), dim=1)
-            chosen = _by_anchor(deltas, 4).gather(1, which[..., None].expand(-1, -1, 4))
-            levels.append((best, decode(chosen, self.anchors.at(map_sizes, level, which))))
+            best, index = scores.topk(min(limits.before_nms, scores.shape[1]), dim=1)
+            chosen = _by_anchor(deltas, 4).gather(1, index[..., None].expand(-1, -1, 4))
+            levels.append((best, decode(chosen, self.anchors.at(map_sizes, level, index))))
         scores, boxes = (torch.cat([level[i] for level in levels], dim=1) for i in (0, 1))
         groups = torch.cat([torch.full((b.shape[1],), i, device=b.device) for i, (_, b) in enumerate(levels)])
         kept = [
@@ -136,18 +146,19 @@ class RPN(nn.Module):
         boxes = clip(boxes, size)
         usable = nonempty(boxes, self.preset.min_size) & ~scores.isnan()
         boxes, scores, levels = boxes[usable], scores[usable], levels[usable]
-        # by probability, as torchvision: where float32 no longer tells two apart, the finer level comes first
+        # sorted by probability, as in torchvision: if two are equal in float32, the finer level comes first
         best = class_nms(boxes, scores.sigmoid(), levels, self.nms_iou, limits.after_nms)
         return boxes[best], scores[best]
 
     def losses(
         self, outputs: RPNOutputs, objects: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
     ) -> dict[str, Tensor]:
-        """The means of `loss_sums`, whose anchors are sampled by torch's own random numbers.
+        """Return the means of `loss_sums`; anchors are sampled with torch's global generator.
 
         Args:
-            objects: each image's boxes (G, 4).
-            sizes: unused by rules that keep the anchors which cross the border, as all of ours do.
+            outputs: the output of `forward`.
+            objects: the ground truth boxes (G, 4) of each image.
+            sizes: not used, because no preset ignores anchors that cross the border of the image.
         """
         loss_sums = self.loss_sums(outputs, objects, [None] * len(objects))
         return {name: loss_sum.mean for name, loss_sum in loss_sums.items()}
@@ -155,11 +166,12 @@ class RPN(nn.Module):
     def loss_sums(
         self, outputs: RPNOutputs, objects: Sequence[Tensor], generators: Sequence[torch.Generator | None]
     ) -> dict[str, LossSum]:
-        """Binary cross-entropy over the sampled anchors, and the box loss over the positive ones.
+        """Return the binary cross-entropy of sampled anchors, and the box loss of the positive ones.
 
         Args:
-            objects: each image's boxes (G, 4).
-            generators: what each image's anchors are sampled by.
+            outputs: the output of `forward`.
+            objects: the ground truth boxes (G, 4) of each image.
+            generators: the random number generator of each image; None: torch's global one.
         """
         anchors = torch.cat(self._anchors(outputs))
         objectness = torch.cat([_by_anchor(level, 1)[..., 0] for level in outputs.objectness], dim=1)
@@ -169,15 +181,15 @@ class RPN(nn.Module):
             matched = match_boxes(boxes, anchors, self.positive_iou, self.negative_iou, allow_low_quality=True)
             positive, negative = sample_matches(matched, self.batch_size, self.positive_fraction, generator)
             chosen = logits[torch.cat([positive, negative])]
-            target = torch.zeros_like(chosen)
-            target[: len(positive)] = 1
-            wanted = encode(boxes[matched[positive]], anchors[positive])
+            truth = torch.zeros_like(chosen)
+            truth[: len(positive)] = 1
+            targets = encode(boxes[matched[positive]], anchors[positive])
             beta = self.preset.rpn_beta
-            classification = classification + F.binary_cross_entropy_with_logits(chosen, target, reduction="sum")
-            regression = regression + F.smooth_l1_loss(predicted[positive], wanted, reduction="sum", beta=beta)
+            classification = classification + F.binary_cross_entropy_with_logits(chosen, truth, reduction="sum")
+            regression = regression + F.smooth_l1_loss(predicted[positive], targets, reduction="sum", beta=beta)
             sampled += len(chosen)
-        chosen = self.batch_size * len(objects) if self.preset.rpn_average == "batch size" else sampled
-        count = torch.tensor(chosen, device=objectness.device)
+        normaliser = self.batch_size * len(objects) if self.preset.rpn_average == "batch size" else sampled
+        count = torch.tensor(normaliser, device=objectness.device)
         return {"objectness": LossSum(classification, count), "rpn_box": LossSum(regression, count)}
 
     def _anchors(self, outputs: RPNOutputs) -> list[Tensor]:
@@ -189,5 +201,5 @@ def _map_sizes(outputs: RPNOutputs) -> list[tuple[int, int]]:
 
 
 def _by_anchor(level: Tensor, values: int) -> Tensor:
-    """(N, A * values, h, w) -> (N, h * w * A, values), in the order of the anchors."""
+    """Reshape (N, A * values, h, w) to (N, h * w * A, values), in the order of anchors."""
     return level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, values).float()
