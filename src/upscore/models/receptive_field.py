@@ -149,8 +149,8 @@ def _require_shift_invariance(run: Maps, image: Tensor, fields: Mapping[int, Rec
         actual = shifted[stride][:, :, first : last + 1]
         if (expected - actual).abs().max() > TOLERANCE * expected.abs().max():
             raise UserError(
-                "tiles can't give the result of the whole image, because the network's feature maps change if the image "
-                f"is shifted by {grid} pixels (window attention or position embeddings): use a backbone of convolutions "
+                "tiles can't give the result of the whole image, because the feature maps change if the image "
+                f"is shifted by {grid} pixels (window attention or position embeddings): use a convolutional backbone "
                 "such as efficientnet_lite0"
             )
 

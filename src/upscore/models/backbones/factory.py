@@ -95,13 +95,8 @@ def fetch(name: str, load: Callable[[], T]) -> T:
         return load()
     except (OSError, RuntimeError, ImportError) as error:  # raised by the download clients of torch and timm
         raise UserError(
-<<<<<<< HEAD
-            f"the ImageNet weights of {name} can't be fetched ({first_line(error)}); use efficientnet_lite0, whose "
-            "weights are installed, or train from scratch (--weights none) or from a local file (--weights FILE)"
-=======
             f"the ImageNet weights of {name} can't be downloaded ({first_line(error)}): use efficientnet_lite0, whose "
             "weights are installed, train without weights (--weights none) or give a local file (--weights FILE)"
->>>>>>> wmodels
         ) from error
 
 
