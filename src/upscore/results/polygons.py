@@ -5,12 +5,9 @@ P points; h w pixels of a crop.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import shapely
 
 
 class Polygon(NamedTuple):
@@ -33,26 +30,23 @@ def polygons_of_crop(crop: np.ndarray, top: int = 0, left: int = 0) -> list[Poly
     Rings run halfway between pixels that are inside and their neighbours that are not. A region inside a hole of
     another one is a polygon of its own.
     """
-    import shapely
-    from skimage.measure import find_contours
+    from skimage.measure import find_contours, label
 
-    rings = [
-        contour[:, ::-1] + (left - 0.5, top - 0.5) for contour in find_contours(np.pad(crop, 1).astype(np.float32), 0.5)
-    ]
-    if len(rings) <= 1:
-        return [Polygon(ring[:-1].astype(np.float32), []) for ring in rings]
-    # rings never touch one another, so nesting alone decides which of them are holes
-    regions = shapely.get_parts(shapely.build_area(shapely.MultiLineString(rings)))
-    return [
-        Polygon(_points(region.exterior), [_points(hole) for hole in region.interiors])
-        for region in sorted(regions.tolist(), key=lambda region: -region.area)
-    ]
-
-
-def _points(ring: shapely.LinearRing) -> np.ndarray:
-    import shapely
-
-    return shapely.get_coordinates(ring)[:-1].astype(np.float32)
+    padded = np.pad(crop, 1)
+    contours = find_contours(padded.astype(np.float32), 0.5)
+    if not contours:
+        return []
+    # each ring passes between a pixel of its region and one outside; the largest ring of a region is its exterior
+    starts = np.array([contour[0] for contour in contours])
+    regions = label(padded, connectivity=1)
+    low, high = np.floor(starts).astype(int), np.ceil(starts).astype(int)
+    owners = np.maximum(regions[low[:, 0], low[:, 1]], regions[high[:, 0], high[:, 1]])
+    rings = [(contour[:-1, ::-1] + (left - 0.5, top - 0.5)).astype(np.float32) for contour in contours]
+    areas = np.array([_ring_area(ring) for ring in rings])
+    order = np.lexsort((-areas, owners))
+    groups = np.split(order, np.flatnonzero(np.diff(owners[order])) + 1)
+    groups.sort(key=lambda group: -areas[group[0]])
+    return [Polygon(rings[first], [rings[hole] for hole in holes]) for first, *holes in groups]
 
 
 def _ring_area(ring: np.ndarray) -> float:
