@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from upscore.autotune import Choice
 from upscore.data.datasets import Dataset
 from upscore.data.synthetic.scenes import SceneDataset
 from upscore.data.transforms import Batch, collate
@@ -49,6 +50,7 @@ class StubModel:
     task, classes, geometric_classes, depth_channels, max_side = "instances", ["cell"], (), 0, 0
     engine, precision, score_threshold, preprocessing = "torch", "float32", 0.5, None
     display_threshold = 0.5
+    precision_choice = Choice("float32", "the only one", is_automatic=False)
     module = SimpleNamespace(state_dict=dict)
     architecture: ClassVar[dict[str, Any]] = {}
     training: ClassVar[dict[str, Any]] = {}

@@ -372,8 +372,10 @@ def test_overlapping_objects_move_as_each_would_alone(seed):
 
 def test_objects_are_measured_once_in_an_augmentation(monkeypatch):
     calls = []
-    moved = ObjectAnnotations.moved
-    monkeypatch.setattr(ObjectAnnotations, "moved", lambda self, move: calls.append(1) or moved(self, move))
+    transformed = ObjectAnnotations.transformed
+    monkeypatch.setattr(
+        ObjectAnnotations, "transformed", lambda self, transform: calls.append(1) or transformed(self, transform)
+    )
     Augmentation(scale=(0.5, 2.0), crop=(130, 130), flip=1.0, min_visible=0.1)(overlapping(), 0)
     assert len(calls) == 1
 

@@ -73,7 +73,8 @@ def test_expected_sizes_change_nothing(variant: str) -> None:
     """In float32; a part is compiled when its first image comes."""
     plain, ready = (Model(network(**VARIANTS[variant]), "openvino", "float32") for _ in range(2))
     ready.warmup((64, 96), (97, 131))
-    part = ready._run.coarse_scores
+    assert ready.session._pixels is not None
+    part = ready.session._pixels.coarse_scores
     assert isinstance(part, OpenVINOPart)
     assert not part.requests
     for size, compiled in (((97, 131), 1), ((64, 96), 2), ((97, 131), 2), ((50, 200), 3), ((64, 96), 3)):
@@ -102,8 +103,8 @@ def test_objects_of_an_expected_size() -> None:
         assert found.scores == pytest.approx(reference.scores, abs=1e-3)
         assert np.allclose(found.masks, reference.masks, atol=1e-2)
         predictor.warmup((90, 131))
-    assert isinstance(predictor._run, DetectorRunner)
-    dense = predictor._run.dense
+    assert isinstance(predictor.session._objects, DetectorRunner)
+    dense = predictor.session._objects.dense
     assert isinstance(dense, OpenVINOPart)
     (outputs,) = (outputs for shape, (_, outputs) in dense.requests.items() if shape)
     with torch.inference_mode():
@@ -125,9 +126,9 @@ def test_what_cannot_be_chosen() -> None:
 
 
 def test_the_default_says_what_it_is() -> None:
-    engine = Model(network("fcn32s")).engine
-    assert engine.name == ("torch" if torch.cuda.is_available() else "openvino")
-    assert engine.precision in ("float32", "bfloat16")  # never int8
+    model = Model(network("fcn32s"))
+    assert model.engine == ("torch" if torch.cuda.is_available() else "openvino")
+    assert model.precision in ("float32", "bfloat16")  # never int8
 
 
 def test_graphs_are_captured_where_shapes_repeat() -> None:

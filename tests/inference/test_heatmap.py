@@ -76,12 +76,12 @@ def test_small_photos_are_enlarged(lite0):
 
 @pytest.mark.parametrize("scale", [0.5, 0, -1, float("nan")])
 def test_a_scale_below_the_training_size_is_refused(lite0, scale):
-    with pytest.raises(UserError, match="give 1 or more"):
+    with pytest.raises(UserError, match="use 1 or more"):
         heat_map(lite0, tensor(data.coffee()), scale=scale)
 
 
 def test_a_ribbon_of_a_photo_is_refused(lite0):
-    with pytest.raises(UserError, match="a part of the photo"):
+    with pytest.raises(UserError, match="a part of the image"):
         heat_map(lite0, torch.zeros(3, 4, 4000, dtype=torch.uint8))
 
 

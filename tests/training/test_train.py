@@ -165,7 +165,7 @@ def test_a_start_from_a_file_with_a_classifier(name: str, tmp_path: Path) -> Non
         ({"max_side": -1}, "--max-side -1: give 0 or more"),
         ({"weights": "nowhere.pth"}, "nowhere.pth is not a folder"),
         ({"val_pattern": "nothing*"}, "matches none"),
-        ({"null_background": True}, "a background without a score needs the sigmoid loss"),
+        ({"null_background": True}, "null_background"),
         ({"changes": {"patches": 0}}, "--patches 0: input should be greater than 0"),
         ({"changes": {"patches": 1.5}}, "--patches 1.5"),
         (

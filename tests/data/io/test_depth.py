@@ -108,7 +108,7 @@ def test_depth_changes_what_is_seen_and_must_be_there() -> None:
 
 
 def test_the_verb_takes_depth_from_a_folder_and_writes_both_maps(tmp_path: Path) -> None:
-    net = model(depth="late", geometric_classes=3).net
+    net = model(depth="late", geometric_classes=3).module
     save_model(tmp_path / "model", net, classes=net.classes)
     for folder in ("rgb", "depth"):
         (tmp_path / folder).mkdir()

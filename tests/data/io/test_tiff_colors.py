@@ -222,7 +222,7 @@ def test_levels_have_the_colours_of_the_finest(tmp_path: Path) -> None:
         file.write(BYTES[..., :4], subifds=1, **shape, **roles("Blue", "Green", "Red"))
         file.write(BYTES[::2, ::2, :4], subfiletype=1, **shape)
     half = expected(RGB[..., ::-1])[:, ::2, ::2]
-    assert torch.equal(open_raster(path, level=1).read(0, 0, HEIGHT // 2, WIDTH // 2), half)
+    assert torch.equal(open_raster(path, pyramid_level=1).read(0, 0, HEIGHT // 2, WIDTH // 2), half)
 
 
 def test_pages_of_colours_and_masks(tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ import re, sys
 from pathlib import Path
 import torch
 from tests.tiny import BACKBONE
-from upscore.data import tiff_rasters
+from upscore.data.io import tiff_rasters
 from upscore.inference import Model
 from upscore.inference.tiled.semantic import predict_raster
 from upscore.models import build

@@ -140,7 +140,7 @@ def test_a_plan_covers_each_pixel_once() -> None:
     assert (counts == 1).all()
     assert len(plan) == len(list(plan)) == 8 * 3
     assert plan.tile(1, 1) == Tile(1, 1, (128, 128, 128, 128), (64, 64, 256, 256))  # type: ignore[arg-type]
-    assert plan.tile(7, 2).inside == (slice(64, 168), slice(64, 141))
+    assert plan.tile(7, 2).core_slices == (slice(64, 168), slice(64, 141))
 
 
 @pytest.mark.parametrize(("tile_size", "halo"), [(100, 64), (128, 40), (0, 64), (-32, 64), (128, -32)])
