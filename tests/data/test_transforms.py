@@ -373,9 +373,7 @@ def test_overlapping_objects_move_as_each_would_alone(seed):
 def test_objects_are_measured_once_in_an_augmentation(monkeypatch):
     calls = []
     transformed = ObjectAnnotations.transformed
-    monkeypatch.setattr(
-        ObjectAnnotations, "transformed", lambda self, transform: calls.append(1) or transformed(self, transform)
-    )
+    monkeypatch.setattr(ObjectAnnotations, "transformed", lambda self, move: calls.append(1) or transformed(self, move))
     Augmentation(scale=(0.5, 2.0), crop=(130, 130), flip=1.0, min_visible=0.1)(overlapping(), 0)
     assert len(calls) == 1
 

@@ -38,7 +38,7 @@ def polygons_of_crop(crop: np.ndarray, top: int = 0, left: int = 0) -> list[Poly
         return []
     # each ring passes between a pixel of its region and one outside; the largest ring of a region is its exterior
     starts = np.array([contour[0] for contour in contours])
-    regions = label(padded, connectivity=1)
+    regions = np.asarray(label(padded, connectivity=1))
     low, high = np.floor(starts).astype(int), np.ceil(starts).astype(int)
     owners = np.maximum(regions[low[:, 0], low[:, 1]], regions[high[:, 0], high[:, 1]])
     rings = [(contour[:-1, ::-1] + (left - 0.5, top - 0.5)).astype(np.float32) for contour in contours]

@@ -200,13 +200,13 @@ def test_a_model_that_has_seen_photos_is_no_place_to_start(run: Path, tmp_path: 
 
 
 def test_what_a_subject_cannot_be(run: Path) -> None:
-    with pytest.raises(UserError, match="fcn9s.*fcn32s"):
+    with pytest.raises(UserError, match="fcn9s"):
         training_setup("fcn9s", CLASSES)
-    with pytest.raises(UserError, match="cues are of classes of pixels"):
+    with pytest.raises(UserError, match="mask_rcnn"):
         training_setup("mask_rcnn", CLASSES)
-    with pytest.raises(UserError, match="knows the classes background, disk"):
+    with pytest.raises(UserError, match="background, disk"):
         training_setup(str(run), ["sky", "car"])
-    with pytest.raises(UserError, match="--backbone is for a network's name"):
+    with pytest.raises(UserError, match="--backbone"):
         training_setup(str(run), CLASSES, backbone="vgg16")
     named = training_setup("fcn32s", CLASSES)
     for asked, words in (({"images": 0}, "--images 0"), ({"epochs": 0}, "--epochs 0"), ({"crop": -1}, "--crop -1")):
