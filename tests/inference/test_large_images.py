@@ -134,7 +134,7 @@ def finds_everywhere(limit: int) -> MaskRCNN:
     return net
 
 
-@pytest.mark.parametrize(("size", "tiled"), [((64, 96), False), ((300, 400), True)])
+@pytest.mark.parametrize(("size", "tiled"), [((64, 96), False), ((150, 240), True)])
 def test_as_many_objects_as_the_limit(size: tuple[int, int], tiled: bool) -> None:
     model = Model(finds_everywhere(5), "torch", "float32")
     with pytest.warns() as told:

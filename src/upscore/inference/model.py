@@ -598,7 +598,8 @@ class Model:
         whole = [n for n in range(len(items)) if n not in results]
         found = self._detect([items[n] for n in whole], score_threshold, net.resizing) if whole else []
         for n, (result, is_full) in zip(whole, found, strict=True):
-            results[n] = self._searched_again(items[n], score_threshold) or result if is_full else result
+            again = self._searched_again(items[n], score_threshold) if is_full else None
+            results[n] = result if again is None else again
         return [results[n] for n in range(len(items))]
 
     def _searched_again(self, item: _Item, score_threshold: float | None) -> InstanceResult | None:
