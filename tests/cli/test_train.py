@@ -58,39 +58,11 @@ def command(photos: Path, output: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "upscore", "train", *map(str, (photos, "--output", output)), *QUICK, *long, *more]
 
 
-STOPPING = """
-import signal, sys, time
-from pathlib import Path
-from upscore.cli import main
-from upscore.training.callbacks import TerminalProgress
-
-step, marker = int(sys.argv.pop(1)), Path(sys.argv.pop(1))
-on_step_end = TerminalProgress.on_step_end
-
-
-def stop(self, done, total, loss):
-    on_step_end(self, done, total, loss)
-    if done == step:
-        held, received = signal.getsignal(signal.SIGINT), []
-        signal.signal(signal.SIGINT, lambda *arguments: (received.append(1), held(*arguments)))
-        marker.touch()
-        while not received:  # or until the process is killed
-            time.sleep(0.01)
-
-
-if __name__ == "__main__":
-    TerminalProgress.on_step_end = stop
-    main()
-"""
-"""A program as `python -m upscore` that waits for a signal after a step of training."""
-
-
-def stopped(arguments: list[str], program: Path, how: signal.Signals, *, step: int) -> int:
+def stopped(arguments: list[str], marker: Path, how: signal.Signals, *, step: int) -> int:
     """Run until a step is done, then send a signal to the process."""
-    marker = program.with_name(f"step-{step}")
-    program.write_text(STOPPING)
-    arguments = [arguments[0], str(program), str(step), str(marker), *arguments[3:]]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    arguments = [*arguments[:2], "tests.training.stopping_program", str(step), str(marker), *arguments[3:]]
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root)
     try:
         while not marker.exists():
             assert process.poll() is None, process.communicate()[1]
@@ -112,11 +84,11 @@ def test_ctrl_c_and_kill_then_resume(workers: str, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run(command(photos, whole), check=True, capture_output=True)
     again = command(photos, broken, "--resume", "--workers", workers)
-    assert stopped(again, tmp_path / "program.py", signal.SIGINT, step=12) == 130
+    assert stopped(again, tmp_path / "stopped", signal.SIGINT, step=12) == 130
     assert len(metrics(broken)) == 1
     progress = torch.load(broken / "state.pt", weights_only=True)["progress"]
     assert (progress["epoch"], progress["step"], progress["position"]) == (1, 12, 4)
-    assert stopped(again, tmp_path / "program.py", signal.SIGKILL, step=23) == -signal.SIGKILL
+    assert stopped(again, tmp_path / "killed", signal.SIGKILL, step=23) == -signal.SIGKILL
     assert len(metrics(broken)) == 2
     subprocess.run(again, check=True, capture_output=True)
     assert same(outcome(whole), outcome(broken))

@@ -115,8 +115,9 @@ def command(photos: Path, output: Path) -> tuple[str | Path, ...]:
 @pytest.mark.slow
 def test_ctrl_c_saves_once_and_one_process_goes_on(tmp_path: Path) -> None:
     photos, output = write_photos(tmp_path / "photos", 16), tmp_path / "run"
-    process = start(*command(photos, output), "--workers", "1")
-    while not (output / "metrics.jsonl").exists():
+    marker = tmp_path / "stopped"
+    process = start("tests.training.stopping_program", "2", marker, *command(photos, output)[1:], "--workers", "1")
+    while not marker.exists():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGINT)
@@ -124,7 +125,7 @@ def test_ctrl_c_saves_once_and_one_process_goes_on(tmp_path: Path) -> None:
     assert " ".join(error.split()).count("run the same command with --resume") == 1
     assert "DataLoader worker" not in error
     state = torch.load(output / "state.pt", weights_only=True)["progress"]
-    assert 1 <= state["epoch"] < 4
+    assert (state["epoch"], state["step"]) == (1, 2)  # epochs of one step
     alone = [sys.executable, "-m", *map(str, command(photos, output)), "--workers", "0"]
     done = subprocess.run(alone, capture_output=True, text=True, check=True, timeout=SECONDS)
     assert "after epoch" in done.stdout
