@@ -1,4 +1,4 @@
-"""Labelled objects and the layers that overlapping ones need."""
+"""Object annotations: id maps, layers of overlapping objects, transforms and selection."""
 
 import torch
 from hypothesis import given
@@ -15,7 +15,7 @@ ID_MAP = torch.tensor(
 )
 
 
-def test_an_id_map_says_where_each_object_is():
+def test_boxes_and_areas_are_measured_on_the_id_map():
     objects = ObjectAnnotations.from_id_map(ID_MAP, labels=torch.tensor([9, 9, 1, 9, 9, 9, 4]))
     assert objects.size == (3, 5)
     assert objects.ids.tolist() == [3, 7]
@@ -26,7 +26,7 @@ def test_an_id_map_says_where_each_object_is():
     assert torch.equal(objects.bitmask(1), ID_MAP == 7)
 
 
-def test_nothing_is_an_id_map_too():
+def test_id_maps_without_objects():
     for objects in (
         ObjectAnnotations.from_id_map(torch.zeros(4, 6)),
         ObjectAnnotations.from_masks(torch.zeros(0, 4, 6, dtype=torch.bool)),
@@ -38,7 +38,7 @@ def test_nothing_is_an_id_map_too():
 
 
 @given(st.integers(0, 10_000), st.integers(0, 12))
-def test_masks_that_overlap_come_back_whole(seed, count):
+def test_overlapping_masks_are_kept_complete(seed, count):
     generator = torch.Generator().manual_seed(seed)
     masks = torch.rand(count, 7, 9, generator=generator) < torch.rand(count, 1, 1, generator=generator)
     labels = torch.arange(count)
@@ -52,25 +52,25 @@ def test_masks_that_overlap_come_back_whole(seed, count):
         assert objects.areas[position] == mask.sum()
 
 
-def test_objects_apart_share_a_layer():
+def test_objects_without_overlap_share_a_layer():
     masks = torch.zeros(3, 4, 6, dtype=torch.bool)
     masks[0, :, :3] = masks[1, :, 3:] = masks[2, 1:3] = True
     objects = ObjectAnnotations.from_masks(masks)
     assert objects.layers.tolist() == [0, 0, 1]
 
 
-def test_what_a_crop_leaves_is_measured_anew_and_the_rest_is_gone():
+def test_transformed_objects_are_measured_again_and_empty_ones_dropped():
     crowd = torch.tensor([0, 0, 1, 0, 0, 0, 0], dtype=torch.bool)
     objects = ObjectAnnotations.from_id_map(ID_MAP, labels=torch.arange(7), crowd=crowd)
-    left = objects.transformed(lambda id_map: id_map[..., :2])
-    assert left.ids.tolist() == [3]
-    assert (left.boxes.tolist(), left.areas.tolist(), left.labels.tolist()) == ([[1, 0, 2, 2]], [2], [2])
-    assert left.crowd.tolist() == [True]
-    mirrored = objects.transformed(lambda id_map: id_map.flip(-1))
-    assert mirrored.boxes.tolist() == [[2, 0, 4, 2], [0, 1, 2, 3]]
+    cropped = objects.transformed(lambda id_map: id_map[..., :2])
+    assert cropped.ids.tolist() == [3]
+    assert (cropped.boxes.tolist(), cropped.areas.tolist(), cropped.labels.tolist()) == ([[1, 0, 2, 2]], [2], [2])
+    assert cropped.crowd.tolist() == [True]
+    flipped = objects.transformed(lambda id_map: id_map.flip(-1))
+    assert flipped.boxes.tolist() == [[2, 0, 4, 2], [0, 1, 2, 3]]
 
 
-def test_some_of_the_objects_can_be_taken():
+def test_objects_are_selected_by_position_or_mask():
     objects = ObjectAnnotations.from_id_map(ID_MAP)
     assert objects[torch.tensor([False, True])].ids.tolist() == [7]
     assert objects[torch.tensor([1, 0])].ids.tolist() == [7, 3]

@@ -1,4 +1,4 @@
-"""Networks for tests: small copies of the real ones, with scores that are not zero."""
+"""Small networks for tests, with random score layers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from upscore.models.fcn.fcn import FCN
 
 
 def thin(backbone: SequentialBackbone, width: int = 6) -> SequentialBackbone:
-    """The same chain of kernels, strides and paddings with few channels, and He weights."""
+    """Return a backbone with the same kernels, strides and paddings but few channels, and He weights."""
     layers: dict[str, nn.Module] = {}
     for name, layer in backbone.named_children():
         if isinstance(layer, nn.Conv2d):
@@ -35,14 +35,14 @@ def thin(backbone: SequentialBackbone, width: int = 6) -> SequentialBackbone:
 
 
 def thin_vgg16(geometry: str) -> SequentialBackbone:
-    """VGG16 with few channels; the whole one is never made."""
+    """Return VGG16 with few channels, without allocating the complete network."""
     with torch.device("meta"):
         whole = vgg16(geometry)  # type: ignore[arg-type]
     return thin(whole)
 
 
 def randomise_scores(net: FCN) -> FCN:
-    """Give the score layers, zero at birth, weights that make scores of about one."""
+    """Initialise the score layers, which are zero by default, so that scores have a scale of about one."""
     for layer in net.score.values():
         nn.init.normal_(layer.weight, std=layer.in_channels**-0.5)
         nn.init.normal_(layer.bias)

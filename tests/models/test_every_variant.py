@@ -1,4 +1,4 @@
-"""Every FCN over every kind of backbone can be trained: each parameter to be learned gets a gradient."""
+"""Every FCN with every type of backbone can be trained."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ BACKBONES = ("efficientnet_lite0", "resnet18", "timm/convnext_atto", "timm/test_
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("name", FCN_STRIDES)
-def test_a_step_of_training(name: str, backbone: str) -> None:
+def test_every_trainable_parameter_has_a_gradient_and_a_step_can_be_made(name: str, backbone: str) -> None:
     if name == "fcn-pool5" and backbone == "resnet18":
-        pytest.skip("resnet18 has no layers after its last map")
+        pytest.skip("resnet18 has no layers after its last feature map")
     torch.manual_seed(0)
     net = build(name, backbone=backbone, num_classes=8)
     for layer in net.score.values():

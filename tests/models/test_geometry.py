@@ -1,3 +1,5 @@
+"""Coordinate maps, and the crops that follow from them."""
+
 from __future__ import annotations
 
 from fractions import Fraction
@@ -42,7 +44,7 @@ def test_same_padding_crops_a_quarter_of_each_kernel(name: str, crops: dict[int,
 def test_caffe_geometry_of_vgg16_equals_the_authors() -> None:
     with torch.device("meta"):
         coordinates = build("fcn8s", backbone="vgg16", num_classes=2, geometry="caffe").backbone.coordinates
-    # the first score stands at pixel 12.5, where 32 x + b = 0
+    # the first score is at pixel 12.5, where 32 x + b = 0
     assert coordinates[32] == CoordinateMap(Fraction(1, 32), Fraction(-25, 64))
     assert coordinates[16].scale == Fraction(1, 16)
     assert coordinates[8].scale == Fraction(1, 8)
@@ -77,7 +79,7 @@ def test_windows_are_centred_at_their_mapped_coordinates(kernel: int, stride: in
 def test_transposed_windows_are_centred_at_their_mapped_coordinates(
     kernel: int, stride: int, cell: int, data: st.DataObject
 ) -> None:
-    padding = data.draw(st.integers(0, min(kernel - 1, 4 * stride)))  # none of the window is cut off
+    padding = data.draw(st.integers(0, min(kernel - 1, 4 * stride)))  # the window is not cut off
     layer = ones(nn.ConvTranspose2d(1, 1, kernel, stride, padding, bias=False))
     scores = torch.zeros(1, 1, 12, 12)
     scores[..., cell, cell] = 1

@@ -1,4 +1,4 @@
-"""What is computed in another way under autocast to bfloat16 gives the gradients of float32, as far as that can."""
+"""Layers with a special implementation under bfloat16 autocast, compared with float32."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from upscore.models.kernels.large_kernel_conv import LargeKernelConv2d
 from upscore.models.mask_rcnn.rpn import RPNHead
 
 
-def both_ways(
+def assert_autocast_agrees(
     outputs: Callable[[], Sequence[Tensor]], of: Sequence[Tensor], upstream: Sequence[Tensor], tolerance: float
 ) -> None:
     """Compare outputs and gradients in float32 and under autocast."""
@@ -26,14 +26,14 @@ def both_ways(
         found = outputs()
     gradients = torch.autograd.grad(found, of, [u.to(o.dtype) for u, o in zip(upstream, found, strict=True)])
     for ours, theirs in zip((*found, *gradients), (*expected, *expected_gradients), strict=True):
-        assert 0 < (ours.float() - theirs).norm() < tolerance * theirs.norm()  # 0: it would be the same computation
+        assert 0 < (ours.float() - theirs).norm() < tolerance * theirs.norm()  # 0 would mean the same implementation
     for gradient, value in zip(gradients, of, strict=True):
         assert gradient.dtype == value.dtype
 
 
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize(("kernel_size", "padding"), [(7, 3), (7, 0), (6, 0), (1, 0)])
-def test_a_wide_convolution_is_a_convolution(
+def test_large_kernel_convolution_agrees_with_conv2d(
     kernel_size: int, padding: int, memory_format: torch.memory_format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("upscore.models.kernels.large_kernel_conv.OUTPUT_BLOCK", 7)
@@ -43,10 +43,12 @@ def test_a_wide_convolution_is_a_convolution(
     expected = F.conv2d(images, layer.weight, layer.bias, padding=padding)
     assert torch.equal(layer(images), expected)
     # in place, as the ReLU after it
-    both_ways(lambda: [layer(images).mul_(2)], [images, *layer.parameters()], [torch.randn_like(expected)], 0.01)
+    assert_autocast_agrees(
+        lambda: [layer(images).mul_(2)], [images, *layer.parameters()], [torch.randn_like(expected)], 0.01
+    )
 
 
-def test_a_wide_convolution_of_what_needs_no_gradient() -> None:
+def test_large_kernel_convolution_without_input_gradients() -> None:
     layer, images = LargeKernelConv2d(4, 6, 3), torch.randn(1, 4, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
         layer(images).sum().backward()
@@ -55,14 +57,14 @@ def test_a_wide_convolution_of_what_needs_no_gradient() -> None:
         assert not layer(images).requires_grad
 
 
-def test_vggs_wide_layers_are_such() -> None:
+def test_vgg16_uses_large_kernel_convolutions() -> None:
     with torch.device("meta"):
         backbone = vgg16("same")
     assert isinstance(backbone.fc6, LargeKernelConv2d)
     assert isinstance(backbone.fc7, LargeKernelConv2d)
 
 
-def shaken(name: str) -> nn.Module:
+def random_frozen_resnet(name: str) -> nn.Module:
     torch.manual_seed(0)
     network = resnet(name, norm="frozen")
     for layer in network.modules():
@@ -75,8 +77,8 @@ def shaken(name: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_frozen_norms_go_into_the_convolutions_before_them(name: str) -> None:
-    network = shaken(name)
+def test_frozen_norms_are_folded_into_the_preceding_convolutions(name: str) -> None:
+    network = random_frozen_resnet(name)
     assert network.state_dict().keys() == {
         key for key in resnet(name).state_dict() if not key.endswith("num_batches_tracked")
     }
@@ -88,7 +90,7 @@ def test_frozen_norms_go_into_the_convolutions_before_them(name: str) -> None:
     expected = backbone(images)
     with torch.autocast("cpu", torch.bfloat16):
         found = backbone(images)
-    assert found[32].dtype == torch.bfloat16  # a norm's own float32 would have made it float32
+    assert found[32].dtype == torch.bfloat16  # a separate normalisation would give float32
     for stride, features in expected.items():
         assert (found[stride].float() - features).norm() < 0.05 * features.norm()  # after up to 50 layers
     upstream = torch.randn_like(expected[32])
@@ -101,35 +103,37 @@ def test_frozen_norms_go_into_the_convolutions_before_them(name: str) -> None:
 
 
 @pytest.mark.parametrize("layers", ["layer1.0", "layer2.0"])
-def test_a_block_with_frozen_norms(layers: str) -> None:
-    block = shaken("resnet50").get_submodule(layers)
-    block.set_submodule("relu", nn.Identity())  # values near zero would make a difference of their own
+def test_a_bottleneck_with_folded_norms_agrees_with_float32(layers: str) -> None:
+    block = random_frozen_resnet("resnet50").get_submodule(layers)
+    block.set_submodule("relu", nn.Identity())  # the ReLU of values near zero would differ
     images = torch.randn(2, next(block.parameters()).shape[1], 16, 12, requires_grad=True)
     upstream = torch.randn_like(block(images))
-    both_ways(lambda: [block(images)], [images, *block.parameters()], [upstream], 0.02)
+    assert_autocast_agrees(lambda: [block(images)], [images, *block.parameters()], [upstream], 0.02)
 
 
-def test_the_proposal_heads_gradient_through_few_cells() -> None:
+def test_the_sparse_gradient_of_the_rpn_head_agrees_with_the_dense_one() -> None:
     torch.manual_seed(0)
     head = RPNHead(16, 3)
     for parameter in head.parameters():
         nn.init.normal_(parameter, std=0.2)
     maps = [torch.randn(2, 16, 20, 30, requires_grad=True), torch.randn(2, 16, 5, 8, requires_grad=True)]
     upstream = [torch.zeros_like(level) for values in head(maps) for level in values]
-    # corners, neighbours whose windows overlap, one cell for two anchors
+    # corners, neighbours with overlapping windows, a cell with gradients of two anchors
     for image, anchor, y, x in ((0, 1, 0, 0), (1, 0, 19, 29), (0, 2, 5, 6), (0, 1, 5, 7), (0, 0, 5, 7)):
         upstream[0][image, anchor, y, x] = torch.randn(())
         upstream[2][image, 4 * anchor : 4 * anchor + 4, y, x] = torch.randn(4)
     upstream[1][1, 1, 4, 7] = 1.5
-    upstream[3][0, 3, 0, 2] = -0.5  # of a cell that has a gradient of its box alone
+    upstream[3][0, 3, 0, 2] = -0.5  # a cell with a gradient of the deltas only
 
     def outputs() -> list[Tensor]:
         return [level for values in head(maps) for level in values]
 
-    both_ways(outputs, [*maps, *(p for name, p in head.named_parameters() if "bias" not in name)], upstream, 0.05)
+    assert_autocast_agrees(
+        outputs, [*maps, *(p for name, p in head.named_parameters() if "bias" not in name)], upstream, 0.05
+    )
 
 
-def test_no_gradient_from_any_cell_is_zero() -> None:
+def test_the_rpn_head_without_gradients_of_cells_has_zero_gradients() -> None:
     head, level = RPNHead(8, 3), torch.randn(1, 8, 6, 6, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         outputs = head([level])

@@ -1,4 +1,4 @@
-"""pytorch-fcn's networks, where they are installed."""
+"""pytorch-fcn's networks; tests are skipped if they are not installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from upscore.errors import UserError
 
 
 def torchfcn_models() -> ModuleType:
-    """`torchfcn.models`."""
+    """Return the module `torchfcn.models`."""
     try:
         return shared.torchfcn_models()
     except UserError as error:

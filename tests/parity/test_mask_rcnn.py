@@ -1,7 +1,7 @@
-"""torchvision's two Mask R-CNNs and ours, with the same weights on the same photos: all at once, and stage by stage.
+"""Mask R-CNN compared with torchvision's two versions with the same weights: results, losses and each stage.
 
-N detections, H W pixels of the photo. Where two boxes overlap by just the threshold of the suppression, rounding
-decides which of them stays, so a hundredth may differ.
+N detections, H W pixels of the image. If the overlap of two boxes is close to the NMS threshold, rounding decides which
+of them is kept, so that a hundredth of the boxes may differ.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN as Peer
 
-from tests.parity.torchvision_peers import MAX_SIDE, MIN_SIDE, PROPOSALS, photo, torchvision_peer
+from tests.parity.torchvision_peers import MAX_SIDE, MIN_SIDE, PROPOSALS, synthetic_image, torchvision_peer
 from upscore.annotations import ObjectAnnotations
 from upscore.checkpoints import save_model
 from upscore.checkpoints.importers.torchvision import import_torchvision_mask_rcnn
@@ -29,8 +29,8 @@ from upscore.results.mask_paste import paste_soft
 pytestmark = pytest.mark.slow
 
 SIZES = [(480, 640), (333, 500), (97, 301)]
-EDGE = 0.01
-"""The share of boxes that rounding may decide about."""
+TOLERATED = 0.01
+"""Fraction of boxes that may differ because of rounding."""
 
 
 @pytest.fixture(scope="module", params=["v1", "v2"])
@@ -44,7 +44,7 @@ def net(peer: Peer) -> MaskRCNN:
 
 
 def imported(peer: Peer) -> MaskRCNN:
-    """Ours with the peer's weights, and the peer's numbers that keep tests short."""
+    """Return our network with the weights of the peer, and its reduced image size and number of proposals."""
     net = import_torchvision_mask_rcnn(peer.state_dict())
     net.resizing = Resizing(min_side=MIN_SIDE, max_side=MAX_SIDE, rule="floats")
     net.rpn.training_limits = net.rpn.inference_limits = PROPOSALS
@@ -53,8 +53,8 @@ def imported(peer: Peer) -> MaskRCNN:
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @torch.inference_mode()
-def test_the_same_objects_are_found(peer: Peer, net: MaskRCNN, height: int, width: int) -> None:
-    image = photo(height, width)
+def test_detections_equal_torchvisions(peer: Peer, net: MaskRCNN, height: int, width: int) -> None:
+    image = synthetic_image(height, width)
     (expected,) = peer([image / 255])
     found = as_instances(Model(net, precision="float32").predict(image.byte(), score_threshold=0))
     assert len(found) == len(expected["boxes"]) > 30
@@ -63,13 +63,13 @@ def test_the_same_objects_are_found(peer: Peer, net: MaskRCNN, height: int, widt
     columns = [found.boxes, found.scores[:, None], found.labels[:, None] + 1]
     ours = torch.cat([torch.from_numpy(column) for column in columns], dim=1)
     theirs = torch.cat([expected["boxes"], expected["scores"][:, None], expected["labels"][:, None]], dim=1)
-    nearest, at = nearest_rows(ours, theirs)
+    nearest, index = nearest_rows(ours, theirs)
     same = nearest < 1e-3
-    assert same.float().mean() >= 1 - EDGE
+    assert same.float().mean() >= 1 - TOLERATED
     soft, binary = pasted(found)
-    assert (soft[at] - expected["masks"][:, 0])[same].abs().max() < 1e-3
+    assert (soft[index] - expected["masks"][:, 0])[same].abs().max() < 1e-3
     decided = (expected["masks"][:, 0] - 0.5).abs() > 1e-4
-    assert torch.equal((binary[at] & decided)[same], ((expected["masks"][:, 0] >= 0.5) & decided)[same])
+    assert torch.equal((binary[index] & decided)[same], ((expected["masks"][:, 0] >= 0.5) & decided)[same])
     assert 0.2 < expected["masks"].amax(dim=(1, 2, 3)).mean() <= 1
 
 
@@ -77,8 +77,8 @@ def test_the_same_objects_are_found(peer: Peer, net: MaskRCNN, height: int, widt
 def test_an_imported_model_returns_what_torchvision_returns(
     peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By default, through a model folder: also low scores, and objects that overlap."""
-    few = Limits(before_nms=100, after_nms=100)  # of 1000 proposals, more than 100 become objects with high scores
+    """The default settings of a model folder keep low scores and overlapping objects."""
+    few = Limits(before_nms=100, after_nms=100)  # with 1000 proposals, more than 100 objects would have high scores
     monkeypatch.setitem(PRESETS, "torchvision", replace(PRESETS["torchvision"], inference=few))
     monkeypatch.setitem(peer.rpn._pre_nms_top_n, "testing", few.before_nms)
     net = import_torchvision_mask_rcnn(peer.state_dict())
@@ -86,7 +86,7 @@ def test_an_imported_model_returns_what_torchvision_returns(
     net.architecture |= {"min_side": MIN_SIDE, "max_side": MAX_SIDE}
     save_model(tmp_path / "model", net, classes=net.classes)
     model = load(tmp_path / "model", engine="torch", precision="float32")
-    image = photo(333, 500)
+    image = synthetic_image(333, 500)
     (expected,) = peer([image / 255])
     found = as_instances(model.predict(image.byte()))
     assert len(found) == len(expected["boxes"]) == len(found.boxes)
@@ -95,22 +95,22 @@ def test_an_imported_model_returns_what_torchvision_returns(
     columns = [found.boxes, found.scores[:, None], found.labels[:, None] + 1]
     ours = torch.cat([torch.from_numpy(column) for column in columns], dim=1)
     theirs = torch.cat([expected["boxes"], expected["scores"][:, None], expected["labels"][:, None]], dim=1)
-    nearest, at = nearest_rows(ours, theirs)
+    nearest, index = nearest_rows(ours, theirs)
     same = nearest < 1e-3
-    assert same.float().mean() >= 1 - EDGE
+    assert same.float().mean() >= 1 - TOLERATED
     decided = (expected["masks"][:, 0] - 0.5).abs() > 1e-4
-    masks = torch.from_numpy(found.bitmasks())[at]
+    masks = torch.from_numpy(found.bitmasks())[index]
     assert torch.equal((masks & decided)[same], ((expected["masks"][:, 0] >= 0.5) & decided)[same])
     assert model.display_threshold == 0.5
 
 
 def nearest_rows(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
-    """For each of their rows the largest difference from the most similar one of ours, and where that is."""
+    """Return the largest difference of each of their rows from our most similar row, and the index of that row."""
     return (theirs[:, None] - ours[None]).abs().amax(dim=2).min(dim=1)
 
 
 def pasted(found: InstanceResult) -> tuple[Tensor, Tensor]:
-    """(N, H, W) float32 probabilities and bool masks."""
+    """Return pasted probabilities (N, H, W) float32 and masks (N, H, W) bool."""
     soft = torch.zeros(len(found), *found.size)
     for canvas, mask, box in zip(soft, found.masks, found.boxes, strict=True):
         crop, top, left = paste_soft(mask, box, found.size, found.mask_paste)
@@ -120,23 +120,23 @@ def pasted(found: InstanceResult) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @torch.inference_mode()
-def test_each_stage_is_the_same(peer: Peer, net: MaskRCNN, height: int, width: int) -> None:
-    image = photo(height, width)
+def test_each_stage_equals_torchvisions(peer: Peer, net: MaskRCNN, height: int, width: int) -> None:
+    image = synthetic_image(height, width)
     images, _ = peer.transform([image / 255])
-    seen = net.resizing(image.byte(), net.preprocessing)
-    size = (seen.shape[-2], seen.shape[-1])
+    resized = net.resizing(image.byte(), net.preprocessing)
+    size = (resized.shape[-2], resized.shape[-1])
     assert images.image_sizes == [size]
-    assert (images.tensors[0, :, : size[0], : size[1]] - seen).abs().max() < 1e-5
+    assert (images.tensors[0, :, : size[0], : size[1]] - resized).abs().max() < 1e-5
 
     maps = peer.backbone(images.tensors)
-    outputs = net(seen[None])
+    outputs = net(resized[None])
     for ours, theirs in zip(outputs.maps, maps.values(), strict=True):
         assert difference(ours, theirs) < 1e-4
 
     (expected,), _ = peer.rpn(images, maps)
     (found,), _ = net.rpn.proposals(outputs.proposals, [size], PROPOSALS)
     assert len(found) == len(expected) > 50
-    assert (nearest_rows(found, expected)[0] < 1e-3).float().mean() >= 1 - EDGE
+    assert (nearest_rows(found, expected)[0] < 1e-3).float().mean() >= 1 - TOLERATED
 
     theirs = peer.roi_heads.box_head(peer.roi_heads.box_roi_pool(maps, [expected], [size]))
     ours = net.box_head(net.box_pooler(outputs.maps, [expected]))
@@ -153,14 +153,14 @@ def test_each_stage_is_the_same(peer: Peer, net: MaskRCNN, height: int, width: i
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
-    """The largest one, relative to the largest number."""
+    """Return the largest absolute difference, relative to the largest absolute value."""
     assert found.shape == expected.shape
     return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
-def test_losses_are_the_same(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    peer = torchvision_peer(version)  # of its own, for statistics move
+def test_losses_equal_torchvisions(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = torchvision_peer(version)  # not the fixture, because running statistics change
     net = imported(peer)
     everything = 1 << 20
     for sampler in (peer.rpn.fg_bg_sampler, peer.roi_heads.fg_bg_sampler):
@@ -168,8 +168,8 @@ def test_losses_are_the_same(version: str, monkeypatch: pytest.MonkeyPatch) -> N
     net.rpn.batch_size = everything
     net.settings = replace(net.settings, batch_size=everything)
 
-    height, width = MIN_SIDE, 176  # so that neither resizes
-    image = photo(height, width)
+    height, width = MIN_SIDE, 176  # so that neither network resizes
+    image = synthetic_image(height, width)
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     discs = [(40, 45, 30), (90, 100, 34), (60, 150, 20), (20, 20, 8)]
     masks = torch.stack([(y - row) ** 2 + (x - column) ** 2 < radius**2 for row, column, radius in discs])

@@ -1,4 +1,4 @@
-"""The four networks of pytorch-fcn and ours, with the same weights on the same images.
+"""FCNs compared with the four networks of pytorch-fcn with the same weights.
 
 C classes, H W pixels.
 """
@@ -20,12 +20,12 @@ pytestmark = pytest.mark.slow
 C = 21
 PEERS = {"fcn32s": "FCN32s", "fcn16s": "FCN16s", "fcn8s": "FCN8s", "fcn8s-atonce": "FCN8sAtOnce"}
 UNDO_SCALE = {"score_pool4.weight": 1e2, "score_pool3.weight": 1e4}
-"""Makes the skips count for as much at once as they do in stages."""
+"""Factors that undo the scales of the at-once network, so that its scores equal those of the staged one."""
 
 
 @pytest.fixture(scope="module")
 def peers() -> dict[str, nn.Module]:
-    """Name -> pytorch-fcn's network; the four share one set of backbone weights."""
+    """Return name -> pytorch-fcn's network; all have the same backbone weights."""
     models = torchfcn_models()
     with torch.device("meta"):
         nets = {name: getattr(models, peer)(C) for name, peer in PEERS.items()}
@@ -48,7 +48,7 @@ def ours(peers: dict[str, nn.Module]) -> dict[str, FCN]:
 
 
 def run_backbone_once(nets: dict[str, FCN], images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The nets' backbones have the same weights; all but the first take their maps from it."""
+    """Let all networks use the feature maps of the first, because their backbones have the same weights."""
     maps = nets["fcn32s"].backbone(images)
     for net in nets.values():
         monkeypatch.setattr(net.backbone, "forward", lambda _: maps)
@@ -59,36 +59,36 @@ def relative_difference(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
-def photo(height: int, width: int) -> Tensor:
+def synthetic_image(height: int, width: int) -> Tensor:
     return torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(height)) * 60
 
 
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 334), (64, 64), (97, 301)])
 @torch.inference_mode()
-def test_logits_are_those_of_pytorch_fcn(
+def test_logits_equal_those_of_pytorch_fcn(
     peers: dict[str, nn.Module],
     ours: dict[str, FCN],
     height: int,
     width: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    images = photo(height, width)
+    images = synthetic_image(height, width)
     run_backbone_once(ours, images, monkeypatch)
     logits = {name: net(images) for name, net in ours.items()}
     for name, peer in peers.items():
         assert relative_difference(logits[name], peer(images)) < 1e-4, name
-    assert relative_difference(logits["fcn8s-atonce"], logits["fcn8s"]) < 1e-4  # their weights undo the scales
-    assert relative_difference(logits["fcn16s"], logits["fcn8s"]) > 1e-2  # the skips do count
+    assert relative_difference(logits["fcn8s-atonce"], logits["fcn8s"]) < 1e-4  # the weights undo the scales
+    assert relative_difference(logits["fcn16s"], logits["fcn8s"]) > 1e-2  # the skips contribute
     assert relative_difference(logits["fcn32s"], logits["fcn16s"]) > 1e-2
 
 
 @pytest.mark.parametrize("grouped", [False, True], ids=["dense", "grouped"])
 @pytest.mark.parametrize("upsampling", ["intermediate", "learned"])
 @torch.inference_mode()
-def test_learned_upsampling_starts_out_as_fixed(
+def test_learned_upsampling_initially_equals_fixed(
     ours: dict[str, FCN], upsampling: Upsampling, grouped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = photo(40, 70)
+    images = synthetic_image(40, 70)
     run_backbone_once(ours, images, monkeypatch)
     for name, fixed in ours.items():
         with torch.device("meta"):

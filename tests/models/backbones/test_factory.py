@@ -1,4 +1,4 @@
-"""What every backbone's FCN must do; a new one inherits these tests by giving its name.
+"""Tests that every backbone must pass in an FCN; a new backbone inherits them in a class that gives its name.
 
 N images, C classes, H W pixels.
 """
@@ -31,16 +31,16 @@ def noise(*shape: int) -> Tensor:
 
 @pytest.fixture(scope="class")
 def net(request: pytest.FixtureRequest) -> FCN:
-    """A class's network with scores that are not zero, in evaluation mode."""
+    """The network of a test class with random score layers, in evaluation mode."""
     torch.manual_seed(0)
     return randomise_scores(request.cls().make()).eval()
 
 
 class NetworkTests:
-    """The tests of any FCN-8s."""
+    """Tests of any FCN-8s."""
 
     def make(self) -> FCN:
-        """A fresh network of `C` classes."""
+        """Build a network of `C` classes."""
         raise NotImplementedError
 
     @torch.inference_mode()
@@ -79,10 +79,10 @@ class NetworkTests:
     def test_every_parameter_has_a_gradient(self, net: FCN) -> None:
         net = copy.deepcopy(net).train()
         net.losses(net(noise(2, 3, 96, 64)), torch.randint(C, (2, 96, 64)))["cross_entropy"].backward()
-        learned = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
-        assert len(learned) > 20
-        # distributed training stops at parameters that are to be learned and aren't used
-        assert not [name for name, p in learned if p.grad is None or not p.grad.isfinite().all()]
+        trainable = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
+        assert len(trainable) > 20
+        # distributed training fails for trainable parameters without a gradient
+        assert not [name for name, p in trainable if p.grad is None or not p.grad.isfinite().all()]
 
     @pytest.mark.slow
     @torch.inference_mode()
@@ -90,13 +90,13 @@ class NetworkTests:
         images = noise(1, 3, 512, 544)
         left, right = net(images[..., :512]), net(images[..., 32:])
         centre = slice(208, -208)
-        moved = (left[..., centre, 240:304] - right[..., centre, 208:272]).square().mean().sqrt()
-        unmoved = (left[..., centre, 240:304] - right[..., centre, 240:304]).square().mean().sqrt()
-        assert moved < 0.1 * unmoved  # not zero where the network sees as far as the image's border
+        aligned = (left[..., centre, 240:304] - right[..., centre, 208:272]).square().mean().sqrt()
+        misaligned = (left[..., centre, 240:304] - right[..., centre, 240:304]).square().mean().sqrt()
+        assert aligned < 0.1 * misaligned  # not zero, because receptive fields reach the border of the image
 
 
 class BuiltNetworkTests(NetworkTests):
-    """The tests of an FCN-8s that `build` makes."""
+    """Tests of an FCN-8s made by `build`."""
 
     backbone: str
 
@@ -114,7 +114,7 @@ class BuiltNetworkTests(NetworkTests):
 
 
 class ChainTests(NetworkTests):
-    """The tests of a backbone whose coordinates follow from its layers."""
+    """Tests of a backbone whose coordinates are computed from its layers."""
 
     @pytest.mark.slow
     @pytest.mark.parametrize("stride", [8, 16, 32])
@@ -124,7 +124,7 @@ class ChainTests(NetworkTests):
             if int(other) != stride:
                 nn.init.zeros_(layer.weight)
         side, step = 384, 8
-        pixels = [side // 2 + step * phase for phase in (-2, -1, 0, 1)]  # evenly over a cell of 32
+        pixels = [side // 2 + step * phase for phase in (-2, -1, 0, 1)]  # evenly distributed over a cell of 32 pixels
         images = noise(len(pixels), 3, side, side).requires_grad_()
         scores = net(images)
         torch.stack([scores[n, :2, p, p] for n, p in enumerate(pixels)]).sum().backward()
@@ -136,7 +136,7 @@ class ChainTests(NetworkTests):
             for n, pixel in enumerate(pixels)
             for axis in (0, 1)
         ]
-        # half a cell of error is what coordinates taken from other layers would give
+        # coordinates of other layers would give an error of half a cell
         assert abs(torch.stack(offsets).mean()) < 0.3 * stride
 
 
@@ -188,26 +188,26 @@ def test_parameters_that_only_the_classifier_uses_are_frozen() -> None:
 @pytest.mark.parametrize("stride", [8, 16, 32])
 @torch.no_grad()
 def test_measured_cell_centres_agree_with_the_coordinates(stride: int) -> None:
-    """A network trained on mirrored photos sees in a mirrored photo what it sees in the photo itself.
+    """A network trained with flips computes nearly the flipped features for a flipped image.
 
-    With cells at `stride * i + c`, the features of photo columns d to d + S, mirrored there and back, are at the places
-    of those of columns 0 to S for d = 2 c - (stride - 1): the d at which the two are most alike tells c.
+    With cells at `stride * i + c`, the features of image columns d to d + S, flipped before and after the network, are
+    aligned with those of columns 0 to S for d = 2 c - (stride - 1). The d of the highest similarity gives c.
     """
     backbone = build_backbone("efficientnet_lite0", pretrained=True).eval()
     side, first, margin = 256, 40, 64 // stride
     shifts = range(-36, 40, 4)
-    alike = torch.zeros(len(shifts))
-    for photo in (data.astronaut(), data.coffee(), data.chelsea()):
-        image = backbone.preprocessing(torch.from_numpy(photo).permute(2, 0, 1)[None, :, :side])
+    similarity = torch.zeros(len(shifts))
+    for pixels in (data.astronaut(), data.coffee(), data.chelsea()):
+        image = backbone.preprocessing(torch.from_numpy(pixels).permute(2, 0, 1)[None, :, :side])
         upright = backbone(image[..., first : first + side])[stride]
         for index, shift in enumerate(shifts):
-            mirrored = backbone(image[..., first + shift : first + shift + side].flip(-1))[stride].flip(-1)
-            pair = [m[0, ..., margin:-margin, margin:-margin].flatten(1) for m in (upright, mirrored)]
+            flipped = backbone(image[..., first + shift : first + shift + side].flip(-1))[stride].flip(-1)
+            pair = [m[0, ..., margin:-margin, margin:-margin].flatten(1) for m in (upright, flipped)]
             pair = [m - m.mean(1, keepdim=True) for m in pair]
-            alike[index] += torch.nn.functional.cosine_similarity(pair[0].flatten(), pair[1].flatten(), dim=0)
-    best = int(alike.argmax().clamp(1, len(shifts) - 2))
-    before, at, after = alike[best - 1 : best + 2].tolist()
-    shift = shifts[best] + 4 * (before - after) / (2 * (before - 2 * at + after))  # the vertex of a parabola
+            similarity[index] += torch.nn.functional.cosine_similarity(pair[0].flatten(), pair[1].flatten(), dim=0)
+    best = int(similarity.argmax().clamp(1, len(shifts) - 2))
+    before, highest, after = similarity[best - 1 : best + 2].tolist()
+    shift = shifts[best] + 4 * (before - after) / (2 * (before - 2 * highest + after))  # the vertex of a parabola
     centre = (shift + stride - 1) / 2
     coordinates = backbone.coordinates[stride]
     assert centre == pytest.approx(float(-coordinates.shift / coordinates.scale), abs=stride / 8)

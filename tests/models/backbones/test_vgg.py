@@ -1,4 +1,4 @@
-"""torchvision's vgg16 made convolutional: the same numbers, reshaped (FCN section 3.1)."""
+"""torchvision's VGG16 weights in the fully convolutional backbone (FCN section 3.1)."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def test_the_convolutional_layers_give_the_classifiers_logits(classifier: VGG, n
     assert_close(features, classifier.features(images))
 
     fc6, fc7 = layers["fc6"], layers["fc7"]
-    seen = F.relu(F.conv2d(features, fc6.weight, fc6.bias, padding=0))
-    seen = F.relu(F.conv2d(seen, fc7.weight, fc7.bias))
+    hidden = F.relu(F.conv2d(features, fc6.weight, fc6.bias, padding=0))
+    hidden = F.relu(F.conv2d(hidden, fc7.weight, fc7.bias))
     fc8 = classifier.classifier[6]
-    logits = F.conv2d(seen, fc8.weight[:, :, None, None], fc8.bias)
+    logits = F.conv2d(hidden, fc8.weight[:, :, None, None], fc8.bias)
     assert logits.shape == (1, 1000, 1, 1)
     assert_close(logits.flatten(1), classifier(images))
 

@@ -1,3 +1,5 @@
+"""Converted classifiers, compared with the classifier on crops."""
+
 import pytest
 import timm
 import torch
@@ -19,7 +21,7 @@ def build(name):
 
 
 def padding_free_net():
-    """A window of 19 pixels, a stride of 4, and a first linear layer that sees 3x3 cells."""
+    """A network with a window of 19 pixels and stride 4, whose first linear layer takes 3x3 cells."""
     torch.manual_seed(1)
     return nn.Sequential(
         nn.Conv2d(3, 6, 5, stride=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 8, 2), nn.Dropout(),
@@ -80,7 +82,7 @@ def test_rectangular_windows_are_supported():
 
 
 class Reshaping(nn.Module):
-    """Pools and flattens by functions, as older networks do."""
+    """A network that pools and flattens by functions."""
 
     def __init__(self):
         super().__init__()

@@ -1,3 +1,5 @@
+"""Dense output by shift-and-stitch and by dilation."""
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from upscore.models.classifiers.dense import dilate, shift_and_stitch
 
 
 def chain(padding=0, pool=nn.MaxPool2d):
-    """Receptive field 17 and stride 4 without padding."""
+    """A network of stride 4 with a receptive field of 17 pixels."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 5, 3, stride=2, padding=padding), nn.ReLU(), nn.Conv2d(5, 6, 3, padding=padding), pool(2),

@@ -1,4 +1,4 @@
-"""FCN on a VGG16 with few channels: sizes, skips, losses and predictions."""
+"""FCNs with a VGG16 of few channels: sizes, skip connections, losses and predictions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GEOMETRIES: tuple[Geometry, ...] = ("caffe", "same")
 
 
 def small(name: str, geometry: Geometry, *, seed: int = 0) -> FCN:
-    """The network of that name with few channels and random scores; a seed's backbone is the same for every name."""
+    """Return a network with few channels and random scores; the backbone depends on the seed but not on the name."""
     torch.manual_seed(seed)
     with torch.device("meta"):
         backbone = vgg16(geometry)
@@ -39,9 +39,9 @@ def noise(height: int, width: int, seed: int = 1) -> Tensor:
     return torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
-# A side's size never depends on the other side, so one pass over the pairs (n, 601 - n) goes through all
-# heights and all widths. On the meta device the real layers compute shapes alone, and learned upsampling is sliced
-# out of the whole output: a window that did not lie within it would come out too small.
+# The height of the output does not depend on the width of the input and vice versa, so the pairs (n, 601 - n) test all
+# heights and all widths. On the meta device only shapes are computed. Learned upsampling is sliced from the complete
+# output, so that a window that exceeds it would be too small.
 
 
 @pytest.mark.parametrize("name", ["fcn32s", "fcn16s", "fcn8s"])
@@ -52,7 +52,7 @@ def test_scores_have_the_size_of_the_image_with_caffe_geometry(name: str) -> Non
         "fcn32s": lambda n: n,
         "fcn16s": lambda n: 2 * n + 2,
         "fcn8s": lambda n: 4 * n + 6,
-    }[name]  # of spec section 3.1: nothing of the upsampled scores is lost where the finer ones are added
+    }[name]  # spec section 3.1: upsampled scores are not cropped where finer ones are added
     for side in range(1, 601):
         images = torch.empty(1, 3, side, 601 - side, device="meta")
         coarse = net.coarse_scores(images)
@@ -118,12 +118,12 @@ def test_initially_only_score_layers_have_gradients(geometry: Geometry) -> None:
 def test_16s_initialised_from_32s_gives_almost_the_same_prediction(geometry: Geometry) -> None:
     net32, net16 = small("fcn32s", geometry), small("fcn16s", geometry)
     images = noise(180, 230)
-    net32.score["32"].bias.sub_(net32.coarse_scores(images).mean((0, 2, 3)))  # so that every class is found somewhere
+    net32.score["32"].bias.sub_(net32.coarse_scores(images).mean((0, 2, 3)))  # so that every class is predicted
     net16.load_state_dict(net32.state_dict(), strict=False)
     nn.init.zeros_(net16.score["16"].weight)
     nn.init.zeros_(net16.score["16"].bias)
     scores32, scores16 = net32(images), net16(images)
-    assert (scores32 - scores16).abs().max() > 0  # two steps are close to one, not equal
+    assert (scores32 - scores16).abs().max() > 0  # upsampling in two steps is close to one step, but not equal
     classes32, classes16 = scores32.argmax(1), scores16.argmax(1)
     assert len(classes32.unique()) == C
 
@@ -131,9 +131,9 @@ def test_16s_initialised_from_32s_gives_almost_the_same_prediction(geometry: Geo
         inner = classes32[..., 16:-16, 16:-16]
         return (inner == classes16.roll((shift, shift), (1, 2))[..., 16:-16, 16:-16]).float().mean().item()
 
-    # scores of a random network differ from cell to cell as no trained one's do
+    # scores of a random network vary more between cells than those of a trained one
     assert agreement(0) > 0.9
-    assert agreement(0) > max(agreement(-4), agreement(4))  # neither is moved against the other
+    assert agreement(0) > max(agreement(-4), agreement(4))  # the two are not shifted against each other
 
 
 @torch.inference_mode()
@@ -143,7 +143,7 @@ def test_at_once_equals_8s_with_scaled_skip_weights() -> None:
     images = noise(50, 70)
     assert (at_once(images) - staged(images)).abs().max() > 0.1
     staged.score["16"].weight.mul_(0.01)
-    staged.score["8"].weight.mul_(0.0001)  # the biases stay: features are scaled, not scores
+    staged.score["8"].weight.mul_(0.0001)  # biases are not scaled, because features are scaled, not scores
     assert torch.allclose(at_once(images), staged(images), atol=1e-5)
 
 
@@ -151,14 +151,14 @@ def test_at_once_equals_8s_with_scaled_skip_weights() -> None:
 @pytest.mark.parametrize(("geometry", "side"), [("caffe", 58), ("caffe", 154), ("same", 64), ("same", 160)])
 @torch.inference_mode()
 def test_a_flipped_network_flips_the_scores_of_a_flipped_image(name: str, geometry: Geometry, side: int) -> None:
-    # at these sides no window is left over at one end alone, so a crop that is off by one pixel shows
+    # these sides make the windows symmetric, so that a crop error of one pixel is detected
     net = small(name, geometry)
-    mirrored = copy.deepcopy(net)
-    for layer in mirrored.modules():
+    flipped = copy.deepcopy(net)
+    for layer in flipped.modules():
         if isinstance(layer, nn.Conv2d):
             layer.weight.copy_(layer.weight.flip(-1))
     images = noise(side, side)
-    assert torch.allclose(mirrored(images.flip(-1)).flip(-1), net(images), atol=1e-4)
+    assert torch.allclose(flipped(images.flip(-1)).flip(-1), net(images), atol=1e-4)
     assert not torch.allclose(net(images.flip(-1)).flip(-1), net(images), atol=1e-2)
 
 
@@ -168,7 +168,7 @@ class TestLosses:
     targets = torch.randint(C, (2, 5, 6), generator=torch.Generator().manual_seed(4), dtype=torch.uint8)
 
     def by_hand(self, targets: Tensor) -> Tensor:
-        """The loss of each pixel that is not void."""
+        """Return the loss of each pixel that is not void."""
         log_p = self.outputs - self.outputs.exp().sum(1, keepdim=True).log()
         return torch.stack(
             [
@@ -214,7 +214,7 @@ class TestLosses:
         targets = torch.zeros(1, 500, 375, dtype=torch.uint8)
         loss = self.net.losses(outputs, targets, reduction="sum")["cross_entropy"]
         assert loss.dtype == torch.float32
-        assert loss.item() == pytest.approx(5.7e5, rel=2e-3)  # ln 21 a pixel
+        assert loss.item() == pytest.approx(5.7e5, rel=2e-3)  # ln 21 per pixel
 
 
 def test_decoding_gives_each_image_its_own_size() -> None:
@@ -246,7 +246,7 @@ def test_scores_are_float32_for_a_backbone_of_any_dtype() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         coarse, scores = net.coarse_scores(images), net(images)
     assert coarse.dtype == scores.dtype == torch.float32
-    assert not torch.equal(scores, net(images))  # the backbone itself did run in bfloat16
+    assert not torch.equal(scores, net(images))  # the backbone ran in bfloat16
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
@@ -274,8 +274,8 @@ def test_a_single_map_has_the_features_that_8s_adds() -> None:
     assert trained == {"0", "1", "2"}
 
 
-def other(**options: Any) -> FCN:
-    """FCN-8s with options of the loss, and random scores."""
+def fcn8s(**options: Any) -> FCN:
+    """Return an FCN-8s with options of the loss and random scores."""
     torch.manual_seed(0)
     with torch.device("meta"):
         backbone = vgg16("same")
@@ -283,7 +283,7 @@ def other(**options: Any) -> FCN:
 
 
 def labels(height: int = 40, width: int = 56) -> Tensor:
-    """Class indices of two images, and void in the second."""
+    """Return class maps of two images, the second with void pixels."""
     targets = torch.randint(C, (2, height, width), generator=torch.Generator().manual_seed(3))
     targets[1, :9] = VOID
     return targets.to(torch.uint8)
@@ -291,7 +291,7 @@ def labels(height: int = 40, width: int = 56) -> Tensor:
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_the_sigmoid_loss_is_a_binary_cross_entropy_per_class(reduction: Literal["sum", "mean"]) -> None:
-    net = other(pixel_loss="sigmoid")
+    net = fcn8s(pixel_loss="sigmoid")
     scores, targets = 3 * torch.randn(2, C, 40, 56), labels()
     by_hand = 0.0
     for image, truth in zip(scores.double(), targets, strict=True):
@@ -304,30 +304,30 @@ def test_the_sigmoid_loss_is_a_binary_cross_entropy_per_class(reduction: Literal
 
 
 def test_null_background_is_predicted_where_no_class_score_is_positive() -> None:
-    net = other(pixel_loss="sigmoid", null_background=True)
+    net = fcn8s(pixel_loss="sigmoid", null_background=True)
     assert [layer.out_channels for layer in net.score.values()] == [C - 1] * 3
     net.score["8"].bias.data -= 1
     scores = net(torch.randn(2, 3, 40, 56))
     assert scores.shape == (2, C, 40, 56)
     assert not scores[:, 0].any()
     predicted = torch.stack(net.decode(scores, [(40, 56)] * 2))
-    none_likely = (scores[:, 1:].sigmoid() < 0.5).all(1)
-    assert none_likely.any()
-    assert not none_likely.all()
-    assert torch.equal(predicted == 0, none_likely)
-    # its own channel has no part in the loss, which is that of the other classes
+    background = (scores[:, 1:].sigmoid() < 0.5).all(1)
+    assert background.any()
+    assert not background.all()
+    assert torch.equal(predicted == 0, background)
+    # the background's channel does not affect the loss
     targets = labels()
     loss = net.losses(scores, targets)["cross_entropy"]
     shifted = scores.clone()
     shifted[:, 0] = 5
     assert net.losses(shifted, targets)["cross_entropy"] == loss
-    everything = other(pixel_loss="sigmoid").losses(scores, targets)["cross_entropy"]
-    assert everything.item() == pytest.approx(loss.item() + math.log(2), rel=1e-5)
+    with_background = fcn8s(pixel_loss="sigmoid").losses(scores, targets)["cross_entropy"]
+    assert with_background.item() == pytest.approx(loss.item() + math.log(2), rel=1e-5)
 
 
 @pytest.mark.parametrize("pixel_loss", ["softmax", "sigmoid"])
 def test_a_class_weight_equals_that_many_copies_of_a_pixel(pixel_loss: Literal["softmax", "sigmoid"]) -> None:
-    net = other(pixel_loss=pixel_loss)
+    net = fcn8s(pixel_loss=pixel_loss)
     scores, targets = torch.randn(1, C, 6, 7), labels(6, 7)[:1]
     weights = [1, 3, 0, 2]
     copies = [(y, x) for y in range(6) for x in range(7) for _ in range(weights[targets[0, y, x]])]
@@ -343,5 +343,5 @@ def test_a_class_weight_equals_that_many_copies_of_a_pixel(pixel_loss: Literal["
 
 def test_probabilities_match_the_loss() -> None:
     scores = torch.randn(C, 5, 6)
-    assert torch.allclose(other().probabilities(scores).sum(0), torch.ones(5, 6))
-    assert torch.equal(other(pixel_loss="sigmoid").probabilities(scores), scores.sigmoid())
+    assert torch.allclose(fcn8s().probabilities(scores).sum(0), torch.ones(5, 6))
+    assert torch.equal(fcn8s(pixel_loss="sigmoid").probabilities(scores), scores.sigmoid())

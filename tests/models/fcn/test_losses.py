@@ -1,4 +1,4 @@
-"""A loss in blocks of rows is the loss of all pixels at once."""
+"""Blockwise pixel losses, compared with losses of all pixels at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FORMS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pixel_losses, "MAX_SCORES", 1000)
     monkeypatch.setattr(pixel_losses, "BLOCK_SIZE", 2 * C * SIZE[1] * 7)  # 7 rows of two images, 10 blocks in all
 
@@ -37,35 +37,37 @@ def network(geometry: str = "same", **form: Any) -> FCN:
 
 def targets(classes: int = C) -> Tensor:
     maps = torch.randint(0, classes, (2, *SIZE), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-    maps[0, :30] = VOID  # whole blocks of an image
+    maps[0, :30] = VOID  # complete blocks of an image
     maps[1, 40, 5:50] = VOID
     return maps
 
 
-def gradients(net: FCN, images: Tensor, wanted: Tensor, reduction: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Losses and the gradient of every parameter that has one."""
+def gradients(
+    net: FCN, images: Tensor, class_maps: Tensor, reduction: Any
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the losses, and the gradient of every parameter that has one."""
     torch.manual_seed(2)  # dropout
-    losses = net.losses(net.forward_for_loss(images), wanted, reduction)
+    losses = net.losses(net.forward_for_loss(images), class_maps, reduction)
     net.zero_grad()
     torch.stack([*losses.values()]).sum().backward()
     return losses, {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
 
 
-def compare(net: FCN, wanted: Tensor, monkeypatch: pytest.MonkeyPatch, reduction: str = "mean") -> None:
+def compare(net: FCN, class_maps: Tensor, monkeypatch: pytest.MonkeyPatch, reduction: str = "mean") -> None:
     images = torch.randn(2, 3, *SIZE)
-    in_blocks, gradients_in_blocks = gradients(net, images, wanted, reduction)
+    blockwise, blockwise_gradients = gradients(net, images, class_maps, reduction)
     monkeypatch.setattr(pixel_losses, "MAX_SCORES", 10**9)
-    at_once, expected = gradients(net, images, wanted, reduction)
-    assert in_blocks.keys() == at_once.keys()
+    at_once, expected = gradients(net, images, class_maps, reduction)
+    assert blockwise.keys() == at_once.keys()
     for name, loss in at_once.items():
-        assert in_blocks[name].item() == pytest.approx(loss.item(), rel=1e-5)
-    assert gradients_in_blocks.keys() == expected.keys()
+        assert blockwise[name].item() == pytest.approx(loss.item(), rel=1e-5)
+    assert blockwise_gradients.keys() == expected.keys()
     for name, gradient in expected.items():
-        assert (gradients_in_blocks[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+        assert (blockwise_gradients[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
     assert expected["score.8.weight"].norm() > 0
 
 
-@pytest.mark.usefixtures("few_at_once")
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("form", FORMS)
@@ -77,16 +79,16 @@ def test_blockwise_gradients_equal_those_of_all_pixels(
         net.class_weights = torch.tensor([0.5, 2, 1, 3, 0.1])
     images = torch.randn(2, 3, *SIZE)
     assert isinstance(net.forward_for_loss(images), PendingScores)
-    assert net(images).shape == (2, C, *SIZE)  # a tensor in every mode
+    assert net(images).shape == (2, C, *SIZE)  # forward returns a tensor in every mode
     compare(net, targets(), monkeypatch, reduction)
 
 
-@pytest.mark.usefixtures("few_at_once")
+@pytest.mark.usefixtures("small_blocks")
 def test_blockwise_gradients_with_caffe_geometry(monkeypatch: pytest.MonkeyPatch) -> None:
     compare(network("caffe"), targets(), monkeypatch)
 
 
-@pytest.mark.usefixtures("few_at_once")
+@pytest.mark.usefixtures("small_blocks")
 def test_blockwise_gradients_with_two_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     net = TwoHeads(thin_vgg16("same"), C, geometric_classes=3).train()
@@ -99,14 +101,14 @@ def test_blockwise_gradients_with_two_heads(monkeypatch: pytest.MonkeyPatch) -> 
     compare(net, torch.stack([targets(), targets(3)], 1), monkeypatch)
 
 
-@pytest.mark.usefixtures("few_at_once")
+@pytest.mark.usefixtures("small_blocks")
 def test_blockwise_loss_of_void_pixels_is_zero() -> None:
-    losses, found = gradients(network(), torch.randn(2, 3, *SIZE), torch.full((2, *SIZE), VOID), "mean")
+    losses, parameter_gradients = gradients(network(), torch.randn(2, 3, *SIZE), torch.full((2, *SIZE), VOID), "mean")
     assert losses["cross_entropy"] == 0
-    assert all(gradient.eq(0).all() for gradient in found.values())
+    assert all(gradient.eq(0).all() for gradient in parameter_gradients.values())
 
 
-@pytest.mark.usefixtures("few_at_once")
+@pytest.mark.usefixtures("small_blocks")
 def test_other_modes_return_pixel_scores() -> None:
     images = torch.randn(2, 3, *SIZE)
     assert network(upsampling="learned").forward_for_loss(images).shape == (2, C, *SIZE)
@@ -126,8 +128,8 @@ def test_small_images_are_not_computed_in_blocks() -> None:
     assert network().forward_for_loss(torch.randn(2, 3, *SIZE)).shape == (2, C, *SIZE)
 
 
-class Largest(TorchDispatchMode):
-    """The largest tensor that any operation returns, in values."""
+class LargestTensor(TorchDispatchMode):
+    """Records the number of values of the largest tensor that an operation returns."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,13 +148,13 @@ def test_the_scores_of_all_pixels_are_never_allocated(monkeypatch: pytest.Monkey
     torch.manual_seed(0)
     net = FCN(thin_vgg16("same"), classes).train()
     coarse = torch.randn(1, classes, cells, cells, requires_grad=True)
-    wanted = torch.randint(0, classes, (1, side, side))
-    every = classes * side * side
+    class_maps = torch.randint(0, classes, (1, side, side))
+    pixel_scores = classes * side * side
     pending = net.pending(coarse, (side, side))
     assert pending is not None
-    with Largest() as largest:
-        net.losses(pending, wanted)["cross_entropy"].backward()
-    assert largest.values < every / 6
-    with Largest() as largest:
-        net.losses(pending.upsampled(), wanted)["cross_entropy"].backward()
-    assert largest.values == every
+    with LargestTensor() as largest:
+        net.losses(pending, class_maps)["cross_entropy"].backward()
+    assert largest.values < pixel_scores / 6
+    with LargestTensor() as largest:
+        net.losses(pending.upsampled(), class_maps)["cross_entropy"].backward()
+    assert largest.values == pixel_scores

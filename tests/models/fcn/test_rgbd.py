@@ -1,4 +1,4 @@
-"""Depth beside the photo: what each way of fusing is equal to."""
+"""Networks with depth, compared with colour networks."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def test_new_filters_are_the_mean_of_the_colour_filters(geometry: str) -> None:
     assert torch.equal(first.weight[:, :3], colours)
     assert all(torch.allclose(first.weight[:, extra], colours.mean(1)) for extra in (3, 4, 5))
     assert torch.equal(first.bias, bias)
-    # a depth that is the mean of the three colours adds a third of what grey would
+    # three depth channels that are the mean of the colours have the response of a grey image
     grey = RGB.mean(1, keepdim=True)
     with torch.no_grad():
-        seen = first(torch.cat([torch.zeros_like(RGB), grey.expand(-1, 3, -1, -1)], 1))
+        response = first(torch.cat([torch.zeros_like(RGB), grey.expand(-1, 3, -1, -1)], 1))
         assert torch.allclose(
-            seen, nn.functional.conv2d(grey, colours.sum(1, keepdim=True), bias, 1, first.padding), atol=1e-5
+            response, nn.functional.conv2d(grey, colours.sum(1, keepdim=True), bias, 1, first.padding), atol=1e-5
         )
 
 
@@ -130,7 +130,7 @@ def test_any_image_size_and_unknown_depth_give_finite_scores(depth: str, size: t
     assert torch.allclose(
         net.backbone.prepare(pixels, metres.nan_to_num(math.e))[:, 3:], torch.full((2, 1, *size), -2.0)
     )
-    if size == (1, 1):  # batch normalisation learns nothing of a single value
+    if size == (1, 1):  # batch normalisation fails for a single value
         net.eval()
     scores = net(inputs)
     assert scores.shape == (2, 5, *size)

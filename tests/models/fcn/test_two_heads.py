@@ -1,4 +1,4 @@
-"""Two heads over one backbone: each is an FCN's."""
+"""FCNs with two heads, compared with two FCNs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from upscore.models.fcn.two_heads import TwoHeads
 
 
 def heads(geometry: str = "same", strides: tuple[int, ...] = (32, 16, 8)) -> tuple[TwoHeads, FCN, FCN]:
-    """A network with two heads, and two with one head each, all over the same backbone."""
+    """Return a network with two heads and two networks with one head each, all with the same backbone."""
     torch.manual_seed(0)
     backbone = thin_vgg16(geometry).eval()
     both = TwoHeads(backbone, 5, geometric_classes=3, strides=strides).eval()
@@ -24,7 +24,7 @@ def heads(geometry: str = "same", strides: tuple[int, ...] = (32, 16, 8)) -> tup
     randomise_scores(semantic)
     randomise_scores(geometric)
     missing, unexpected = both.load_state_dict(semantic.state_dict(), strict=False)
-    assert not unexpected  # the semantic head's names are an FCN's
+    assert not unexpected  # the semantic head has the parameter names of an FCN
     assert all(name.startswith("geometric.") for name in missing)
     both.geometric.score.load_state_dict(geometric.score.state_dict())
     return both, semantic, geometric
@@ -38,7 +38,7 @@ def test_each_head_equals_an_fcn(geometry: str, strides: tuple[int, ...], size: 
     assert both.crops == both.geometric.crops == semantic.crops
     images = torch.randn(2, 3, *size)
     targets = torch.stack([torch.randint(0, 5, (2, *size)), torch.randint(0, 3, (2, *size))], 1).to(torch.uint8)
-    targets[0, 0, :9] = VOID  # of one map alone
+    targets[0, 0, :9] = VOID  # void in one of the maps only
     with torch.no_grad():
         scores = both(images)
         each = semantic(images), geometric(images)

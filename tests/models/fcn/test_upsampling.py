@@ -1,3 +1,5 @@
+"""Bilinear and learned upsampling, compared with torch."""
+
 from __future__ import annotations
 
 import pytest
@@ -22,7 +24,7 @@ def test_filters_are_triangles() -> None:
         filter_ = bilinear_filter(kernel_size)
         assert torch.equal(filter_, filter_.flip(0))
         stride = (kernel_size + 1) // 2
-        assert filter_.sum() == stride  # each position between cells gets a weight of one in all
+        assert filter_.sum() == stride  # the weights of each output position sum to one
 
 
 @settings(deadline=None, max_examples=150)
@@ -86,16 +88,16 @@ def test_dense_kernels_can_mix_classes_and_grouped_ones_cannot() -> None:
         if grouped:
             assert gradient[1:].eq(0).all()
         else:
-            assert gradient[1:, 0].ne(0).all()  # from the other classes' scores to this one
+            assert gradient[1:, 0].ne(0).all()  # from scores of the other classes to this one
 
 
 def test_reset_parameters_restores_bilinear_weights() -> None:
     layer = Upsample(3, 2, 4, learned=True, grouped=False)
     assert layer.deconvolution is not None
-    born = layer.deconvolution.weight.detach().clone()
+    initial = layer.deconvolution.weight.detach().clone()
     torch.nn.init.normal_(layer.deconvolution.weight)
     layer.reset_parameters()
-    assert torch.equal(layer.deconvolution.weight, born)
+    assert torch.equal(layer.deconvolution.weight, initial)
     assert layer.deconvolution.weight.requires_grad
     Upsample(3, 2, 4).reset_parameters()
 
@@ -135,8 +137,8 @@ def test_coordinates_give_the_position_of_cells_in_the_output(kernel_size: int, 
     scores = torch.zeros(1, 1, 7, 7)
     scores[..., 3, 3] = 1
     layer = Upsample(1, 8, kernel_size, border=border)
-    preset = layer(scores, 0, (layer.output_size(7),) * 2)[0, 0].sum(0)
-    centre = (preset * torch.arange(len(preset))).sum() / preset.sum()
+    profile = layer(scores, 0, (layer.output_size(7),) * 2)[0, 0].sum(0)
+    centre = (profile * torch.arange(len(profile))).sum() / profile.sum()
     assert centre.item() == pytest.approx(float(layer.coordinates.scale * 3 + layer.coordinates.shift))
 
 

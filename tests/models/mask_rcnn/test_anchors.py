@@ -1,4 +1,4 @@
-"""Anchors, against torchvision's."""
+"""Anchors, compared with torchvision's."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_torchvision_preset_gives_torchvisions_anchors(sizes, strides, image):
 
 
 def test_fitted_steps_differ_only_for_maps_that_were_rounded_up():
-    maps = map_sizes(800, 1088, PYRAMID)  # 13 rows of 64 pixels are more than 800
+    maps = map_sizes(800, 1088, PYRAMID)  # 13 rows of 64 pixels exceed 800
     plain, fitted = (AnchorGenerator(SIZES, PYRAMID, fitted=fitted)(maps, CPU) for fitted in (False, True))
     assert [torch.equal(a, b) for a, b in zip(plain, fitted, strict=True)] == [True] * 4 + [False]
     assert (plain[-1] - fitted[-1]).view(13, 17, 3, 4)[1, :, 0].unique(dim=0).tolist() == [[0, 3, 0, 3]]
@@ -76,5 +76,5 @@ def test_anchors_have_no_state_and_work_on_any_device():
 def test_selected_anchors_equal_those_of_the_complete_level(sizes, strides, fitted):
     anchors, maps = AnchorGenerator(sizes, strides, rounded=True, fitted=fitted), map_sizes(200, 330, strides)
     for number, level in enumerate(anchors(maps, CPU)):
-        which = torch.randint(len(level), (2, 50), generator=torch.Generator().manual_seed(number))
-        assert torch.equal(anchors.at(maps, number, which), level[which])
+        indices = torch.randint(len(level), (2, 50), generator=torch.Generator().manual_seed(number))
+        assert torch.equal(anchors.at(maps, number, indices), level[indices])

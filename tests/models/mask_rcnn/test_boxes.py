@@ -1,13 +1,16 @@
-"""Boxes and deltas, against torchvision's coder and by properties."""
+"""Box regression, clipping and NMS, compared with torchvision's."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 from torchvision.models.detection._utils import BoxCoder
-from torchvision.ops import batched_nms, clip_boxes_to_image, nms
+from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.ops import nms as torchvision_nms
 
-from upscore.models.mask_rcnn.boxes import MAX_LOG_SCALE, UNIT_WEIGHTS, class_nms, clip, decode, encode, nonempty
+from upscore.models.mask_rcnn.boxes import MAX_LOG_SCALE, UNIT_WEIGHTS, class_nms, clip, decode, encode, nms, nonempty
 
 BOX_HEAD = (10.0, 10.0, 5.0, 5.0)
 
@@ -76,25 +79,26 @@ def test_boxes_of_extreme_deltas_are_finite_and_within_the_image(value, which):
     assert survivors.isfinite().all()
     assert (survivors >= 0).all()
     assert (survivors <= torch.tensor([120.0, 100.0, 120.0, 100.0])).all()
-    assert len(survivors) == (which > 1 and value > 0)  # too large a scale is clamped, all else is lost
+    assert len(survivors) == (which > 1 and value > 0)  # a scale that is too large is clamped, other boxes are dropped
 
 
-@pytest.mark.parametrize("count", [0, 1, 300, 1500])  # torchvision goes another way above 1000
+@pytest.mark.parametrize("count", [0, 1, 300, 1500])  # torchvision uses another algorithm above 1000
 def test_suppression_is_limited_to_groups(count):
     crowd, scores = boxes(count), torch.rand(count, generator=torch.Generator().manual_seed(2))
     groups = torch.arange(count) % 3
     kept = class_nms(crowd, scores, groups, 0.3, count)
-    expected = [at[nms(crowd[at], scores[at], 0.3)] for at in ((groups == g).nonzero()[:, 0] for g in range(3))]
+    members = [(groups == group).nonzero()[:, 0] for group in range(3)]
+    expected = [index[torchvision_nms(crowd[index], scores[index], 0.3)] for index in members]
     assert set(kept.tolist()) == set(torch.cat(expected).tolist())
     assert (scores[kept].diff() <= 0).all()
-    assert count < 300 or len(kept) > len(nms(crowd, scores, 0.3))
+    assert count < 300 or len(kept) > len(torchvision_nms(crowd, scores, 0.3))
 
 
 @pytest.mark.parametrize("groups", [1, 7])
 @pytest.mark.parametrize("wanted", [1, 20, 300, 5000])
 @pytest.mark.parametrize("count", [900, 4000])
 def test_the_best_boxes_equal_those_of_suppressing_all_boxes(groups, wanted, count):
-    """Fewer candidates are looked at than there are, but what survives is torchvision's, in its order."""
+    """Only some candidates are tried, but the kept boxes are torchvision's, in its order."""
     crowd, scores = boxes(count), torch.rand(count, generator=torch.Generator().manual_seed(2))
     group = torch.arange(count) % groups
     expected = batched_nms(crowd, scores, group, 0.3)
@@ -108,3 +112,29 @@ def test_more_candidates_are_tried_if_the_best_suppress_each_other():
     assert len(kept) == 10
     assert kept[0] == 0
     assert (kept[1:] >= 2000).all()
+
+
+WITHOUT_TORCHVISION = """
+import sys, torch
+from upscore.models.mask_rcnn.boxes import nms
+boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [1.0, 1.0, 10.0, 10.0], [20.0, 20.0, 30.0, 30.0]])
+assert nms(boxes, torch.tensor([0.5, 0.6, 0.1]), 0.5).tolist() == [1, 2]
+assert "torchvision" not in sys.modules
+import torchvision
+from torchvision.ops import nms, roi_align
+assert nms(boxes, torch.tensor([0.5, 0.6, 0.1]), 0.5).tolist() == [1, 2]
+image = torch.ones(1, 1, 32, 32, requires_grad=True)
+roi_align(image, [boxes], 2).sum().backward()
+assert image.grad.sum() > 0
+"""
+
+
+def test_nms_does_not_import_torchvision_which_can_be_imported_afterwards():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCHVISION], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+
+
+def test_nms_equals_torchvisions():
+    start = torch.rand(200, 2, generator=torch.Generator().manual_seed(0)) * 90
+    boxes, scores = torch.cat([start, start + 30], dim=1), torch.linspace(0, 1, 200)
+    assert torch.equal(nms(boxes, scores, 0.5), torchvision_nms(boxes, scores, 0.5))

@@ -1,4 +1,4 @@
-"""The pyramid, against torchvision's."""
+"""The feature pyramid, compared with torchvision's."""
 
 import pytest
 import torch

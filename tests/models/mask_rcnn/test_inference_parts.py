@@ -1,9 +1,9 @@
-"""The parts that an engine compiles, against the network that they are parts of."""
+"""The parts for inference, compared with the complete network."""
 
 import pytest
 import torch
 
-from tests.models.mask_rcnn.test_mask_rcnn import FORMS, SMALL
+from tests.models.mask_rcnn.test_mask_rcnn import ARCHITECTURES, SMALL
 from upscore.models import build
 from upscore.models.mask_rcnn.inference_parts import BoxPart, DensePart, MaskPart, make_branches, to_outputs, to_rows
 from upscore.models.mask_rcnn.roi_heads import BoxHead
@@ -11,10 +11,10 @@ from upscore.models.mask_rcnn.roi_heads import BoxHead
 SIZES = [(90, 120), (70, 80)]
 
 
-@pytest.fixture(params=FORMS, scope="module")
+@pytest.fixture(params=ARCHITECTURES, scope="module")
 def net(request):
     torch.manual_seed(0)
-    net = build("mask_rcnn", **SMALL, **FORMS[request.param]).eval()
+    net = build("mask_rcnn", **SMALL, **ARCHITECTURES[request.param]).eval()
     net.settings = type(net.settings)(score_threshold=0.0, max_detections=9)
     return net
 
@@ -35,9 +35,12 @@ def test_traced_parts_detect_the_networks_objects_at_other_image_sizes(net):
     images = torch.randn(2, 3, 90, 120)
     outputs, whole = to_outputs(dense(net.backbone.padded(images)), pooled(net)), net(images)
     for ours, expected in zip((outputs.maps, *outputs.proposals), (whole.maps, *whole.proposals), strict=True):
-        assert len(ours) in (len(expected), len(expected) - 1)  # the coarsest map of a pyramid is for proposals alone
+        assert len(ours) in (
+            len(expected),
+            len(expected) - 1,
+        )  # the coarsest map is for proposals only
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(ours, expected, strict=False))
-    for block in (None, 4):  # of 9 objects
+    for block in (None, 4):  # 9 objects
         found = net.decode(outputs, SIZES, make_branches(box, mask, part, block))
         for ours, expected in zip(found, net.decode(whole, SIZES), strict=True):
             assert len(ours.boxes) == len(expected.boxes) == 9
@@ -77,4 +80,4 @@ def test_regions_are_passed_to_parts_without_a_copy():
     regions = net.box_pooler(net.eval()(torch.randn(1, 3, 64, 96)).maps, [torch.tensor([[3.0, 4.0, 50.0, 40.0]])])
     assert to_rows(regions).data_ptr() == regions.data_ptr()
     assert isinstance(net.box_head, BoxHead)
-    assert BoxPart(net).head is not net.box_head  # the fully connected layers read the rows as they are
+    assert BoxPart(net).head is not net.box_head  # a copy with permuted weights

@@ -1,4 +1,4 @@
-"""The whole detector, in all its forms."""
+"""Mask R-CNN in all its architectures."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from upscore.models import build
 from upscore.models.mask_rcnn.build import build_mask_rcnn
 
 SMALL = {"num_classes": 3, "min_side": 64, "max_side": 512, "channels": 16, "box_features": 32}
-FORMS = {
+ARCHITECTURES = {
     "lite0": {},
     "paper's resnet": {"backbone": "resnet50"},
     "detectron2's": {"backbone": "resnet50", "preset": "detectron2", "stride_in": "1x1"},
@@ -43,10 +43,10 @@ TWO = squares((10, 12, 60, 50), (50, 40, 110, 88), labels=[2, 0])
 NONE = squares()
 
 
-@pytest.fixture(params=FORMS, scope="module")
+@pytest.fixture(params=ARCHITECTURES, scope="module")
 def net(request):
     torch.manual_seed(0)
-    return build("mask_rcnn", **SMALL, **FORMS[request.param])
+    return build("mask_rcnn", **SMALL, **ARCHITECTURES[request.param])
 
 
 def test_every_architecture_trains_and_detects(net):
@@ -135,7 +135,7 @@ def test_thousands_of_objects_are_trained_on(lite):
 
 
 def test_the_mask_branch_does_not_affect_the_class(lite):
-    """Key idea (b): other class logits give other labels, but each class's mask stays as it is."""
+    """Other class logits give other labels, but the mask of each class does not change."""
     lite.eval()
     with torch.inference_mode():
         outputs = lite(torch.randn(1, 3, 90, 120))
@@ -150,11 +150,11 @@ def test_the_mask_branch_does_not_affect_the_class(lite):
 def test_masks_are_computed_for_detections_only(lite, monkeypatch):
     lite.eval()
     lite.settings = type(lite.settings)(score_threshold=0.0, max_detections=11)
-    seen = []
-    monkeypatch.setattr(lite.mask_head, "forward", lambda r, f=lite.mask_head.forward: seen.append(len(r)) or f(r))
+    counts = []
+    monkeypatch.setattr(lite.mask_head, "forward", lambda r, f=lite.mask_head.forward: counts.append(len(r)) or f(r))
     with torch.inference_mode():
         lite.decode(lite(torch.randn(1, 3, 90, 120)), [(90, 120)])
-    assert sum(seen) == 11
+    assert sum(counts) == 11
 
 
 def test_padding_in_a_batch_does_not_change_detections(lite):
@@ -164,9 +164,9 @@ def test_padding_in_a_batch_does_not_change_detections(lite):
     with torch.inference_mode():
         (alone,) = lite.decode(lite(image), [(64, 96)])
         padded = torch.nn.functional.pad(image, (0, 64, 0, 32))
-        (among,) = lite.decode(lite(padded), [(64, 96)])
-    assert among.size == alone.size
-    assert (among.boxes[:, 2] <= 96).all()
+        (in_batch,) = lite.decode(lite(padded), [(64, 96)])
+    assert in_batch.size == alone.size
+    assert (in_batch.boxes[:, 2] <= 96).all()
 
 
 def test_only_scores_above_the_threshold_are_detected(lite):
@@ -180,7 +180,7 @@ def test_only_scores_above_the_threshold_are_detected(lite):
 def test_published_networks_have_the_published_parameter_counts():
     with torch.device("meta"):
         ours = build_mask_rcnn(backbone="resnet50", num_classes=90, preset="torchvision", norm="frozen")
-    # torchvision has 91 rows of box deltas and masks, ours leave the background's out
+    # torchvision has box deltas and masks of the background too
     background = 4 * (1024 + 1) + (256 + 1)
     constants = 2 * sum(m.weight.numel() for m in ours.modules() if type(m).__name__ == "FrozenBatchNorm2d")
     assert sum(p.numel() for p in ours.parameters()) + background == 44_401_393

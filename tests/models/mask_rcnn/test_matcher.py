@@ -1,11 +1,11 @@
-"""Matching and sampling, against torchvision's."""
+"""Matching and sampling, compared with torchvision's."""
 
 import pytest
 import torch
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
 from torchvision.ops import box_iou
 
-from upscore.models.mask_rcnn import matcher as matching
+from upscore.models.mask_rcnn import matcher
 from upscore.models.mask_rcnn.anchors import AnchorGenerator
 from upscore.models.mask_rcnn.matcher import IGNORED, NEGATIVE, match_boxes, sample_matches
 
@@ -18,18 +18,18 @@ def boxes(count, seed, largest=60.0):
 
 @pytest.fixture
 def anchors():
-    """Over a regular grid, so that many overlap an object equally."""
+    """Return anchors on a regular grid, many of which overlap an object equally."""
     return torch.cat(AnchorGenerator([[16], [32]], [4, 8])([(27, 33), (14, 17)], torch.device("cpu")))
 
 
-@pytest.mark.parametrize("at_once", [10_000, 500, 333])
+@pytest.mark.parametrize("anchors_per_chunk", [10_000, 500, 333])
 @pytest.mark.parametrize("allow_low_quality", [True, False])
 @pytest.mark.parametrize(("positive", "negative"), [(0.7, 0.3), (0.5, 0.5)])
 @pytest.mark.parametrize("count", [1, 2, 37])
-def test_matches_are_torchvisions_at_any_chunk_size(
-    anchors, monkeypatch, at_once, allow_low_quality, positive, negative, count
+def test_matches_equal_torchvisions_for_any_chunk_size(
+    anchors, monkeypatch, anchors_per_chunk, allow_low_quality, positive, negative, count
 ):
-    monkeypatch.setattr(matching, "MAX_TABLE_SIZE", at_once * count)
+    monkeypatch.setattr(matcher, "MAX_TABLE_SIZE", anchors_per_chunk * count)
     objects = boxes(count, seed=count)
     expected = Matcher(positive, negative, allow_low_quality_matches=allow_low_quality)(box_iou(objects, anchors))
     found = match_boxes(objects, anchors, positive, negative, allow_low_quality=allow_low_quality)
@@ -39,14 +39,16 @@ def test_matches_are_torchvisions_at_any_chunk_size(
 
 def test_all_ties_for_the_best_anchor_are_matched():
     anchors = torch.tensor([[0.0, 0, 10, 10], [4, 0, 14, 10], [50, 50, 60, 60]])
-    between = torch.tensor([[6.0, 4, 8, 6]])  # 4 of 100 pixels of the first and of the second
+    between = torch.tensor([[6.0, 4, 8, 6]])  # 4 pixels in common with each of the first two anchors
     assert match_boxes(between, anchors, 0.7, 0.3, allow_low_quality=True).tolist() == [0, 0, NEGATIVE]
     assert match_boxes(between, anchors, 0.7, 0.3, allow_low_quality=False).tolist() == [NEGATIVE] * 3
 
 
 def test_a_low_quality_match_is_the_object_with_the_anchors_highest_overlap():
     anchors = torch.tensor([[0.0, 0, 10, 10], [30, 30, 40, 40]])
-    objects = torch.tensor([[0.0, 0, 2, 10], [0, 0, 6, 10]])  # the first object's best anchor is rather the second's
+    objects = torch.tensor(
+        [[0.0, 0, 2, 10], [0, 0, 6, 10]]
+    )  # the best anchor of the first object overlaps the second more
     assert match_boxes(objects, anchors, 0.7, 0.3, allow_low_quality=True).tolist() == [1, NEGATIVE]
 
 

@@ -1,4 +1,4 @@
-"""The size at which a detector sees a photo, and the pixels there."""
+"""Resized images, compared with torchvision's."""
 
 import pytest
 import torch
@@ -12,6 +12,6 @@ from upscore.models.preprocessing import IMAGENET
 def test_resized_pixels_are_bit_identical_to_torchvisions(size):
     image = torch.randint(0, 256, (3, *size), generator=torch.Generator().manual_seed(1)).byte()
     resizing = Resizing(min_side=64, max_side=100, rule="pixels")
-    wanted = resizing.size(*size)
-    expected = IMAGENET(pixels.resize(image, list(wanted), antialias=True)[None])[0]
+    size = resizing.size(*size)
+    expected = IMAGENET(pixels.resize(image, list(size), antialias=True)[None])[0]
     assert torch.equal(resizing(image, IMAGENET), expected)

@@ -1,11 +1,11 @@
-"""Pooling regions, against torchvision's own."""
+"""Pooling of regions, compared with torchvision's, and tables of map cells."""
 
 import pytest
 import torch
 from torchvision.ops import MultiScaleRoIAlign, roi_align, roi_pool
 
 from upscore.models.mask_rcnn.presets import DETECTRON2, PAPER, TORCHVISION
-from upscore.models.mask_rcnn.roi_align import RoIPooler, assign_levels
+from upscore.models.mask_rcnn.roi_align import RoIPooler, assign_levels, from_table, to_table
 
 STRIDES = [4, 8, 16, 32]
 
@@ -26,7 +26,7 @@ def boxes(count, seed=1):
 
 ODD = torch.tensor(
     [
-        [0.0, 0.0, 0.2, 0.2],  # acts as a pixel where it is not aligned
+        [0.0, 0.0, 0.2, 0.2],  # has the size of a pixel if not aligned
         [-50.0, -70.0, 700.0, 600.0],
         [0.0, 0.0, 112.0, 112.0],
         [30.0, 30.0, 30.0, 30.0],
@@ -45,16 +45,16 @@ def test_regions_equal_torchvisions_roi_align_of_their_level(maps, preset, size)
     levels = assign_levels(rois, STRIDES, preset)
     assert set(levels.tolist()) == {0, 1, 2, 3}
     for level, (features, stride) in enumerate(zip(maps, STRIDES, strict=True)):
-        at = (levels == level).nonzero()[:, 0]
+        members = (levels == level).nonzero()[:, 0]
         expected = roi_align(
             features,
-            torch.cat([images[at, None], rois[at]], dim=1),
+            torch.cat([images[members, None], rois[members]], dim=1),
             size,
             1 / stride,
             preset.samples or -1,
             preset.aligned,
         )
-        assert torch.allclose(pooled[at], expected, atol=2e-4)
+        assert torch.allclose(pooled[members], expected, atol=2e-4)
 
 
 def test_levels_and_regions_equal_those_of_torchvisions_pooler(maps):
@@ -74,15 +74,17 @@ def test_gradients_equal_torchvisions(maps, preset):
     levels = assign_levels(rois, STRIDES, preset)
     for level, (features, stride) in enumerate(zip(maps, STRIDES, strict=True)):
         theirs = features.clone().requires_grad_()
-        at = (levels == level).nonzero()[:, 0]
-        pooled = roi_align(theirs, torch.cat([images[at, None], rois[at]], dim=1), 7, 1 / stride, 2, preset.aligned)
-        (pooled * weights[at]).sum().backward()
+        members = (levels == level).nonzero()[:, 0]
+        pooled = roi_align(
+            theirs, torch.cat([images[members, None], rois[members]], dim=1), 7, 1 / stride, 2, preset.aligned
+        )
+        (pooled * weights[members]).sum().backward()
         assert torch.allclose(ours[level].grad, theirs.grad, atol=1e-3)
 
 
 @pytest.mark.parametrize(("aligned", "expected"), [(True, [5.0, 7.0]), (False, [5.5, 7.5])])
 def test_unaligned_sampling_is_shifted_by_half_a_cell(aligned, expected):
-    cells = torch.arange(16.0) + 0.5  # the continuous position of each cell's centre
+    cells = torch.arange(16.0) + 0.5  # the continuous coordinate of each cell's centre
     features = cells.expand(1, 1, 16, 16)
     preset = PAPER if aligned else TORCHVISION
     pooled = RoIPooler(2, [1], preset)([features], [torch.tensor([[4.0, 4.0, 8.0, 8.0]])])
@@ -102,10 +104,10 @@ def test_pool_and_warp_round_the_box(maps):
     rois = torch.cat([torch.zeros(40, 1), regions[0]], dim=1)
     assert torch.equal(pooled, roi_pool(maps[1].contiguous(), rois, 7, 1 / 8))
     warped = RoIPooler(7, [8], PAPER, "warp")
-    moved = [regions[0] + 1.5, regions[1]]
-    whole = [(regions[0] / 8).round() * 8, regions[1]]
-    assert torch.equal(warped([maps[1]], regions), warped([maps[1]], whole))
-    assert not torch.equal(warped([maps[1]], regions), warped([maps[1]], moved))
+    shifted = [regions[0] + 1.5, regions[1]]
+    rounded = [(regions[0] / 8).round() * 8, regions[1]]
+    assert torch.equal(warped([maps[1]], regions), warped([maps[1]], rounded))
+    assert not torch.equal(warped([maps[1]], regions), warped([maps[1]], shifted))
 
 
 @pytest.mark.parametrize("pooling", ["align", "pool", "warp"])
@@ -114,3 +116,38 @@ def test_no_regions_give_an_empty_result_with_gradients(maps, pooling):
     pooled = RoIPooler(7, STRIDES, PAPER, pooling)(maps, [boxes(0), boxes(0)])
     assert pooled.shape == (0, 6, 7, 7)
     (pooled.sum() + maps[0].sum()).backward()
+
+
+SIZES = [(6, 8), (3, 4), (2, 2)]
+
+
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_table_rows_are_cells(images, layout):
+    maps = [torch.randn(images, 5, *size).contiguous(memory_format=layout) for size in SIZES]
+    table = to_table(maps)
+    assert torch.equal(table[1], maps[0][0, :, 0, 1])
+    assert torch.equal(table[images * 48 + 12 * (images - 1) + 4], maps[1][-1, :, 1, 0])
+    for back, features in zip(from_table(table, images, SIZES), maps, strict=True):
+        assert torch.equal(back, features)
+
+
+@torch.inference_mode()
+def test_adjacent_maps_are_not_copied():
+    table = torch.randn(100, 5)
+    assert to_table(from_table(table[10:74], 1, SIZES)).data_ptr() == table[10:].data_ptr()
+    assert torch.equal(to_table(from_table(table[10:74], 1, SIZES)), table[10:74])
+    assert to_table(from_table(table[10:74], 1, SIZES)[1:]).data_ptr() == table[58:].data_ptr()
+
+
+@torch.inference_mode()
+def test_maps_that_are_not_adjacent_are_copied():
+    maps = from_table(torch.randn(128, 5), 2, SIZES)
+    second = [features[1:] for features in maps]
+    assert torch.equal(to_table(second), torch.cat([f.permute(0, 2, 3, 1).reshape(-1, 5) for f in second]))
+
+
+def test_gradients_flow_through_a_copy():
+    maps = [torch.randn(1, 5, *size, requires_grad=True) for size in SIZES]
+    to_table(maps).pow(2).sum().backward()
+    assert all(torch.allclose(features.grad, 2 * features.detach()) for features in maps)

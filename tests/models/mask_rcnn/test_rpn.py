@@ -1,4 +1,4 @@
-"""The region proposal network, against torchvision's with the same weights."""
+"""The region proposal network, compared with torchvision's with the same weights."""
 
 import copy
 from dataclasses import replace
@@ -28,7 +28,7 @@ OBJECTS = [
 
 
 def make(preset=TORCHVISION, convs=1, **settings):
-    """Weights that make decisions: scores far apart, boxes that move."""
+    """Return an RPN whose weights give distinct scores and nonzero deltas."""
     torch.manual_seed(5)
     head = RPNHead(CHANNELS, 3, convs=convs)
     for layer, std in ((head.objectness, 2.0), (head.deltas, 0.3), *((conv, 0.2) for conv in head.convs)):
@@ -72,7 +72,7 @@ def test_the_head_equals_torchvisions(convs):
 
 
 @pytest.mark.parametrize("convs", [1, 2])
-@pytest.mark.parametrize("limits", [LIMITS, Limits(before_nms=2000, after_nms=1000)])  # two ways of its batched_nms
+@pytest.mark.parametrize("limits", [LIMITS, Limits(before_nms=2000, after_nms=1000)])  # two algorithms of batched_nms
 def test_proposals_equal_torchvisions_for_images_of_three_sizes(convs, limits):
     ours = make(convs=convs)
     with torch.inference_mode():
@@ -88,7 +88,7 @@ def test_proposals_equal_torchvisions_for_images_of_three_sizes(convs, limits):
 
 
 def test_proposals_equal_torchvisions_if_level_sizes_are_rounded_up():
-    image, ours = (96, 120), make()  # 120 is no multiple of 32: four cells of 30 pixels
+    image, ours = (96, 120), make()  # 120 is no multiple of 32: the map has four cells of 30 pixels
     with torch.inference_mode():
         boxes, _ = ours.proposals(ours(maps(image, 1)), [image], LIMITS)
         expected, _ = run_torchvisions(torchvisions(ours).eval(), maps(image, 1), [image], image=image)
@@ -115,10 +115,10 @@ def test_suppression_is_limited_to_levels():
     same = torch.tensor([20.0, 20.0, 60.0, 60.0])
     anchors = ours.anchors([(20, 28), (10, 14), (5, 7)], same.device)
     for objectness, deltas, level in zip(*outputs, anchors, strict=True):
-        which = 3 * (2 * level.shape[0] // 9)
-        row, column = divmod(which // 3, objectness.shape[-1])
+        index = 3 * (2 * level.shape[0] // 9)
+        row, column = divmod(index // 3, objectness.shape[-1])
         objectness[:, 0, row, column] = 5
-        deltas[:, :4, row, column] = encode(same, level[which])
+        deltas[:, :4, row, column] = encode(same, level[index])
     boxes, scores = ours.proposals(outputs, [PADDED] * 3, LIMITS)
     for mine, score in zip(boxes, scores, strict=True):
         assert (score == 5).sum() == 3
@@ -135,8 +135,8 @@ def test_nan_proposals_are_dropped_and_have_no_gradient():
     boxes, scores = ours.proposals(broken, IMAGES, LIMITS)
     assert all(len(b) and b.isfinite().all() and s.isfinite().all() for b, s in zip(boxes, scores, strict=True))
     assert not any(tensor.requires_grad for tensor in (*boxes, *scores))
-    nothing = RPNOutputs(outputs.objectness, [torch.full_like(d, float("nan")) for d in outputs.deltas])
-    boxes, scores = ours.proposals(nothing, IMAGES, LIMITS)
+    all_nan = RPNOutputs(outputs.objectness, [torch.full_like(d, float("nan")) for d in outputs.deltas])
+    boxes, scores = ours.proposals(all_nan, IMAGES, LIMITS)
     assert [b.shape for b in boxes] == [(0, 4)] * 3
     assert [s.shape for s in scores] == [(0,)] * 3
 
@@ -155,7 +155,7 @@ def test_small_proposals_are_dropped(min_size):
 def test_losses_and_gradients_equal_torchvisions(training):
     ours = make().train(training)
     peer = torchvisions(ours).train()
-    torch.manual_seed(8)  # both draw their samples image by image, positives first
+    torch.manual_seed(8)  # both sample image by image, positives first
     mine = ours.losses(ours(maps()), OBJECTS, IMAGES)
     torch.manual_seed(8)
     _, theirs = run_torchvisions(peer, maps(), IMAGES, OBJECTS)
@@ -170,7 +170,7 @@ def test_losses_and_gradients_equal_torchvisions(training):
 
 
 def test_detectron2s_losses_are_divided_by_the_intended_number_of_samples():
-    ours = make(DETECTRON2, batch_size=100_000, positive_fraction=0.5)  # so that all are taken
+    ours = make(DETECTRON2, batch_size=100_000, positive_fraction=0.5)  # so that all anchors are sampled
     outputs = ours(maps())
     found = ours.losses(outputs, OBJECTS, IMAGES)
     anchors = torch.cat(ours.anchors([tuple(o.shape[-2:]) for o in outputs.objectness], torch.device("cpu")))
@@ -214,7 +214,7 @@ def test_losses_are_in_float32_under_autocast():
         losses = ours.losses(outputs, OBJECTS, IMAGES)
     assert {level.dtype for level in (*outputs.objectness, *outputs.deltas)} == {torch.float32}
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
-    assert not torch.equal(outputs.objectness[0], plain.objectness[0])  # the 3x3 convolutions did run in bfloat16
+    assert not torch.equal(outputs.objectness[0], plain.objectness[0])  # the 3x3 convolutions ran in bfloat16
 
 
 def test_limits_come_from_the_preset_unless_given():
@@ -229,7 +229,7 @@ def test_the_rpn_can_be_built_on_the_meta_device_and_loaded_later():
         empty = RPN(RPNHead(CHANNELS, 3), AnchorGenerator(SIZES, STRIDES), PAPER)
     assert all(p.is_meta for p in empty.parameters())
     assert set(empty.state_dict()) == {
-        f"head.{layer}.{kind}" for layer in ("convs.0", "objectness", "deltas") for kind in ("weight", "bias")
+        f"head.{layer}.{parameter}" for layer in ("convs.0", "objectness", "deltas") for parameter in ("weight", "bias")
     }
     filled = copy.deepcopy(empty)
     filled.load_state_dict(ours.state_dict(), assign=True)

@@ -1,4 +1,4 @@
-"""What the mask branch is to say of a region."""
+"""Mask targets and mask losses, compared with torchvision's."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from upscore.models.mask_rcnn.roi_heads import mask_loss, mask_probabilities, ma
 
 @pytest.fixture
 def masks():
-    """Four discs, two of which overlap, on 60 x 80 pixels."""
+    """Return masks of four discs on 60 x 80 pixels, two of which overlap."""
     y, x = torch.meshgrid(torch.arange(60) + 0.5, torch.arange(80) + 0.5, indexing="ij")
     discs = ((20, 20, 12), (30, 26, 15), (50, 70, 9), (5, 75, 6))
     return torch.stack([(y - cy) ** 2 + (x - cx) ** 2 < r**2 for cy, cx, r in discs])
@@ -27,22 +27,22 @@ BOXES = torch.tensor(
         [40.0, 1.0, 45.0, 4.0],
     ]
 )
-WHICH = torch.tensor([0, 1, 1, 2, 3])
+MATCHED = torch.tensor([0, 1, 1, 2, 3])
 
 
 def test_targets_equal_torchvisions_with_its_preset(masks):
-    ours = mask_targets(ObjectAnnotations.from_masks(masks), WHICH, BOXES, 28, TORCHVISION)
-    assert torch.allclose(ours, project_masks_on_boxes(masks.float(), BOXES, WHICH, 28), atol=1e-5)
+    ours = mask_targets(ObjectAnnotations.from_masks(masks), MATCHED, BOXES, 28, TORCHVISION)
+    assert torch.allclose(ours, project_masks_on_boxes(masks.float(), BOXES, MATCHED, 28), atol=1e-5)
     assert ((ours > 0) & (ours < 1)).any()
 
 
 @pytest.mark.parametrize("preset", [PAPER, DETECTRON2])
 def test_other_presets_threshold_at_half_and_do_not_shift(masks, preset):
-    ours = mask_targets(ObjectAnnotations.from_masks(masks), WHICH, BOXES, 28, preset)
+    ours = mask_targets(ObjectAnnotations.from_masks(masks), MATCHED, BOXES, 28, preset)
     assert set(ours.unique().tolist()) == {0.0, 1.0}
-    around = torch.tensor([[6.0, 6.0, 34.0, 34.0]])  # the first disc in its middle
+    around = torch.tensor([[6.0, 6.0, 34.0, 34.0]])  # centred at the first disc
     disc, shifted = (
-        mask_targets(ObjectAnnotations.from_masks(masks), WHICH[:1], around, 28, p)[0] for p in (preset, TORCHVISION)
+        mask_targets(ObjectAnnotations.from_masks(masks), MATCHED[:1], around, 28, p)[0] for p in (preset, TORCHVISION)
     )
     assert torch.equal(disc, disc.flip(0))
     assert not torch.allclose(shifted, shifted.flip(0))
@@ -63,18 +63,18 @@ def test_a_box_outside_the_image_has_an_empty_target(masks):
 def test_the_sigmoid_loss_equals_torchvisions(masks):
     logits = torch.randn(5, 3, 28, 28)
     labels = torch.tensor([0, 2, 1, 1, 0])
-    theirs = maskrcnn_loss(logits, [BOXES], [masks.float()], [labels[[0, 1, 3, 4]]], [WHICH])
-    own = labels[[0, 1, 3, 4]][WHICH]
-    targets = mask_targets(ObjectAnnotations.from_masks(masks), WHICH, BOXES, 28, TORCHVISION)
+    theirs = maskrcnn_loss(logits, [BOXES], [masks.float()], [labels[[0, 1, 3, 4]]], [MATCHED])
+    own = labels[[0, 1, 3, 4]][MATCHED]
+    targets = mask_targets(ObjectAnnotations.from_masks(masks), MATCHED, BOXES, 28, TORCHVISION)
     assert torch.allclose(mask_loss(logits, own, targets, "sigmoid"), theirs, atol=1e-6)
 
 
 def test_sigmoid_trains_only_the_true_class_and_softmax_all_classes():
     labels, targets = torch.tensor([1, 0]), (torch.rand(2, 4, 4) > 0.5).float()
-    for kind, channels, touched in (("sigmoid", 2, 1), ("softmax", 3, 3)):
+    for loss, channels, trained in (("sigmoid", 2, 1), ("softmax", 3, 3)):
         logits = torch.randn(2, channels, 4, 4, requires_grad=True)
-        mask_loss(logits, labels, targets, kind).backward()
-        assert (logits.grad.abs().sum((2, 3)) > 0).sum(1).tolist() == [touched, touched]
+        mask_loss(logits, labels, targets, loss).backward()
+        assert (logits.grad.abs().sum((2, 3)) > 0).sum(1).tolist() == [trained, trained]
 
 
 def test_the_last_class_of_the_softmax_is_the_background():
@@ -91,9 +91,9 @@ def test_a_class_agnostic_mask_is_used_for_every_class():
     assert torch.equal(mask_probabilities(logits, torch.tensor([4, 0, 2]), "sigmoid"), logits[:, 0].sigmoid())
 
 
-@pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
-def test_without_regions_the_loss_is_zero_with_a_gradient_of_zero(kind):
+@pytest.mark.parametrize("mask_loss_type", ["sigmoid", "softmax"])
+def test_without_regions_the_loss_is_zero_with_a_gradient_of_zero(mask_loss_type):
     logits = torch.zeros(0, 3, 28, 28, requires_grad=True)
-    loss = mask_loss(logits, torch.zeros(0, dtype=torch.long), torch.zeros(0, 28, 28), kind)
+    loss = mask_loss(logits, torch.zeros(0, dtype=torch.long), torch.zeros(0, 28, 28), mask_loss_type)
     loss.backward()
     assert loss.item() == 0
