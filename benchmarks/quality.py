@@ -21,13 +21,13 @@ from peers.measure import THREADS, fix_threads
 from peers.page import in_words
 from peers.quality import REFERENCE, WAYS, Quality, Way, measure_quality
 from upscore.checkpoints import load_model
-from upscore.cli.progress import progress_bars
 from upscore.data.datasets import Dataset, open_splits, subset
 from upscore.data.instance_datasets import open_instance_splits
 from upscore.errors import UserError
 from upscore.files import write_text
 from upscore.inference import Model
 from upscore.inference.calibration import quantize
+from upscore.progress import progress_bars
 from upscore.text import markdown_table
 from upscore.timing import busy, describe
 

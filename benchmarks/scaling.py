@@ -34,7 +34,7 @@ from upscore.inference import Model
 from upscore.inference.outputs import write_prediction
 from upscore.models.build import build
 from upscore.text import markdown_table
-from upscore.viz.plot_style import BLUE, FOREGROUND, GREEN, MUTED, ORANGE, new_figure, save, style
+from upscore.viz.plots import BLUE, FOREGROUND, GREEN, MUTED, ORANGE, new_figure, save, style
 
 MACHINES = (1, 10, 100, 1000)
 OBJECTS_TEXT = "x" * 2000

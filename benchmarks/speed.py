@@ -61,8 +61,8 @@ def measure(rows: Sequence[Row], repeats: int, threads: int, folder: Path) -> No
         os.environ[variable] = str(threads)  # for libraries that count the cores when they are loaded
     from peers.results import read_results, write_results
     from peers.run import run
-    from upscore.cli.progress import progress_bar
     from upscore.errors import UserError
+    from upscore.progress import progress_bar
 
     results, measured, missing = read_results(folder / "results.json"), [], []
     for row in rows:

@@ -21,10 +21,8 @@ from rich.console import Console
 from table_pages import count, verdict
 
 from upscore.data import open_splits
-from upscore.experiments.cues.conditions import ROWS, Cues, CueScores, Guess
-from upscore.experiments.cues.figures import plot_cues
-from upscore.experiments.cues.masking import mean_color
-from upscore.experiments.cues.report import PICTURES, advice, as_json, definitions, write_cues
+from upscore.experiments.cues.conditions import ROWS, Cues, CueScores, Guess, mean_color
+from upscore.experiments.cues.report import PICTURES, advice, as_json, definitions, plot_cues, write_cues
 from upscore.experiments.cues.run import Experiment, count_classes, foreground_of, measure_cues
 from upscore.experiments.cues.training_setup import TrainingSetup
 from upscore.files import atomic_path, write_text

@@ -37,7 +37,7 @@ from fcn_paper_tables import DEPTH_MEANS, GEOMETRIC, SCORES, TABLES, Row, Table
 from rich.console import Console
 
 from upscore.data.datasets import Dataset, geometric_classes, list_files, open_dataset, subset
-from upscore.data.formats.name_lists import read_list
+from upscore.data.formats.folder import read_list
 from upscore.errors import UserError
 from upscore.files import write_text
 from upscore.models import build

@@ -18,7 +18,7 @@ from table_runs import CAMVID, SCENES, Row, Table
 from tables import PLACES, main
 
 from upscore.training.recipes import HEAVY
-from upscore.viz.plot_style import BLUE, FOREGROUND, MUTED, ORANGE, new_figure, save, style
+from upscore.viz.plots import BLUE, FOREGROUND, MUTED, ORANGE, new_figure, save, style
 
 RATE = 5e-9
 """Of all three regimes, as in the paper; found by line search for heavy learning. The loss is a sum over pixels."""

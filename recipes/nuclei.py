@@ -34,7 +34,7 @@ from rich.progress import track
 from upscore.annotations import ObjectAnnotations
 from upscore.checkpoints import load_model, save_model
 from upscore.data.instance_datasets import InstanceDataset, open_instance_splits
-from upscore.data.sample import Sample
+from upscore.data.samples import Sample
 from upscore.evaluation.instances import InstanceEvaluator, InstanceScores
 from upscore.files import atomic_path, write_text
 from upscore.inference import Model, load
@@ -43,9 +43,8 @@ from upscore.results import InstanceResult, as_instances
 from upscore.text import markdown_table
 from upscore.training import train
 from upscore.training.callbacks import TerminalProgress
-from upscore.viz.instance_overlay import instance_overlay, object_colors
 from upscore.viz.legend import stack
-from upscore.viz.overlays import blend, borders, line_width, side_by_side
+from upscore.viz.overlays import blend, borders, instance_overlay, line_width, object_colors, side_by_side
 
 ALL, UNKNOWN = "all", "of unknown modality"
 IOUS = ("0.5", "0.6", "0.7", "0.8", "0.9")

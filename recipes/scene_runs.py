@@ -18,8 +18,8 @@ import torch
 from rich.console import Console
 
 from upscore.data.datasets import Dataset, geometric_classes, open_splits
-from upscore.data.sample import Sample
-from upscore.data.synthetic.scenes import SHAPES
+from upscore.data.samples import Sample
+from upscore.data.synthetic import SHAPES
 from upscore.evaluation.semantic import SemanticScores, TwoHeadedScores
 from upscore.files import write_text
 from upscore.models import build

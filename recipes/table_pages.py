@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from upscore.text import markdown_table
-from upscore.viz.plot_style import BLUE, FOREGROUND, MUTED, ORANGE, name_ticks, new_figure, save, style
+from upscore.viz.plots import BLUE, FOREGROUND, MUTED, ORANGE, name_ticks, new_figure, save, style
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """row -> what was measured with seeds 0, 1, ..."""

@@ -22,7 +22,7 @@ from table_pages import SCORES
 
 from upscore.data.datasets import Dataset, open_splits
 from upscore.data.resizing import resize_longest
-from upscore.data.sample import Sample
+from upscore.data.samples import Sample
 from upscore.files import write_text
 from upscore.models import build
 from upscore.models.fcn.fcn import FCN

@@ -16,7 +16,7 @@ from statistics import mean
 from scene_runs import HELD_OUT, SIDE, Asked, Row, Runs, main
 from table_pages import count, differences, dots, scores_table
 
-from upscore.viz.plot_style import ORANGE, new_figure, save, style
+from upscore.viz.plots import ORANGE, new_figure, save, style
 
 ROWS = {
     "semantic": Row(title="semantic head alone"),

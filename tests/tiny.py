@@ -13,13 +13,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from upscore.autotune import Choice
 from upscore.data.datasets import Dataset
-from upscore.data.synthetic.scenes import SceneDataset
+from upscore.data.synthetic import SceneDataset
 from upscore.data.transforms import Batch, collate
 from upscore.inference.run_manifest import FOLDER
 from upscore.models.build import build
 from upscore.models.fcn.fcn import FCN, Upsampling
+from upscore.timing import Choice
 from upscore.training.recipes import ACCUM, HEAVY, MODERN, Recipe
 
 BACKBONE = "timm/test_resnet"

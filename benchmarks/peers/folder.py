@@ -64,7 +64,7 @@ def write_photos(folder: Path) -> None:
     """Scenes as JPEGs, some of them under many names."""
     from PIL import Image
 
-    from upscore.data.synthetic.scenes import SceneDataset
+    from upscore.data.synthetic import SceneDataset
 
     folder.mkdir()
     scenes = SceneDataset(DIFFERENT, size=(HEIGHT, WIDTH))

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from peers.page import times
 from peers.results import Result, SideResult
-from upscore.viz.plot_style import BACKGROUND, BLUE, FOREGROUND, MUTED, ORANGE, PALE_BLUE, new_figure, save, style
+from upscore.viz.plots import BACKGROUND, BLUE, FOREGROUND, MUTED, ORANGE, PALE_BLUE, new_figure, save, style
 
 BAR, GAP, SPACE = 0.62, 1.0, 0.25
 """The thickness of a bar, what a row's title takes, and what is left free below a row; from bar to bar is 1."""

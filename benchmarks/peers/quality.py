@@ -11,7 +11,7 @@ from statistics import mean, median
 from time import perf_counter
 
 from upscore.data.datasets import Dataset
-from upscore.data.sample import Sample
+from upscore.data.samples import Sample
 from upscore.evaluation.instances import InstanceEvaluator
 from upscore.evaluation.semantic import ConfusionMatrix, semantic_scores
 from upscore.inference import Model

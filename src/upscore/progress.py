@@ -1,8 +1,13 @@
-"""The type of the functions that receive the progress of a long job."""
+"""Progress of long jobs: the callback that receives it, and progress bars on standard error."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from upscore.console import Progress
 
 ProgressCallback = Callable[[int, int], None]
 """`callback(done, total)` is called after each item; `done` counts from 1 to `total`."""
@@ -10,3 +15,24 @@ ProgressCallback = Callable[[int, int], None]
 
 def ignore_progress(done: int, total: int) -> None:
     """Do nothing: the default of functions that take a `ProgressCallback`."""
+
+
+@contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """Show any number of progress bars, if standard error is a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+
+    from upscore.console import Console, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield progress
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[ProgressCallback]:
+    """Show one progress bar, and yield the callback that moves it."""
+    with progress_bars() as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

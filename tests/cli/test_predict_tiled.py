@@ -10,7 +10,7 @@ import tifffile
 import upscore as package
 from tests.cli.command import sentence, upscore
 from tests.tiny import outputs, scenes
-from upscore.cli.predicting import _targets
+from upscore.cli.predict import _targets
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from tests.data.coco_files import CATEGORIES, small, write
 from tests.data.layouts import SHARED, label, names, pairs, photo
 from upscore.data.datasets import default_split, image_ids, subset
 from upscore.data.instance_datasets import open_instance_splits, open_instances, task_of
-from upscore.data.synthetic.scenes import SHAPES
+from upscore.data.synthetic import SHAPES
 from upscore.errors import UserError
 
 NUCLEI = SHARED / "nuclei"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from upscore.data.sample import Sample
+from upscore.data.samples import Sample
 from upscore.data.transforms import CELL, keep_patches
 from upscore.labels import VOID
 

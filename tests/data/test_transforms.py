@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from upscore.annotations import ObjectAnnotations
 from upscore.data.resizing import resize_longest, resize_to
-from upscore.data.sample import Sample
+from upscore.data.samples import Sample
 from upscore.data.transforms import FILL, PAPER, Augmentation, collate
 from upscore.errors import UserError
 from upscore.labels import VOID

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from upscore.data.instance_datasets import InstanceDataset, open_instances
-from upscore.data.sample import Sample
+from upscore.data.samples import Sample
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "worker_memory.py"
 ANNOTATIONS, PHOTOS = 20_000, 1_600

@@ -10,12 +10,12 @@ from PIL import Image
 import upscore
 from tests.demo.test_page import read
 from upscore.data.datasets import subset
-from upscore.data.synthetic.scenes import SceneDataset
-from upscore.demo import heatmap, nuclei
-from upscore.demo.fcn_training import Settings, draw_scenes
+from upscore.data.synthetic import SceneDataset
+from upscore.demo import nuclei
+from upscore.demo import run as heatmap
 from upscore.demo.nuclei import NucleiSettings
 from upscore.demo.run import run
-from upscore.demo.strides import STRIP_WIDTH, THIN, choose
+from upscore.demo.strides import STRIP_WIDTH, THIN, Settings, choose, draw_scenes
 from upscore.errors import UserError
 
 TINY = Settings(side=64, train=8, validation=2, test=4, images=16, batch_size=4)

@@ -20,8 +20,8 @@ import torch
 from tests.tiny import RECIPES, scenes, tiny_net
 from tests.training.test_instances import SMALL, Shapes, tiny_rcnn
 from upscore.data.datasets import Dataset
-from upscore.data.sample import Sample
-from upscore.data.synthetic.scenes import SceneDataset
+from upscore.data.samples import Sample
+from upscore.data.synthetic import SceneDataset
 from upscore.training.callbacks import Callback
 from upscore.training.loop import fit
 from upscore.training.recipes import Recipe

@@ -12,8 +12,8 @@ from tests.models.mask_rcnn.test_mask_rcnn import SMALL
 from upscore.errors import UserError
 from upscore.inference import Model
 from upscore.inference.detector import MASK_BLOCK, DetectorRunner
-from upscore.inference.engines.cuda_graphs import MOST, REPEATS, Graphs
 from upscore.inference.engines.openvino import OpenVINOPart
+from upscore.inference.engines.torch_engine import MOST, REPEATS, Graphs
 from upscore.models import build
 from upscore.models.fcn.fcn import FCN
 from upscore.models.mask_rcnn.inference_parts import to_outputs

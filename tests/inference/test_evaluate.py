@@ -9,7 +9,7 @@ import torch
 
 import upscore
 from tests.tiny import scenes
-from upscore.data.sample import Sample
+from upscore.data.samples import Sample
 from upscore.errors import UserError
 from upscore.evaluation.class_matching import ClassMatchWarning
 from upscore.inference import Model, evaluate

@@ -10,9 +10,10 @@ import torch
 
 import upscore
 from tests.tiny import tiny_net
-from upscore import autotune
+from upscore import timing as autotune
 from upscore.inference import Model
-from upscore.inference.engines import openvino, select
+from upscore.inference.engines import openvino
+from upscore.inference.engines import session as select
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from upscore.data.sample import Sample
+from upscore.data.samples import Sample
 from upscore.labels import VOID
 from upscore.training.dataset_stats import median_frequency_weights
 

@@ -15,7 +15,7 @@ from tests.models.networks import randomise_scores
 from tests.tiny import BACKBONE, QUICK, batch_of, scenes, small, tiny_net, weights
 from upscore.checkpoints import load_model, save_model
 from upscore.data.datasets import Subset
-from upscore.data.synthetic.scenes import SceneDataset
+from upscore.data.synthetic import SceneDataset
 from upscore.errors import UserError
 from upscore.evaluation.semantic import TwoHeadedScores
 from upscore.inference import evaluate, load

@@ -22,7 +22,7 @@ from tests.tiny import BACKBONE, metrics, outcome, same, scenes, tiny_net, weigh
 from upscore.annotations import ObjectAnnotations
 from upscore.checkpoints import load_model, save_model
 from upscore.data.instance_datasets import open_instance_splits
-from upscore.data.sample import Sample
+from upscore.data.samples import Sample
 from upscore.data.transforms import Batch, collate
 from upscore.errors import UserError
 from upscore.inference import Model, evaluate

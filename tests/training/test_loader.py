@@ -8,7 +8,7 @@ import torch
 
 from tests.tiny import RECIPES, same, scenes
 from upscore.data.resizing import resize_longest
-from upscore.data.sample import Sample
+from upscore.data.samples import Sample
 from upscore.data.transforms import Batch
 from upscore.errors import UserError
 from upscore.training.loader import (

@@ -12,7 +12,7 @@ import torch
 
 import upscore
 from tests.tiny import BACKBONE, QUICK, same, scenes, tiny_net
-from upscore import autotune
+from upscore import timing
 from upscore.models.build import build
 from upscore.training import precision
 from upscore.training.callbacks import Callback
@@ -40,8 +40,8 @@ def faster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         return {name: 1.0 if name == names[0] else 2.0 for name in ways}
 
     monkeypatch.setenv("UPSCORE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(autotune, "_measured", {})
-    monkeypatch.setattr(autotune, "_measure", measure)
+    monkeypatch.setattr(timing, "_measured", {})
+    monkeypatch.setattr(timing, "_measure", measure)
     monkeypatch.setattr(precision, "has_bfloat16_instructions", lambda: True)
     return names
 

@@ -18,8 +18,8 @@ import torch
 import upscore
 from tests.tiny import BACKBONE, QUICK, metrics, scenes, write_photos
 from upscore.annotations import ObjectAnnotations
-from upscore.data.digest import same_source
-from upscore.data.sample import Sample
+from upscore.data.datasets import same_source
+from upscore.data.samples import Sample
 from upscore.errors import UserError
 from upscore.labels import VOID
 from upscore.training.callbacks import Callback

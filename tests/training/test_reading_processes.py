@@ -12,7 +12,7 @@ import pytest
 
 PROGRAM = """
 import os
-from upscore.data.synthetic.scenes import SceneDataset
+from upscore.data.synthetic import SceneDataset
 from upscore.training.loader import ValidationView, batches
 
 data = SceneDataset(64, seed=0, size=(256, 256))  # batches fill the pipes

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.tiny import BACKBONE
-from upscore.data.synthetic.scenes import SceneDataset
+from upscore.data.synthetic import SceneDataset
 from upscore.data.transforms import Augmentation, collate
 from upscore.models.build import build
 from upscore.models.mask_rcnn.presets import PRESETS

@@ -22,7 +22,7 @@ from upscore.checkpoints.config import (
     read_config,
 )
 from upscore.checkpoints.hub import fetch_model, is_on_hub
-from upscore.checkpoints.importers.key_mapping import check_shapes
+from upscore.checkpoints.importers.state_dict import check_shapes
 from upscore.errors import UserError
 from upscore.files import WriteError, atomic_folder
 from upscore.models.backbones.base import Backbone

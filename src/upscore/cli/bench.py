@@ -87,8 +87,8 @@ def bench(
 
     import torch
 
-    from upscore.cli.progress import progress_bar
     from upscore.inference.benchmark import load_in_every_way, measure_speed
+    from upscore.progress import progress_bar
     from upscore.timing import busy, describe_machine
 
     if threads is not None:

@@ -60,13 +60,13 @@ def calibrate(
     import sys
 
     from upscore.checkpoints.model_folder import find_model, load_model
-    from upscore.cli.predicting import FAILED
-    from upscore.cli.progress import progress_bars
+    from upscore.cli.predict import FAILED
     from upscore.errors import UserError
     from upscore.inference import Model
     from upscore.inference.calibration import evenly, quantize, require_quantizable
     from upscore.inference.outputs import find_images
     from upscore.inference.quantized import part_names, save_quantized
+    from upscore.progress import progress_bars
 
     if photos < 1:
         raise UserError(f"--photos {photos}: give 1 or more")

@@ -39,7 +39,6 @@ def ceiling(data: str, /, *, split: str | None = None, output: Path = Path("ceil
         Larger images are first reduced until their longer side has this many
         pixels, as in training; 0 for none.
     """
-    from upscore.cli.progress import progress_bars
     from upscore.data import open_dataset
     from upscore.data.instance_datasets import task_of
     from upscore.data.resizing import resize_longest
@@ -47,6 +46,7 @@ def ceiling(data: str, /, *, split: str | None = None, output: Path = Path("ceil
     from upscore.experiments.ceiling.meter import CeilingMeter
     from upscore.experiments.ceiling.report import advice
     from upscore.files import require_writable
+    from upscore.progress import progress_bars
 
     if task_of(data) == "instances":
         raise UserError(
@@ -81,8 +81,7 @@ def _write(
 ) -> None:
     from json import dumps
 
-    from upscore.experiments.ceiling.figures import plot_ceilings, plot_class_ceilings
-    from upscore.experiments.ceiling.report import markdown
+    from upscore.experiments.ceiling.report import markdown, plot_ceilings, plot_class_ceilings
     from upscore.files import write_text
 
     report = {**settings, "advice": sentences, **ceilings.to_json()}

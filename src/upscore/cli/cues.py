@@ -88,7 +88,7 @@ def cues(
     """
     from upscore.console import Console
     from upscore.data import open_splits
-    from upscore.data.digest import same_source
+    from upscore.data.datasets import same_source
     from upscore.data.instance_datasets import task_of
     from upscore.errors import UserError
     from upscore.experiments.cues.report import advice, definitions, write_cues

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from upscore.cli.progress import progress_bars
 from upscore.errors import UserError
+from upscore.progress import progress_bars
 from upscore.text import printable
 
 if TYPE_CHECKING:

@@ -73,11 +73,9 @@ def evaluate(
     """
     from json import dumps
 
-    from upscore.cli.progress import progress_bar
     from upscore.console import Console
     from upscore.data import open_dataset
-    from upscore.data.datasets import default_split
-    from upscore.data.digest import same_source
+    from upscore.data.datasets import default_split, same_source
     from upscore.data.instance_datasets import open_instances
     from upscore.errors import UserError
     from upscore.evaluation.instances import InstanceScores
@@ -85,6 +83,7 @@ def evaluate(
     from upscore.files import require_writable, require_writable_file, write_text
     from upscore.inference import evaluate as score
     from upscore.inference import load
+    from upscore.progress import progress_bar
 
     if not ray and (address is not None or workers is not None):
         raise UserError("--address and --workers need --ray: add --ray, or leave them out")
@@ -141,7 +140,7 @@ def _plot(scores: SemanticScores | InstanceScores, folder: Path) -> None:
     import torch
 
     from upscore.evaluation.instances import InstanceScores
-    from upscore.viz.score_plots import plot_class_precision, plot_confusion, plot_per_class, plot_precision_recall
+    from upscore.viz.plots import plot_class_precision, plot_confusion, plot_per_class, plot_precision_recall
 
     if isinstance(scores, InstanceScores):
         plot_precision_recall(scores, folder / "precision_recall.png")

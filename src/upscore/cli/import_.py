@@ -97,7 +97,7 @@ def import_(
 
 def _from_pytorch_fcn(checkpoint: Path, at_once: bool) -> FCN:
     from upscore.checkpoints.importers.pytorch_fcn import import_pytorch_fcn
-    from upscore.checkpoints.importers.reading import read_checkpoint
+    from upscore.checkpoints.importers.state_dict import read_checkpoint
     from upscore.data.formats.voc import CLASSES
 
     net = import_pytorch_fcn(read_checkpoint(checkpoint), at_once=at_once)
@@ -107,7 +107,7 @@ def _from_pytorch_fcn(checkpoint: Path, at_once: bool) -> FCN:
 
 
 def _from_torchvision(checkpoint: Path, model: str | None, classes: list[str] | None) -> FCN | MaskRCNN:
-    from upscore.checkpoints.importers.reading import read_state_dict
+    from upscore.checkpoints.importers.state_dict import read_state_dict
     from upscore.checkpoints.importers.torchvision import (
         import_torchvision_mask_rcnn,
         import_torchvision_vgg16,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from upscore.cli.progress import progress_bars
 from upscore.errors import UserError
+from upscore.progress import progress_bars
 
 if TYPE_CHECKING:
     from upscore.data.datasets import Dataset
@@ -163,7 +163,7 @@ def superpixels(
 
 def _is_data(sources: list[str]) -> bool:
     from upscore.data.datasets import list_files, parse_scenes
-    from upscore.data.formats.coco.files import find_coco
+    from upscore.data.formats.coco.reader import find_coco
 
     if len(sources) != 1:
         return False
@@ -198,7 +198,7 @@ def _open(data: str, split: str | None, val_pattern: str | None) -> tuple[Datase
 
 def _trained_on(training: dict[str, Any], data: str, split: str | None, val_pattern: str | None) -> bool:
     """Return whether a model was trained on images that are scored, according to its `training` record."""
-    from upscore.data.digest import same_source
+    from upscore.data.datasets import same_source
 
     if not same_source(training.get("data"), data):
         return False

@@ -7,7 +7,7 @@ from upscore.data.formats.folder import Issue
 from upscore.data.instance_datasets import InstanceDataset, open_instance_splits, open_instances
 from upscore.data.io.images import LabelError, read_image, read_label
 from upscore.data.samples import FileDataset
-from upscore.data.synthetic.scenes import SceneDataset
+from upscore.data.synthetic import SceneDataset
 
 __all__ = [
     "Dataset",

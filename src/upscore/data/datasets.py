@@ -5,8 +5,10 @@ A source is a folder (see `LAYOUTS`) or one of the strings "scenes", "scenes:COU
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -17,15 +19,14 @@ from torch import Tensor
 
 from upscore.data.formats.camvid import list_camvid
 from upscore.data.formats.class_names import BINARY, classes_of_values
-from upscore.data.formats.coco.files import find_coco
+from upscore.data.formats.coco.reader import find_coco
 from upscore.data.formats.folder import DatasetIndex, Pair, child_folders, list_folder
 from upscore.data.formats.nyud import DepthChannels, list_nyud
 from upscore.data.formats.pascal_context import list_pascal_context
 from upscore.data.formats.sift_flow import list_sift_flow
 from upscore.data.formats.voc import list_sbd, list_voc
 from upscore.data.io import images
-from upscore.data.sample import Sample
-from upscore.data.samples import FileDataset
+from upscore.data.samples import FileDataset, Sample
 from upscore.data.splits import require_fraction, require_soundness, select, train_and_val
 from upscore.errors import UserError
 from upscore.labels import VOID
@@ -214,7 +215,7 @@ def parse_scenes(source: str | Path) -> tuple[int, int] | None:
 
 def open_scenes(count: int, seed: int, *, split: str | None, fraction: float = 0.2) -> Dataset:
     """Open generated scenes: `count` for training, or `count * fraction` others for validation."""
-    from upscore.data.synthetic.scenes import SceneDataset
+    from upscore.data.synthetic import SceneDataset
 
     if split in (None, "train"):
         return SceneDataset(count, seed=seed)
@@ -260,3 +261,46 @@ def _dataset(listing: DatasetIndex, pairs: list[Pair]) -> FileDataset:
         geometric=listing.geometric,
         depth=listing.depth,
     )
+
+
+def data_digest(*datasets: Dataset) -> str | None:
+    """Compute a digest of the names, sizes and modification times of all files of some data sets.
+
+    Names are relative to the common parent folder of all files, so the digest stays the same when the folder is moved.
+
+    Returns:
+        The SHA-256 digest; None if a data set has no attribute `files`.
+
+    Raises:
+        UserError: a file does not exist any more.
+    """
+    parts = [getattr(dataset, "files", None) or [] for dataset in datasets]
+    if not all(parts):
+        return None
+    files = [[Path(path).absolute() for path in part] for part in parts]
+    root = Path(os.path.commonpath([path.parent for part in files for path in part]))
+    digest = hashlib.sha256()
+    for part in files:
+        for line in _lines(part, root):
+            digest.update(line.encode("utf-8", "surrogateescape"))
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def _lines(files: Iterable[Path], root: Path) -> Iterable[str]:
+    for path in files:
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise UserError(f"{path}: can't be read ({error.strerror})") from error
+        yield f"{path.relative_to(root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
+
+
+def same_source(one: object, other: object) -> bool:
+    """Return whether two sources are the same: paths to the same folder, or the same generated scenes."""
+    scenes = [parse_scenes(source) if isinstance(source, str) else None for source in (one, other)]
+    if any(scenes):
+        return scenes[0] == scenes[1]
+    if not (isinstance(one, str | Path) and isinstance(other, str | Path)):
+        return False
+    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()

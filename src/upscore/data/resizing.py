@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from upscore.data.sample import Sample
+from upscore.data.samples import Sample
 from upscore.errors import UserError
 from upscore.labels import VOID
 

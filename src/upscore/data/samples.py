@@ -1,22 +1,47 @@
-"""Data sets that read samples from files, and the checks that a label fits its image.
+"""Samples and data sets of class maps.
 
-H W pixels, C classes.
+H W pixels, D channels of depth.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from upscore.annotations import ObjectAnnotations
 from upscore.data.formats.folder import DepthMaps, GeometricLabels, Pair
 from upscore.data.io import images
-from upscore.data.sample import Sample
 from upscore.labels import VOID
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(slots=True, kw_only=True)
+class Sample:
+    """One image and its labels, which may be missing."""
+
+    name: str
+    """Name of the image file without suffix, unique in its data set."""
+    image: Tensor
+    """(3, H, W) uint8, RGB."""
+    class_map: Tensor | None = None
+    """(H, W) uint8, class indices, 255 = void."""
+    objects: ObjectAnnotations | None = None
+    """The annotated objects."""
+    geometric_map: Tensor | None = None
+    """(H, W) uint8, class indices of a second set of classes, such as SIFT Flow's geometric ones; 255 = void."""
+    depth: Tensor | None = None
+    """(D, H, W) float32, depth in metres (D = 1) or HHA (D = 3); NaN where unknown."""
+    path: Path | None = None
+    """The image file; None for a generated image."""
 
 
 class PairArrays:

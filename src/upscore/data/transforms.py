@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 from upscore.annotations import ObjectAnnotations
 from upscore.data.resizing import Piece, extended, piece_of, relabelled, resized
-from upscore.data.sample import Sample
+from upscore.data.samples import Sample
 from upscore.errors import UserError
 from upscore.labels import VOID
 

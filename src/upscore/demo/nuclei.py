@@ -15,23 +15,21 @@ from upscore.annotations import ObjectAnnotations
 from upscore.data.datasets import Dataset
 from upscore.data.example import example_path
 from upscore.data.instance_datasets import open_instance_splits
-from upscore.data.sample import Sample
-from upscore.demo.figures import (
-    boxes_picture,
-    colors_of,
-    image_picture,
-    mask_picture,
-    object_picture,
-    objects_picture,
-    region_picture,
-)
+from upscore.data.samples import Sample
 from upscore.demo.page import (
     Chapter,
     Html,
+    boxes_picture,
+    colors_of,
     figure,
     heading,
+    image_picture,
     join,
+    mask_picture,
+    object_picture,
+    objects_picture,
     picture,
+    region_picture,
     row,
     score_table,
     stressed,

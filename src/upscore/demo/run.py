@@ -1,32 +1,191 @@
-"""`upscore demo`: nuclei in microscope images, a heat map, FCNs of three strides, and one HTML page about them.
-
-It uses the models, weights and images that are installed with the package, and downloads nothing.
-"""
+"""`upscore demo`: runs all chapters behind one progress bar, and writes the page."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import upscore
-from upscore.demo import heatmap, next_steps, nuclei, strides
-from upscore.demo.fcn_training import TITLES, Settings, Trained, draw_scenes, train
-from upscore.demo.nuclei import NucleiSettings
-from upscore.demo.page import Chapter, page
-from upscore.demo.progress import StepProgress
+from upscore.demo import nuclei, strides
+from upscore.demo.nuclei import NucleiSettings, predict_line
+from upscore.demo.page import Chapter, Html, figure, heading, join, page, picture, ranking, row, terminal, text, tile
+from upscore.demo.strides import TITLES, Settings, Trained, draw_scenes, train
 from upscore.errors import UserError
 from upscore.files import atomic_path, write_text
 from upscore.inference import load
-from upscore.progress import ignore_progress
-from upscore.viz.score_plots import plot_confusion
-from upscore.viz.training_curves import plot_curves
+from upscore.inference.heatmap import HeatMap, heat_map
+from upscore.models.classifiers.imagenet import imagenet_classifier
+from upscore.progress import ProgressCallback, ignore_progress
+from upscore.viz.overlays import heat_overlay
+from upscore.viz.plots import plot_confusion, plot_curves
+
+
+class StepProgress:
+    """A bar for all steps; each step's share is about the seconds that it takes on two cores."""
+
+    def __init__(self, console: Console, shares: float) -> None:
+        self.console = console
+        self.progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+            expand=True,
+            speed_estimate_period=60,
+        )
+        self.task = self.progress.add_task("", total=shares)
+        self.done = 0.0
+
+    def __enter__(self) -> StepProgress:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.progress.stop()
+
+    @contextmanager
+    def step(self, title: str, share: float) -> Iterator[ProgressCallback]:
+        """Show what is being done, and leave a line about it once it is."""
+        started = time.monotonic()
+        self.progress.update(self.task, description=title)
+
+        def advance(done: int, total: int) -> None:
+            self.progress.update(self.task, completed=self.done + share * done / total)
+
+        yield advance
+        self.done += share
+        self.progress.update(self.task, completed=self.done)
+        self.console.print(f"{time.monotonic() - started:6.1f} s  {title}", highlight=False)
+
+
+SUBJECTS = {
+    "cat": ("chelsea.png", ("tabby cat", "tiger cat", "Egyptian cat")),
+    "espresso": ("coffee.png", ("espresso",)),
+    "tripod": ("camera.png", ("tripod",)),
+    "moped": ("motorcycle_left.png", ("moped",)),
+}
+"""Photographs in scikit-image's wheel, and the ImageNet classes whose heat maps are computed."""
+
+
+class Found(NamedTuple):
+    """A photograph and its heat map."""
+
+    name: str
+    photo: Image.Image
+    map: HeatMap
+
+    @property
+    def picture(self) -> Image.Image:
+        """The photograph under its heat map, above a strip with the label and the scale."""
+        return heat_overlay(np.asarray(self.photo), self.map.heat, self.map.label)
+
+    @property
+    def bare_picture(self) -> Image.Image:
+        """The photograph under its heat map."""
+        return self.picture.crop((0, 0, *self.photo.size))
+
+
+def look() -> Iterator[Found]:
+    """Compute the heat map of each subject with EfficientNet-Lite0 and the installed ImageNet weights."""
+    classifier = imagenet_classifier("efficientnet_lite0")
+    for name, (file_name, labels) in SUBJECTS.items():
+        with files("skimage").joinpath("data", file_name).open("rb") as file:
+            photo = Image.open(file).convert("RGB")
+        pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)
+        yield Found(name, photo, heat_map(classifier, pixels, labels))
+
+
+def heatmap_chapter(found: Sequence[Found]) -> Chapter:
+    """The heat map of the first photograph, and those of the others."""
+    first, others = found[0], found[1:]
+    label = first.map.label
+    return Chapter(
+        anchor="where",
+        title="A classifier shows where it sees a cat",
+        body=join(
+            text(
+                "An image classifier gives one answer for the whole image: it averages its last feature map and "
+                "applies a linear layer to the average. The same layer can be applied at every position, as a 1 x 1 "
+                "convolution. The network is then *fully convolutional*: it takes an image of any size and returns a "
+                "map of class probabilities.",
+                "Nothing was trained for these pictures. The classifier is EfficientNet-Lite0 with ImageNet weights, "
+                "whose training images have one label each and no positions.",
+            ),
+            row(
+                [
+                    tile(picture(first.photo, "A photograph of a cat"), "image"),
+                    tile(picture(first.bare_picture, f"The same photograph under its heat map of {label}"), label),
+                ],
+                "pair",
+            ),
+            figure(
+                ranking(first.map.top),
+                "The probabilities of the whole image. The heat map adds up those of "
+                f"{label} at every position. A position depends on a large part of the image, so the map shows where "
+                "the evidence is, not an outline.",
+            ),
+            terminal(['upscore heatmap photo.jpg --label "tiger cat" --label tabby']),
+            *_more(others),
+        ),
+    )
+
+
+def _more(found: Sequence[Found]) -> list[Html]:
+    if not found:
+        return []
+    tiles = [tile(picture(one.bare_picture, f"A heat map of {one.map.label}"), one.map.label) for one in found]
+    return [heading("Other classes"), row(tiles, "few")]
+
+
+def next_steps_chapter(output: Path) -> Chapter:
+    """The folder layout of training data, and the next commands."""
+    return Chapter(
+        anchor="yours",
+        title="Your own images",
+        body=join(
+            text(
+                "Put images in `images/` and label files of the same names in `labels/`. For semantic segmentation a "
+                "label is a PNG with the class index of every pixel (255 = ignore), and `classes.txt` names the "
+                "classes. For instance segmentation a label is a 16-bit PNG with the number of an object per pixel "
+                "(0 = background). COCO and PASCAL VOC folders are read as they are. A fifth of the images is held "
+                "out for validation, unless there are `train/` and `val/` folders."
+            ),
+            terminal(
+                [
+                    "# what is in the data, and what is wrong with it",
+                    "upscore data check photos/",
+                    "# semantic segmentation; Ctrl-C saves the state, --resume continues",
+                    "upscore train photos/ --output runs/mine",
+                    "# instance segmentation",
+                    "upscore train photos/ --model mask_rcnn --output runs/mine",
+                    "# scores on the held-out images, masks and overlays of new ones",
+                    "upscore evaluate runs/mine photos/",
+                    "upscore predict runs/mine new/ --output out",
+                ]
+            ),
+            heading("The networks of this page"),
+            text("The networks that were trained for this page are beside it and can be used:"),
+            terminal([predict_line(output), "upscore predict nuclei image.png --output out"]),
+        ),
+    )
+
 
 SHIPPED_SHARE, NUCLEI_SHARE, HEATMAP_SHARE, SCENES_SHARE, TRAINING_SHARE, PAGE_SHARE = 15, 100, 10, 10, 50, 10
 """About the seconds that each step takes on two cores; training counts for each FCN."""
@@ -89,9 +248,9 @@ def _results(output: Path, seed: int, settings: Settings, nuclei_settings: Nucle
             trained, explained = nuclei.score(model, images, ignore_progress), nuclei.steps(model, images)
         with steps.step("Computing heat maps with an image classifier", HEATMAP_SHARE) as advance:
             found = []
-            for one in heatmap.look():
+            for one in look():
                 found.append(one)
-                advance(len(found), len(heatmap.SUBJECTS))
+                advance(len(found), len(SUBJECTS))
         scenes = settings.train + settings.validation + settings.test
         with steps.step(f"Drawing {scenes:,} scenes", SCENES_SHARE) as advance:
             splits = draw_scenes(settings, seed, advance)
@@ -104,9 +263,9 @@ def _results(output: Path, seed: int, settings: Settings, nuclei_settings: Nucle
             chapters = [
                 nuclei.shipped_chapter(shipped, images, shipped_seconds),
                 nuclei.training_chapter(trained, shipped, images, explained, nuclei_settings, seconds),
-                heatmap.chapter(found),
+                heatmap_chapter(found),
                 strides.chapter(networks, splits.test, chosen, settings),
-                next_steps.chapter(output),
+                next_steps_chapter(output),
             ]
             _save_pictures(
                 output / PICTURES,
@@ -120,9 +279,9 @@ def _results(output: Path, seed: int, settings: Settings, nuclei_settings: Nucle
 
 
 def _save_pictures(folder: Path, pictures: dict[str, Image.Image]) -> None:
-    for name, picture in pictures.items():
+    for name, image in pictures.items():
         with atomic_path(folder / f"{name}.jpg") as temporary:
-            picture.save(temporary, quality=85, optimize=True)
+            image.save(temporary, quality=85, optimize=True)
 
 
 def _save_plots(folder: Path, networks: Sequence[Trained]) -> None:

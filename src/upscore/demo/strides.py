@@ -1,17 +1,26 @@
-"""Chapter: FCN-32s, FCN-16s and FCN-8s on generated scenes; how their output strides change masks and scores."""
+"""The demo's chapter about strides: FCN-32s, FCN-16s and FCN-8s, trained alike on generated scenes and compared.
+
+N scenes, C classes, H W pixels.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
-from upscore.data.datasets import Dataset
-from upscore.demo import text as words
-from upscore.demo.fcn_training import COLORS, STRIDES, TITLES, Settings, Trained
+from upscore.data.datasets import VALIDATION_SEEDS, Dataset
+from upscore.data.samples import Sample
+from upscore.data.synthetic import SceneDataset
+from upscore.demo import strides as words
 from upscore.demo.page import (
     Chapter,
     Html,
@@ -29,9 +38,253 @@ from upscore.demo.page import (
     text,
     tile,
 )
-from upscore.evaluation.semantic import semantic_scores
+from upscore.evaluation.semantic import ConfusionMatrix, SemanticScores, semantic_scores
+from upscore.inference import load
+from upscore.models.build import build
+from upscore.progress import ProgressCallback, ignore_progress
+from upscore.results import as_semantic
+from upscore.training.callbacks import Callback
+from upscore.training.loop import fit
+from upscore.training.recipes import MODERN, Recipe
+from upscore.training.run_folder import RunFolder
 from upscore.viz.colormaps import class_colors
 from upscore.viz.overlays import overlay, side_by_side
+
+BACKBONE = "efficientnet_lite0"
+TITLES = {"fcn32s": "FCN-32s", "fcn16s": "FCN-16s", "fcn8s": "FCN-8s"}
+STRIDES = {"fcn32s": 32, "fcn16s": 16, "fcn8s": 8}
+COLORS = {"FCN-32s": "c32", "FCN-16s": "c16", "FCN-8s": "c8"}
+"""Of each network in the charts, by the style sheet's names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How much the demo does."""
+
+    side: int = 128
+    """Height and width of a scene."""
+    train: int = 750
+    """Scenes to train on."""
+    validation: int = 48
+    test: int = 200
+    images: int = 3000
+    """How many each FCN sees in training."""
+    batch_size: int = 16
+
+    @property
+    def recipe(self) -> Recipe:
+        """Short training: scenes vary enough by themselves, and the average of the weights forgets quickly."""
+        changes = {
+            "images": self.images,
+            "batch_size": self.batch_size,
+            "learning_rate": 2e-3,
+            "crop": 0,
+            "scale": None,
+            "colour": 0,
+            "ema": 0.97,
+            "patience": 0,
+        }
+        return MODERN.model_copy(update=changes)
+
+
+class Scenes:
+    """Generated scenes that are kept, so that each network sees the same without drawing them again."""
+
+    def __init__(self, count: int, seed: int, side: int, advance: ProgressCallback = ignore_progress) -> None:
+        drawn = SceneDataset(count, seed=seed, size=(side, side))
+        self.classes = drawn.classes
+        self.samples: list[Sample] = []
+        for index in range(count):
+            self.samples.append(drawn[index])
+            advance(index + 1, count)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Splits:
+    """Scenes to train on, to follow the training with, and to score in the end; no scene is in two of them."""
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+
+
+def draw_scenes(settings: Settings, seed: int, advance: ProgressCallback) -> Splits:
+    """Draw all scenes; those for the scores have seeds that no training has."""
+    unseen = VALIDATION_SEEDS + 2 * seed
+    return Splits(
+        train=Scenes(settings.train, seed, settings.side, advance),
+        validation=Scenes(settings.validation, unseen, settings.side),
+        test=Scenes(settings.test, unseen + 1, settings.side),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A network, how it learned, and what it says of the test scenes."""
+
+    name: str
+    records: list[dict[str, Any]]
+    """One for each epoch: `upscore.training.loop`."""
+    losses: list[float]
+    """One for each step."""
+    class_maps: list[np.ndarray]
+    """(H, W) uint8 for each test scene."""
+    counts: Tensor
+    """(N, C, C) int64, each scene's confusion matrix."""
+    scores: SemanticScores
+
+    @property
+    def title(self) -> str:
+        return TITLES[self.name]
+
+
+class _Losses(Callback):
+    """Keeps the loss of each step."""
+
+    def __init__(self, progress: ProgressCallback) -> None:
+        self.progress = progress
+        self.losses: list[float] = []
+
+    def on_step_end(self, step: int, total_steps: int, loss: float) -> None:
+        self.losses.append(loss)
+        self.progress(step, total_steps)
+
+
+def train(name: str, splits: Splits, settings: Settings, output: Path, seed: int, advance: ProgressCallback) -> Trained:
+    """Train one network from the classifier's weights into `output`/`name`, and try its best state on the test scenes.
+
+    Raises:
+        UserError: training diverged.
+        KeyboardInterrupt: nothing is left half written.
+    """
+    net = build(name, backbone=BACKBONE, num_classes=len(splits.train.classes), pretrained=True)
+    net.classes = splits.train.classes
+    folder, follower = RunFolder(output / name), _Losses(advance)
+    provenance = {"data": "generated scenes", "weights": "imagenet", "recipe": settings.recipe.model_dump(mode="json")}
+    try:
+        progress = fit(
+            net,
+            splits.train,
+            splits.validation,
+            settings.recipe,
+            folder,
+            max_side=0,
+            seed=seed,
+            provenance={**provenance, "seed": seed, "train_images": len(splits.train)},
+            callbacks=[follower],
+        )
+    finally:
+        (folder.path / "state.pt").unlink(missing_ok=True)  # nobody resumes a demo
+    class_maps, counts = _predictions(folder.best, splits.test)
+    return Trained(
+        name=name,
+        records=progress.records,
+        losses=follower.losses,
+        class_maps=class_maps,
+        counts=counts,
+        scores=semantic_scores(counts.sum(0), splits.test.classes),
+    )
+
+
+def _predictions(model: Path, scenes: Dataset) -> tuple[list[np.ndarray], Tensor]:
+    predictor = load(model)
+    class_maps, counts = [], []
+    for index in range(len(scenes)):
+        sample = scenes[index]
+        assert sample.class_map is not None
+        class_map = as_semantic(predictor.predict(sample.image)).class_map
+        assert class_map is not None
+        confusion = ConfusionMatrix(len(scenes.classes))
+        confusion.update(class_map, sample.class_map)
+        class_maps.append(class_map)
+        counts.append(confusion.counts)
+    return class_maps, torch.stack(counts)
+
+
+def gain(coarse: Trained, fine: Trained, rounds: int = 1000) -> tuple[float, float, float]:
+    """How much higher `fine`'s mean IoU is, and from where to where that lies for 95 % of sets of scenes like this one.
+
+    The sets are drawn from the test scenes with replacement, the same for both (a paired bootstrap).
+    """
+    scenes = len(coarse.counts)
+    drawn = torch.randint(scenes, (rounds, scenes), generator=torch.Generator().manual_seed(0))
+    weights = torch.zeros(rounds, scenes, dtype=torch.float64).scatter_add_(
+        1, drawn, torch.ones(rounds, scenes, dtype=torch.float64)
+    )
+    low, high = (_mean_iu(fine.counts, weights) - _mean_iu(coarse.counts, weights)).quantile(
+        torch.tensor([0.025, 0.975], dtype=torch.float64)
+    )
+    return fine.scores.mean_iu - coarse.scores.mean_iu, float(low), float(high)
+
+
+def _mean_iu(counts: Tensor, weights: Tensor) -> Tensor:
+    """Confusion matrices (N, C, C) summed with each row of weights (R, N) -> (R,) mean IoU."""
+    summed = (weights @ counts.double().flatten(1)).unflatten(1, counts.shape[1:])
+    right = summed.diagonal(dim1=1, dim2=2)
+    return (right / (summed.sum(1) + summed.sum(2) - right)).nanmean(1)
+
+
+def mean_iu_of(trained: Trained, classes: Sequence[str]) -> float:
+    """The mean IoU over some classes, of those that occur."""
+    found = [iu for name in classes if (iu := trained.scores.per_class[name]) is not None]
+    return sum(found) / max(1, len(found))
+
+
+def finer_wins(networks: Sequence[Trained]) -> bool:
+    """Whether each network, from coarse to fine, has a higher mean IoU than the one before."""
+    ius = [net.scores.mean_iu for net in networks]
+    return all(coarse < fine for coarse, fine in pairwise(ius))
+
+
+def verdict(networks: Sequence[Trained]) -> str:
+    """Which stride has the highest mean IoU, and the difference."""
+    coarsest, finest = networks[0], networks[-1]
+    ious = ", ".join(f"{net.title} {net.scores.mean_iu:.1%}" for net in networks)
+    gained = 100 * (finest.scores.mean_iu - coarsest.scores.mean_iu)
+    if finer_wins(networks):
+        return f"Mean IoU rises with every finer stride: {ious}. The total gain is {_points(gained)}."
+    if gained > 0:
+        return f"The finest stride has a higher mean IoU than the coarsest, but not every step gains: {ious}."
+    return f"Finer strides do not raise mean IoU in this run: {ious}. Another seed or longer training may differ."
+
+
+def certainty(networks: Sequence[Trained]) -> list[str]:
+    """The gain of each step to a finer stride, with its 95 % interval over the choice of test scenes."""
+    sentences = []
+    for coarse, fine in pairwise(networks):
+        by, low, high = (100 * value for value in gain(coarse, fine))
+        change = f"gains {_points(by)}" if by >= 0 else f"loses {_points(-by)}"
+        significance = "" if low * high > 0 else "; the interval contains 0, so the order of these two is uncertain"
+        sentences.append(
+            f"From {coarse.title} to {fine.title} mean IoU {change} (95 % interval over the choice of test scenes, by "
+            f"bootstrap: {low:+.1f} to {high:+.1f}{significance})."
+        )
+    return [" ".join([*sentences, "Other seeds of training give other scores: `upscore demo --seed 1`."])]
+
+
+def thin_classes(networks: Sequence[Trained], thin: Sequence[str]) -> str:
+    """The IoU of thin shapes with the coarsest and the finest stride, beside that of the others."""
+    coarsest, finest = networks[0], networks[-1]
+    solid = [name for name in finest.scores.per_class if name not in thin and name != "background"]
+    gains = [100 * (mean_iu_of(finest, names) - mean_iu_of(coarsest, names)) for names in (thin, solid)]
+    before, after = (f"{mean_iu_of(net, thin):.0%}" for net in (coarsest, finest))
+    names = " and ".join(thin)
+    ends = f"from {before} with {coarsest.title} to {after} with {finest.title}"
+    change = f"The IoU of the thin classes ({names}) changes {ends}"
+    if gains[0] <= 0:
+        return f"{change}: finer strides do not raise it in this run."
+    return f"{change}, on average; that of the other shapes changes by {gains[1]:+.1f} points."
+
+
+def _points(value: float) -> str:
+    return f"{value:.1f} points"
+
 
 THIN = ("bar", "cross")
 """Classes a few pixels wide."""
@@ -63,7 +316,7 @@ def chapter(networks: Sequence[Trained], scenes: Dataset, chosen: Sequence[int],
             stressed(words.verdict(networks)),
             *_idea(scenes, chosen[0], settings),
             heading("Predictions on test scenes"),
-            *_predictions(networks, scenes, chosen),
+            *_prediction_figures(networks, scenes, chosen),
             heading("Scores"),
             *_scores(networks),
             heading("Training"),
@@ -102,7 +355,7 @@ def _idea(scenes: Dataset, example: int, settings: Settings) -> list[Html]:
     ]
 
 
-def _predictions(networks: Sequence[Trained], scenes: Dataset, chosen: Sequence[int]) -> list[Html]:
+def _prediction_figures(networks: Sequence[Trained], scenes: Dataset, chosen: Sequence[int]) -> list[Html]:
     rows = []
     for index in chosen:
         truth = _truth(scenes, index).numpy()

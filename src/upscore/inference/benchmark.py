@@ -14,7 +14,7 @@ import numpy as np
 
 from upscore.errors import UserError
 from upscore.inference.engines import EngineName, Precision
-from upscore.inference.engines.select import POSSIBLE
+from upscore.inference.engines.session import POSSIBLE
 from upscore.inference.load import load
 from upscore.inference.model import Model
 from upscore.progress import ProgressCallback, ignore_progress

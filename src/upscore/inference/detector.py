@@ -1,6 +1,6 @@
 """Mask R-CNN inference with an engine.
 
-N: images; H, W: height and width of the network's input.
+N images; H, W: height and width of the network's input.
 """
 
 from __future__ import annotations
@@ -13,6 +13,23 @@ from torch import Tensor
 from upscore.inference.engines import Engine
 from upscore.models.mask_rcnn.inference_parts import BoxPart, DensePart, MaskPart, make_branches, to_outputs
 from upscore.models.mask_rcnn.mask_rcnn import Detections, MaskRCNN
+from upscore.results import InstanceResult
+
+
+def instance_result(net: MaskRCNN, detections: Detections) -> InstanceResult:
+    """What `MaskRCNN.decode` returns for one image, as arrays in the coordinates of the network's input."""
+    boxes, scores, labels, masks = (tensor.cpu().numpy() for tensor in detections[:4])
+    return InstanceResult(
+        boxes=boxes,
+        scores=scores,
+        labels=labels,
+        masks=list(masks),
+        size=detections.size,
+        classes=net.classes,
+        category_ids=net.category_ids,
+        mask_paste=net.preset.mask_paste,
+    )
+
 
 DENSE, BOX, MASK = "dense", "box", "mask"
 """Names of the parts."""

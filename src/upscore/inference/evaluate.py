@@ -14,7 +14,7 @@ from torch import Tensor
 
 from upscore.data.datasets import Dataset, default_split, geometric_classes, open_dataset
 from upscore.data.instance_datasets import open_instances
-from upscore.data.sample import Sample
+from upscore.data.samples import Sample
 from upscore.errors import UserError
 from upscore.evaluation.class_matching import ClassMatchWarning, match_classes
 from upscore.evaluation.instances import InstanceEvaluator, InstanceScores

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from upscore.data.formats.coco.ids import CocoIds, find_ids
 from upscore.data.io.depth import as_depth, find_depth
 from upscore.data.io.images import image_size, read_image
-from upscore.data.sample import Sample
+from upscore.data.samples import Sample
 from upscore.errors import UserError
 from upscore.files import require_writable
 from upscore.inference.model import Model

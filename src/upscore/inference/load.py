@@ -10,7 +10,7 @@ from upscore.checkpoints.model_folder import WEIGHTS, find_model, load_model
 from upscore.files import file_digest
 from upscore.inference.engines import Device, EngineName, Precision
 from upscore.inference.engines.cache import Store, code_version, store_for
-from upscore.inference.engines.select import choose_precision, resolve_engine
+from upscore.inference.engines.session import choose_precision, resolve_engine
 from upscore.inference.model import Model, Options
 from upscore.inference.quantized import find_quantized, read_quantized
 from upscore.inference.threading import usual_torch_threads

@@ -19,16 +19,14 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, overload
 import numpy as np
 from torch import Tensor, nn
 
-from upscore.autotune import Choice
 from upscore.data.io.depth import Depth, as_depth
 from upscore.data.resizing import longest_size, resize_longest
-from upscore.data.sample import Sample
+from upscore.data.samples import Sample
 from upscore.errors import UserError
-from upscore.inference.detections import instance_result
+from upscore.inference.detector import instance_result
 from upscore.inference.engines import Device, Engine, EngineName, Precision
 from upscore.inference.engines.cache import Store
-from upscore.inference.engines.select import choose_precision, create_engine, resolve_engine
-from upscore.inference.engines.session import Session
+from upscore.inference.engines.session import Session, choose_precision, create_engine, resolve_engine
 from upscore.inference.inputs import FORMS, ImageInput, as_image
 from upscore.inference.semantic import PixelScores
 from upscore.inference.threading import THREADS, in_threads
@@ -50,6 +48,7 @@ from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 from upscore.models.mask_rcnn.resizing import Resizing
 from upscore.models.preprocessing import Preprocessing
 from upscore.results import InstanceResult, SemanticResult
+from upscore.timing import Choice
 
 if TYPE_CHECKING:
     import openvino as ov

@@ -304,7 +304,7 @@ class InstanceResult:
             UserError: the result has no image, or the opacity is not in 0..1.
         """
         from upscore.results.pictures import require_image
-        from upscore.viz.instance_overlay import instance_overlay
+        from upscore.viz.overlays import instance_overlay
 
         return instance_overlay(require_image(self.image), self, self.classes, opacity=opacity)
 

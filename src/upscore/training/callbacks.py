@@ -131,7 +131,7 @@ class RunFolderWriter(Callback):
         self._folder = folder.path
 
     def on_epoch_end(self, records: Records, scores: Scores | None, is_best: bool) -> None:
-        from upscore.viz.training_curves import plot_curves
+        from upscore.viz.plots import plot_curves
 
         last = records[-1]
         events = self._open_events(last["epoch"])
@@ -163,7 +163,7 @@ def plot_scores(scores: Scores, folder: Path) -> None:
     """Plot the precision-recall curve, or the confusion matrix and the scores per class, into a folder."""
     import torch
 
-    from upscore.viz.score_plots import plot_confusion, plot_per_class, plot_precision_recall
+    from upscore.viz.plots import plot_confusion, plot_per_class, plot_precision_recall
 
     if isinstance(scores, InstanceScores):
         plot_precision_recall(scores, folder / "precision_recall.png")

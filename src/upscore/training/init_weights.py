@@ -9,7 +9,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from upscore.checkpoints.config import ModelConfig
-from upscore.checkpoints.importers.reading import read_state_dict
+from upscore.checkpoints.importers.state_dict import read_state_dict
 from upscore.checkpoints.model_folder import find_model, load_model
 from upscore.errors import UserError
 from upscore.models.backbones.base import Backbone

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from upscore.data.datasets import Dataset
-from upscore.data.sample import Sample
+from upscore.data.samples import Sample
 from upscore.data.transforms import Augmentation, Batch, collate, keep_patches
 from upscore.distributed.process_group import SINGLE_PROCESS, ShardInfo
 from upscore.errors import UserError

@@ -13,8 +13,8 @@ import torch
 
 import upscore
 from upscore.annotations import ObjectAnnotations
-from upscore.autotune import Choice, fastest
 from upscore.models.precision import Precision, has_bfloat16_instructions
+from upscore.timing import Choice, fastest
 from upscore.training.tasks import INSTANCES, Network, task_of
 
 MEASURED_SIDE = 256

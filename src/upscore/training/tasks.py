@@ -19,7 +19,7 @@ from upscore.annotations import ObjectAnnotations
 from upscore.data.datasets import Dataset, open_splits
 from upscore.data.instance_datasets import open_instance_splits
 from upscore.data.resizing import resize_longest, resize_to
-from upscore.data.sample import Sample
+from upscore.data.samples import Sample
 from upscore.data.transforms import Batch
 from upscore.evaluation.instances import InstanceScores
 from upscore.evaluation.semantic import SemanticScores, TwoHeadedScores

@@ -10,10 +10,8 @@ from typing import Any, TypeGuard
 import numpy as np
 import torch
 
-from upscore.autotune import Choice
 from upscore.checkpoints.config import DEFAULT_MAX_SIDE
-from upscore.data.datasets import Dataset, geometric_classes, parse_scenes, subset
-from upscore.data.digest import data_digest
+from upscore.data.datasets import Dataset, data_digest, geometric_classes, parse_scenes, subset
 from upscore.data.instance_datasets import task_of
 from upscore.distributed.process_group import ProcessGroup, accelerator, connected
 from upscore.errors import UserError
@@ -26,6 +24,7 @@ from upscore.models.fcn.two_heads import TwoHeads
 from upscore.models.mask_rcnn.build import PresetName
 from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 from upscore.models.precision import Precision
+from upscore.timing import Choice
 from upscore.training.callbacks import Callback, CallbackList, RunFolderWriter
 from upscore.training.dataset_stats import (
     enough_detections,

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from tests.checkpoints.published import pytorch_fcn_state
 from upscore.checkpoints.importers.pytorch_fcn import import_pytorch_fcn
-from upscore.checkpoints.importers.reading import read_checkpoint, read_state_dict
+from upscore.checkpoints.importers.state_dict import read_checkpoint, read_state_dict
 from upscore.errors import UserError
 from upscore.models.fcn.fcn import AT_ONCE_SCALES
 from upscore.models.preprocessing import CAFFE

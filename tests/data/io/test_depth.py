@@ -15,7 +15,7 @@ from tests.tiny import BACKBONE, scenes
 from upscore.checkpoints import save_model
 from upscore.cli.predict import predict as predict_verb
 from upscore.data.io.depth import as_depth, find_depth
-from upscore.data.sample import Sample
+from upscore.data.samples import Sample
 from upscore.errors import UserError
 from upscore.inference import evaluate
 from upscore.inference.model import Model

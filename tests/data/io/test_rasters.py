@@ -13,11 +13,10 @@ import torch
 from PIL import Image
 
 from upscore.data import read_image
-from upscore.data.io import tiff_rasters
+from upscore.data.io import tiff as tiff_rasters
 from upscore.data.io.georeference import Georeference, read_georeference
-from upscore.data.io.rasters import InMemoryRaster, Window, open_raster
-from upscore.data.io.tiff_rasters import TiffRaster, UnstreamableError
-from upscore.data.io.zarr_rasters import ZarrRaster
+from upscore.data.io.rasters import InMemoryRaster, Window, ZarrRaster, open_raster
+from upscore.data.io.tiff import TiffRaster, UnstreamableError
 from upscore.errors import UserError
 
 HEIGHT, WIDTH = 151, 213

@@ -14,10 +14,17 @@ from torch.utils._pytree import tree_leaves
 from tests.data.layouts import SHARED
 from upscore.data import open_dataset
 from upscore.errors import UserError
-from upscore.experiments.ceiling import figures as ceiling_plots
-from upscore.experiments.ceiling.figures import plot_ceilings, plot_class_ceilings
+from upscore.experiments.ceiling import report as ceiling_plots
 from upscore.experiments.ceiling.meter import METHODS, STRIDES, CeilingMeter, Ceilings, bilinear, nearest, void_filled
-from upscore.experiments.ceiling.report import advice, markdown, needed_stride, network_for, out_of_reach
+from upscore.experiments.ceiling.report import (
+    advice,
+    markdown,
+    needed_stride,
+    network_for,
+    out_of_reach,
+    plot_ceilings,
+    plot_class_ceilings,
+)
 from upscore.labels import VOID
 from upscore.models.fcn.upsampling import Upsample
 

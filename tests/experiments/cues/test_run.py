@@ -14,10 +14,8 @@ import torch
 from tests.tiny import BACKBONE, QUICK, same, scenes, small, weights
 from upscore.errors import UserError
 from upscore.experiments.cues import run as analysis
-from upscore.experiments.cues.conditions import ROWS, TRAINED, Cues, CueScores, Guess
-from upscore.experiments.cues.figures import choose_photos, plot_cues, strips
-from upscore.experiments.cues.masking import mean_color
-from upscore.experiments.cues.report import advice, cue_rows, definitions, markdown
+from upscore.experiments.cues.conditions import ROWS, TRAINED, Cues, CueScores, Guess, mean_color
+from upscore.experiments.cues.report import advice, choose_photos, cue_rows, definitions, markdown, plot_cues, strips
 from upscore.experiments.cues.run import Experiment, count_classes, foreground_of, measure_cues
 from upscore.experiments.cues.training_setup import TrainingSetup, budget, training_setup
 from upscore.inference import evaluate, load

@@ -23,7 +23,7 @@ from upscore.errors import UserError
 from upscore.evaluation.object_matching import count_matches, pairs
 from upscore.inference import Model
 from upscore.inference.tiled.detection import Tiling, detect_objects, tile_detector
-from upscore.inference.tiled.tile_checkpoint import TileCheckpoint
+from upscore.inference.tiled.tile_store import TileCheckpoint
 from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 from upscore.results import InstanceResult, as_instances
 

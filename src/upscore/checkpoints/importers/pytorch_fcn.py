@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upscore.checkpoints.importers.key_mapping import check_tensors
-from upscore.checkpoints.importers.reading import unwrap
+from upscore.checkpoints.importers.state_dict import check_tensors, unwrap
 from upscore.errors import UserError
 from upscore.models.fcn.build import build_fcn
 from upscore.models.fcn.fcn import FCN, Upsampling

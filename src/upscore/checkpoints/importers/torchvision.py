@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from upscore.checkpoints.importers.coco_classes import coco_by_id, name_classes
-from upscore.checkpoints.importers.key_mapping import (
+from upscore.checkpoints.importers.state_dict import (
     COUNTER,
     check_tensors,
     empty_mask_rcnn,

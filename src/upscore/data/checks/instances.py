@@ -16,12 +16,10 @@ from upscore.annotations import ObjectAnnotations
 from upscore.data.checks.report import InstanceReport, Reading, report
 from upscore.data.datasets import parse_scenes
 from upscore.data.formats.coco.entries import crosses_itself
-from upscore.data.formats.coco.files import CocoIndex
-from upscore.data.formats.coco.reader import Coco
+from upscore.data.formats.coco.reader import Coco, CocoIndex
 from upscore.data.formats.folder import DatasetIndex, Issue, Pair
-from upscore.data.instance_datasets import InstanceDataset, list_objects, open_instances
+from upscore.data.instance_datasets import InstanceDataset, ObjectFiles, list_objects, listed_size_issue, open_instances
 from upscore.data.io.images import LabelError, read_image
-from upscore.data.object_samples import ObjectFiles, listed_size_issue
 from upscore.data.samples import size_issue
 from upscore.data.splits import select
 from upscore.errors import UserError

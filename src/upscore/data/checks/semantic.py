@@ -23,8 +23,7 @@ from upscore.data.datasets import list_files, open_dataset, parse_scenes
 from upscore.data.formats.class_names import BINARY, classes_of_values
 from upscore.data.formats.folder import DatasetIndex, Issue, Pair
 from upscore.data.io.images import LabelError, is_deep, read_image
-from upscore.data.sample import Sample
-from upscore.data.samples import size_issue, value_issue
+from upscore.data.samples import Sample, size_issue, value_issue
 from upscore.data.splits import select
 from upscore.errors import UserError
 from upscore.labels import VOID

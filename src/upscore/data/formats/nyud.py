@@ -25,8 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from upscore.data.formats.folder import DatasetIndex, DepthMaps, Issue
-from upscore.data.formats.name_lists import Files, pair_listed, read_list
+from upscore.data.formats.folder import DatasetIndex, DepthMaps, Files, Issue, pair_listed, read_list
 from upscore.data.io.decoding import load, open_image, reading
 from upscore.data.io.images import LabelError, read_image
 from upscore.data.io.matlab import classes_from_one

@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from upscore.data.formats.folder import DatasetIndex, Issue
-from upscore.data.formats.name_lists import Files, pair_listed, read_list
+from upscore.data.formats.folder import DatasetIndex, Files, Issue, pair_listed, read_list
 from upscore.data.io.matlab import read_variable, whole_numbers
 from upscore.errors import UserError
 

@@ -17,8 +17,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from upscore.data.formats.folder import DatasetIndex, GeometricLabels, Issue
-from upscore.data.formats.name_lists import Files, pair_listed
+from upscore.data.formats.folder import DatasetIndex, Files, GeometricLabels, Issue, pair_listed
 from upscore.data.io.matlab import classes_from_one
 from upscore.errors import UserError
 

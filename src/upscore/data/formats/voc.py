@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from upscore.annotations import ObjectAnnotations
-from upscore.data.formats.folder import UNSPLIT, DatasetIndex, Issue, Pair
+from upscore.data.formats.folder import UNSPLIT, DatasetIndex, Files, Issue, Pair, pair_listed, read_list
 from upscore.data.formats.id_maps import IdMaps
-from upscore.data.formats.name_lists import Files, pair_listed, read_list
 from upscore.data.io import images
 from upscore.data.io.matlab import read_field, whole_numbers
 from upscore.errors import UserError

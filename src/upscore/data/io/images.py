@@ -28,7 +28,7 @@ from upscore.data.io.decoding import (
     stored_pixels,
     upright,
 )
-from upscore.data.io.tiff_colors import TiffColours, unreadable
+from upscore.data.io.tiff import TiffColours, unreadable
 from upscore.errors import UserError
 from upscore.labels import VOID
 

@@ -8,14 +8,23 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import tempfile
 import time
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from upscore.checkpoints.hub import is_on_hub
+from upscore.checkpoints.model_folder import find_model
 from upscore.errors import UserError
+from upscore.inference.engines import EngineName, Precision
+from upscore.inference.load import load
+from upscore.inference.model import Model
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -137,3 +146,43 @@ def _request_processors(number: int) -> None:
     from ray.autoscaler.sdk import request_resources
 
     request_resources(num_cpus=number)
+
+
+ModelFiles = str | dict[str, bytes]
+"""Address on the Hugging Face hub, from which each machine downloads the model, or the files of a model folder."""
+
+
+def read_model(source: str) -> ModelFiles:
+    """Return the files of a model for transfer to the workers.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    if is_on_hub(source):
+        return source
+    folder = find_model(source)
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def load_files(files: ModelFiles, engine: EngineName, precision: Precision) -> Model:
+    """Load a model from transferred files, like `upscore.load`.
+
+    Raises:
+        UserError: the model cannot be read, or the engine is not installed.
+    """
+    if isinstance(files, str):
+        return load(files, engine=engine, precision=precision)
+    folder = Path(tempfile.mkdtemp(prefix="upscore-model-"))
+    try:
+        for name, data in files.items():
+            file = folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+        model = load(folder, engine=engine, precision=precision)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(
+        model, shutil.rmtree, folder, ignore_errors=True
+    )  # `Model.module` reads the folder at the first access
+    return model

@@ -13,14 +13,13 @@ import torch
 from upscore.data import open_dataset
 from upscore.data.datasets import Dataset, parse_scenes, subset
 from upscore.data.instance_datasets import open_instances
-from upscore.distributed.ray.cluster import connected, plan_workers
-from upscore.distributed.ray.model_files import load_files, read_model
+from upscore.distributed.ray.cluster import connected, load_files, plan_workers, read_model
 from upscore.distributed.ray.task_runner import Row, run
 from upscore.errors import UserError
 from upscore.evaluation.instances import InstanceEvaluator, InstanceScores
 from upscore.evaluation.semantic import SemanticScores, TwoHeadedScores, semantic_scores, two_headed_scores
 from upscore.inference.engines import EngineName, Precision
-from upscore.inference.engines.select import resolve_engine
+from upscore.inference.engines.session import resolve_engine
 from upscore.inference.evaluate import ClassOrders, class_orders, compare_objects, evaluate
 from upscore.inference.load import load
 from upscore.inference.model import Model

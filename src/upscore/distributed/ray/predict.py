@@ -1,25 +1,27 @@
-"""Prediction over a Ray cluster: workers read the images, predict them and write the files."""
+"""Prediction of images in folders and object stores on a Ray cluster."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, closing
+import tempfile
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from upscore.data.io.decoding import SUFFIXES
 from upscore.data.io.depth import find_depth
-from upscore.distributed.ray.cluster import connected, plan_workers
-from upscore.distributed.ray.images import list_images, require_distinct_outputs
-from upscore.distributed.ray.manifests import run_manifest
-from upscore.distributed.ray.model_files import load_files, read_model
+from upscore.distributed.ray.cluster import connected, load_files, plan_workers, read_model
 from upscore.distributed.ray.task_runner import Row, run
-from upscore.distributed.storage import Place, delivered, fetched, list_files, place
+from upscore.distributed.storage import Place, delete_file, delivered, fetched, list_files, place, upload
 from upscore.errors import UserError
 from upscore.inference.engines import EngineName, Precision
-from upscore.inference.engines.select import resolve_engine
+from upscore.inference.engines.session import resolve_engine
 from upscore.inference.folder import (
     display_threshold,
     folder_settings,
@@ -30,10 +32,147 @@ from upscore.inference.folder import (
 )
 from upscore.inference.load import load
 from upscore.inference.model import Model
-from upscore.inference.outputs import write_prediction
-from upscore.inference.run_manifest import Fingerprint, Record, RunManifest, fingerprint, sizes_below, unchanged
+from upscore.inference.outputs import ENDINGS, GEOMETRIC, find_images, refuse_overwriting, write_prediction
+from upscore.inference.run_manifest import (
+    FOLDER,
+    Fingerprint,
+    Record,
+    RunManifest,
+    Settings,
+    fingerprint,
+    sizes_below,
+    unchanged,
+)
 from upscore.progress import ProgressCallback
 from upscore.results import InstanceResult
+from upscore.results.writers.coco import RESULTS
+
+
+def list_images(sources: Sequence[str | Path], output: Place) -> tuple[dict[str, Place], dict[Place, Fingerprint]]:
+    """Find images in local folders and object stores, like `upscore.inference.outputs.find_images`.
+
+    Files below `output` are excluded.
+
+    Returns:
+        The images by the names of their outputs, and the fingerprints of those in stores.
+
+    Raises:
+        UserError: there are no images, or two images have the same output files.
+    """
+    places = [place(source) for source in sources]
+    images: dict[str, Place] = {}
+    if local := [where.local for where in places if where.local is not None]:
+        images = {name: place(path) for name, path in find_images(local, output=output.local).items()}
+    stored: dict[Place, Fingerprint] = {}
+    for where in dict.fromkeys(places):
+        if where.local is None:
+            for name, image in _list_store(where, output, stored).items():
+                if images.setdefault(name, image) != image:
+                    raise UserError(
+                        f"{image} and {images[name]} would be written to the same files: use separate --output folders"
+                    )
+    return images, stored
+
+
+def _list_store(where: Place, output: Place, stored: dict[Place, Fingerprint]) -> dict[str, Place]:
+    found: dict[PurePosixPath, Place] = {}
+    for name, file in list_files(where).items():
+        image = where.below(name) if name else where
+        path = PurePosixPath(name or image.path.rpartition("/")[2])
+        written = _is_below(image, output) and where != output
+        hidden = any(part.startswith(".") for part in path.parts)
+        if path.suffix.lower() in SUFFIXES and not hidden and not written:
+            found[path] = image
+            stored[image] = {"file": path.name, "bytes": file.bytes, "modified": file.modified}
+    if not found:
+        raise UserError(f"{where} contains no images: supported suffixes are {', '.join(sorted(SUFFIXES))}")
+    counts = Counter(path.with_suffix("") for path in found)
+    return {_name(path, alone=counts[path.with_suffix("")] == 1): image for path, image in found.items()}
+
+
+def _name(path: PurePosixPath, *, alone: bool) -> str:
+    """Return the name of an output: the path without suffix, or with `_suffix` if another image has the same name."""
+    named = path.with_suffix("") if alone else path.with_name(f"{path.stem}_{path.suffix.lstrip('.')}")
+    return unicodedata.normalize("NFC", str(named))
+
+
+def _is_below(image: Place, folder: Place) -> bool:
+    return image.store == folder.store and image.path.startswith(f"{folder.path}/")
+
+
+def require_distinct_outputs(images: dict[str, Place], output: Place, task: str, *, geometric: bool) -> None:
+    """Check, before the first prediction, that no output overwrites an image or another output.
+
+    Raises:
+        UserError: an output would overwrite a file.
+    """
+    if output.local is not None:
+        own = {name: image.local for name, image in images.items() if image.local is not None}
+        refuse_overwriting(own, output.local, task, geometric=geometric)
+    sources, written = set(images.values()), {output.below(RESULTS)}
+    for name in images:
+        for ending in (*ENDINGS[task], *(GEOMETRIC if geometric else ())):
+            target = output.below(name + ending)
+            if target in sources:
+                raise UserError(f"{target} is an input image and would be overwritten: choose another --output")
+            if target in written:
+                raise UserError(f"two images would both be written to {target}: use separate --output folders")
+            written.add(target)
+
+
+UPLOAD_INTERVAL = 60.0
+"""Seconds between uploads of the journal to an object store; a killed driver loses at most this much work."""
+
+
+@contextmanager
+def run_manifest(
+    output: Place, settings: Settings, *, source: str, resume: bool, exclusive: bool
+) -> Iterator[RunManifest]:
+    """Open the manifest of a run, see `RunManifest`; outputs in an object store are not locked.
+
+    Raises:
+        UserError: see `RunManifest`; or the object store cannot be reached.
+    """
+    if output.local is not None:
+        with RunManifest(output.local, settings, source=source, resume=resume, exclusive=exclusive) as manifest:
+            yield manifest
+        return
+    with tempfile.TemporaryDirectory(prefix="upscore-") as folder:
+        (Path(folder) / FOLDER).mkdir()
+        for name in list_files(output.below(FOLDER)):
+            with fetched(output.below(f"{FOLDER}/{name}")) as copy:
+                copy.rename(Path(folder) / FOLDER / name)
+        with _StoreManifest(output, Path(folder), settings, source=source, resume=resume) as manifest:
+            yield manifest
+
+
+class _StoreManifest(RunManifest):
+    """Manifest in a temporary folder whose journals are uploaded to an object store."""
+
+    def __init__(self, store: Place, folder: Path, settings: Settings, *, source: str, resume: bool) -> None:
+        super().__init__(folder, settings, source=source, resume=resume)
+        self.store = store.below(FOLDER)
+        self._uploaded_at = time.monotonic()
+
+    def add(self, record: Record) -> None:
+        """Append the record of a finished input."""
+        super().add(record)
+        if time.monotonic() - self._uploaded_at > UPLOAD_INTERVAL:
+            self._upload(self.rotate())
+            self._uploaded_at = time.monotonic()
+
+    def close(self) -> None:
+        """Upload the last journal and delete journals that this run has replaced."""
+        earlier = set(self.folder.iterdir())
+        super().close()
+        if self.path.exists():
+            self._upload(self.path)
+        for journal in earlier:
+            if not journal.exists() and journal in self.earlier:
+                delete_file(self.store.below(journal.name))
+
+    def _upload(self, journal: Path) -> None:
+        upload(journal, self.store.below(journal.name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from upscore.data.io.rasters import Raster, Window, open_raster
-from upscore.distributed.ray.cluster import connected, plan_workers
-from upscore.distributed.ray.model_files import load_files, read_model
+from upscore.distributed.ray.cluster import connected, load_files, plan_workers, read_model
 from upscore.distributed.ray.task_runner import Row, run
 from upscore.distributed.storage import place
 from upscore.errors import UserError

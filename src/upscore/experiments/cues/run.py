@@ -21,14 +21,16 @@ from upscore.evaluation.semantic import SemanticScores
 from upscore.experiments.cues.conditions import (
     ROWS,
     TRAINED,
+    Color,
     Cues,
     CueScores,
+    MaskedDataset,
     Visible,
     best_guess,
     cue_scores,
+    mean_color,
     network_of,
 )
-from upscore.experiments.cues.masking import Color, MaskedDataset, mean_color
 from upscore.experiments.cues.training_setup import TrainingSetup
 from upscore.files import write_text
 from upscore.inference import Model, evaluate, load

@@ -13,8 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from upscore.autotune import processor
 from upscore.files import atomic_folder, cache_root, file_digest, write_text
+from upscore.timing import processor
 
 MOST_BYTES = 4 * 2**30
 """Of the whole cache; what was not used for the longest time goes first."""

@@ -31,7 +31,7 @@ from torch import Tensor
 from upscore.data.io.rasters import Raster, Window
 from upscore.errors import UserError
 from upscore.inference.tiled.merge import TileDetections, merge
-from upscore.inference.tiled.tile_checkpoint import TileCheckpoint
+from upscore.inference.tiled.tile_store import TileCheckpoint
 from upscore.models.mask_rcnn.resizing import Resizing
 from upscore.progress import ProgressCallback
 from upscore.results import InstanceResult

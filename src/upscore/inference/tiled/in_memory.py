@@ -16,7 +16,7 @@ from torch import Tensor
 
 from upscore.data.io.rasters import InMemoryRaster
 from upscore.data.resizing import Piece
-from upscore.data.sample import Sample
+from upscore.data.samples import Sample
 from upscore.errors import UserError
 from upscore.inference.semantic import PixelScores
 from upscore.inference.tiled.detection import TileDetector, Tiling, detect_objects

@@ -23,8 +23,7 @@ from upscore.inference.run_manifest import Setting, locked
 from upscore.inference.tiled.detection import TileDetector, Tiling, detect_objects, require_detector, tile_detector
 from upscore.inference.tiled.output import check_output, overlay_path, write_map
 from upscore.inference.tiled.semantic import partial_folder, raster_settings
-from upscore.inference.tiled.tile_checkpoint import TileCheckpoint
-from upscore.inference.tiled.tile_store import reduction
+from upscore.inference.tiled.tile_store import TileCheckpoint, reduction
 from upscore.progress import ProgressCallback
 from upscore.results import InstanceResult
 from upscore.results.rle import MAX_PIXELS

@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike
 from tifffile import TiffFile, TiffWriter
 
 from upscore.data.io.georeference import Georeference
-from upscore.data.io.zarr_rasters import import_zarr
+from upscore.data.io.rasters import import_zarr
 from upscore.errors import UserError
 from upscore.files import not_own, writing
 from upscore.inference.tiled.tile_store import BLOCK, TileStore

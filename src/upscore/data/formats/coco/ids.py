@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from upscore.data.formats.coco.entries import Unusable, read_categories, read_image_entry
-from upscore.data.formats.coco.files import find_coco, image_folder
-from upscore.data.formats.coco.reader import read_json
+from upscore.data.formats.coco.reader import find_coco, image_folder, read_json
 from upscore.errors import UserError
 
 ABOVE = 3

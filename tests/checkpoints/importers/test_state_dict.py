@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from upscore.checkpoints.importers.reading import read_checkpoint, read_state_dict
+from upscore.checkpoints.importers.state_dict import read_checkpoint, read_state_dict
 from upscore.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")

@@ -10,8 +10,14 @@ from tests.tiny import scenes
 from upscore.data.io.images import read_ids
 from upscore.errors import UserError
 from upscore.experiments.superpixels.comparison import compare
-from upscore.experiments.superpixels.figures import PANEL, comparison_picture, mean_colors, outlined
-from upscore.experiments.superpixels.report import refuse_overwriting, write_segments
+from upscore.experiments.superpixels.report import (
+    PANEL,
+    comparison_picture,
+    mean_colors,
+    outlined,
+    refuse_overwriting,
+    write_segments,
+)
 
 
 def test_means_by_hand():

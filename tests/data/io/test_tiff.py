@@ -14,7 +14,7 @@ from PIL import Image
 
 from upscore.data import read_image
 from upscore.data.io.rasters import open_raster
-from upscore.data.io.tiff_rasters import TiffRaster
+from upscore.data.io.tiff import TiffRaster
 from upscore.errors import UserError
 
 HEIGHT, WIDTH = 70, 90

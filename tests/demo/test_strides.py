@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from upscore.demo.fcn_training import Trained, gain
-from upscore.demo.text import certainty, finer_wins, thin_classes, verdict
+from upscore.demo.strides import Trained, certainty, finer_wins, gain, thin_classes, verdict
 from upscore.evaluation.semantic import semantic_scores
 
 CLASSES = ["background", "disk", "bar"]

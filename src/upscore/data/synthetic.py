@@ -1,13 +1,14 @@
-"""The shapes of generated scenes, each by the signed distance of pixels from its outline.
+"""Generated scenes of shapes, with class maps, objects, geometric labels and depth.
 
-h w pixels of the window around a shape; x runs to the right and y down, in pixels.
+H W pixels, P plates: flat shapes, numbered from 1 in the order in which they are drawn. Heights are in metres. Depth
+does not depend on a shape's class; the height of a shape above its background also shows in its shadow.
 """
 
 from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -19,9 +20,87 @@ from PIL import Image
 from torch import Tensor
 
 from upscore.annotations import ObjectAnnotations
-from upscore.data.sample import Sample
-from upscore.data.synthetic.depth import GEOMETRIC_CLASSES, Layer, depth_map, geometric_map
+from upscore.data.samples import Sample
 from upscore.errors import UserError
+
+GEOMETRIC_CLASSES = ["ground", "lying", "stacked"]
+"""The background; a shape that rests on it alone; one that rests on another shape too."""
+
+RESTS = 0.1
+"""Share of its pixels with which a shape has to cover another in order to rest on it."""
+
+EXTENT = 2.4
+"""Of the shorter side of a scene."""
+
+NOISE = 1.2e-3
+"""Standard deviation of the depth at a distance of 1; it grows with the distance's square, as of structured light."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A shape on its way into a scene."""
+
+    x: float
+    """Of its middle, as `y`, in pixels."""
+    y: float
+    radius: float
+    rise: float
+    """How far it stands off what it lies on, in pixels."""
+    covers: np.ndarray
+    """Pixels that it hides of the ground (0) and of each earlier plate."""
+
+    @property
+    def rests_on(self) -> list[int]:
+        """The numbers of the plates below; empty if that is the ground."""
+        return [int(n) for n in np.flatnonzero(self.covers >= RESTS * max(1, self.covers.sum())) if n > 0]
+
+
+def geometric_map(id_map: np.ndarray, plates: Sequence[Layer]) -> np.ndarray:
+    """(H, W) uint8 indices of `GEOMETRIC_CLASSES`, out of the number of the topmost plate of each pixel."""
+    return np.array([0, *(2 if plate.rests_on else 1 for plate in plates)], np.uint8)[id_map]
+
+
+def depth_map(rng: Generator, id_map: np.ndarray, plates: Sequence[Layer]) -> np.ndarray:
+    """(H, W) float32 metres from the camera, with noise, and NaN where it fails.
+
+    The ground is slanted; each plate is tilted against it, and clear of what it rests on.
+    """
+    height, width = id_map.shape
+    pixel = EXTENT / min(height, width)
+    offset, across, down = (np.zeros(len(plates) + 1) for _ in range(3))  # of each plate's plane above the ground
+    tops = np.zeros(len(plates) + 1)
+    slopes = rng.uniform(-0.1, 0.1, (len(plates), 2))
+    for number, (plate, (slope_x, slope_y)) in enumerate(zip(plates, slopes, strict=True), start=1):
+        lift = np.hypot(slope_x, slope_y) * plate.radius
+        middle = tops[plate.rests_on].max(initial=0) + pixel * (plate.rise + lift)
+        tops[number] = middle + pixel * lift
+        offset[number] = middle - pixel * (slope_x * plate.x + slope_y * plate.y)
+        across[number], down[number] = pixel * slope_x, pixel * slope_y
+
+    distance, slant = rng.uniform(1.8, 2.4), rng.uniform(-0.1, 0.1, 2)
+    distance -= pixel * (slant[0] * width + slant[1] * height) / 2  # it is that of the middle
+    offset, across, down = distance - offset, pixel * slant[0] - across, pixel * slant[1] - down
+    x, y = np.arange(width, dtype=np.float32) + 0.5, np.arange(height, dtype=np.float32)[:, None] + 0.5
+    constant, per_column, per_row = (plane.astype(np.float32).take(id_map) for plane in (offset, across, down))
+    depth = constant + per_column * x + per_row * y
+    depth += NOISE * depth**2 * rng.standard_normal(depth.shape, np.float32)
+    _punch(rng, depth)
+    return depth
+
+
+def _punch(rng: Generator, depth: np.ndarray) -> None:
+    """Holes where the camera sees nothing: some round ones, and single pixels."""
+    height, width = depth.shape
+    unit = min(height, width) / 160
+    for _ in range(rng.poisson(5)):
+        middle_y, middle_x = rng.random(2) * (height, width)
+        radius = unit * rng.uniform(1.5, 6)
+        top, left = max(0, int(middle_y - radius)), max(0, int(middle_x - radius))
+        window = depth[top : int(middle_y + radius) + 1, left : int(middle_x + radius) + 1]
+        y, x = np.ogrid[: window.shape[0], : window.shape[1]]
+        window[(y + top + 0.5 - middle_y) ** 2 + (x + left + 0.5 - middle_x) ** 2 < radius**2] = np.nan
+    depth.ravel()[rng.integers(depth.size, size=depth.size // 200)] = np.nan
+
 
 Outline = Callable[[np.ndarray, np.ndarray, float, float], np.ndarray]
 """(x, y, radius, thickness) -> (h, w), about how far each pixel is from the outline: negative inside.
@@ -89,7 +168,7 @@ class SceneDataset:
     A scene follows from the seed, its index and `size` (height, width; 32 to 4096 pixels) alone, so a longer set begins
     with the shorter one. Class 0 is the background, and no pixel is void. An object is the visible part of one shape;
     a wholly hidden one has no number. Objects' labels do not count the background: they are the class less 1. How the
-    shapes lie in space is in a second label map and in the depth in metres (see `upscore.data.synthetic.depth`).
+    shapes lie in space is in a second label map and in the depth in metres (see `upscore.data.synthetic`).
 
     Raises:
         UserError: a negative length or seed, or a size out of range.

@@ -9,20 +9,22 @@ import pytest
 
 from tests.tiny import scenes
 from upscore.data.datasets import Dataset
-from upscore.data.sample import Sample
+from upscore.data.samples import Sample
 from upscore.errors import UserError
 from upscore.evaluation.semantic import ConfusionMatrix, semantic_scores
-from upscore.experiments.superpixels.comparison import compare, evenly, swept
-from upscore.experiments.superpixels.report import class_rows, conclusion, markdown, score_rows
-from upscore.experiments.superpixels.scoring import (
+from upscore.experiments.superpixels.comparison import (
     class_counts,
+    compare,
     confusion_of,
+    evenly,
     group_segments,
     match_groups,
     oracle_classes,
     sums_by,
+    swept,
     unsupervised_classes,
 )
+from upscore.experiments.superpixels.report import class_rows, conclusion, markdown, score_rows
 from upscore.labels import VOID
 
 SEGMENTS = np.array([[0, 0, 1, 1, 2], [0, 0, 1, 1, 2], [3, 3, 3, 3, 3]])
