@@ -144,7 +144,7 @@ def test_what_cannot_be_calibrated_is_said_before(
     assert "empty" in said(tmp_path / "empty")
     others = Path(shutil.copytree(photos, tmp_path / "others"))
     (others / "classes.txt").write_text("background\n" + "\n".join("abcdefg") + "\n")
-    assert "classes that the model was not trained on" in said(good, "--data", others)
+    assert "no class a, b, c, d, e" in said(good, "--data", others)
 
     def full(**_: object) -> None:
         raise PermissionError(13, "Permission denied")

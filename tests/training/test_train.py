@@ -145,7 +145,7 @@ def test_a_start_from_a_file_with_a_classifier(name: str, tmp_path: Path) -> Non
         load_classifier(backbone, {name: value for name, value in state.items() if name != key})
     with pytest.raises(UserError, match="extra"):
         load_classifier(backbone, {**state, "extra": torch.zeros(1)})
-    with pytest.raises(UserError, match=rf"{key} has shape \(1, 2\); the backbone needs"):
+    with pytest.raises(UserError, match=rf"{key} has shape \(1, 2\)"):
         load_classifier(backbone, {**state, key: torch.zeros(1, 2)})
 
 

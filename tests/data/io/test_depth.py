@@ -120,7 +120,7 @@ def test_the_verb_takes_depth_from_a_folder_and_writes_both_maps(tmp_path: Path)
             np.save(tmp_path / "depth" / f"{sample.name}.npy", sample.depth.numpy())
     arguments = (str(tmp_path / "model"), [tmp_path / "rgb"])
     assert predict_verb(*arguments, output=tmp_path / "out", depth=tmp_path / "depth") == 1  # the second has none
-    written = {path.name for path in (tmp_path / "out").iterdir()}
+    written = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}
     endings = (".png", "_overlay.jpg", "_geometric.png", "_geometric_overlay.jpg")
     assert written == {f"scene_00000{ending}" for ending in endings}
     with Image.open(tmp_path / "out" / "scene_00000_geometric.png") as picture:

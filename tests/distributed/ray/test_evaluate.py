@@ -52,7 +52,7 @@ def test_a_damaged_label_stops_it(cluster: Any, trained: Path, photos: Path, tmp
             (tmp_path / part / path.name).write_bytes(path.read_bytes())
     (tmp_path / "classes.txt").write_text((photos / "classes.txt").read_text())
     Image.fromarray(np.full((64, 64), 9, np.uint8)).save(tmp_path / "labels" / "scene_00001.png")
-    with pytest.raises(UserError, match=r"scene_00001.png: holds 9 .* but there are 8 classes"):
+    with pytest.raises(UserError, match=r"scene_00001.png: .* 9 .* 8 classes"):
         evaluate_on_ray(str(trained), str(tmp_path), **TWO)
 
 

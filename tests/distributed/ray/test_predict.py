@@ -140,7 +140,7 @@ def test_invalid_arguments_are_rejected(trained: Path, finder: Path, photos: Pat
         (finder, [images], tmp_path / "out", {"scores": True}, "--scores"),
         (trained, [images], tmp_path / "out", {"depth": tmp_path}, "--depth"),
         (trained, [images], tmp_path / "out", {"engine": "fast"}, "no engine is called 'fast'"),
-        (trained, ["s3:///key"], tmp_path / "out", {}, "s3:///key: has no bucket"),
+        (trained, ["s3:///key"], tmp_path / "out", {}, "s3:///key has no bucket"),
         (trained, ["warp://x/y"], tmp_path / "out", {}, "warp://x/y.*Unrecognized"),
     ):
         with pytest.raises(UserError, match=message):

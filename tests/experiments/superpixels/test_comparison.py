@@ -149,7 +149,7 @@ def test_in_words(comparison):
     assert score_rows(comparison)[-1][0] == "FCN, trained"
     assert all(len(row) == 4 for row in class_rows(comparison))
     comparison.network = comparison.unsupervised
-    assert "train it longer" in conclusion(comparison)
+    assert "train the network longer" in conclusion(comparison)
     comparison.network = None
 
 
