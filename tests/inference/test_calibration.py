@@ -55,7 +55,7 @@ def test_calibrating_from_the_command_line(
         found.append(predictor.predict(photo))
     assert agreement(*found) == 1
     assert 0.5 < agreement(reference.predict(photo), found[0]) < 1  # another network, but not much
-    assert upscore.load(model).engine.precision != "int8"
+    assert upscore.load(model).precision != "int8"
 
     copy = tmp_path / "copy"
     assert command(monkeypatch, "calibrate", model, photos / "images", "--output", copy) == 0
