@@ -60,7 +60,7 @@ def test_calibrating_from_the_command_line(
     copy = tmp_path / "copy"
     assert command(monkeypatch, "calibrate", model, photos / "images", "--output", copy) == 0
     assert {path.name for path in copy.iterdir()} == {"model.json", "model.safetensors", "int8"}
-    assert upscore.load(copy, precision="int8").engine.precision == "int8"
+    assert upscore.load(copy, precision="int8").precision == "int8"
     (copy / "int8/coarse_scores.bin").unlink()
     with pytest.raises(UserError, match=r"coarse_scores.bin is missing: run `upscore calibrate"):
         upscore.load(copy, precision="int8")
