@@ -27,9 +27,9 @@ from upscore.errors import UserError
 from upscore.files import write_text
 from upscore.inference import Model
 from upscore.inference.calibration import quantize
+from upscore.inference.machine import busy, describe
 from upscore.progress import progress_bars
 from upscore.text import markdown_table
-from upscore.timing import busy, describe
 
 HOLDOUT = "0006R0*"
 CALIBRATION = 50

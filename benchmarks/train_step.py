@@ -16,7 +16,7 @@ from rich.console import Console
 from peers import train_fcn, train_mask_rcnn
 from peers.measure import REPEATS, THREADS, Row, Sides, compare, fix_threads
 from peers.memory import peak_memory
-from upscore.timing import busy, describe
+from upscore.inference.machine import busy, describe
 
 ROWS = {row.name: row for row in (train_fcn.row(), train_mask_rcnn.row())}
 OPERATIONS = 25

@@ -7,7 +7,7 @@ import pytest
 from upscore.files import atomic_folder, atomic_path, write_text
 
 
-def test_a_file_is_written_whole(tmp_path: Path) -> None:
+def test_files_appear_when_they_are_complete(tmp_path: Path) -> None:
     target = tmp_path / "new" / "folders" / "a.b.png"
     with atomic_path(target) as temporary:
         temporary.write_text("one")
@@ -20,20 +20,20 @@ def test_a_file_is_written_whole(tmp_path: Path) -> None:
     assert [path.name for path in target.parent.iterdir()] == ["a.b.png"]
 
 
-def fail_half_way(path: Path, failure: type[BaseException]) -> None:
+def write_and_fail(path: Path, failure: type[BaseException]) -> None:
     path.write_text("half")
     raise failure
 
 
-def test_a_writer_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+def test_a_failed_writer_keeps_the_old_file(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "old")
     with pytest.raises(RuntimeError), atomic_path(tmp_path / "a.txt") as temporary:
-        fail_half_way(temporary, RuntimeError)
+        write_and_fail(temporary, RuntimeError)
     assert (tmp_path / "a.txt").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_a_folder_takes_the_others_place(tmp_path: Path) -> None:
+def test_a_new_folder_replaces_the_old_one(tmp_path: Path) -> None:
     for content in ("one", "two"):
         with atomic_folder(tmp_path / "new" / "model") as temporary:
             (temporary / content).write_text(content)
@@ -41,15 +41,15 @@ def test_a_folder_takes_the_others_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
-def test_a_folder_that_fails_leaves_the_other(tmp_path: Path, failure: type[BaseException]) -> None:
+def test_a_failed_writer_keeps_the_old_folder(tmp_path: Path, failure: type[BaseException]) -> None:
     with atomic_folder(tmp_path / "model") as temporary:
         (temporary / "old").touch()
     with pytest.raises(failure), atomic_folder(tmp_path / "model") as temporary:
-        fail_half_way(temporary / "half", failure)
+        write_and_fail(temporary / "half", failure)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["model", "old"]
 
 
-def test_interrupted_between_the_old_and_the_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_between_renames_keeps_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with atomic_folder(tmp_path / "model") as temporary:
         (temporary / "old").touch()
     replace = Path.replace

@@ -22,7 +22,7 @@ def write(root: Path, files: dict[str, str]) -> None:
 
 @pytest.fixture
 def proc(tmp_path: Path) -> Path:
-    """A machine with 8 GB free."""
+    """The procfs of a machine with 8 GB of available memory."""
     write(tmp_path / "proc", {"meminfo": f"MemTotal: 1 kB\nMemAvailable:  {8 * GB // 1024} kB\n", "self/status": ""})
     return tmp_path / "proc"
 
@@ -35,7 +35,7 @@ CASES = {
         "0::/\n",
         1.5 * GB,
     ),
-    "a group above": (
+    "limit of a parent group": (
         {
             "a/b/memory.max": "max",
             "a/b/memory.current": "1",
@@ -54,24 +54,24 @@ CASES = {
         "12:cpu,cpuacct:/docker\n9:memory:/docker\n",
         4 * GB,
     ),
-    "over its limit": ({"memory.max": "5", "memory.current": "7"}, "0::/", 0),
+    "limit exceeded": ({"memory.max": "5", "memory.current": "7"}, "0::/", 0),
     "not readable": ({"memory.max": "?", "memory.current": "7"}, "garbage:x:y", 8 * GB // 1024 * 1024),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_containers(proc: Path, tmp_path: Path, case: str) -> None:
+def test_limits_of_control_groups(proc: Path, tmp_path: Path, case: str) -> None:
     files, groups, expected = CASES[case]
     write(proc, {"self/cgroup": groups})
     write(tmp_path / "cgroup", files)
     assert free_memory(proc, tmp_path / "cgroup") == expected
 
 
-def test_elsewhere_there_is_no_proc(tmp_path: Path) -> None:
+def test_without_procfs_memory_is_unlimited(tmp_path: Path) -> None:
     assert free_memory(tmp_path, tmp_path) >= 2**62
 
 
-def test_the_address_space() -> None:
+def test_limit_of_the_address_space() -> None:
     script = (
         "import resource; from upscore.memory import free_memory\n"
         "size = int(next(l for l in open('/proc/self/status') if l.startswith('VmSize:')).split()[1]) * 1024\n"
@@ -94,16 +94,16 @@ def test_the_address_space() -> None:
         IndexError("vector::_M_range_check: __n (which is 0) >= this->size() (which is 0)"),
     ],
 )
-def test_errors_of_memory_are_sentences(error: Exception) -> None:
+def test_out_of_memory_errors_become_user_errors(error: Exception) -> None:
     with (
-        pytest.raises(UserError, match=r"an image of 9x7 pixels .*reduce it") as told,
+        pytest.raises(UserError, match=r"an image of 9x7 pixels .*reduce it") as caught,
         memory_errors("an image of 9x7 pixels", "reduce it"),
     ):
         raise error
-    assert told.value.__cause__ is error
+    assert caught.value.__cause__ is error
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), IndexError("list index out of range"), KeyError()])
-def test_other_errors_pass(error: Exception) -> None:
+def test_other_errors_pass_through(error: Exception) -> None:
     with pytest.raises(type(error)), memory_errors("an image", "reduce it"):
         raise error

@@ -6,21 +6,20 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 
 from upscore import timing
-from upscore.timing import describe, describe_machine, fastest, time_interleaved
+from upscore.timing import fastest, time_interleaved
 
 
-def test_functions_take_turns_and_a_different_one_begins() -> None:
+def test_rounds_are_interleaved_and_their_order_rotates() -> None:
     calls: list[str] = []
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     seconds = time_interleaved(
-        {name: partial(calls.append, name) for name in "abc"}, 3, progress=lambda *at: told.append(at)
+        {name: partial(calls.append, name) for name in "abc"}, 3, progress=lambda *counts: progress.append(counts)
     )
     assert ["".join(calls[start : start + 3]) for start in range(0, 12, 3)] == ["abc", "bca", "cab", "abc"]
     assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3, "c": 3}
-    assert told == [(done, 12) for done in range(1, 13)]
+    assert progress == [(done, 12) for done in range(1, 13)]
 
 
 def test_the_first_round_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,20 +32,9 @@ def test_the_first_round_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert time_interleaved({name: partial(work, name) for name in "ab"}, 2) == {"a": [1, 2], "b": [3, 4]}
 
 
-def test_the_machine() -> None:
-    facts = describe_machine(threads=2)
-    assert facts["threads"] == 2
-    assert facts["torch"] == torch.__version__.split("+")[0]
-    line = describe(threads=2)
-    assert "\n" not in line
-    assert str(facts["processor"]) in line
-    assert "2 threads" in line
-    assert f"torch {facts['torch']}" in line
-
-
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[float], None]:
-    """A clock that is moved by hand, a cache of the test's own, and no memory of earlier measurements."""
+    """Replace the clock by one that a test moves, and use an empty cache."""
     now = [0.0]
     monkeypatch.setattr(timing, "perf_counter", lambda: now[0])
     monkeypatch.setattr(timing, "_measured", {})
@@ -66,7 +54,7 @@ def test_the_fastest_is_chosen(clock: Callable[[float], None], slow: float, fast
     assert str(f"{slow / fast if best == 'fast' else fast / slow:.2g}") in choice.reason
 
 
-def test_it_is_measured_once_per_key_and_machine(
+def test_measurements_are_cached_per_key_and_processor(
     clock: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared: list[str] = []
@@ -87,7 +75,7 @@ def test_it_is_measured_once_per_key_and_machine(
 
 
 @pytest.mark.parametrize("damage", ["", "[]", '{"a": 1}', '{"a": 0, "b": 1}', '{"a": "?", "b": 1}'])
-def test_a_damaged_file_is_measured_anew(
+def test_damaged_cache_files_are_replaced(
     clock: Callable[[float], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, damage: str
 ) -> None:
     seconds = {"a": 2.0, "b": 1.0}
@@ -98,10 +86,10 @@ def test_a_damaged_file_is_measured_anew(
     assert fastest(["a", "b"], lambda name: lambda: clock(seconds[name]), key=[]).name == "b"
 
 
-def test_threads_measure_once_and_an_unwritable_cache_is_none(
+def test_concurrent_threads_measure_once_without_a_writable_cache(
     clock: Callable[[float], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file").write_text("")
     monkeypatch.setenv("UPSCORE_CACHE", str(tmp_path / "file"))
     prepared: list[str] = []
 

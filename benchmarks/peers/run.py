@@ -7,8 +7,8 @@ from datetime import datetime
 from peers.measure import REPEATS, THREADS, Row, compare, fix_threads
 from peers.memory import peak_memory
 from peers.results import Result, SideResult
+from upscore.inference.machine import busy, describe
 from upscore.progress import ProgressCallback
-from upscore.timing import busy, describe
 
 
 def run(

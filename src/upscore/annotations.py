@@ -1,4 +1,4 @@
-"""Labelled objects of one image, stored as an id map.
+"""The annotated objects of an image, stored as an id map.
 
 K objects, L layers, H W pixels. Boxes are (x1, y1, x2, y2) in continuous pixel coordinates: the box of the single pixel
 at the origin is (0, 0, 1, 1).
@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(slots=True, kw_only=True)
 class ObjectAnnotations:
-    """Masks, classes and boxes of the K annotated objects of an image; made by `from_id_map` or `from_masks`."""
+    """Masks, classes and boxes of the K annotated objects of an image; see `from_id_map` and `from_masks`."""
 
     id_map: Tensor
     """(L, H, W) int32, the id of the object at each pixel, 0 for background; L is 1 unless objects overlap."""
@@ -32,7 +32,7 @@ class ObjectAnnotations:
     areas: Tensor
     """(K,) float32, the annotated areas in pixels, or pixel counts of the masks."""
     crowd: Tensor
-    """(K,) bool, a group annotated as one object (COCO's `iscrowd`): not trained on, and scored as COCO does."""
+    """(K,) bool, groups annotated as one object (COCO's `iscrowd`), which training ignores and COCO's AP handles."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -51,8 +51,8 @@ class ObjectAnnotations:
 
         Args:
             id_map: (H, W) or (L, H, W) integers from 0.
-            labels: class indices, that of id i at position i - 1; None: every object has class 0.
-            crowd: bool, ordered as `labels`; None: no object is a crowd.
+            labels: class indices; the object with id i has `labels[i - 1]`. None: every object has class 0.
+            crowd: bool, in the order of `labels`; None: no object is a crowd.
         """
         id_map = id_map.to(torch.int32)
         layered = id_map if id_map.ndim == 3 else id_map[None]
@@ -70,9 +70,14 @@ class ObjectAnnotations:
 
     @classmethod
     def from_masks(cls, masks: Tensor, labels: Tensor | None = None, crowd: Tensor | None = None) -> ObjectAnnotations:
-        """Make annotations of K bitmasks (K, H, W) bool.
+        """Make annotations from bitmasks.
 
         Each object is put on the first layer where it overlaps no other; empty masks are left out.
+
+        Args:
+            masks: (K, H, W) bool.
+            labels: (K,) class indices; None: every object has class 0.
+            crowd: (K,) bool; None: no object is a crowd.
         """
         height, width = masks.shape[-2:]
         layers: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Atomic writing of files and folders, and checks that they can be written."""
+"""Atomic writing of files and folders, checks that they can be written, the cache folder, and digests of files."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from upscore.errors import UserError
 
 
 class WriteError(UserError, OSError):
-    """A file can't be written: the disk is full, the folder is read-only, the name is too long.
+    """A file or folder can't be written, for example because the disk is full or the folder is read-only.
 
-    It is also an OSError, so that code that writes optional files, such as caches, can ignore it by `except OSError`.
+    It is also an OSError, so that code that writes optional files, such as caches, can ignore it with `except OSError`.
 
     Args:
         path: the file or folder.
-        reason: what the operating system says.
+        reason: the message of the operating system.
         remedy: what the user should do.
     """
 
@@ -37,7 +37,7 @@ class WriteError(UserError, OSError):
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Turn each OSError of a block into a `WriteError` with the path of the file that the block writes.
+    """Convert each OSError in a block to a `WriteError` with the path of the file that the block writes.
 
     Raises:
         WriteError: the block raises an OSError.
@@ -89,7 +89,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
                 path.replace(replaced)
             temporary.replace(path)
         finally:
-            if replaced.exists() and not path.exists():  # interrupted between the two
+            if replaced.exists() and not path.exists():  # interrupted between the two renames
                 replaced.replace(path)
             shutil.rmtree(temporary, ignore_errors=True)
             shutil.rmtree(replaced, ignore_errors=True)
@@ -106,23 +106,31 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def require_writable(folder: Path, remedy: str) -> None:
-    """Check, before minutes of work, that files can be written into a folder, which need not exist.
+    """Check, before long work, that files can be written to a folder, which may not exist yet.
+
+    Args:
+        folder: the folder.
+        remedy: what the user should do otherwise; the end of the message.
 
     Raises:
-        WriteError: they can't; the message ends in the remedy.
+        WriteError: files can't be written there.
     """
     try:
-        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-        TemporaryFile(dir=there).close()
+        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        TemporaryFile(dir=existing).close()
     except OSError as error:
         raise WriteError(folder, error.strerror or str(error), remedy) from error
 
 
 def require_writable_file(path: Path, remedy: str) -> None:
-    """Check, before minutes of work, that a file can be written.
+    """Check, before long work, that a file can be written.
+
+    Args:
+        path: the file.
+        remedy: what the user should do otherwise; the end of the message.
 
     Raises:
-        WriteError: it can't; the message ends in the remedy.
+        WriteError: the file can't be written.
     """
     if path.is_dir():
         raise WriteError(path, "it is a folder", remedy)
@@ -130,7 +138,7 @@ def require_writable_file(path: Path, remedy: str) -> None:
 
 
 def not_own(path: Path) -> UserError:
-    """Return the error for a file of another program that an output would replace."""
+    """Return the error for an output that would replace a file of another program."""
     return UserError(f"{path} exists, was not written by upscore and would be overwritten: choose another output")
 
 
@@ -146,12 +154,12 @@ def cache_root() -> Path:
     return folder
 
 
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 digest of the contents of a file in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _temporary(path: Path, suffix: str) -> Path:
     """Return a hidden path in the folder of `path` that no other process or thread uses."""
     return path.with_name(f".{os.getpid()}-{uuid4().hex[:12]}{suffix[-64:]}")
-
-
-def file_digest(path: Path) -> str:
-    """The SHA-256 digest of a file's content, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

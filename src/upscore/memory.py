@@ -20,15 +20,15 @@ _OUT_OF_MEMORY = re.compile(
     r"|vector::_M|_Map_base::at",
     re.IGNORECASE,
 )
-"""Messages of allocators, engines and the dynamic linker that run out of memory; the last two come from C++
-containers."""
+"""Messages of allocators, engines and the dynamic linker without memory; the last two are of C++ containers."""
 
 
 def free_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
     """Return the bytes that this process can still allocate; `sys.maxsize` if unknown.
 
     Args:
-        proc, cgroups: mount points of the kernel's file systems.
+        proc: mount point of procfs.
+        cgroups: mount point of the file system of control groups.
     """
     limits = [_available(proc), *_left_in_cgroups(proc, cgroups), _left_of_address_space(proc)]
     return max(0, min(limits))
@@ -74,6 +74,7 @@ def _left_in_cgroups(proc: Path, cgroups: Path) -> Iterator[int]:
 
 
 def _number(file: Path) -> int | None:
+    """Return the number in a file; None if there is none."""
     try:
         return int(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # "max"
@@ -81,7 +82,7 @@ def _number(file: Path) -> int | None:
 
 
 def _field(file: Path, name: str, default: int = sys.maxsize // 1024) -> int:
-    """Return the number after a name in a file of lines."""
+    """Return the number after a name in a file with one name per line."""
     try:
         for line in file.read_text(encoding="utf-8").splitlines():
             if (words := line.split()) and words[0] == name:
@@ -92,7 +93,7 @@ def _field(file: Path, name: str, default: int = sys.maxsize // 1024) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of an allocator, an engine or the dynamic linker says that memory is short."""
+    """Return whether an exception was raised because memory is exhausted, according to its type and message."""
     if isinstance(error, MemoryError):
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:

@@ -1,12 +1,12 @@
-"""Text from files, made safe to print; Markdown tables."""
+"""Escape and shorten text for terminals and Markdown."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
 
-LONGEST_NAME = 60
-"""Characters of a name that are printed."""
+MAX_NAME_LENGTH = 60
+"""Largest number of characters of a name that are printed."""
 
 
 def printable(text: str) -> str:
@@ -15,16 +15,16 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
-def short_name(name: str, longest: int = LONGEST_NAME) -> str:
-    """Return a name on one line, without control characters, truncated to `longest` characters."""
-    name = printable(" ".join(name[: 4 * longest].split()))
-    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+def short_name(name: str, max_length: int = MAX_NAME_LENGTH) -> str:
+    """Return a name on one line, without control characters, truncated to `max_length` characters."""
+    name = printable(" ".join(name[: 4 * max_length].split()))
+    return name if len(name) <= max_length else f"{name[: max_length - 1]}…"
 
 
-def short_names(names: Sequence[str], most: int = 12) -> str:
-    """Join the first `most` names by commas, each shortened by `short_name`, and add the total number of names."""
-    more = f", … ({len(names)} in all)" if len(names) > most else ""
-    return ", ".join(map(short_name, names[:most])) + more
+def short_names(names: Sequence[str], max_names: int = 12) -> str:
+    """Join the first `max_names` names with commas, each shortened by `short_name`; add the total number if more."""
+    more = f", … ({len(names)} in all)" if len(names) > max_names else ""
+    return ", ".join(map(short_name, names[:max_names])) + more
 
 
 def markdown_escaped(text: str) -> str:

@@ -1,5 +1,4 @@
-"""Timing of functions: interleaved comparisons, the choice of the fastest way (cached per machine), and a description
-of the machine.
+"""Time functions in interleaved rounds, and choose the fastest of several implementations, cached per machine.
 
 The choice serves "auto" settings that hardware flags do not decide, such as the number format of a network on a
 processor with bfloat16 instructions.
@@ -10,26 +9,30 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import os
 import platform
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
 from typing import TypeVar
 
 import torch
 
-import upscore
 from upscore.files import cache_root, write_text
 from upscore.progress import ProgressCallback, ignore_progress
 
-PACKAGES = ("torch", "torchvision", "openvino", "onnxruntime", "numpy")
-
 Key = TypeVar("Key", bound=Hashable)
+
+ROUNDS = 3
+"""Timed calls of each candidate, after one warm-up call; the shortest time counts."""
+
+MARGIN = 0.05
+"""Share of the first candidate's time that another candidate must save to be chosen."""
+
+_lock = threading.Lock()
+_measured: dict[str, dict[str, float]] = {}
 
 
 def time_interleaved(
@@ -48,104 +51,33 @@ def time_interleaved(
     Returns:
         The seconds of each round, by key.
     """
-    assert calls, "there is nothing to time"
-    assert rounds > 0, "medians need a round"
+    assert calls, "no functions to time"
+    assert rounds > 0, "at least one round is needed"
     functions = list(calls.items())
     seconds: dict[Key, list[float]] = {key: [] for key in calls}
     total = (rounds + 1) * len(functions)
     for done in range(total):
-        turn, place = divmod(done, len(functions))
-        key, function = functions[(turn + place) % len(functions)]
+        round_number, position = divmod(done, len(functions))
+        key, function = functions[(round_number + position) % len(functions)]
         gc.collect()
         start = perf_counter()
         function()
-        if turn:
+        if round_number:
             seconds[key].append(perf_counter() - start)
         progress(done + 1, total)
     return seconds
 
 
-def describe_machine(threads: int) -> dict[str, str | int]:
-    """Return the processor, the GPU if there is one, the numbers of cores and threads, and the package versions."""
-    import torch
-
-    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
-    versions = {package: found for package in PACKAGES if (found := _version(package))}
-    return {
-        "processor": processor_name(),
-        **gpu,
-        "cores": os.cpu_count() or 1,
-        "threads": threads,
-        "upscore": upscore.__version__,
-        "python": platform.python_version(),
-        **versions,
-    }
-
-
-def describe(threads: int) -> str:
-    """Return the values of `describe_machine` in one line."""
-    facts = describe_machine(threads)
-    cores = facts["cores"]
-    versions = [f"{package} {facts[package]}" for package in PACKAGES if package in facts]
-    return ", ".join([
-        str(facts["processor"]),
-        *([str(facts["gpu"])] if "gpu" in facts else []),
-        f"{cores} core{'' if cores == 1 else 's'}",
-        f"{threads} thread{'' if threads == 1 else 's'}",
-        f"Python {facts['python']}",
-        *versions,
-    ])  # fmt: skip
-
-
-def processor_name() -> str:
-    """Return the name of the processor and its vector and matrix instruction sets."""
-    import torch
-
-    from upscore.inference.engines.openvino import available, core, has_bfloat16
-
-    name, units = "", [torch.backends.cpu.get_cpu_capability()]
-    if available():
-        name = core().get_property("CPU", "FULL_DEVICE_NAME").strip()
-        units += ["BF16"] if has_bfloat16() else []
-    if getattr(torch.cpu, "_is_amx_tile_supported", bool)():  # torch has no public function for it
-        units.append("AMX")
-    return f"{name or platform.processor() or platform.machine()} ({', '.join(units)})"
-
-
-def busy() -> str | None:
-    """Return a warning if the load average of the last minute shows that other programs were running, else None."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if load < 0.5:
-        return None
-    return f"the machine was busy (load {load:.1f} before the first call): trust the ratios, not the milliseconds"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-ROUNDS = 3
-"""Timed calls of each candidate, after one warm-up call; the shortest time counts."""
-
-MARGIN = 0.05
-"""Share of the first candidate's time that another candidate must save to be chosen."""
-
-_lock = threading.Lock()
-_measured: dict[str, dict[str, float]] = {}
-
-
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The name of the chosen candidate and the reason."""
+    """The chosen candidate and the reason for the choice."""
 
     name: str
+    """The name of the candidate."""
     reason: str
     """A phrase for messages, such as "measured 1.8 times as fast as float32 on this machine"."""
     is_automatic: bool = True
-    """False where the user asked for it."""
+    """Whether the choice was measured or derived; False if the user made it."""
 
 
 def fastest(
@@ -179,27 +111,29 @@ def fastest(
     return Choice(best, f"measured {seconds[first] / seconds[best]:.2g} times as fast as {first} on this machine")
 
 
-def _measure(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def _measure(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Return the shortest time of each candidate in seconds.
 
     Rounds are interleaved, so that other load on the machine delays all candidates alike.
     """
-    for way in ways.values():
-        way()
-    seconds = dict.fromkeys(ways, float("inf"))
+    for function in candidates.values():
+        function()
+    seconds = dict.fromkeys(candidates, float("inf"))
     for _ in range(rounds):
-        for name, way in ways.items():
+        for name, function in candidates.items():
             start = perf_counter()
-            way()
+            function()
             seconds[name] = min(seconds[name], perf_counter() - start)
     return seconds
 
 
 def _path(digest: str) -> Path:
+    """Return the cache file of a measurement."""
     return cache_root() / "measured" / f"{digest}.json"
 
 
 def _read(digest: str, names: Sequence[str]) -> dict[str, float] | None:
+    """Return cached times; None without a valid cache file."""
     try:
         saved = json.loads(_path(digest).read_text(encoding="utf-8"))
         seconds = {name: float(saved[name]) for name in names}
@@ -209,6 +143,7 @@ def _read(digest: str, names: Sequence[str]) -> dict[str, float] | None:
 
 
 def _write(digest: str, seconds: dict[str, float]) -> None:
+    """Write times to the cache, if it is writable."""
     try:
         write_text(_path(digest), json.dumps(seconds))
     except (OSError, RuntimeError):  # without a writable cache folder, nothing is cached

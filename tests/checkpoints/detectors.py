@@ -1,6 +1,6 @@
-"""State dicts of detectors in the layouts of torchvision and detectron2.
+"""State dicts of detectors with the keys of torchvision and detectron2.
 
-Each tensor is full of a number of its own, and takes no memory; rows that belong to classes are full of their index.
+Each tensor is filled with a different number, without memory; rows of classes are filled with the class index.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ TO_DETECTRON2 = (
 
 
 def marked(shapes: Mapping[str, torch.Size | tuple[int, ...]]) -> dict[str, Tensor]:
+    """Return tensors of these shapes, filled as described above."""
     state = {}
     for number, (name, shape) in enumerate(shapes.items(), start=1):
         if any(part in name for part in CLASS_ROWS):
@@ -54,7 +55,7 @@ def marked(shapes: Mapping[str, torch.Size | tuple[int, ...]]) -> dict[str, Tens
 
 @cache
 def torchvision_shapes(version: str = "v1", depth: int = 50, classes: int = 91) -> dict[str, torch.Size]:
-    """Those of a network whose batch normalisation is not frozen, so that batches are counted."""
+    """Return the shapes of a network with counters, because its batch normalisation is not frozen."""
     with torch.device("meta"):
         if version == "v2":
             net = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=classes)
@@ -64,7 +65,7 @@ def torchvision_shapes(version: str = "v1", depth: int = 50, classes: int = 91) 
 
 
 def frozen(shapes: Mapping[str, torch.Size]) -> dict[str, torch.Size]:
-    """Without the counts, which frozen batch normalisation does not have."""
+    """Return the shapes without counters, which frozen batch normalisation does not have."""
     return {name: shape for name, shape in shapes.items() if not name.endswith("num_batches_tracked")}
 
 
@@ -82,7 +83,7 @@ def detectron2_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def detectron2_shapes(depth: int = 50, classes: int = 80) -> dict[str, torch.Size | tuple[int, ...]]:
-    """A network over a pyramid."""
+    """Return the shapes of a network with a feature pyramid."""
     shapes = {_rename(name, TO_DETECTRON2): s for name, s in frozen(torchvision_shapes(depth=depth)).items()}
     heads = {"box_predictor.cls_score": classes + 1, "box_predictor.bbox_pred": 4 * classes}
     for name, rows in {**heads, "mask_head.predictor": classes}.items():
@@ -92,7 +93,7 @@ def detectron2_shapes(depth: int = 50, classes: int = 80) -> dict[str, torch.Siz
 
 
 def detectron2_c4_shapes(depth: int = 50, classes: int = 80) -> dict[str, torch.Size | tuple[int, ...]]:
-    """A network on res4, with res5 in its head."""
+    """Return the shapes of a network with the C4 neck."""
     backbone = "backbone.bottom_up."
     shapes: dict[str, torch.Size | tuple[int, ...]] = {
         name.replace(f"{backbone}res5.", "roi_heads.res5.").replace(backbone, "backbone."): shape

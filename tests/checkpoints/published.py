@@ -1,4 +1,4 @@
-"""State dicts of the published layouts whose large tensors take no memory: one number each, with strides of 0."""
+"""State dicts with the keys of pytorch-fcn; large tensors are expanded from one number and take no memory."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ UPSAMPLING = {
     "fcn16s": {"upscore2": 4, "upscore16": 32},
     "fcn8s": {"upscore2": 4, "upscore8": 16, "upscore_pool4": 4},
 }
-"""Layer -> kernel size."""
+"""Kernel sizes of the upsampling layers, by network."""
 
 
 def pytorch_fcn_state(name: str, num_classes: int) -> dict[str, Tensor]:
-    """The state dict of pytorch-fcn's fcn32s, fcn16s or fcn8s; each backbone tensor is full of a number of its own."""
+    """Return a state dict of fcn32s, fcn16s or fcn8s; each backbone tensor is filled with a different number."""
     shapes = CONVOLUTIONS | {layer: (num_classes, width, 1, 1) for layer, width in SCORES[name].items()}
     state = {}
     for number, (layer, shape) in enumerate(shapes.items(), start=1):
@@ -50,7 +50,7 @@ def pytorch_fcn_state(name: str, num_classes: int) -> dict[str, Tensor]:
 
 
 def bilinear_kernel(kernel_size: int) -> Tensor:
-    """A (k, k) kernel for even k by the textbook: the product of two triangles."""
+    """Return the bilinear (k, k) kernel for even k: the product of two triangle functions."""
     centre = kernel_size / 2 - 0.5
     triangle = torch.tensor([1 - abs(i - centre) / (kernel_size / 2) for i in range(kernel_size)])
     return triangle[:, None] * triangle[None, :]

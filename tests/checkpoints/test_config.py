@@ -34,10 +34,10 @@ def edit(model: Path, **fields: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "sentence"),
+    ("fields", "message"),
     [
-        ({"format": "upscore-9"}, "format: Input should be 'upscore-1'"),
-        ({"architecture__num_classes": 5}, "8 class names, but architecture.num_classes is 5"),
+        ({"format": "upscore-9"}, "format: .*'upscore-1'"),
+        ({"architecture__num_classes": 5}, r"classes .*8 .*architecture\.num_classes is 5"),
         ({"architecture__num_classes": 0}, "architecture.num_classes"),
         ({"architecture__geometry": "odd"}, "architecture.geometry"),
         ({"architecture__pretrained": True}, "architecture.pretrained"),
@@ -46,20 +46,20 @@ def edit(model: Path, **fields: object) -> None:
         ({"max_side": -1}, "max_side"),
     ],
 )
-def test_a_card_that_is_not_valid(fields: dict[str, object], sentence: str, model: Path) -> None:
+def test_invalid_fields_are_named(fields: dict[str, object], message: str, model: Path) -> None:
     edit(model, **fields)
-    with pytest.raises(UserError, match=f"{model / 'model.json'}: {sentence}"):
+    with pytest.raises(UserError, match=f"{model / 'model.json'}: {message}"):
         read_config(model)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"null"])
-def test_a_damaged_card(content: bytes, model: Path) -> None:
+def test_damaged_files_are_named(content: bytes, model: Path) -> None:
     (model / "model.json").write_bytes(content)
     with pytest.raises(UserError, match=r"model\.json"):
         read_config(model)
 
 
 @pytest.mark.parametrize(("fields", "build"), [(FCNArchitecture, build_fcn), (MaskRCNNArchitecture, build_mask_rcnn)])
-def test_the_fields_are_the_arguments_of_the_builders(fields: type[BaseModel], build: Callable[..., object]) -> None:
+def test_fields_equal_the_arguments_of_the_builders(fields: type[BaseModel], build: Callable[..., object]) -> None:
     arguments = inspect.signature(build).parameters.keys() - {"pretrained", "backbone_module"}
     assert fields.model_fields.keys() == arguments | {"name"}

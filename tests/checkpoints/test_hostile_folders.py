@@ -1,4 +1,4 @@
-"""Model folders that are damaged or made to do harm: each is refused in one sentence, and none is built or read."""
+"""Damaged and malicious model folders are refused with one sentence."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def detector(tmp_path: Path) -> Path:
     return Path(shutil.copytree(BUILT_IN / "nuclei", tmp_path / "detector"))
 
 
-def places(config: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The paths of all fields, but for those that say where the weights come from."""
+def field_paths(config: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the paths of all fields except those of the provenance."""
     for key, value in config.items():
         if key not in ("training", "scores"):
             yield (*path, key)
             if isinstance(value, dict):
-                yield from places(value, (*path, key))
+                yield from field_paths(value, (*path, key))
 
 
 def mutate(folder: Path, content: str, path: tuple[str, ...], value: Any, action: str) -> None:
@@ -72,52 +72,52 @@ def load_or_refuse(folder: Path) -> None:
     try:
         load_model(folder)
     except UserError as error:
-        sentence = str(error)
-        assert "\n" not in sentence
-        assert sentence.isprintable()
-        assert len(sentence) < 1000
-        assert str(folder) in sentence
+        message = str(error)
+        assert "\n" not in message
+        assert message.isprintable()
+        assert len(message) < 1000
+        assert str(folder) in message
 
 
-@pytest.mark.parametrize("kind", ["model", "detector"])
+@pytest.mark.parametrize("fixture", ["model", "detector"])
 @FUZZ
 @given(data=st.data())
-def test_any_change_of_the_card_loads_or_is_refused(kind: str, data: st.DataObject, request: Any) -> None:
-    folder: Path = request.getfixturevalue(kind)
-    original = folder.parent / f"{kind}.json"
+def test_changed_configurations_load_or_are_refused(fixture: str, data: st.DataObject, request: Any) -> None:
+    folder: Path = request.getfixturevalue(fixture)
+    original = folder.parent / f"{fixture}.json"
     if not original.exists():
         shutil.copy(folder / "model.json", original)
     content = original.read_text()
-    path = data.draw(st.sampled_from(list(places(json.loads(content)))))
+    path = data.draw(st.sampled_from(list(field_paths(json.loads(content)))))
     mutate(folder, content, path, data.draw(JUNK), data.draw(st.sampled_from(["replace", "replace", "delete", "add"])))
     load_or_refuse(folder)
 
 
 @FUZZ
-@given(at=st.floats(0, 1), new=st.binary(max_size=12), cut=st.integers(0, 40))
-def test_damaged_bytes_of_the_card(model: Path, at: float, new: bytes, cut: int) -> None:
+@given(position=st.floats(0, 1), new=st.binary(max_size=12), cut=st.integers(0, 40))
+def test_damaged_configurations_load_or_are_refused(model: Path, position: float, new: bytes, cut: int) -> None:
     original = model.parent / "original.json"
     if not original.exists():
         shutil.copy(model / "model.json", original)
     content = original.read_bytes()
-    place = int(at * len(content))
-    (model / "model.json").write_bytes(content[:place] + new + content[place + cut :])
+    start = int(position * len(content))
+    (model / "model.json").write_bytes(content[:start] + new + content[start + cut :])
     load_or_refuse(model)
 
 
 @FUZZ
-@given(at=st.integers(0, 2000), new=st.binary(min_size=1, max_size=12))
-def test_damaged_headers_of_the_weights(model: Path, at: int, new: bytes) -> None:
+@given(start=st.integers(0, 2000), new=st.binary(min_size=1, max_size=12))
+def test_damaged_headers_of_weights_load_or_are_refused(model: Path, start: int, new: bytes) -> None:
     original = model.parent / "original.safetensors"
     if not original.exists():
         shutil.copy(model / "model.safetensors", original)
     content = original.read_bytes()
-    (model / "model.safetensors").write_bytes(content[:at] + new + content[at + len(new) :])
+    (model / "model.safetensors").write_bytes(content[:start] + new + content[start + len(new) :])
     load_or_refuse(model)
 
 
 @pytest.mark.parametrize(
-    ("kind", "path", "value"),
+    ("fixture", "path", "value"),
     [
         ("model", ("preprocessing", "std"), [1.0, 0.0, 1.0]),
         ("model", ("preprocessing", "std"), [1.0, math.nan, 1.0]),
@@ -142,18 +142,18 @@ def test_damaged_headers_of_the_weights(model: Path, at: int, new: bytes) -> Non
         ("detector", ("display_threshold",), -0.1),
     ],
 )
-def test_values_out_of_range_are_named(kind: str, path: tuple[str, ...], value: Any, request: Any) -> None:
-    folder: Path = request.getfixturevalue(kind)
+def test_values_out_of_range_are_named(fixture: str, path: tuple[str, ...], value: Any, request: Any) -> None:
+    folder: Path = request.getfixturevalue(fixture)
     mutate(folder, (folder / "model.json").read_text(), path, value, "replace")
     with pytest.raises(UserError, match=rf"{folder / 'model.json'}.*{path[-1]}"):
         load_model(folder)
 
 
-def test_a_card_that_is_no_file_or_too_large(model: Path) -> None:
+def test_large_or_deeply_nested_configurations_are_refused(model: Path) -> None:
     config = model / "model.json"
     content = config.read_text()
     config.write_text(content[:-2] + " " * (17 << 20) + "}")
-    with pytest.raises(UserError, match=r"model\.json has \d+ bytes"):
+    with pytest.raises(UserError, match=r"model\.json .*\d+ bytes"):
         load_model(model)
     config.write_text("[" * 100_000)
     with pytest.raises(UserError, match=r"model\.json"):
@@ -172,7 +172,7 @@ def test_other_types_of_weights_are_read_as_float32(dtype: torch.dtype, model: P
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_weights_that_are_no_numbers(value: float, model: Path) -> None:
+def test_nan_and_infinite_weights_are_refused(value: float, model: Path) -> None:
     path = model / "model.safetensors"
     stored = load_file(path)
     stored["score.8.bias"][2] = value
@@ -181,7 +181,7 @@ def test_weights_that_are_no_numbers(value: float, model: Path) -> None:
         load_model(model)
 
 
-def test_float64_beyond_float32(model: Path) -> None:
+def test_float64_weights_outside_float32_are_refused(model: Path) -> None:
     path = model / "model.safetensors"
     stored = load_file(path)
     stored["score.8.bias"] = torch.full_like(stored["score.8.bias"], 1e300, dtype=torch.float64)
@@ -191,7 +191,7 @@ def test_float64_beyond_float32(model: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["complex", "integers", "variance"])
-def test_weights_of_another_kind(damage: str, model: Path) -> None:
+def test_weights_of_other_types_and_negative_variances_are_refused(damage: str, model: Path) -> None:
     path = model / "model.safetensors"
     stored = load_file(path)
     name = next(name for name in stored if name.endswith("running_var"))
@@ -205,7 +205,7 @@ def test_weights_of_another_kind(damage: str, model: Path) -> None:
         load_model(model)
 
 
-def test_large_finite_weights_are_no_infinity(model: Path) -> None:
+def test_large_finite_weights_are_read(model: Path) -> None:
     path = model / "model.safetensors"
     stored = load_file(path)
     stored["score.8.bias"][:] = 3e38
@@ -213,7 +213,7 @@ def test_large_finite_weights_are_no_infinity(model: Path) -> None:
     load_model(model)
 
 
-def test_names_with_escapes_are_printed_safely(
+def test_class_names_with_escape_sequences_are_printed_escaped(
     model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = json.loads((model / "model.json").read_text())
@@ -230,21 +230,21 @@ def test_names_with_escapes_are_printed_safely(
 
 
 def test_folders_of_earlier_versions_are_read(detector: Path) -> None:
-    """With other names of fields and of the backbone's tensors."""
+    """Earlier versions have other names of fields and of the tensors of the backbone."""
     present, config = load_model(detector)
-    card = json.loads((detector / "model.json").read_text())
+    content = json.loads((detector / "model.json").read_text())
     for part, old, new in (
-        (card["architecture"], "profile", "preset"),
-        (card["architecture"], "detections", "max_detections"),
-        (card, "min_score", "score_threshold"),
+        (content["architecture"], "profile", "preset"),
+        (content["architecture"], "detections", "max_detections"),
+        (content, "min_score", "score_threshold"),
     ):
         part[old] = part.pop(new)
-    (detector / "model.json").write_text(json.dumps(card))
-    former, former_config = load_model(detector)
-    assert former_config == config
-    assert former.architecture == present.architecture
-    assert config.score_threshold == former.score_threshold == 0.5495824217796326
-    save_model(detector, former, classes=config.classes)
+    (detector / "model.json").write_text(json.dumps(content))
+    earlier, earlier_config = load_model(detector)
+    assert earlier_config == config
+    assert earlier.architecture == present.architecture
+    assert config.score_threshold == earlier.score_threshold == 0.5495824217796326
+    save_model(detector, earlier, classes=config.classes)
     assert not any(name.startswith("trunk.") for name in load_file(detector / "model.safetensors"))
     again = load_model(detector)[0].state_dict()
     assert all(torch.equal(value, again[name]) for name, value in present.state_dict().items())

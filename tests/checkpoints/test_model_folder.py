@@ -23,7 +23,7 @@ NAMES = ["background", "disk", "ring"]
 
 
 def randomised(net: FCN) -> FCN:
-    """All weights, statistics and learned kernels other than at birth."""
+    """Change all weights, statistics and learned kernels."""
     with torch.no_grad():
         for tensor in net.state_dict().values():
             if tensor.is_floating_point():
@@ -64,7 +64,7 @@ def test_round_trip_of_the_published_geometry(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_buffers_that_are_not_stored_are_made_again(tmp_path: Path) -> None:
+def test_buffers_that_are_not_stored_are_built(tmp_path: Path) -> None:
     net = build("fcn8s", backbone="timm/tiny_vit_5m_224", num_classes=3).eval()
     torch.nn.init.normal_(net.score["8"].weight)
     save_model(tmp_path / "model", net, classes=NAMES)
@@ -73,7 +73,7 @@ def test_buffers_that_are_not_stored_are_made_again(tmp_path: Path) -> None:
         assert torch.equal(loaded(torch.ones(1, 3, 64, 64)), net(torch.ones(1, 3, 64, 64)))
 
 
-def test_training_goes_on_from_a_loaded_model(tmp_path: Path) -> None:
+def test_a_loaded_model_has_the_same_trainable_parameters(tmp_path: Path) -> None:
     net = tiny_net(classes=3)
     save_model(tmp_path / "model", net, classes=NAMES)
     loaded, _ = load_model(tmp_path / "model")
@@ -82,14 +82,14 @@ def test_training_goes_on_from_a_loaded_model(tmp_path: Path) -> None:
     }
 
 
-def test_no_pickle_and_nothing_else(run: Path) -> None:
+def test_model_folders_contain_two_files_and_no_pickle(run: Path) -> None:
     for model in (run / "best", run / "last"):
         assert sorted(path.name for path in model.iterdir()) == ["model.json", "model.safetensors"]
         assert not (model / "model.safetensors").read_bytes().startswith((b"PK", b"\x80"))
         assert isinstance(json.loads((model / "model.json").read_text())["architecture"], dict)
 
 
-def test_a_run_stands_for_its_best_model(run: Path) -> None:
+def test_the_model_of_a_run_is_its_best_model(run: Path) -> None:
     assert find_model(run) == run / "best"
     assert find_model(str(run / "last")) == run / "last"
     assert same(dict(load_model(run)[0].state_dict()), weights(run / "best"))
@@ -100,16 +100,16 @@ def model(run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run / "best", tmp_path / "model"))
 
 
-def test_a_card_of_another_network(model: Path) -> None:
+def test_the_configuration_of_another_network_is_refused(model: Path) -> None:
     edit(model, architecture__name="fcn4s")
     with pytest.raises(UserError, match="fcn4s"):
         load_model(model)
     edit(model, architecture__name="fcn32s")
-    with pytest.raises(UserError, match=r"model\.safetensors can't be read as the weights of model\.json"):
+    with pytest.raises(UserError, match=r"model\.safetensors .*model\.json: "):
         load_model(model)
 
 
-def test_damaged_weights(model: Path) -> None:
+def test_damaged_and_missing_weights_are_named(model: Path) -> None:
     path = model / "model.safetensors"
     content = path.read_bytes()
     state = load_file(path)
@@ -129,21 +129,21 @@ def test_damaged_weights(model: Path) -> None:
             path.write_bytes(damage)
         else:
             save_file(damage, path)
-        with pytest.raises(UserError, match=f"{path} can't be read"):
+        with pytest.raises(UserError, match=f"{path} "):
             load_model(model)
     path.unlink()
-    with pytest.raises(UserError, match=f"{path} can't be read"):
+    with pytest.raises(UserError, match=f"{path} "):
         load_model(model)
 
 
-def test_no_model(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no model\.json, nor a best/ folder of a run with one"):
+def test_folders_without_a_model_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"{tmp_path} .*model\.json .*best/model\.json"):
         load_model(tmp_path)
-    with pytest.raises(UserError, match="missing is not a folder"):
+    with pytest.raises(UserError, match="missing "):
         load_model(tmp_path / "missing")
 
 
-def test_a_writer_that_fails_leaves_the_old_model(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_writer_keeps_the_old_model(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = weights(model)
 
     def fail(state: object, path: Path, **_: object) -> None:
@@ -158,22 +158,22 @@ def test_a_writer_that_fails_leaves_the_old_model(model: Path, monkeypatch: pyte
     assert [path.name for path in model.parent.iterdir()] == ["model"]
 
 
-def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+def test_folders_with_other_files_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").touch()
     net = tiny_net(classes=3)
-    with pytest.raises(UserError, match=r"holds photo\.jpg, which is no part of a model"):
+    with pytest.raises(UserError, match=rf"{tmp_path} .*photo\.jpg"):
         save_model(tmp_path, net, classes=NAMES)
-    with pytest.raises(UserError, match="is a file"):
+    with pytest.raises(UserError, match=r"photo\.jpg is a file"):
         save_model(tmp_path / "photo.jpg", net, classes=NAMES)
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
 
 
-def test_what_cannot_be_saved(tmp_path: Path) -> None:
+def test_networks_without_architecture_or_with_other_classes_are_not_saved(tmp_path: Path) -> None:
     net = tiny_net(classes=3)
-    with pytest.raises(ValueError, match="2 class names for a network of 3 classes"):
+    with pytest.raises(ValueError, match=r"2 .*3 "):
         save_model(tmp_path / "model", net, classes=NAMES[:2])
     net.architecture = {}
-    with pytest.raises(ValueError, match=r"made by upscore\.models\.build"):
+    with pytest.raises(ValueError, match=r"upscore\.models\.build"):
         save_model(tmp_path / "model", net, classes=NAMES)
     assert not (tmp_path / "model").exists()
 
@@ -185,15 +185,15 @@ def test_preprocessing_is_stored_exactly(tmp_path: Path) -> None:
     assert asdict(load_model(tmp_path / "model")[0].preprocessing) == asdict(net.preprocessing)
 
 
-def test_a_full_disk_leaves_the_model_that_is_there(tmp_path: Path) -> None:
-    """The limit on the size of files stands for the disk."""
+def test_a_full_disk_keeps_the_old_model(tmp_path: Path) -> None:
+    """A limit on the size of files simulates the full disk."""
     resource = pytest.importorskip("resource")
     save_model(tmp_path / "model", tiny_net(classes=3), classes=NAMES)
     before = (tmp_path / "model" / WEIGHTS).read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
-        with pytest.raises(UserError, match=r"model\.safetensors: can't be written"):
+        with pytest.raises(UserError, match=r"model\.safetensors: "):
             save_model(tmp_path / "model", tiny_net(classes=3), classes=NAMES)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

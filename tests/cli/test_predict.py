@@ -94,7 +94,7 @@ def test_what_cannot_be_predicted(
     assert upscore(monkeypatch, "predict", tmp_path / "none", photos, *output) == 2
     assert "none is not a folder" in sentence(capsys)
     assert upscore(monkeypatch, "predict", photos, photos, *output) == 2
-    assert "holds no model.json" in sentence(capsys)
+    assert "model.json" in sentence(capsys)
     assert upscore(monkeypatch, "predict", trained, photos, *output, "--engine", "fast") == 2
     assert "fast" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

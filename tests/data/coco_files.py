@@ -1,8 +1,8 @@
-"""COCO data sets on disk, for the tests of readers."""
+"""Helpers that write small COCO data sets."""
 
 import json
 
-from tests.data.layouts import photo
+from tests.data.layouts import write_image
 
 CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 2, "name": "cat"}]
 
@@ -27,9 +27,9 @@ def write(path, images, annotations, categories=CATEGORIES):
 
 
 def small(root, name="annotations.json", numbers=(5, 3)):
-    """Two photos; the first with two overlapping squares of two classes, the second with nothing."""
+    """Write two images: the first with overlapping squares of two classes, the second without objects."""
     for number in numbers:
-        photo(root / "images" / f"{number}.png", 20, 30)
+        write_image(root / "images" / f"{number}.png", 20, 30)
     annotations = [
         annotation(11, numbers[0], [square(2, 2, 8)], bbox=[2, 2, 8.5, 8], area=64),
         annotation(10, numbers[0], [square(6, 6, 8)], category_id=2),

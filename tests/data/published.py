@@ -1,10 +1,10 @@
-"""The paper's data sets with few and small photos, in the layouts that they are published in."""
+"""Helpers that write small versions of published data sets in their original layouts."""
 
 import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from tests.data.layouts import label, photo
+from tests.data.layouts import label, write_image
 from upscore.data.formats.pascal_context import ALIASES, CLASSES
 from upscore.data.formats.sift_flow import SCENES
 
@@ -13,7 +13,7 @@ SIZE = 4, 6
 
 
 def resized(values, size=SIZE, dtype=np.float64):
-    """A map whose rows repeat `values`."""
+    """Return a map whose rows repeat `values`."""
     return np.resize(np.array(values), size).astype(dtype)
 
 
@@ -30,9 +30,9 @@ def write_list(path, names, end="\n"):
 
 
 def sift_flow(home, train="ab", test="c", size=SIZE):
-    """The list is written on Windows, as the published one."""
+    """The list of test images has Windows paths and line ends, like the published one."""
     for name in (*train, *test):
-        photo(home / "Images" / SCENES / f"{name}.jpg", *size)
+        write_image(home / "Images" / SCENES / f"{name}.jpg", *size)
         mat(home / "SemanticLabels" / SCENES / f"{name}.mat", {"S": resized((0, 1, 33), size), "names": ["x"]})
         mat(home / "GeoLabels" / SCENES / f"{name}.mat", {"S": resized((-1, 0, 1, 3), size, np.int8)})
     write_list(home / "TestSet1.txt", [f"{SCENES}\\{name}.jpg" for name in test], "\r\n")
@@ -45,7 +45,7 @@ LISTS = {"train": ["5001", "5003"], "val": ["5002"], "test": ["5004"]}
 def nyud(home, lists=LISTS, size=SIZE):
     rng = np.random.default_rng(0)
     for name in (name for names in lists.values() for name in names):
-        photo(home / "data" / "images" / f"img_{name}.png", *size)
+        write_image(home / "data" / "images" / f"img_{name}.png", *size)
         for folder in ("hha", "depth"):
             (home / "data" / folder).mkdir(exist_ok=True)
         hha = np.full((*size, 3), (10, 20, 30), np.uint8)
@@ -61,7 +61,7 @@ def nyud(home, lists=LISTS, size=SIZE):
 
 
 def category_names():
-    """459 names, the 59 classes' among them."""
+    """Return 459 names of categories, with those of the 59 classes."""
     named = [ALIASES.get(name, name) for name in CLASSES[1:]]
     return sorted([*(f"thing {number}" for number in range(459 - len(named))), *named])
 
@@ -71,23 +71,23 @@ def category(name):
 
 
 def pascal_context(root, lists=None, size=SIZE):
-    """Labels beside VOC2010; of the classes there are bed, table and one that is none of the 59."""
+    """Labels with bed, table and a category that is none of the 59 classes, and VOC2010."""
     lines = [f"{number}: {name}" for number, name in enumerate(category_names(), start=1)]
     write_list(root / "labels.txt", [line.replace("pottedplant", "potted plant") for line in lines])
     values = category("bed"), category("table"), category("thing 7")
     for split, names in (lists or {"train": ["2008_000002"], "val": ["2008_000003", "2008_000004"]}).items():
         for name in names:
-            photo(root / "VOC2010" / "JPEGImages" / f"{name}.jpg", *size)
+            write_image(root / "VOC2010" / "JPEGImages" / f"{name}.jpg", *size)
             mat(root / "trainval" / f"{name}.mat", {"LabelMap": resized(values, size, np.uint16)})
         write_list(root / "VOC2010" / "ImageSets" / "Main" / f"{split}.txt", names)
     return root
 
 
 def sbd(home, lists=None, size=SIZE):
-    """Each photo has a cat (class 8) and two persons (15)."""
+    """Each image has a cat (class 8) and two persons (15)."""
     for split, names in (lists or {"train": ["s1", "v1"], "val": ["s2"]}).items():
         for name in names:
-            photo(home / "img" / f"{name}.jpg", *size)
+            write_image(home / "img" / f"{name}.jpg", *size)
             ids = resized((0, 1, 2, 3), size, np.uint8)
             classes = np.array([0, 15, 8, 15], np.uint8)
             mat(home / "cls" / f"{name}.mat", {"GTcls": {"Segmentation": classes[ids], "Boundaries": [1]}})
@@ -98,10 +98,10 @@ def sbd(home, lists=None, size=SIZE):
 
 
 def voc(home, lists=None, size=SIZE):
-    """Its test set has no labels."""
+    """The test split has no labels."""
     for split, names in (lists or {"train": ["t1"], "val": ["v1", "v2"], "test": ["x1"]}).items():
         for name in names:
-            photo(home / "JPEGImages" / f"{name}.jpg", *size)
+            write_image(home / "JPEGImages" / f"{name}.jpg", *size)
             if split != "test":
                 label(home / "SegmentationClass" / f"{name}.png", (0, 15, 255), *size)
         write_list(home / "ImageSets" / "Segmentation" / f"{split}.txt", names)

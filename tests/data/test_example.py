@@ -1,4 +1,4 @@
-"""The example data set that ships with the package: what it holds, where it comes from, and the copy of it."""
+"""The example data set of the package: its contents, its sources, and copies of it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sources() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_it_is_a_sound_data_set_of_objects():
+def test_the_example_is_an_instance_data_set_without_issues():
     root = example_path()
     assert task_of(root) == "instances"
     report = check_instances(root)
@@ -43,8 +43,8 @@ def test_every_image_has_a_source():
     assert "CC0" in (example_path() / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the shared nuclei are not here")
-def test_val_holds_images_that_the_shipped_model_was_not_trained_on(tmp_path):
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared nuclei are missing")
+def test_the_shipped_model_was_not_trained_on_validation_images(tmp_path):
     train, val = open_instance_splits(SHARED)  # as recipes/nuclei.py does
     parts = {"train": {Path(name).stem for name in train.names}, "val": {Path(name).stem for name in val.names}}
     assert all(row["source"] in parts[row["split"]] for row in sources())
@@ -56,7 +56,7 @@ def test_val_holds_images_that_the_shipped_model_was_not_trained_on(tmp_path):
         assert np.array_equal(np.asarray(Image.open(path)), again)
 
 
-def test_copy(monkeypatch, capsys, tmp_path):
+def test_the_example_can_be_copied_to_a_new_folder(monkeypatch, capsys, tmp_path):
     assert upscore(monkeypatch, "data", "example", tmp_path / "nuclei") == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "nuclei")
     for path in example_path().rglob("*"):

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from tests.data.coco_files import CATEGORIES, small, write
-from tests.data.layouts import SHARED, label, names, pairs, photo
+from tests.data.layouts import SHARED, label, names, pairs, write_image
 from upscore.data.datasets import default_split, image_ids, subset
 from upscore.data.instance_datasets import open_instance_splits, open_instances, task_of
 from upscore.data.synthetic import SHAPES
@@ -29,12 +29,12 @@ def id_map(path, values=(0, 1, 300), dtype=np.uint16):
 @pytest.fixture
 def root(tmp_path):
     for name in "abcde":
-        photo(tmp_path / "images" / f"{name}.jpg")
+        write_image(tmp_path / "images" / f"{name}.jpg")
         id_map(tmp_path / "labels" / f"{name}.png")
     return tmp_path
 
 
-def test_numbered_objects(root):
+def test_id_maps(root):
     dataset = open_instances(root)
     assert (dataset.classes, names(dataset)) == (["object"], list("abcde"))
     assert dataset.image_ids.tolist() == [1, 2, 3, 4, 5]
@@ -48,9 +48,9 @@ def test_numbered_objects(root):
     assert (names(val), names(train)) == (["a", "b"], ["c", "d", "e"])
     assert default_split(root) is None
     assert task_of(root) == "instances"
-    with pytest.raises(UserError, match="has no split 'val'; it is not split"):
+    with pytest.raises(UserError, match="'val'"):
         open_instances(root, "val")
-    with pytest.raises(UserError, match="between 0 and 1"):
+    with pytest.raises(UserError, match="fraction=1"):
         open_instance_splits(root, fraction=1)
 
 
@@ -64,8 +64,8 @@ def test_numbered_objects(root):
         ("tif", np.int32, (0, 5, 2**31 - 1)),
     ],
 )
-def test_numbers_of_any_depth(tmp_path, suffix, dtype, values):
-    photo(tmp_path / "images" / "a.jpg")
+def test_id_maps_of_any_bit_depth(tmp_path, suffix, dtype, values):
+    write_image(tmp_path / "images" / "a.jpg")
     id_map(tmp_path / "labels" / f"a.{suffix}", values, dtype)
     objects = open_instances(tmp_path)[0].objects
     assert len(objects) == 2
@@ -74,28 +74,28 @@ def test_numbers_of_any_depth(tmp_path, suffix, dtype, values):
         assert (objects.bitmask(position).numpy() == (expected == number)).all()
 
 
-def test_what_numbers_nothing(root):
+def test_invalid_id_maps_are_named(root):
     tifffile.imwrite(root / "labels" / "f.tif", np.zeros((4, 6), np.float32))
-    photo(root / "images" / "f.jpg")
-    with pytest.raises(UserError, match=r"f\.tif: .*whole numbers"):
+    write_image(root / "images" / "f.jpg")
+    with pytest.raises(UserError, match=r"f\.tif: .*float32"):
         open_instances(root)[5]
     id_map(root / "labels" / "f.tif", (0, -4), np.int32)
-    with pytest.raises(UserError, match=r"f\.tif: contains the number -4"):
+    with pytest.raises(UserError, match=r"f\.tif: .*-4"):
         open_instances(root)[5]
-    photo(root / "images" / "a.jpg", 6, 4)
+    write_image(root / "images" / "a.jpg", 6, 4)
     with pytest.raises(UserError, match=r"a\.png: is 6x4 pixels, but .*EXIF"):
         open_instances(root)[0]
     (root / "labels" / "b.png").unlink()
-    with pytest.raises(UserError, match=r"b\.jpg: has no label"):
+    with pytest.raises(UserError, match=r"b\.jpg: .*labels/b\.png"):
         open_instances(root)
 
 
 def test_splits_of_folders(tmp_path):
     for split, content in {"train": "ab", "valid": "c"}.items():
         for name in content:
-            photo(tmp_path / split / "images" / f"{name}.jpg")
+            write_image(tmp_path / split / "images" / f"{name}.jpg")
             id_map(tmp_path / split / "labels" / f"{name}.png")
-    photo(tmp_path / "test" / "images" / "t.jpg")
+    write_image(tmp_path / "test" / "images" / "t.jpg")
     assert [names(part) for part in open_instance_splits(tmp_path)] == [["a", "b"], ["c"]]
     assert names(open_instances(tmp_path)) == ["a", "b", "c"]
     assert open_instances(tmp_path, "test")[0].objects is None
@@ -104,7 +104,7 @@ def test_splits_of_folders(tmp_path):
 
 def test_class_maps(root):
     for name in "abcde":
-        # object 1 is at columns 1 and 4, 300 at 2 and 5; most of 300's pixels are of class 2
+        # object 1 is in columns 1 and 4, object 300 in 2 and 5; most pixels of object 300 have class 2
         label(root / "classes" / f"{name}.png", (0, 1, 2, 255, 1, 2))
     label(root / "classes" / "a.png", (0, 1, 2, 2, 1, 2, 0, 1, 1, 2, 255, 255))
     with pytest.raises(UserError, match=r"no classes\.txt"):
@@ -118,23 +118,23 @@ def test_class_maps(root):
     assert dataset.classes == ["flat", "long"]
     assert dataset[1].objects.labels.tolist() == [0, 1]
     label(root / "classes" / "b.png", (0, 255, 2))
-    with pytest.raises(UserError, match=r"b\.png: gives object 1 of b\.png none of the 2 classes \(flat, long\)"):
+    with pytest.raises(UserError, match=r"b\.png: .*object 1 .*\(flat, long\)"):
         dataset[1]
     label(root / "classes" / "b.png", height=5)
-    with pytest.raises(UserError, match=r"differs from .* in size"):
+    with pytest.raises(UserError, match=r"classes/b\.png: .*labels/b\.png.*6x5 and 6x4"):
         dataset[1]
     (root / "classes" / "b.png").unlink()
-    with pytest.raises(UserError, match="there is no such file"):
+    with pytest.raises(UserError, match=r"classes/b\.png"):
         dataset[1]
 
 
-def test_names_of_classes(root):
+def test_classes_of_id_maps_without_class_maps(root):
     (root / "classes.txt").write_text("cell\n")
     assert open_instances(root).classes == ["cell"]
     (root / "classes.txt").write_text("background\ncell\n")
     assert open_instances(root).classes == ["cell"]
     (root / "classes.txt").write_text("cell\ndirt\n")
-    with pytest.raises(UserError, match=r"classes\.txt: lists 2 classes"):
+    with pytest.raises(UserError, match=r"classes\.txt: .*2 classes"):
         open_instances(root)
     (root / "classes.txt").write_text("background\n")
     with pytest.raises(UserError, match=r"classes\.txt"):
@@ -142,7 +142,7 @@ def test_names_of_classes(root):
 
 
 @pytest.mark.parametrize(
-    ("files", "photos"),
+    ("files", "folders"),
     [
         (("annotations/instances_train2017.json", "annotations/instances_val2017.json"), ("train2017", "val2017")),
         (("instances_train2017.json", "instances_val2017.json"), ("images", "images")),
@@ -151,8 +151,8 @@ def test_names_of_classes(root):
         (("train/_annotations.coco.json", "valid/_annotations.coco.json"), ("train", "valid")),
     ],
 )
-def test_layouts_of_coco(tmp_path, files, photos):
-    for number, (file, folder) in enumerate(zip(files, photos, strict=True)):
+def test_layouts_of_coco(tmp_path, files, folders):
+    for number, (file, folder) in enumerate(zip(files, folders, strict=True)):
         made = small(tmp_path / "made", f"{number}.json", (2 * number + 5, 2 * number + 4))
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         made.rename(tmp_path / file)
@@ -168,10 +168,10 @@ def test_layouts_of_coco(tmp_path, files, photos):
     train, val = open_instance_splits(tmp_path, val_pattern="[47]")
     assert (train.image_ids.tolist(), val.image_ids.tolist()) == ([5, 6], [4, 7])
     assert [len(sample.objects) for sample in (val[0], val[1])] == [0, 2]
-    with pytest.raises(UserError, match="has no split 'test'; it has train, val"):
+    with pytest.raises(UserError, match=r"'test'.* train, val"):
         open_instances(tmp_path, "test")
     (tmp_path / files[0]).write_text("")
-    assert len(open_instances(tmp_path, "val")) == 2  # the other split's file is not read
+    assert len(open_instances(tmp_path, "val")) == 2  # the file of the training split is not read
 
 
 def test_coco_without_splits(tmp_path):
@@ -184,14 +184,14 @@ def test_coco_without_splits(tmp_path):
     assert task_of(tmp_path) == task_of(path) == "instances"
 
 
-def test_coco_files_that_disagree(tmp_path):
+def test_coco_files_with_repeated_ids_other_categories_or_splits(tmp_path):
     small(tmp_path, "instances_train.json", (1, 2))
     small(tmp_path, "instances_val.json", (2, 3))
     pooled = open_instances(tmp_path)
     assert names(pooled) == ["1", "3", "train/2", "val/2"]
-    assert pooled.image_ids.tolist() == [1, 2, 3, 4]  # 2 is in both
+    assert pooled.image_ids.tolist() == [1, 2, 3, 4]  # id 2 is in both files
     write(tmp_path / "instances_val.json", [], [], CATEGORIES[:1])
-    with pytest.raises(UserError, match="has other categories than"):
+    with pytest.raises(UserError, match=r"instances_val\.json: .*instances_train\.json"):
         open_instance_splits(tmp_path)
     small(tmp_path, "instances_val2017.json", (2, 3))
     with pytest.raises(UserError, match="the split 'val'"):
@@ -203,7 +203,7 @@ def test_voc(tmp_path):
     lists.mkdir(parents=True)
     for split, name in (("train", "t"), ("val", "v")):
         (lists / f"{split}.txt").write_text(f"{name}\n")
-        photo(tmp_path / "JPEGImages" / f"{name}.jpg")
+        write_image(tmp_path / "JPEGImages" / f"{name}.jpg")
         label(tmp_path / "SegmentationObject" / f"{name}.png", (0, 1, 2, 255))
         label(tmp_path / "SegmentationClass" / f"{name}.png", (0, 20, 1, 255))
     train, val = open_instance_splits(tmp_path)
@@ -224,11 +224,11 @@ def test_scenes():
     assert train.image_ids.tolist() == list(range(1, 11))
     assert not torch.equal(val[0].image, train[0].image)
     assert len(open_instances("scenes:5")) == 5
-    with pytest.raises(UserError, match="no file names"):
+    with pytest.raises(UserError, match="val_pattern='a'"):
         open_instance_splits("scenes", val_pattern="a")
 
 
-def test_what_is_no_source(tmp_path):
+def test_other_sources_are_refused_with_the_layouts(tmp_path):
     with pytest.raises(UserError, match=r"missing: .*\n  COCO"):
         open_instances(tmp_path / "missing")
     with pytest.raises(UserError, match=r"\n  COCO"):
@@ -238,11 +238,11 @@ def test_what_is_no_source(tmp_path):
         open_instances(tmp_path / "a.txt")
 
 
-def test_tasks(root, tmp_path):
+def test_the_task_of_a_source(root, tmp_path):
     assert task_of("scenes") == "semantic"
     assert task_of(pairs(tmp_path / "semantic", "ab")) == "semantic"
     (root / "classes.txt").write_text("cell\n")
-    assert task_of(root) == "instances"  # numbers above 255
+    assert task_of(root) == "instances"  # contains numbers above 255
     for path in (root / "labels").iterdir():
         id_map(path, (0, 1))
     assert task_of(root) == "instances"  # 1 is no class index
@@ -252,7 +252,7 @@ def test_tasks(root, tmp_path):
     assert task_of(root) == "instances"
 
 
-@pytest.mark.skipif(not NUCLEI.exists(), reason="the shared nuclei are not here")
+@pytest.mark.skipif(not NUCLEI.exists(), reason="the shared nuclei are missing")
 def test_nuclei():
     train, val = open_instance_splits(NUCLEI)
     assert (len(train), len(val), train.classes) == (456, 114, ["object"])

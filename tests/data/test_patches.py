@@ -7,13 +7,13 @@ from upscore.data.transforms import CELL, keep_patches
 from upscore.labels import VOID
 
 
-def photo(height: int, width: int) -> Sample:
+def random_sample(height: int, width: int) -> Sample:
     class_map = torch.arange(height * width).reshape(height, width).remainder(7).to(torch.uint8)
     return Sample(name="a", image=torch.zeros(3, height, width, dtype=torch.uint8), class_map=class_map)
 
 
-def test_whole_cells_lose_their_labels() -> None:
-    sample = photo(3 * CELL + 5, 4 * CELL + 1)
+def test_cells_lose_all_their_labels_or_none() -> None:
+    sample = random_sample(3 * CELL + 5, 4 * CELL + 1)
     assert sample.class_map is not None
     kept = keep_patches(sample, 0.5, seed=1).class_map
     assert kept is not None
@@ -25,11 +25,11 @@ def test_whole_cells_lose_their_labels() -> None:
             assert lost or torch.equal(kept[cell], sample.class_map[cell])
             states.add(lost)
     assert states == {True, False}
-    assert not (sample.class_map == VOID).any()  # the sample itself is as it was
+    assert not (sample.class_map == VOID).any()  # the input is unchanged
 
 
-def test_the_share_is_that_of_the_cells_and_the_seed_decides() -> None:
-    sample = photo(40 * CELL, 50 * CELL)
+def test_the_share_of_kept_cells_and_the_seed() -> None:
+    sample = random_sample(40 * CELL, 50 * CELL)
     first, again, second = (keep_patches(sample, 0.25, seed).class_map for seed in (1, 1, 2))
     assert first is not None
     assert second is not None
@@ -39,8 +39,8 @@ def test_the_share_is_that_of_the_cells_and_the_seed_decides() -> None:
     assert 0.21 < share < 0.29  # 2,000 cells: three standard deviations
 
 
-def test_nothing_to_take_away() -> None:
-    sample = photo(50, 60)
+def test_samples_without_labels_or_with_share_1_are_unchanged() -> None:
+    sample = random_sample(50, 60)
     assert keep_patches(sample, 1, seed=0) is sample
     unlabelled = Sample(name="a", image=sample.image)
     assert keep_patches(unlabelled, 0.5, seed=0) is unlabelled

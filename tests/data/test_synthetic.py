@@ -1,4 +1,4 @@
-"""How shapes lie in space: labels and depth that follow from the scene and say nothing of a class."""
+"""Generated scenes: images, labels, objects, geometric maps and depth."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ IDS = np.zeros((40, 60), np.int32)
 IDS[5:35, 5:45] = 1
 IDS[10:20, 10:20] = 2
 IDS[5:15, 50:60] = 3
-PLATES = [
+LAYERS = [
     Layer(25.0, 20.0, 25.0, 3.0, np.array([1200])),
     Layer(15.0, 15.0, 7.0, 3.0, np.array([0, 100])),
-    Layer(55.0, 10.0, 7.0, 3.0, np.array([95, 5])),  # too little of the first for it to rest on
+    Layer(55.0, 10.0, 7.0, 3.0, np.array([95, 5])),  # too small an overlap to lie on the first
 ]
 
 
 def without_noise(monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     monkeypatch.setattr("upscore.data.synthetic.NOISE", 0.0)
-    monkeypatch.setattr("upscore.data.synthetic._punch", lambda *_: None)
-    return depth_map(np.random.default_rng(0), IDS, PLATES)
+    monkeypatch.setattr("upscore.data.synthetic._remove_pixels", lambda *_: None)
+    return depth_map(np.random.default_rng(0), IDS, LAYERS)
 
 
-def test_what_rests_on_another_is_stacked() -> None:
-    surfaces = geometric_map(IDS, PLATES)
-    assert [GEOMETRIC_CLASSES[surfaces[at]] for at in ((0, 0), (30, 30), (15, 15), (10, 55))] == [
+def test_shapes_on_other_shapes_are_stacked() -> None:
+    classes = geometric_map(IDS, LAYERS)
+    assert [GEOMETRIC_CLASSES[classes[position]] for position in ((0, 0), (30, 30), (15, 15), (10, 55))] == [
         "ground",
         "lying",
         "stacked",
         "lying",
     ]
-    assert surfaces.dtype == np.uint8
+    assert classes.dtype == np.uint8
 
 
-def test_each_plate_is_a_plane_nearer_than_what_it_lies_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_layer_is_a_plane_above_the_layer_below(monkeypatch: pytest.MonkeyPatch) -> None:
     depth = without_noise(monkeypatch)
     y, x = np.mgrid[:40, :60]
     planes = []
@@ -72,8 +72,8 @@ def test_each_plate_is_a_plane_nearer_than_what_it_lies_on(monkeypatch: pytest.M
         assert clearance.min() > 0.5 * 3 * 2.4 / 40
 
 
-def test_noise_and_holes_leave_thin_shapes_visible() -> None:
-    """At the outline of a bar, depth changes by more than the noise."""
+def test_thin_shapes_are_visible_in_noisy_depth() -> None:
+    """Depth changes by more than the noise at the outline of a bar."""
     steps, noises = [], []
     for sample in SceneDataset(40, seed=3):
         assert sample.depth is not None
@@ -89,9 +89,9 @@ def test_noise_and_holes_leave_thin_shapes_visible() -> None:
     assert np.median(steps) > 4 * np.median(noises) > 0
 
 
-def test_depth_says_nothing_of_the_class_by_itself() -> None:
-    """How far shapes stand off the ground beside them is about the same for all classes."""
-    rises: dict[int, list[float]] = {}
+def test_depth_does_not_depend_on_the_class() -> None:
+    """The height of shapes above the background is about the same for all classes."""
+    heights: dict[int, list[float]] = {}
     for sample in SceneDataset(250, seed=1, size=(96, 96)):
         assert sample.depth is not None
         assert sample.class_map is not None
@@ -102,14 +102,14 @@ def test_depth_says_nothing_of_the_class_by_itself() -> None:
             mask = sample.objects.bitmask(number).numpy()
             around = ndimage.binary_dilation(mask, iterations=3) & ground
             if around.sum() > 20 and int(sample.geometric_map[torch.from_numpy(mask)][0]) == 1:
-                rise = float(np.nanmedian(depth[around]) - np.nanmedian(depth[mask]))
-                rises.setdefault(int(sample.objects.labels[number]), []).append(rise)
-    medians = [np.median(rises[label]) for label in range(7)]
-    spread = np.median([np.std(values) for values in rises.values()])
+                height = float(np.nanmedian(depth[around]) - np.nanmedian(depth[mask]))
+                heights.setdefault(int(sample.objects.labels[number]), []).append(height)
+    medians = [np.median(heights[label]) for label in range(7)]
+    spread = np.median([np.std(values) for values in heights.values()])
     assert np.ptp(medians) < spread
 
 
-def test_scenes_have_both_for_all_pixels() -> None:
+def test_scenes_have_depth_and_geometric_maps() -> None:
     scenes = SceneDataset(30, size=(64, 96))
     counts = np.zeros(3, int)
     for sample in scenes:
@@ -126,7 +126,7 @@ def test_scenes_have_both_for_all_pixels() -> None:
     assert (geometric_classes(part), depth_channels(part)) == (GEOMETRIC_CLASSES, 1)
 
 
-def test_they_follow_from_seed_and_index_and_leave_the_photo_alone() -> None:
+def test_depth_depends_on_seed_and_index_and_does_not_change_the_image() -> None:
     one, other = SceneDataset(2, seed=4)[1], SceneDataset(500, seed=4)[1]
     assert one.depth is not None
     assert other.depth is not None
@@ -135,8 +135,8 @@ def test_they_follow_from_seed_and_index_and_leave_the_photo_alone() -> None:
     assert torch.equal(one.depth.nan_to_num(), other.depth.nan_to_num())
     assert torch.equal(one.geometric_map, other.geometric_map)
     assert one.class_map is not None
-    photo = hashlib.sha256(one.image.numpy().tobytes() + one.class_map.numpy().tobytes()).hexdigest()
-    assert photo.startswith("873ca3e81d04d1dc")
+    pixels = hashlib.sha256(one.image.numpy().tobytes() + one.class_map.numpy().tobytes()).hexdigest()
+    assert pixels.startswith("873ca3e81d04d1dc")
 
 
 def digest(sample):
@@ -165,7 +165,7 @@ def test_iteration_ends_and_negative_indices_count_from_the_end():
 
 
 def test_objects_are_numbered_consecutively_and_have_one_class_each():
-    hiding = SceneDataset(3000, size=(32, 32))[2301]  # an object of this one lies wholly under others
+    hiding = SceneDataset(3000, size=(32, 32))[2301]  # one of its shapes is hidden completely
     for sample in [hiding, *SceneDataset(60, seed=5, size=(96, 96))]:
         numbers = sample.objects.id_map[0].unique()
         count = int(numbers.max())
@@ -189,7 +189,7 @@ def test_every_class_occurs_about_equally_often():
 
 
 def drawn_alone(label, radius=30.0):
-    """The mask of the first shape of that class which lies wholly inside a 160x160 canvas."""
+    """Return the mask of the first shape of a class that is completely inside a 160x160 canvas."""
     for seed in range(10_000):
         empty = np.zeros((160, 160), np.uint8)
         canvas = _Canvas(np.full((160, 160, 3), 128, np.float32), empty, empty.astype(np.int32), (1.0, 0.0))
@@ -213,13 +213,13 @@ def drawn_alone(label, radius=30.0):
 def test_compact_shapes_have_the_area_of_their_geometry(name, area):
     mask = drawn_alone(list(SHAPES).index(name) + 1)
     assert mask.sum() == pytest.approx(area * 30**2, rel=0.03)
-    assert ndimage.label(mask, np.ones((3, 3)))[1] == 1  # a star's tips hang on by a corner
+    assert ndimage.label(mask, np.ones((3, 3)))[1] == 1  # the tips of a star are connected by corners
 
 
 @pytest.mark.parametrize("name", ["bar", "cross"])
 def test_thin_shapes_are_connected_and_a_few_pixels_wide(name):
     mask = drawn_alone(list(SHAPES).index(name) + 1)
-    assert 2 <= 2 * ndimage.distance_transform_edt(mask).max() <= 9  # a cross is widest in its middle
+    assert 2 <= 2 * ndimage.distance_transform_edt(mask).max() <= 9  # a cross is widest at its centre
     assert ndimage.label(mask, np.ones((3, 3)))[1] == 1
     assert np.hypot(*np.ptp(np.argwhere(mask), axis=0)) > 50
 
@@ -230,7 +230,7 @@ def test_ring_shows_the_background_through_its_hole():
     assert hole.sum() == pytest.approx(np.pi * (0.52 * 30) ** 2, rel=0.03)
 
 
-def test_later_objects_hide_earlier_ones_and_hidden_ones_lose_their_number():
+def test_later_shapes_hide_earlier_ones_and_objects_are_renumbered():
     maps = np.array([[0, 2, 2], [5, 5, 7]], np.int32)
     assert _renumbered(maps).tolist() == [[0, 1, 1], [2, 2, 3]]
     empty = np.zeros((64, 64), np.uint8)
@@ -244,8 +244,7 @@ def test_later_objects_hide_earlier_ones_and_hidden_ones_lose_their_number():
         assert (canvas.id_map[changed] == number).all()
 
 
-def test_pixels_inside_an_object_are_its_own():
-    """Away from every outline, the object's pixels don't depend on what lies below: images and masks agree."""
+def test_pixels_inside_an_object_do_not_depend_on_the_background():
     maps = []
     for level in (0, 255):
         empty = np.zeros((96, 96), np.uint8)
@@ -260,7 +259,7 @@ def test_pixels_inside_an_object_are_its_own():
     assert not same[~outer].any()
 
 
-def test_scene_depends_on_seed_and_index_alone():
+def test_scenes_depend_only_on_seed_and_index():
     assert digest(SceneDataset(2, seed=4)[1]) == digest(SceneDataset(500, seed=4)[1])
     assert digest(SceneDataset(2, seed=4)[1]) != digest(SceneDataset(2, seed=5)[1])
     assert digest(SceneDataset(2, seed=4)[1]) != digest(SceneDataset(2, seed=4)[0])
@@ -279,7 +278,7 @@ def test_scene_has_the_same_pixels_in_another_process():
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 57), (32, 300), (700, 500)])
-def test_any_size(size):
+def test_scenes_of_any_size(size):
     sample = SceneDataset(1, size=size)[0]
     assert sample.image.shape[1:] == size
     assert sample.class_map.max() > 0
@@ -290,6 +289,6 @@ def test_any_size(size):
     ("arguments", "words"),
     [({"length": -1}, "length=-1"), ({"length": 1, "seed": -2}, "seed=-2"), ({"length": 1, "size": (31, 64)}, "31")],
 )
-def test_mistakes_are_told(arguments, words):
+def test_invalid_arguments_are_named(arguments, words):
     with pytest.raises(UserError, match=words):
         SceneDataset(**arguments)

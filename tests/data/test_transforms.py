@@ -1,4 +1,4 @@
-"""Joint transforms: image and labels stay together, void stays void, a seed decides everything."""
+"""Joint transforms of images and labels: alignment, void, and reproducibility by a seed."""
 
 import hashlib
 import subprocess
@@ -21,15 +21,15 @@ from upscore.labels import VOID
 EVERYTHING = Augmentation(scale=(0.5, 2.0), crop=(48, 40), flip=0.5, colour=0.4)
 
 
-def photo(height, width, seed=0):
-    """A sample of smooth noise with labels 0, 3, 7 and void."""
+def random_sample(height, width, seed=0):
+    """Return a sample of noise with the labels 0, 3, 7 and void."""
     generator = torch.Generator().manual_seed(seed)
     image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
     class_map = torch.tensor([0, 3, 7, VOID], dtype=torch.uint8)[
         torch.randint(0, 4, (height, width), generator=generator)
     ]
     id_map = torch.randint(0, 70_000, (height, width), generator=generator, dtype=torch.int32)
-    return Sample(name="photo", image=image, class_map=class_map, objects=ObjectAnnotations.from_id_map(id_map))
+    return Sample(name="random", image=image, class_map=class_map, objects=ObjectAnnotations.from_id_map(id_map))
 
 
 def same(one, other):
@@ -42,7 +42,7 @@ def same(one, other):
 
 
 def ramp(height, width):
-    """Each pixel's red is its row and its green is its column, and so is its instance number: row * 256 + column."""
+    """Return a sample in which red is the row, green the column, and the object number row * 256 + column."""
     rows = torch.arange(height, dtype=torch.int32)[:, None].expand(height, width)
     columns = torch.arange(width, dtype=torch.int32)[None, :].expand(height, width)
     image = torch.stack([rows, columns, torch.zeros_like(rows)]).to(torch.uint8)
@@ -53,7 +53,7 @@ def ramp(height, width):
 
 
 def misalignment(sample):
-    """The mean over rows, and over columns, of where the image says a pixel is from less where its label says."""
+    """Return the differences in row and in column between the image and the id map, for labelled inner pixels."""
     labelled = sample.class_map != VOID
     inner = torch.zeros_like(labelled)
     inner[4:-4, 4:-4] = labelled[4:-4, 4:-4]
@@ -63,25 +63,24 @@ def misalignment(sample):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_augmented_labels_lie_on_their_pixels(seed):
+def test_augmentation_keeps_labels_aligned(seed):
     augmentation = Augmentation(scale=(0.4, 3.0), crop=(61, 75), flip=0.5)
     for differences in misalignment(augmentation(ramp(200, 240), seed)):
         assert len(differences) > 0
-        # Nearest neighbours are within half a pixel of the photo (and its rounding); a bias would be a shift.
+        # Nearest neighbours differ from the image by up to half a pixel and its rounding; a mean would be a shift.
         assert differences.abs().max() <= 1
         assert differences.mean().abs() < 0.3
 
 
 @pytest.mark.parametrize("max_side", [119, 120, 97, 60, 31])
-def test_reduced_labels_lie_on_their_pixels(max_side):
-    """At a factor of 1/n with n odd, labels come from the middle of what the pixel averages: no shift at all."""
+def test_reduction_keeps_labels_aligned(max_side):
     factor = 240 / max_side
     for differences in misalignment(resize_longest(ramp(240, 240), max_side)):
         assert differences.abs().max() <= 1
         assert differences.mean().abs() <= 0.5, factor
 
 
-def test_reduction_to_a_third_takes_the_middle_pixel():
+def test_labels_reduced_to_a_third_are_those_of_the_centre_pixels():
     sample = ramp(240, 150)
     reduced = resize_longest(sample, 80)
     assert torch.equal(reduced.objects.id_map, sample.objects.id_map[:, 1::3, 1::3])
@@ -89,13 +88,13 @@ def test_reduction_to_a_third_takes_the_middle_pixel():
 
 
 def test_doubling_repeats_each_label():
-    sample = photo(9, 7)
+    sample = random_sample(9, 7)
     doubled = Augmentation(scale=(2.0, 2.0))(sample, 0)
     assert torch.equal(doubled.class_map, sample.class_map.repeat_interleave(2, 0).repeat_interleave(2, 1))
     assert doubled.image.shape == (3, 18, 14)
 
 
-def test_colour_that_encodes_the_label_still_does():
+def test_labels_match_colours_after_augmentation():
     palette = torch.tensor([[10, 200, 60], [240, 20, 120], [90, 90, 250]], dtype=torch.uint8)
     class_map = torch.zeros(120, 120, dtype=torch.uint8)
     class_map[20:70, 10:60], class_map[50:110, 40:115] = 1, 2
@@ -120,8 +119,8 @@ def test_colour_that_encodes_the_label_still_does():
     ratio=st.floats(1.0, 2.0),
     seed=st.integers(0, 2**62),
 )
-def test_no_label_appears_and_padding_is_void(height, width, crop, low, ratio, seed):
-    sample = photo(height, width)
+def test_no_new_labels_appear_and_padding_is_void(height, width, crop, low, ratio, seed):
+    sample = random_sample(height, width)
     out = Augmentation(scale=(low, low * ratio), crop=crop, flip=0.5, colour=0.5)(sample, seed)
     if crop is not None:
         assert out.image.shape[1:] == crop
@@ -137,7 +136,7 @@ def test_no_label_appears_and_padding_is_void(height, width, crop, low, ratio, s
 
 
 def test_void_stays_void_and_padding_is_at_the_bottom_right():
-    sample = photo(20, 30)
+    sample = random_sample(20, 30)
     sample.class_map.fill_(2)
     out = Augmentation(crop=(25, 40))(sample, 3)
     assert (out.class_map[:20, :30] == 2).all()
@@ -156,7 +155,7 @@ def test_void_stays_void_and_padding_is_at_the_bottom_right():
     assert (EVERYTHING(sample, 3).class_map == VOID).all()
 
 
-def test_crop_alone_is_a_window_of_the_photo_and_reaches_every_place():
+def test_crops_are_windows_at_every_position():
     sample = ramp(12, 9)
     corners = set()
     for seed in range(400):
@@ -177,8 +176,8 @@ def test_scale_is_log_uniform_between_its_ends():
     assert abs((heights < 500).float().mean() - 0.25) < 0.1
 
 
-def test_flip_mirrors_everything_as_often_as_it_says():
-    sample = photo(5, 8)
+def test_flips_mirror_all_fields_with_the_given_probability():
+    sample = random_sample(5, 8)
     always = Augmentation(flip=1.0)
     assert torch.equal(always(sample, 0).image, sample.image.flip(-1))
     assert torch.equal(always(sample, 0).class_map, sample.class_map.flip(-1))
@@ -187,12 +186,12 @@ def test_flip_mirrors_everything_as_often_as_it_says():
     assert abs(sum(mirrored) / 400 - 0.3) < 0.08
 
 
-def test_paper_is_the_identity():
-    assert all(same(PAPER(photo(7, 11), seed), photo(7, 11)) for seed in range(5))
+def test_the_papers_augmentation_is_the_identity():
+    assert all(same(PAPER(random_sample(7, 11), seed), random_sample(7, 11)) for seed in range(5))
 
 
-def test_colour_leaves_labels_alone_and_changes_more_the_stronger_it_is():
-    sample = photo(40, 40)
+def test_colour_jitter_grows_with_its_strength_and_keeps_labels():
+    sample = random_sample(40, 40)
     changes = []
     for colour in (0.0, 0.1, 0.4, 1.0):
         outs = [Augmentation(colour=colour)(sample, seed) for seed in range(10)]
@@ -203,24 +202,26 @@ def test_colour_leaves_labels_alone_and_changes_more_the_stronger_it_is():
     assert changes[1] > 10
 
 
-def test_input_is_never_written_to():
-    sample, untouched = photo(50, 60), photo(50, 60)
+def test_inputs_are_not_modified():
+    sample, untouched = random_sample(50, 60), random_sample(50, 60)
     for seed in range(10):
         EVERYTHING(sample, seed)
     resize_longest(sample, 20)
-    collate([sample, photo(70, 20)])
+    collate([sample, random_sample(70, 20)])
     assert same(sample, untouched)
 
 
-def test_one_option_leaves_the_choices_of_the_others_alone():
+def test_an_option_does_not_change_the_draws_of_others():
     plain = Augmentation(scale=(0.5, 2.0), crop=(30, 30))
     coloured = Augmentation(scale=(0.5, 2.0), crop=(30, 30), colour=0.5)
     for seed in range(5):
-        assert torch.equal(plain(photo(50, 60), seed).class_map, coloured(photo(50, 60), seed).class_map)
+        assert torch.equal(
+            plain(random_sample(50, 60), seed).class_map, coloured(random_sample(50, 60), seed).class_map
+        )
 
 
-def test_seed_alone_decides():
-    sample = photo(64, 80)
+def test_augmentation_depends_only_on_the_seed():
+    sample = random_sample(64, 80)
     state = torch.get_rng_state()
     first = EVERYTHING(sample, 42)
     assert torch.equal(torch.get_rng_state(), state)
@@ -232,11 +233,11 @@ def test_seed_alone_decides():
 def digest(threads):
     torch.set_num_threads(threads)
     augmentation = Augmentation(scale=(0.5, 2.0), crop=(300, 280), flip=0.5, colour=0.8)
-    outs = [augmentation(photo(400, 420), seed) for seed in range(4)]
+    outs = [augmentation(random_sample(400, 420), seed) for seed in range(4)]
     return hashlib.sha256(b"".join(out.image.contiguous().numpy().tobytes() for out in outs)).hexdigest()
 
 
-def test_number_of_threads_does_not_matter():
+def test_augmentation_does_not_depend_on_the_number_of_threads():
     threads = torch.get_num_threads()
     try:
         assert digest(1) == digest(2)
@@ -245,7 +246,7 @@ def test_number_of_threads_does_not_matter():
 
 
 @pytest.mark.slow
-def test_processes_do_not_matter():
+def test_augmentation_is_the_same_in_another_process():
     program = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         f"from {Path(__file__).stem} import digest\n"
@@ -268,12 +269,12 @@ def test_processes_do_not_matter():
     ],
 )
 def test_resize_longest(size, max_side, expected):
-    out = resize_longest(photo(*size), max_side)
+    out = resize_longest(random_sample(*size), max_side)
     assert out.image.shape[1:] == out.class_map.shape == out.objects.size == expected
 
 
 def test_a_single_column_is_resized_like_a_wide_image():
-    column = photo(40, 1)
+    column = random_sample(40, 1)
     wide = Sample(name="wide", image=column.image.expand(3, 40, 40))
     narrow = Augmentation(scale=(0.5, 0.5))(column, 0).image
     assert narrow.shape == (3, 20, 1)
@@ -288,12 +289,12 @@ def test_reduction_is_antialiased():
 
 
 def test_collate_pads_to_the_common_size():
-    samples = [photo(3, 8), photo(1, 1), photo(6, 2)]
+    samples = [random_sample(3, 8), random_sample(1, 1), random_sample(6, 2)]
     batch = collate(samples)
     assert (batch.images.shape, batch.images.dtype) == ((3, 3, 6, 8), torch.uint8)
     assert (batch.class_maps.shape, batch.class_maps.dtype) == ((3, 6, 8), torch.uint8)
     assert batch.sizes == [(3, 8), (1, 1), (6, 2)]
-    assert batch.names == ["photo"] * 3
+    assert batch.names == ["random"] * 3
     for sample, image, class_map in zip(samples, batch.images, batch.class_maps, strict=True):
         height, width = sample.class_map.shape
         assert torch.equal(image[:, :height, :width], sample.image)
@@ -307,13 +308,13 @@ def test_collate_pads_to_the_common_size():
 def test_collate_without_labels():
     bare = Sample(name="bare", image=torch.zeros(3, 4, 4, dtype=torch.uint8))
     assert collate([bare, bare]).class_maps is None
-    mixed = collate([bare, photo(2, 5)])
+    mixed = collate([bare, random_sample(2, 5)])
     assert (mixed.class_maps[0] == VOID).all()
-    assert torch.equal(mixed.class_maps[1, :2, :5], photo(2, 5).class_map)
+    assert torch.equal(mixed.class_maps[1, :2, :5], random_sample(2, 5).class_map)
 
 
-def test_unlabelled_samples_pass_through_everything():
-    bare = Sample(name="bare", image=photo(30, 41).image)
+def test_unlabelled_samples_are_transformed():
+    bare = Sample(name="bare", image=random_sample(30, 41).image)
     out = EVERYTHING(resize_longest(bare, 20), 1)
     assert out.class_map is None
     assert out.objects is None
@@ -332,26 +333,26 @@ def test_unlabelled_samples_pass_through_everything():
         ({"min_visible": 1.5}, "min_visible=1.5"),
     ],
 )
-def test_mistakes_are_told(options, words):
+def test_invalid_options_are_named(options, words):
     with pytest.raises(UserError, match=words):
         Augmentation(**options)
 
 
-def test_negative_max_side_is_told():
+def test_a_negative_max_side_is_named():
     with pytest.raises(UserError, match="max_side=-1"):
-        resize_longest(photo(4, 4), -1)
+        resize_longest(random_sample(4, 4), -1)
 
 
 def overlapping():
-    """Three objects, of 40x40, 40x40 and 4x4 pixels; the first two overlap."""
+    """Return a sample with objects of 40x40, 40x40 and 4x4 pixels; the first two overlap."""
     masks = torch.zeros(3, 100, 120, dtype=torch.bool)
     masks[0, 10:50, 10:50] = masks[1, 30:70, 30:70] = masks[2, 90:94, 100:104] = True
     objects = ObjectAnnotations.from_masks(masks, torch.tensor([4, 5, 6]), torch.tensor([False, True, False]))
-    return Sample(name="objects", image=photo(100, 120).image, objects=objects)
+    return Sample(name="objects", image=random_sample(100, 120).image, objects=objects)
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_overlapping_objects_move_as_each_would_alone(seed):
+def test_overlapping_objects_are_transformed_like_single_ones(seed):
     sample = overlapping()
     augmentation = Augmentation(scale=(0.4, 2.5), crop=(60, 70), flip=0.5)
     out = augmentation(sample, seed).objects
@@ -361,13 +362,16 @@ def test_overlapping_objects_move_as_each_would_alone(seed):
         expected = augmentation(alone, seed).class_map == 1
         assert (number in numbers) == bool(expected.any())
         if number in numbers:
-            at = numbers.index(number)
-            assert torch.equal(out.bitmask(at), expected)
-            assert out.areas[at] == expected.sum()
+            index = numbers.index(number)
+            assert torch.equal(out.bitmask(index), expected)
+            assert out.areas[index] == expected.sum()
             rows, columns = expected.nonzero().unbind(1)
             box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-            assert out.boxes[at].tolist() == [float(side) for side in box]
-            assert (out.labels[at], out.crowd[at]) == (sample.objects.labels[position], sample.objects.crowd[position])
+            assert out.boxes[index].tolist() == [float(side) for side in box]
+            assert (out.labels[index], out.crowd[index]) == (
+                sample.objects.labels[position],
+                sample.objects.crowd[position],
+            )
 
 
 def test_objects_are_measured_once_in_an_augmentation(monkeypatch):
@@ -378,7 +382,7 @@ def test_objects_are_measured_once_in_an_augmentation(monkeypatch):
     assert len(calls) == 1
 
 
-def test_objects_that_a_crop_nearly_cuts_off_are_dropped():
+def test_objects_with_a_small_visible_share_are_dropped():
     sample = overlapping()
     kept = []
     for seed in range(60):
@@ -391,7 +395,7 @@ def test_objects_that_a_crop_nearly_cuts_off_are_dropped():
             n: float(a) / whole[n] for n, a in zip(everything.ids.tolist(), everything.areas, strict=True) if n < 3
         }
         for number, share in shares.items():
-            if abs(share - 0.5) > 0.04:  # else resampling decides
+            if abs(share - 0.5) > 0.04:  # closer shares depend on resampling
                 assert (number in visible.ids.tolist()) == (share > 0.5)
                 kept.append(share > 0.5)
     assert {True, False} == set(kept)
@@ -403,8 +407,10 @@ def test_resize_to():
     assert out.image.shape == (3, 50, 60)
     assert out.objects.boxes.tolist() == [[5, 5, 25, 25], [15, 15, 35, 35], [50, 45, 52, 47]]
     assert resize_to(sample, (100, 120)) is sample
-    assert torch.equal(resize_to(photo(30, 20), (15, 10)).image, resize_longest(photo(30, 20), 15).image)
-    with pytest.raises(UserError, match="at least 1 pixel"):
+    assert torch.equal(
+        resize_to(random_sample(30, 20), (15, 10)).image, resize_longest(random_sample(30, 20), 15).image
+    )
+    with pytest.raises(UserError, match=r"size=\(0, 5\)"):
         resize_to(sample, (0, 5))
 
 
@@ -418,14 +424,14 @@ def test_collate_keeps_objects_at_their_own_size():
     assert collate([bare]).objects is None
 
 
-def space(height: int = 24, width: int = 32) -> Sample:
-    """A sample whose depth and geometric map repeat its photo, so that they must move with it."""
+def sample_with_depth(height: int = 24, width: int = 32) -> Sample:
+    """Return a sample whose depth and geometric map have the values of the image."""
     values = torch.randint(0, 256, (height // 4, width // 4), generator=torch.Generator().manual_seed(0))
     values = values.repeat_interleave(4, 0).repeat_interleave(4, 1)
     depth = values[None].float()
     depth[:, 4:8, 8:12] = torch.nan
     return Sample(
-        name="space",
+        name="depth",
         image=values.to(torch.uint8).expand(3, -1, -1).clone(),
         class_map=(values % 7).to(torch.uint8),
         geometric_map=(values % 3).to(torch.uint8),
@@ -434,7 +440,7 @@ def space(height: int = 24, width: int = 32) -> Sample:
 
 
 def test_mirror_and_crop_move_all_fields() -> None:
-    sample = space()
+    sample = sample_with_depth()
     moved = Augmentation(flip=1.0, crop=(20, 40))(sample, seed=3)
     assert moved.depth is not None
     assert moved.geometric_map is not None
@@ -454,8 +460,8 @@ def test_mirror_and_crop_move_all_fields() -> None:
 
 
 @pytest.mark.parametrize("size", [(48, 64), (12, 16), (6, 8), (17, 5), (24, 1), (1, 1)])
-def test_depth_is_resized_as_the_photo_and_the_unknown_stays_unknown(size: tuple[int, int]) -> None:
-    sample = space()
+def test_depth_is_resized_like_the_image_and_unknown_pixels_stay_unknown(size: tuple[int, int]) -> None:
+    sample = sample_with_depth()
     resized = resize_to(sample, size)
     assert resized.depth is not None
     assert resized.geometric_map is not None
@@ -473,8 +479,8 @@ def test_depth_is_resized_as_the_photo_and_the_unknown_stays_unknown(size: tuple
         assert resized.depth.nan_to_num(0).max() <= 255
 
 
-def test_a_batch_has_all_fields_and_says_what_is_missing() -> None:
-    full, bare = space(24, 32), replace(space(16, 40), depth=None, geometric_map=None)
+def test_batches_have_all_fields_and_fill_missing_ones() -> None:
+    full, bare = sample_with_depth(24, 32), replace(sample_with_depth(16, 40), depth=None, geometric_map=None)
     batch = collate([bare, full])
     assert batch.depth is not None
     assert batch.geometric_maps is not None

@@ -1,4 +1,4 @@
-"""What is a reading process's own must stay level while it goes over an index."""
+"""The memory of a data loader's worker does not grow while it reads the index."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from upscore.data.instance_datasets import InstanceDataset, open_instances
 from upscore.data.samples import Sample
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "worker_memory.py"
-ANNOTATIONS, PHOTOS = 20_000, 1_600
-MOST = 6 << 20
-"""Bytes that a worker may gain; as Python objects, the index makes it gain four times as many."""
+ANNOTATIONS, IMAGES = 20_000, 1_600
+MAX_GROWTH = 6 << 20
+"""Bytes by which the private memory of a worker may grow; with Python objects it grows by four times as much."""
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is asked for as Linux tells it"),
+    pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="smaps_rollup exists only on Linux"),
 ]
 
 
 class WithPythonObjects:
-    """The same samples; each reads its annotations out of lists and dictionaries, too."""
+    """The same samples; each access also reads its annotations from lists and dictionaries."""
 
     def __init__(self, dataset: InstanceDataset, path: Path) -> None:
         self.classes, self.image_ids, self.dataset = dataset.classes, dataset.image_ids, dataset
@@ -47,32 +47,32 @@ def worker_memory_benchmark() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     benchmark = module_from_spec(spec)
-    sys.modules[spec.name] = benchmark  # by which workers know its functions
+    sys.modules[spec.name] = benchmark  # workers import its functions by this name
     spec.loader.exec_module(benchmark)
     return benchmark
 
 
 def growth(folder: str, *, python_objects: bool) -> int:
-    """Bytes that a worker gains between an eighth of the samples and all of them."""
+    """Return the bytes by which the memory of a worker grows between an eighth of the samples and all of them."""
     benchmark = worker_memory_benchmark()
     dataset = open_instances(Path(folder), "train")
     if python_objects:
         dataset = WithPythonObjects(dataset, Path(folder) / "instances_train.json")
-    measured = benchmark.worker_memory(dataset, workers=1, samples=PHOTOS, every=PHOTOS // 8)
+    measured = benchmark.worker_memory(dataset, workers=1, samples=IMAGES, every=IMAGES // 8)
     assert len(measured) == 8
     return measured[-1]["own"] - measured[1]["own"]
 
 
 def in_a_new_process(call: str) -> int:
-    """What a function of this file says: a worker inherits all that its parent ever held, and parts with it."""
+    """Return the result of a function of this file; a new process, because workers inherit their parent's memory."""
     script = f"from {__name__} import growth\nprint({call})"
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", script]
     return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=root, timeout=200).stdout.split()[-1])
 
 
-def test_own_memory_of_workers_stays_level(tmp_path: Path) -> None:
+def test_memory_of_workers_does_not_grow(tmp_path: Path) -> None:
     folder = tmp_path / "coco"
-    worker_memory_benchmark().write_coco(folder, ANNOTATIONS, PHOTOS)
-    assert in_a_new_process(f"growth({str(folder)!r}, python_objects=False)") < MOST
-    assert in_a_new_process(f"growth({str(folder)!r}, python_objects=True)") > 2 * MOST
+    worker_memory_benchmark().write_coco(folder, ANNOTATIONS, IMAGES)
+    assert in_a_new_process(f"growth({str(folder)!r}, python_objects=False)") < MAX_GROWTH
+    assert in_a_new_process(f"growth({str(folder)!r}, python_objects=True)") > 2 * MAX_GROWTH

@@ -1,4 +1,4 @@
-"""The model folder, and checkpoints of other projects."""
+"""Read and write model folders, and import checkpoints of other projects."""
 
 from upscore.checkpoints.config import ModelConfig
 from upscore.checkpoints.model_folder import load_model, save_model

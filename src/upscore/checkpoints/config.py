@@ -1,4 +1,7 @@
-"""The configuration of a model, as `model.json` holds it. Names of fields that earlier versions wrote are read too."""
+"""The configuration of a model, stored as `model.json`.
+
+Field names of earlier versions are read as aliases.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,13 @@ from upscore.models.mask_rcnn.roi_heads import MaskHeadName, MaskLoss
 from upscore.text import short_name
 
 CONFIG = "model.json"
+"""File name of the configuration."""
 MAX_BYTES = 16 << 20
-"""Bytes of `model.json` that are read; the ones that upscore writes have a few kilobytes."""
+"""Largest size of `model.json` that is read; files written by upscore have a few kilobytes."""
 DEFAULT_MAX_SIDE = 1024
+"""Default of `ModelConfig.max_side`."""
 STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
+"""Settings of models in which unknown fields are errors."""
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 ClassCount = Annotated[int, Field(ge=1, le=MAX_CLASSES)]
@@ -79,16 +85,17 @@ class MaskRCNNArchitecture(BaseModel):
     max_side: int = Field(default=1333, ge=32, le=8192)
 
 
-KINDS = ("an FCN", "a Mask R-CNN")
+TAGS = ("an FCN", "a Mask R-CNN")
 
 
-def _kind(architecture: Any) -> str:
+def _tag(architecture: Any) -> str:
+    """Return the tag of the architecture, by its name."""
     name = architecture.get("name") if isinstance(architecture, dict) else getattr(architecture, "name", None)
-    return KINDS[name == "mask_rcnn"]
+    return TAGS[name == "mask_rcnn"]
 
 
 Architecture = Annotated[
-    Annotated[FCNArchitecture, Tag(KINDS[0])] | Annotated[MaskRCNNArchitecture, Tag(KINDS[1])], Discriminator(_kind)
+    Annotated[FCNArchitecture, Tag(TAGS[0])] | Annotated[MaskRCNNArchitecture, Tag(TAGS[1])], Discriminator(_tag)
 ]
 
 
@@ -112,49 +119,49 @@ class DepthPreprocessingConfig(BaseModel):
 
 
 class ModelConfig(BaseModel):
-    """What the weights alone don't say of a model."""
+    """Everything about a model except its weights: architecture, classes, preprocessing, thresholds and provenance."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False, populate_by_name=True)
 
     format: Literal["upscore-1"] = "upscore-1"
     architecture: Architecture
     classes: list[str] = Field(min_length=1, max_length=MAX_CLASSES)
-    """A class's index is its position."""
+    """Class names, by class index."""
     category_ids: list[Annotated[int, Field(gt=-(2**63), lt=2**63)]] | None = None
-    """The id of each class in the COCO data set that the network was trained on; None: there was none."""
+    """Category ids of the COCO data set that the network was trained on, by class index; None for other data."""
     geometric_classes: list[str] = []
-    """As `classes`, of the second head; empty without one."""
+    """Class names of the second head, by class index; empty without a second head."""
     preprocessing: PreprocessingConfig
     depth_preprocessing: DepthPreprocessingConfig | None = None
-    """None for a network that sees photos alone."""
+    """Preprocessing of the depth; None for a network without depth input."""
     max_side: int = Field(default=DEFAULT_MAX_SIDE, ge=0, le=1 << 20)
-    """Photos whose longer side is over this many pixels are reduced to it for the network; 0: never."""
+    """Images with a longer side above this number of pixels are reduced to it; 0: no limit."""
     score_threshold: float | None = Field(
         default=None, ge=0, le=1, validation_alias=AliasChoices("score_threshold", "min_score")
     )
-    """Score threshold of the objects that a prediction returns; None for a network that classifies pixels."""
+    """Smallest score of the objects that a prediction returns; None for semantic segmentation."""
     mask_nms: bool = True
-    """Whether a prediction leaves out objects of which better ones of the same class hide more than half."""
+    """Whether predictions omit objects that are covered by more than half by better objects of the same class."""
     display_threshold: float | None = Field(default=None, ge=0, le=1)
-    """Score threshold of the objects that are drawn and counted; None: `score_threshold`."""
+    """Smallest score of the objects that are drawn and counted; None: `score_threshold`."""
     training: dict[str, Any] = {}
-    """Where the weights come from: data, recipe, epochs."""
+    """Provenance of the weights: data, recipe, epochs."""
     scores: dict[str, Any] = {}
-    """What they reached, and on what."""
+    """Evaluation results and the data that they are for."""
 
 
 def read_config(folder: Path) -> ModelConfig:
     """Read the configuration of a model folder.
 
     Raises:
-        UserError: it is missing or not valid.
+        UserError: the file is missing, too large or invalid.
     """
     path = folder / CONFIG
     try:
         if not path.is_file():
-            raise UserError(f"{path} is missing or no file")
+            raise UserError(f"{path} is missing or not a file; give a model folder")
         if (size := path.stat().st_size) > MAX_BYTES:
-            raise UserError(f"{path} has {size} bytes; at most {MAX_BYTES} are read")
+            raise UserError(f"{path} has {size} bytes, but at most {MAX_BYTES} are read; the file is damaged")
         config = ModelConfig.model_validate_json(path.read_bytes(), strict=True)
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from error
@@ -162,33 +169,36 @@ def read_config(folder: Path) -> ModelConfig:
         raise UserError(f"{path}: {_first_problem(error)}") from error
     if len(config.classes) != config.architecture.num_classes:
         raise UserError(
-            f"{path}: {len(config.classes)} class names, but architecture.num_classes is "
+            f"{path}: classes has {len(config.classes)} names, but architecture.num_classes is "
             f"{config.architecture.num_classes}"
         )
     ids = config.category_ids
     if ids is not None and (len(ids) != len(config.classes) or len(set(ids)) < len(ids)):
-        raise UserError(f"{path}: category_ids must be {len(config.classes)} different numbers, one for each class")
+        raise UserError(f"{path}: category_ids must be {len(config.classes)} different numbers, one per class")
     if isinstance(config.architecture, FCNArchitecture):
-        _check_modalities(path, config, config.architecture)
+        _check_inputs_and_heads(path, config, config.architecture)
     return config
 
 
 def _first_problem(error: ValidationError) -> str:
-    """The first field that is not valid, what it must be, and its value."""
+    """Describe the first invalid field, what it must be, and its value."""
     first = error.errors(include_url=False, include_context=False)[0]
-    field = ".".join(str(part) for part in first["loc"] if part not in KINDS)
+    field = ".".join(str(part) for part in first["loc"] if part not in TAGS)
     if first["type"] == "json_invalid" or not field:
-        return f"is no valid model configuration ({short_name(first['msg'], 120)})"
+        return f"is not a valid model configuration ({short_name(first['msg'], 120)})"
     value = "" if first["type"] == "missing" else f", not {short_name(repr(first['input']))}"
     return f"{short_name(field)}: {short_name(first['msg'], 200)}{value}"
 
 
-def _check_modalities(path: Path, config: ModelConfig, architecture: FCNArchitecture) -> None:
-    """The second head and the depth are told of in two places."""
+def _check_inputs_and_heads(path: Path, config: ModelConfig, architecture: FCNArchitecture) -> None:
+    """Check that the fields for the second head and the depth agree with the architecture."""
     if len(config.geometric_classes) != (count := architecture.geometric_classes):
         names = len(config.geometric_classes)
-        raise UserError(f"{path}: {names} names of geometric classes, but architecture.geometric_classes is {count}")
+        raise UserError(f"{path}: geometric_classes has {names} names, but architecture.geometric_classes is {count}")
     depth = config.depth_preprocessing
-    given = {0} if depth is None else {len(depth.mean), len(depth.std)}
-    if given != {architecture.depth_channels}:
-        raise UserError(f"{path}: depth_preprocessing is not of {architecture.depth_channels} channels of depth")
+    channels = {0} if depth is None else {len(depth.mean), len(depth.std)}
+    if channels != {architecture.depth_channels}:
+        raise UserError(
+            f"{path}: depth_preprocessing must have as many channels as architecture.depth_channels "
+            f"({architecture.depth_channels})"
+        )

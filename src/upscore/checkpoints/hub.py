@@ -1,4 +1,4 @@
-"""Model folders on the Hugging Face hub."""
+"""Download model folders from the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from upscore.errors import UserError
 from upscore.text import first_line
 
 HUB = "hf://"
-"""What the address of a repository begins with: hf://owner/name, or hf://owner/name@revision."""
+"""Prefix of the address of a repository: hf://owner/name, or hf://owner/name@revision."""
 
 
 def is_on_hub(source: str | Path) -> bool:
-    """Whether a source is the address of a repository rather than a path."""
+    """Return whether a source is the address of a repository, not a path."""
     return isinstance(source, str) and source.startswith(HUB)
 
 
 def fetch_model(source: str, files: list[str]) -> Path:
-    """Download files of a repository into the hub's cache, unless they are there; returns their folder.
+    """Download files of a repository to the hub's cache, unless they are cached, and return their folder.
 
     Args:
         source: "hf://owner/name", or "hf://owner/name@revision" for a branch, a tag or a commit.
-        files: the names of the files; nothing else of the repository is downloaded.
+        files: the names of the files to download.
 
     Raises:
-        UserError: there is no such repository or revision, or no connection.
+        UserError: the repository or the revision does not exist, or there is no connection.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

@@ -1,4 +1,4 @@
-"""The model folder: `model.safetensors` and `model.json`, all that is needed to run a network, and no pickle."""
+"""Read and write model folders: `model.safetensors` and `model.json`, everything that is needed to run a network."""
 
 from __future__ import annotations
 
@@ -34,14 +34,15 @@ from upscore.models.preprocessing import DepthPreprocessing, Preprocessing
 from upscore.text import first_line
 
 WEIGHTS = "model.safetensors"
+"""File name of the weights."""
 FLOATS = ("F64", "F32", "F16", "BF16")
-"""Types of weights, as .safetensors files name them; all become float32."""
+"""Types of weights in .safetensors files; all are converted to float32."""
 INTEGERS = ("I64", "I32", "BOOL")
-"""Types of counters and tables."""
+"""Types of counters and index tables in .safetensors files."""
 QUANTIZED = "int8"
-"""The folder of the same network in int8, where it was calibrated."""
+"""Subfolder with the int8 version of a calibrated network."""
 BUILT_IN = Path(__file__).parents[1] / "builtin"
-"""Model folders that come with the package, each known by its name."""
+"""Folder of the model folders that come with the package."""
 
 
 def save_model(
@@ -54,18 +55,26 @@ def save_model(
     scores: dict[str, Any] | None = None,
     half: bool = False,
 ) -> None:
-    """Write a model folder, whole or not at all; one that is there already is replaced.
+    """Write a model folder atomically; an existing model is replaced.
 
-    With `half`, weights are rounded to float16, which halves the file; they are read as float32 again.
+    Args:
+        folder: the folder.
+        net: a network made by `upscore.models.build`.
+        classes: the class names, by class index.
+        max_side: see `ModelConfig.max_side`.
+        training: provenance of the weights.
+        scores: evaluation results.
+        half: whether to round the weights to float16, which halves the size of the file.
 
     Raises:
-        ValueError: the network was not made by `build`, or the number of classes is not its own.
-        UserError: the folder holds something else than a model.
-        WriteError: it can't be written.
+        ValueError: the network was not made by `build`, the number of classes is wrong, or a weight exceeds the range
+            of float16.
+        UserError: the folder contains other files.
+        WriteError: the folder can't be written.
     """
     if not net.architecture:
         raise ValueError(
-            "only a network made by upscore.models.build can be saved: a model folder names how to make it"
+            "only a network made by upscore.models.build can be saved, because model.json stores the arguments of build"
         )
     if len(classes) != net.num_classes:
         raise ValueError(f"{len(classes)} class names for a network of {net.num_classes} classes")
@@ -94,6 +103,7 @@ def save_model(
 
 
 def _object_fields(net: FCN | MaskRCNN) -> dict[str, Any]:
+    """Return the fields of the configuration that only networks for instance segmentation have."""
     if not isinstance(net, MaskRCNN):
         return {}
     return {
@@ -105,35 +115,38 @@ def _object_fields(net: FCN | MaskRCNN) -> dict[str, Any]:
 
 
 def _halved(name: str, tensor: Tensor) -> Tensor:
+    """Round a float32 tensor to float16; other tensors are returned unchanged."""
     if tensor.dtype != torch.float32:
         return tensor
     halved = tensor.half()
     if not halved.isfinite().all():
-        raise ValueError(f"{name} has values beyond the range of float16")
+        raise ValueError(f"{name} has values outside the range of float16")
     return halved
 
 
 def refuse_others(folder: Path) -> None:
-    """Check that a model folder can be written: `save_model` replaces a model, but nothing else.
+    """Check that a folder is new, empty or a model, because `save_model` replaces all its files.
 
     Raises:
-        UserError: the path is a file, or a folder that holds something else than a model.
+        UserError: the path is a file, or a folder with other files.
     """
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; a model is a folder: choose another place")
+        raise UserError(f"{folder} is a file; choose a new or an empty folder")
     present = {file.name for file in folder.iterdir()} if folder.exists() else set()
     others = sorted(present - {WEIGHTS, CONFIG, QUANTIZED})
     if others:
-        raise UserError(f"{folder} holds {others[0]}, which is no part of a model: choose a new or an empty folder")
+        raise UserError(f"{folder} contains {others[0]}, which is not part of a model; choose a new or an empty folder")
 
 
 def find_model(path: str | Path) -> Path:
-    """The model folder at `path`: itself, the best model of a training run there, or a built-in one of that name.
+    """Return the model folder of a path, downloading it if it is on the Hugging Face hub.
 
-    An address on the Hugging Face hub (hf://owner/name, hf://owner/name@revision) is downloaded.
+    Args:
+        path: a model folder, the folder of a training run (its best model), the name of a built-in model, or an address
+            on the hub (hf://owner/name, hf://owner/name@revision).
 
     Raises:
-        UserError: there is none, or it can't be downloaded.
+        UserError: there is no such model, or it can't be downloaded.
     """
     if isinstance(path, str) and is_on_hub(path):
         path = fetch_model(path, [CONFIG, WEIGHTS])
@@ -141,41 +154,44 @@ def find_model(path: str | Path) -> Path:
     for folder in (path, path / "best"):
         if (folder / CONFIG).is_file():
             return folder
-    state = "holds no model.json, nor a best/ folder of a run with one" if path.is_dir() else "is not a folder"
+    state = "contains neither model.json nor best/model.json" if path.is_dir() else "is not a folder"
     hint = ""
     if len(path.parts) == 1 and not path.exists():
         if path.name in (names := built_in_models()):
             return BUILT_IN / path
-        hint = f", or the name of a built-in one: {', '.join(names)}" if names else ""
-    raise UserError(f"{path} {state}: give a model folder, as `upscore train` and `upscore import` write them{hint}")
+        hint = f", or the name of a built-in model: {', '.join(names)}" if names else ""
+    raise UserError(f"{path} {state}; give a model folder written by `upscore train` or `upscore import`{hint}")
 
 
 def built_in_models() -> list[str]:
-    """The names of the models that come with the package."""
+    """Return the names of the models that come with the package."""
     return sorted(config.parent.name for config in BUILT_IN.glob(f"*/{CONFIG}"))
 
 
 def load_model(path: str | Path, backbone: Backbone | None = None) -> tuple[FCN | MaskRCNN, ModelConfig]:
-    """Read a model that `find_model` finds; returns the network in evaluation mode and its card.
+    """Read a model; return the network in evaluation mode and its configuration.
 
-    With a backbone that has no layers, as `BackboneSpec`, it gets the weights of all that stands on it.
+    Args:
+        path: as for `find_model`.
+        backbone: a replacement for the backbone, such as a `BackboneSpec` without layers; its weights are not read.
+            None: the complete network.
 
     Raises:
-        UserError: there is no model, its card is not valid, or the weights don't fit it.
+        UserError: there is no model, the configuration is invalid, or the weights do not match it.
     """
     folder = find_model(path)
     config = read_config(folder)
     architecture: dict[str, Any] = config.architecture.model_dump() | {"backbone_module": backbone}
     try:
-        with torch.device("meta"), _Undrawn():
+        with torch.device("meta"), _SkipInit():
             net = build(**architecture)
     except UserError as error:
         raise UserError(f"{folder / CONFIG}: architecture: {error}") from error
     weights = folder / WEIGHTS
     expected = net.state_dict()
     check_weights(weights, expected, complete=backbone is None)
-    if {name for name, _ in net.named_buffers()} - expected.keys():  # but tables that are not stored are needed
-        with _Undrawn():
+    if {name for name, _ in net.named_buffers()} - expected.keys():  # tables that are not stored
+        with _SkipInit():
             net = build(**architecture)
     net.load_state_dict(_read_weights(weights, expected), strict=True, assign=True)
     net.backbone.preprocessing = Preprocessing(**config.preprocessing.model_dump())
@@ -192,16 +208,15 @@ def load_model(path: str | Path, backbone: Backbone | None = None) -> tuple[FCN 
 
 
 def check_weights(path: Path, expected: Mapping[str, Tensor], *, complete: bool = True) -> None:
-    """Compare the header of a .safetensors file with the tensors of a network; reads no weights.
+    """Check the names, shapes and types in the header of a .safetensors file, without reading weights.
 
     Args:
         path: the file.
-        expected: tensors by name, which may be on the meta device.
-        complete: whether tensors that are not expected are refused.
+        expected: tensors by name, possibly on the meta device.
+        complete: whether unexpected tensors are an error.
 
     Raises:
-        UserError: the file can't be read, or a tensor is missing, left over, of another shape or of a type that
-            weights don't have.
+        UserError: the file can't be read, or a tensor is missing, unexpected, or has a wrong shape or type.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -212,18 +227,22 @@ def check_weights(path: Path, expected: Mapping[str, Tensor], *, complete: bool 
         check_shapes(shapes, {name: tensor.shape for name, tensor in expected.items()})
         for name, dtype in types.items():
             if dtype not in (FLOATS if expected[name].is_floating_point() else INTEGERS):
-                raise UserError(f"{name} holds numbers of type {dtype}, which it can't be read from")
+                raise UserError(f"{name} has the type {dtype}, which is not supported")
     except (OSError, SafetensorError, UserError) as error:
-        raise UserError(f"{path} can't be read as the weights of {CONFIG} beside it: {first_line(error)}") from error
+        raise UserError(f"{path} does not contain the weights of {CONFIG}: {first_line(error)}") from error
 
 
 def present_name(name: str) -> str:
-    """The name of a tensor in a network, for its name in a file; earlier versions called the backbone "trunk"."""
+    """Return the name in the network of a tensor in a file; earlier versions called the backbone "trunk"."""
     return f"backbone.{name.removeprefix('trunk.')}" if name.startswith("trunk.") else name
 
 
 def _read_weights(path: Path, names: Collection[str]) -> dict[str, Tensor]:
-    """The tensors of these names; floating point as float32."""
+    """Read the tensors with the given names; floats as float32.
+
+    Raises:
+        UserError: the file can't be read, or contains NaN, infinity or a negative variance.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             in_file = {present_name(name): name for name in file.keys()}  # noqa: SIM118
@@ -232,16 +251,16 @@ def _read_weights(path: Path, names: Collection[str]) -> dict[str, Tensor]:
         raise UserError(f"{path} can't be read: {first_line(error)}") from error
     state = {name: value.float() if value.is_floating_point() else value for name, value in stored.items()}
     for name, value in state.items():
-        # a sum is finite faster than each number is, but may overflow
+        # the sum is a fast test, but may overflow for finite values
         if value.is_floating_point() and not value.sum().isfinite() and not value.isfinite().all():
-            raise UserError(f"{path}: {name} holds NaN or infinity; train the model again, or take an earlier one")
+            raise UserError(f"{path}: {name} contains NaN or infinity; train the model again, or use an earlier one")
         if name.endswith("running_var") and value.numel() and value.min() < 0:
-            raise UserError(f"{path}: {name} holds a negative variance; the file is damaged")
+            raise UserError(f"{path}: {name} contains a negative variance; the file is damaged")
     return state
 
 
-class _Undrawn(TorchFunctionMode):
-    """Random weights are not drawn: they would be thrown away, and on the meta device they take a second of imports."""
+class _SkipInit(TorchFunctionMode):
+    """Skip random initialization, because the weights are replaced, and on the meta device it imports for a second."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -88,8 +88,8 @@ def bench(
     import torch
 
     from upscore.inference.benchmark import load_in_every_way, measure_speed
+    from upscore.inference.machine import busy, describe_machine
     from upscore.progress import progress_bar
-    from upscore.timing import busy, describe_machine
 
     if threads is not None:
         torch.set_num_threads(threads)

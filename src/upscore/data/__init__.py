@@ -1,4 +1,4 @@
-"""Data sets: reading from files, generation, checks and augmentation."""
+"""Data sets: reading from files, generated scenes, checks and augmentation."""
 
 from upscore.data.checks import semantic as check
 from upscore.data.datasets import Dataset, open_dataset, open_splits, subset

@@ -1,4 +1,4 @@
-"""Semantic segmentation data sets: open the splits of a folder or of generated scenes.
+"""Open semantic segmentation data sets: the splits of a folder, or generated scenes.
 
 A source is a folder (see `LAYOUTS`) or one of the strings "scenes", "scenes:COUNT", "scenes:COUNT:SEED".
 """
@@ -27,7 +27,7 @@ from upscore.data.formats.sift_flow import list_sift_flow
 from upscore.data.formats.voc import list_sbd, list_voc
 from upscore.data.io import images
 from upscore.data.samples import FileDataset, Sample
-from upscore.data.splits import require_fraction, require_soundness, select, train_and_val
+from upscore.data.splits import require_fraction, require_no_issues, select, train_and_val
 from upscore.errors import UserError
 from upscore.labels import VOID
 
@@ -41,10 +41,11 @@ LAYOUTS = """\
   SIFT Flow: Images/, SemanticLabels/, GeoLabels/ and TestSet1.txt
   instead of a folder, generated scenes: the words scenes, scenes:COUNT or scenes:COUNT:SEED"""
 
-LAYOUT_LISTS = (list_nyud, list_pascal_context, list_voc, list_sbd, list_sift_flow, list_camvid, list_folder)
-"""Tried in this order: PASCAL-Context also contains the folders of VOC, and SIFT Flow a folder called Images."""
+LAYOUT_LISTERS = (list_nyud, list_pascal_context, list_voc, list_sbd, list_sift_flow, list_camvid, list_folder)
+"""Tried in this order, because PASCAL-Context also has the folders of VOC, and SIFT Flow has a folder Images."""
 
 SCENE_COUNT = 400
+"""Number of training scenes of the source "scenes"."""
 VALIDATION_SEEDS = 2**31
 """First seed of validation scenes; larger than any seed of a source, so that they differ from all training scenes."""
 
@@ -61,7 +62,7 @@ class Dataset(Protocol):
 
 
 class Subset:
-    """Some samples of a data set, in the order of `indices`."""
+    """The samples of a data set at `indices`, in this order."""
 
     def __init__(self, dataset: Dataset, indices: Sequence[int]) -> None:
         self.classes = dataset.classes
@@ -79,8 +80,8 @@ class Subset:
 
 def image_ids(dataset: Dataset) -> np.ndarray:
     """Return the COCO image ids of the samples, (N,) int64; 1 to N if the data set has no such ids."""
-    numbered = getattr(dataset, "image_ids", None)
-    return np.arange(1, len(dataset) + 1) if numbered is None else np.asarray(numbered)
+    ids = getattr(dataset, "image_ids", None)
+    return np.arange(1, len(dataset) + 1) if ids is None else np.asarray(ids)
 
 
 def geometric_classes(dataset: Dataset) -> list[str]:
@@ -173,13 +174,17 @@ def default_split(source: str | Path) -> str | None:
 def list_files(
     source: str | Path, *, sbd: str | Path | None = None, depth_channels: DepthChannels | None = None
 ) -> DatasetIndex:
-    """Find the files of a data set in any of the `LAYOUTS`, by the file names and the lists in its folder."""
+    """Find the files of a data set in any of the `LAYOUTS`, by the file names and the lists in its folder.
+
+    Raises:
+        UserError: the folder is missing, cannot be read, or has no supported layout.
+    """
     root = Path(source)
     try:
         if not root.exists():
             raise UserError(f"{root}: there is no such folder. Supported layouts:\n{LAYOUTS}")
         if not root.is_dir():
-            raise UserError(f"{root}: is a file, but a data set is a folder. Supported layouts:\n{LAYOUTS}")
+            raise UserError(f"{root}: is a file; give a folder. Supported layouts:\n{LAYOUTS}")
         child_folders(root)
         listing = _list(root, None if sbd is None else Path(sbd), depth_channels)
     except PermissionError as error:
@@ -193,14 +198,14 @@ def _list(root: Path, sbd: Path | None, depth_channels: DepthChannels | None) ->
     if sbd is not None:
         listing = list_voc(root, sbd)
         if listing is None:
-            raise UserError(f"{root}: is not the folder of PASCAL VOC, which SBD ({sbd}) extends.")
+            raise UserError(f"{root}: must be the folder of PASCAL VOC, because SBD ({sbd}) extends it.")
         return listing
     if depth_channels is not None:
         listing = list_nyud(root, depth_channels)
         if listing is None:
-            raise UserError(f"{root}: depth_channels={depth_channels} is only for NYUDv2, and this is not its folder.")
+            raise UserError(f"{root}: depth_channels={depth_channels} is for NYUDv2; leave it out for other data.")
         return listing
-    return next((listing for layout in LAYOUT_LISTS if (listing := layout(root)) is not None), None)
+    return next((listing for list_layout in LAYOUT_LISTERS if (listing := list_layout(root)) is not None), None)
 
 
 def parse_scenes(source: str | Path) -> tuple[int, int] | None:
@@ -221,7 +226,7 @@ def open_scenes(count: int, seed: int, *, split: str | None, fraction: float = 0
         return SceneDataset(count, seed=seed)
     if split == "val":
         return SceneDataset(max(1, round(count * fraction)), seed=VALIDATION_SEEDS + seed)
-    raise UserError(f"scenes: have no split {split!r}; they have train, val.")
+    raise UserError(f"scenes: have no split {split!r}; they have train and val.")
 
 
 def read_binary_label(path: Path) -> Tensor:
@@ -237,7 +242,7 @@ def _with_classes(listing: DatasetIndex, source: str | Path) -> DatasetIndex:
     Raises:
         UserError: the listing has an issue, or no label contains a class.
     """
-    require_soundness(listing, source)
+    require_no_issues(listing, source)
     if listing.classes is not None:
         return listing
     counts = torch.zeros(256, dtype=torch.int64)
@@ -281,18 +286,19 @@ def data_digest(*datasets: Dataset) -> str | None:
     root = Path(os.path.commonpath([path.parent for part in files for path in part]))
     digest = hashlib.sha256()
     for part in files:
-        for line in _lines(part, root):
+        for line in _file_lines(part, root):
             digest.update(line.encode("utf-8", "surrogateescape"))
         digest.update(b"\n")
     return digest.hexdigest()
 
 
-def _lines(files: Iterable[Path], root: Path) -> Iterable[str]:
+def _file_lines(files: Iterable[Path], root: Path) -> Iterable[str]:
+    """Yield the name, size and modification time of each file."""
     for path in files:
         try:
             stat = path.stat()
         except OSError as error:
-            raise UserError(f"{path}: can't be read ({error.strerror})") from error
+            raise UserError(f"{path}: can't be read ({error.strerror}).") from error
         yield f"{path.relative_to(root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
 
 

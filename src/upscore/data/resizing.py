@@ -1,6 +1,6 @@
-"""Resize samples: image, labels, depth and objects together.
+"""Crop and resize samples: image, labels, depth and objects together.
 
-N images, L layers of objects, D channels of depth, H W pixels. Labels are resized by nearest neighbour, so no new label
+L layers of objects, D channels of depth, H W pixels. Labels are resized by nearest neighbour, so no new label
 values appear.
 """
 
@@ -51,12 +51,12 @@ def resize_to(sample: Sample, size: tuple[int, int]) -> Sample:
     height, width = sample.image.shape[-2:]
     if (height, width) == size:
         return sample
-    rows, columns = Piece(start=0, length=height, size=size[0]), Piece(start=0, length=width, size=size[1])
-    return replace(relabelled(sample, rows, columns), image=resized(sample.image, rows, columns))
+    rows, columns = AxisCrop(start=0, length=height, size=size[0]), AxisCrop(start=0, length=width, size=size[1])
+    return replace(crop_labels(sample, rows, columns), image=crop_image(sample.image, rows, columns))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
+class AxisCrop:
     """Crop and resize along one axis: `length` pixels from `start` on become `size` pixels."""
 
     start: int
@@ -68,24 +68,24 @@ class Piece:
         return self.start + (2 * torch.arange(self.size) + 1) * self.length // (2 * self.size)
 
 
-def piece_of(side: int, factor: float, crop: int | None, place: float) -> Piece:
-    """Return the part of an axis that becomes a crop of the axis scaled by `factor`.
+def axis_crop(side: int, factor: float, crop: int | None, place: float) -> AxisCrop:
+    """Return the crop and the resizing of an axis for a random crop of an image that is scaled by `factor`.
 
     Args:
         side: length of the axis in pixels.
         factor: scale.
-        crop: length of the crop in pixels; None: the whole axis.
+        crop: length of the result in pixels; None: the whole axis. A shorter axis is not cropped.
         place: relative position of the crop, in [0, 1).
     """
     if crop is None:
-        return Piece(start=0, length=side, size=max(1, round(side * factor)))
+        return AxisCrop(start=0, length=side, size=max(1, round(side * factor)))
     length = max(1, round(crop / factor))
     if length > side:
-        return Piece(start=0, length=side, size=min(crop, max(1, round(side * factor))))
-    return Piece(start=int(place * (side - length + 1)), length=length, size=crop)
+        return AxisCrop(start=0, length=side, size=min(crop, max(1, round(side * factor))))
+    return AxisCrop(start=int(place * (side - length + 1)), length=length, size=crop)
 
 
-def resized(image: Tensor, rows: Piece, columns: Piece) -> Tensor:
+def crop_image(image: Tensor, rows: AxisCrop, columns: AxisCrop) -> Tensor:
     """Crop and resize an image: uint8 with antialiasing, float without.
 
     Images are float if the resize rule of the network is torchvision's; see `upscore.models.mask_rcnn.resizing`.
@@ -100,29 +100,36 @@ def resized(image: Tensor, rows: Piece, columns: Piece) -> Tensor:
         return interpolate(image[None], size=(rows.size, columns.size), mode="bilinear", align_corners=False)[0]
     if columns.size > 1:
         return interpolate(image[None], size=(rows.size, columns.size), mode="bilinear", antialias=True)[0]
-    # torch's antialiasing fails, or returns wrong pixels, where the result is a single column; Pillow's does not
+    # torch's antialiasing fails or returns wrong pixels for a result of a single column; Pillow's is correct
     picture = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((1, rows.size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
-def relabelled(
-    sample: Sample, rows: Piece, columns: Piece, *, mirror: bool = False, canvas: tuple[int, int] | None = None
+def crop_labels(
+    sample: Sample, rows: AxisCrop, columns: AxisCrop, *, mirror: bool = False, canvas: tuple[int, int] | None = None
 ) -> Sample:
     """Crop, resize, mirror and pad the labels and the depth of a sample; the image stays the same.
 
     The objects are transformed in one step, because their boxes and areas are measured again after each step.
+
+    Args:
+        sample: the sample.
+        rows: crop and resizing of the vertical axis.
+        columns: crop and resizing of the horizontal axis.
+        mirror: whether to flip horizontally, after resizing.
+        canvas: (height, width) to pad to, at the bottom and the right; None: no padding.
     """
     down, across = rows.nearest(), columns.nearest()
     index = down[:, None], (across.flip(0) if mirror else across)[None, :]
 
     def move(labels: Tensor, fill: int) -> Tensor:
         labels = labels[..., *index]
-        return labels if canvas is None else extended(labels, canvas, fill)
+        return labels if canvas is None else pad_labels(labels, canvas, fill)
 
-    depth = None if sample.depth is None else _resized_depth(sample.depth, rows, columns)
+    depth = None if sample.depth is None else _crop_depth(sample.depth, rows, columns)
     if depth is not None:
         depth = depth.flip(-1) if mirror else depth
-        depth = depth if canvas is None else extended(depth, canvas, torch.nan)
+        depth = depth if canvas is None else pad_labels(depth, canvas, torch.nan)
     return replace(
         sample,
         class_map=None if sample.class_map is None else move(sample.class_map, VOID),
@@ -132,7 +139,7 @@ def relabelled(
     )
 
 
-def _resized_depth(depth: Tensor, rows: Piece, columns: Piece) -> Tensor:
+def _crop_depth(depth: Tensor, rows: AxisCrop, columns: AxisCrop) -> Tensor:
     """Crop and resize depth, ignoring unknown pixels; a new pixel is unknown if most of its weight is unknown."""
     depth = depth.narrow(-2, rows.start, rows.length).narrow(-1, columns.start, columns.length)
     size = rows.size, columns.size
@@ -145,7 +152,7 @@ def _resized_depth(depth: Tensor, rows: Piece, columns: Piece) -> Tensor:
     return torch.where(weights > 0.5, values / weights, torch.nan)
 
 
-def extended(labels: Tensor, size: tuple[int, int], fill: float) -> Tensor:
-    """Pad labels (..., H, W) at the bottom and the right to a (height, width) that is not smaller."""
+def pad_labels(labels: Tensor, size: tuple[int, int], fill: float) -> Tensor:
+    """Pad labels (..., H, W) with `fill` at the bottom and the right to a (height, width) that is not smaller."""
     height, width = labels.shape[-2:]
     return pad(labels, (0, size[1] - width, 0, size[0] - height), value=fill)

@@ -1,4 +1,4 @@
-"""Samples and data sets of class maps.
+"""The sample of a data set, and the data set of images with class maps.
 
 H W pixels, D channels of depth.
 """
@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,9 +18,6 @@ from upscore.annotations import ObjectAnnotations
 from upscore.data.formats.folder import DepthMaps, GeometricLabels, Pair
 from upscore.data.io import images
 from upscore.labels import VOID
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(slots=True, kw_only=True)
@@ -131,12 +127,13 @@ class FileDataset(PairArrays):
         assert sample.path is not None
         class_map = read(label_path)
         _require(size_issue(label_path, class_map, sample.path, sample.image))
-        counts = torch.bincount(class_map.flatten(), minlength=256)
+        counts = torch.bincount(class_map.flatten(), minlength=VOID + 1)
         _require(value_issue(label_path, counts.numpy(), classes, classes_from))
         return class_map
 
 
 def _require(issue: str | None) -> None:
+    """Raise a `LabelError` with the message, unless it is None."""
     if issue is not None:
         raise images.LabelError(issue)
 
@@ -146,9 +143,9 @@ def size_issue(label_path: Path, label: Tensor, image_path: Path, image: Tensor)
     (height, width), (image_height, image_width) = label.shape, image.shape[-2:]
     if (height, width) == (image_height, image_width):
         return None
-    turned = (height, width) == (image_width, image_height)
+    rotated = (height, width) == (image_width, image_height)
     hint = "the image is rotated by its EXIF orientation; rotate the label in the same way"
-    remedy = hint if turned else "make both the same size"
+    remedy = hint if rotated else "make both the same size"
     return f"{label_path}: is {width}x{height} pixels, but {image_path} is {image_width}x{image_height}; {remedy}."
 
 

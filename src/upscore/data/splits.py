@@ -12,7 +12,11 @@ from upscore.errors import UserError
 
 
 def select(listing: DatasetIndex, split: str | None, source: str | Path) -> list[Pair]:
-    """Return the pairs of a split, or, without a split, all pairs with labels, sorted by name."""
+    """Return the pairs of a split, sorted by name; without a split, all pairs with labels.
+
+    Raises:
+        UserError: the data set has no such split.
+    """
     splits = listing.splits
     if split is None:
         pairs = _pool(splits)
@@ -37,10 +41,10 @@ def train_and_val(
         UserError: one of the two would be empty.
     """
     if val_pattern is not None:
-        return _hold_out_matches(_to_learn_from(listing, source), val_pattern, source)
+        return _hold_out_matches(_without_test(listing, source), val_pattern, source)
     if {"train", "val"} <= listing.splits.keys():
         return listing.splits["train"], listing.splits["val"]
-    return _hold_out_fraction(_to_learn_from(listing, source), fraction, seed, source)
+    return _hold_out_fraction(_without_test(listing, source), fraction, seed, source)
 
 
 def require_fraction(fraction: float) -> None:
@@ -49,7 +53,7 @@ def require_fraction(fraction: float) -> None:
         raise UserError(f"fraction={fraction}: the part held out for validation must be between 0 and 1.")
 
 
-def require_soundness(listing: DatasetIndex, source: str | Path) -> None:
+def require_no_issues(listing: DatasetIndex, source: str | Path) -> None:
     """Raise a `UserError` with the first issue of a listing, if there is one."""
     if listing.issues:
         first, *others = listing.issues
@@ -68,7 +72,7 @@ def _pool(splits: dict[str, list[Pair]]) -> list[Pair]:
     return sorted(pooled)
 
 
-def _to_learn_from(listing: DatasetIndex, source: str | Path) -> list[Pair]:
+def _without_test(listing: DatasetIndex, source: str | Path) -> list[Pair]:
     """Return the pairs of all splits except the test split."""
     pairs = _pool({split: pairs for split, pairs in listing.splits.items() if split != "test"})
     if not pairs:
@@ -77,6 +81,8 @@ def _to_learn_from(listing: DatasetIndex, source: str | Path) -> list[Pair]:
 
 
 def _hold_out_matches(pairs: list[Pair], pattern: str, source: str | Path) -> tuple[list[Pair], list[Pair]]:
+    """Return the pairs whose names do not match the pattern, and those whose names match it."""
+
     def matches(pair: Pair) -> bool:
         return any(fnmatchcase(name, pattern) for name in (pair.name, pair.image.stem, pair.image.name))
 
@@ -94,9 +100,10 @@ def _hold_out_matches(pairs: list[Pair], pattern: str, source: str | Path) -> tu
 def _hold_out_fraction(
     pairs: list[Pair], fraction: float, seed: int, source: str | Path
 ) -> tuple[list[Pair], list[Pair]]:
+    """Return the training and the validation pairs of a random split, each in the order of `pairs`."""
     if len(pairs) < 2:
-        raise UserError(f"{source}: has 1 image, but training and validation need at least one each; add another.")
+        raise UserError(f"{source}: has 1 image, but training and validation need at least one each; add images.")
     count = min(max(1, round(len(pairs) * fraction)), len(pairs) - 1)
     held_out = set(random.Random(seed).sample(range(len(pairs)), count))
-    train = [pair for number, pair in enumerate(pairs) if number not in held_out]
-    return train, [pairs[number] for number in sorted(held_out)]
+    train = [pair for position, pair in enumerate(pairs) if position not in held_out]
+    return train, [pairs[position] for position in sorted(held_out)]

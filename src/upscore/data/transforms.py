@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from upscore.annotations import ObjectAnnotations
-from upscore.data.resizing import Piece, extended, piece_of, relabelled, resized
+from upscore.data.resizing import AxisCrop, axis_crop, crop_image, crop_labels, pad_labels
 from upscore.data.samples import Sample
 from upscore.errors import UserError
 from upscore.labels import VOID
@@ -22,6 +22,10 @@ FILL = (124, 116, 104)
 """RGB of padding: the mean of ImageNet, which becomes about zero after normalization."""
 
 MAX_SCALE = 4.0
+"""Largest scale factor."""
+
+CELL = 32
+"""Side of a cell of `keep_patches` in pixels, the output stride of FCN-32s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,18 +72,18 @@ class Augmentation:
         zoom, top, left, mirror, *jitter = torch.rand(8, dtype=torch.float64, generator=generator).tolist()
         factor = 1.0 if self.scale is None else self.scale[0] * (self.scale[1] / self.scale[0]) ** zoom
         height, width = self.crop or (None, None)
-        rows = piece_of(sample.image.shape[-2], factor, height, top)
-        columns = piece_of(sample.image.shape[-1], factor, width, left)
-        image = resized(sample.image, rows, columns)
+        rows = axis_crop(sample.image.shape[-2], factor, height, top)
+        columns = axis_crop(sample.image.shape[-1], factor, width, left)
+        image = crop_image(sample.image, rows, columns)
         if mirror < self.flip:
             image = image.flip(-1)
         if self.colour > 0:
-            image = _recoloured(image, self.colour, jitter)
-        moved = relabelled(sample, rows, columns, mirror=mirror < self.flip, canvas=self.crop)
+            image = _jitter_colours(image, self.colour, jitter)
+        moved = crop_labels(sample, rows, columns, mirror=mirror < self.flip, canvas=self.crop)
         if self.min_visible > 0 and sample.objects is not None and moved.objects is not None:
             shares = _visible_shares(sample.objects, rows, columns)
             moved.objects = moved.objects[shares[moved.objects.ids] >= self.min_visible]
-        moved.image = image if self.crop is None else _padded(image, self.crop)
+        moved.image = image if self.crop is None else _pad(image, self.crop)
         return moved
 
 
@@ -108,7 +112,10 @@ class Batch:
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """Stack one or more samples into a batch; padding is void, and so are missing labels if others have labels."""
+    """Stack one or more samples into a batch.
+
+    Label maps are padded with void and depth with NaN. If only some samples have labels, those of the others are void.
+    """
     sizes = [(sample.image.shape[-2], sample.image.shape[-1]) for sample in samples]
     common = max(height for height, _ in sizes), max(width for _, width in sizes)
     objects = [
@@ -118,10 +125,10 @@ def collate(samples: list[Sample]) -> Batch:
         for sample, size in zip(samples, sizes, strict=True)
     ]
     return Batch(
-        images=torch.stack([_padded(sample.image, common) for sample in samples]),
-        class_maps=_stacked([sample.class_map for sample in samples], common, VOID),
-        geometric_maps=_stacked([sample.geometric_map for sample in samples], common, VOID),
-        depth=_stacked([sample.depth for sample in samples], common, torch.nan),
+        images=torch.stack([_pad(sample.image, common) for sample in samples]),
+        class_maps=_stack([sample.class_map for sample in samples], common, VOID),
+        geometric_maps=_stack([sample.geometric_map for sample in samples], common, VOID),
+        depth=_stack([sample.depth for sample in samples], common, torch.nan),
         objects=objects if any(sample.objects is not None for sample in samples) else None,
         names=[sample.name for sample in samples],
         sizes=sizes,
@@ -135,29 +142,29 @@ def extend(batch: Batch, size: tuple[int, int]) -> Batch:
     maps = {name: getattr(batch, name) for name in ("class_maps", "geometric_maps")}
     return replace(
         batch,
-        images=_padded(batch.images, size),
-        depth=None if batch.depth is None else extended(batch.depth, size, torch.nan),
-        **{name: None if values is None else extended(values, size, VOID) for name, values in maps.items()},
+        images=_pad(batch.images, size),
+        depth=None if batch.depth is None else pad_labels(batch.depth, size, torch.nan),
+        **{name: None if values is None else pad_labels(values, size, VOID) for name, values in maps.items()},
     )
 
 
-def _stacked(maps: list[Tensor | None], size: tuple[int, int], fill: float) -> Tensor | None:
+def _stack(maps: list[Tensor | None], size: tuple[int, int], fill: float) -> Tensor | None:
     """Pad maps (..., H, W) with `fill` and stack them as (N, ..., H, W); a missing map is filled; None without maps."""
     known = next((values for values in maps if values is not None), None)
     if known is None:
         return None
     empty = known.new_full((*known.shape[:-2], *size), fill)
-    return torch.stack([empty if values is None else extended(values, size, fill) for values in maps])
+    return torch.stack([empty if values is None else pad_labels(values, size, fill) for values in maps])
 
 
-def _visible_shares(objects: ObjectAnnotations, rows: Piece, columns: Piece) -> Tensor:
+def _visible_shares(objects: ObjectAnnotations, rows: AxisCrop, columns: AxisCrop) -> Tensor:
     """Return the share of the pixels of each object inside the rows and columns, by object number."""
     cut = objects.id_map.narrow(-2, rows.start, rows.length).narrow(-1, columns.start, columns.length)
     whole = torch.bincount(objects.id_map.flatten())
     return torch.bincount(cut.flatten(), minlength=len(whole)) / whole
 
 
-def _padded(image: Tensor, size: tuple[int, int]) -> Tensor:
+def _pad(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Pad an image at the bottom and the right to a (height, width) that is not smaller."""
     height, width = image.shape[-2:]
     if (height, width) == size:
@@ -165,35 +172,37 @@ def _padded(image: Tensor, size: tuple[int, int]) -> Tensor:
     return F.pad(image, [0, 0, size[1] - width, size[0] - height], fill=list(FILL))
 
 
-def _recoloured(image: Tensor, strength: float, jitter: list[float]) -> Tensor:
+def _jitter_colours(image: Tensor, strength: float, jitter: list[float]) -> Tensor:
     """Change brightness, contrast about the mean grey, saturation and hue by four random numbers in [0, 1)."""
     brightness, contrast, saturation, hue = (strength * (2 * draw - 1) for draw in jitter)
-    # v2's contrast sums in float32, in an order that depends on the number of threads; integers have no such order.
+    # torchvision's contrast sums floats in an order that depends on the number of threads; an integer sum is exact.
     grey = F.rgb_to_grayscale(image.round().to(torch.uint8) if image.is_floating_point() else image)
     mean = grey.sum().item() / grey.numel()
     pixels = (image - mean) * ((1 + contrast) * (1 + brightness)) + mean * (1 + brightness)
-    if image.is_floating_point():  # torchvision's functions take floats of 0 to 1
+    if image.is_floating_point():  # torchvision expects floats from 0 to 1
         shifted = F.adjust_hue(F.adjust_saturation(pixels.clamp(0, 255) / 255, 1 + saturation), hue / 8)
         return shifted * 255
     image = pixels.round().clamp(0, 255).to(torch.uint8)
     return F.adjust_hue(F.adjust_saturation(image, 1 + saturation), hue / 8)
 
 
-CELL = 32
-"""Side of a cell in pixels, the output stride of FCN-32s."""
-
-
 def keep_patches(sample: Sample, share: float, seed: int) -> Sample:
-    """Keep the labels of each cell of `CELL` x `CELL` pixels with the probability `share`; the others become void."""
+    """Set the labels of randomly chosen cells to void.
+
+    Args:
+        sample: the sample; without a class map it is returned unchanged.
+        share: probability with which a cell of `CELL` x `CELL` pixels keeps its labels, 0 to 1.
+        seed: seed of the choice.
+    """
     if share == 1 or sample.class_map is None:
         return sample
     height, width = sample.class_map.shape
     generator = torch.Generator().manual_seed(seed)
     kept = torch.rand(-(-height // CELL), -(-width // CELL), generator=generator) < share
     pixels = kept.repeat_interleave(CELL, 0)[:height].repeat_interleave(CELL, 1)[:, :width]
-    surfaces = sample.geometric_map
+    geometric_map = sample.geometric_map
     return replace(
         sample,
         class_map=sample.class_map.masked_fill(~pixels, VOID),
-        geometric_map=None if surfaces is None else surfaces.masked_fill(~pixels, VOID),
+        geometric_map=None if geometric_map is None else geometric_map.masked_fill(~pixels, VOID),
     )

@@ -175,7 +175,8 @@ def result_ids(predictor: Model, images: Mapping[str, Path]) -> ResultIds:
     """
     ids = find_ids(images.values()) if predictor.task == "instances" else CocoIds()
     numbers = ids.number(list(images.values()))
-    return ResultIds(dict(zip(images, numbers, strict=True)), ids.of_classes(predictor.classes, predictor.category_ids))
+    category_ids = ids.match_classes(predictor.classes, predictor.category_ids)
+    return ResultIds(dict(zip(images, numbers, strict=True)), category_ids)
 
 
 def write_found(manifest: RunManifest, image_ids: Mapping[str, int], output: Path) -> None:

@@ -22,7 +22,7 @@ from tests.checkpoints.detectors import (
     torchvision_shapes,
 )
 from tests.weights import he_weights
-from upscore.checkpoints.importers import detectron2 as detectron2_pickle
+from upscore.checkpoints.importers import detectron2
 from upscore.checkpoints.importers.coco_classes import coco
 from upscore.checkpoints.importers.detectron2 import MSRA, import_detectron2, read_detectron2, read_pickle
 from upscore.checkpoints.importers.torchvision import import_torchvision_mask_rcnn
@@ -33,8 +33,8 @@ from upscore.models.preprocessing import IMAGENET
 
 ARRAYS = {
     "plain": np.arange(6, dtype=np.float32).reshape(2, 3),
-    "by columns": np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3)),
-    "other bytes": np.arange(3, dtype=">f4"),
+    "column-major": np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3)),
+    "big-endian": np.arange(3, dtype=">f4"),
     "half": np.array([0.5, -2], np.float16),
     "count": np.array(7, np.int64),
     "empty": np.zeros((0, 4), np.float32),
@@ -58,8 +58,8 @@ def test_arrays_become_tensors(protocol: int, tmp_path: Path) -> None:
     assert read["model"]["half"].dtype == torch.float16
 
 
-def test_strings_of_python_2_hold_bytes(tmp_path: Path) -> None:
-    # as Python 2 writes np.array([1.5, -3], "f4"): its str is read as text
+def test_byte_strings_of_python_2_are_read(tmp_path: Path) -> None:
+    # np.array([1.5, -3], "f4") as written by Python 2, whose byte strings are decoded as text
     raw = np.array([1.5, -3], "<f4").tobytes()
     stream = (
         b"\x80\x02}U\x01acnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
@@ -78,15 +78,15 @@ class Evil:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"model": Evil()}, r"would run (posix|nt)\.system"),
-        ({"model": {"a": torch.zeros(2)}}, r"would run torch\._utils\._rebuild_tensor_v2"),
+        ({"model": Evil()}, r"(posix|nt)\.system"),
+        ({"model": {"a": torch.zeros(2)}}, r"torch\._utils\._rebuild_tensor_v2"),
         ({"model": {"a": np.array([{}], dtype=object)}}, "'O8'"),
-        ({"model": {"a": np.zeros(2, dtype=[("x", "f4")])}}, "no plain number"),
-        ({"model": {"a": np.array(["text"])}}, "no plain number"),
-        ([1, 2], "holds a list"),
+        ({"model": {"a": np.zeros(2, dtype=[("x", "f4")])}}, "type '[VU]"),
+        ({"model": {"a": np.array(["text"])}}, "type '[VU]"),
+        ([1, 2], "list"),
     ],
 )
-def test_other_things_are_refused(content: object, message: str, tmp_path: Path) -> None:
+def test_other_contents_are_refused(content: object, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         read_pickle(write(tmp_path / "net.pkl", content))
 
@@ -109,10 +109,10 @@ def test_damaged_files_are_named(raw: bytes, tmp_path: Path) -> None:
         read_pickle(tmp_path / "net.pkl")
 
 
-def test_files_too_large_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="No such file"):
+def test_missing_and_large_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"nothing\.pkl"):
         read_pickle(tmp_path / "nothing.pkl")
-    monkeypatch.setattr(detectron2_pickle, "MAX_BYTES", 10)
+    monkeypatch.setattr(detectron2, "MAX_BYTES", 10)
     with pytest.raises(UserError, match="GiB"):
         read_pickle(write(tmp_path / "net.pkl", ARRAYS))
 
@@ -120,10 +120,10 @@ def test_files_too_large_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"model": ARRAYS, "matching_heuristics": True}, "a backbone to start training from"),
-        ({"blobs": ARRAYS, "cfg": ""}, "first Detectron"),
-        ({"model": {"res2_0_branch2a_w": ARRAYS["plain"]}}, "first Detectron"),
-        ({"model": {}}, "holds no tensors"),
+        ({"model": ARRAYS, "matching_heuristics": True}, "backbone"),
+        ({"blobs": ARRAYS, "cfg": ""}, "Detectron "),
+        ({"model": {"res2_0_branch2a_w": ARRAYS["plain"]}}, "Detectron "),
+        ({"model": {}}, "tensors"),
     ],
 )
 def test_other_files_of_detectron_are_named(content: object, message: str, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_other_files_of_detectron_are_named(content: object, message: str, tmp_p
         read_detectron2(write(tmp_path / "net.pkl", content))
 
 
-TORCHVISIONS = {"pixel_mean": [123.675, 116.28, 103.53], "pixel_std": [58.395, 57.12, 57.375]}
+TORCHVISION_PIXELS = {"pixel_mean": [123.675, 116.28, 103.53], "pixel_std": [58.395, 57.12, 57.375]}
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def pixels(**values: list[float]) -> dict[str, Tensor]:
     ],
     ids=["R-50-FPN", "R-101-FPN", "R-50-C4"],
 )
-def test_every_tensor_finds_its_place(shapes, count: int, backbone: str, neck: str) -> None:  # type: ignore[no-untyped-def]
+def test_every_tensor_is_mapped(shapes, count: int, backbone: str, neck: str) -> None:  # type: ignore[no-untyped-def]
     state = marked(shapes())
     assert len(state) == count
     net = import_detectron2(state)
@@ -163,7 +163,7 @@ def test_every_tensor_finds_its_place(shapes, count: int, backbone: str, neck: s
     ours = net.state_dict()
     assert len(ours) == count
     assert not any(tensor.is_meta for tensor in ours.values())
-    # the number that a tensor is full of says where it came from
+    # the number that fills a tensor identifies its origin
     of_classes = {"box_predictor.classes", "box_predictor.deltas", "mask_head.predictor"}
     origin = {
         t.flatten()[0].item(): name for name, t in state.items() if "predictor." not in name or "mask_fcn" in name
@@ -172,7 +172,7 @@ def test_every_tensor_finds_its_place(shapes, count: int, backbone: str, neck: s
     assert len(set(found)) == len(found) == len(origin) == count - 6
 
 
-def test_names_by_the_table(fpn: MaskRCNN) -> None:
+def test_names_of_tensors(fpn: MaskRCNN) -> None:
     state, ours = marked(detectron2_shapes()), fpn.state_dict()
     for key, name in {
         "backbone.body.conv1.weight": "backbone.bottom_up.stem.conv1.weight",
@@ -199,7 +199,7 @@ def test_names_by_the_table(fpn: MaskRCNN) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_weights_in_both_layouts_say_the_same() -> None:
+def test_the_same_weights_with_both_naming_schemes_give_the_same_outputs() -> None:
     shapes = torchvision_shapes()
     state = he_weights({name: torch.empty(s) for name, s in frozen(shapes).items()})
     for name in state:
@@ -207,9 +207,9 @@ def test_the_same_weights_in_both_layouts_say_the_same() -> None:
             state[name] = 4 + state[name].abs()
     counters = {
         name: torch.tensor(0) for name in shapes.keys() - state.keys()
-    }  # so that the epsilon is as detectron2's
+    }  # with counters, the epsilon is that of detectron2
     ids = [number for number, name in enumerate(import_torchvision_mask_rcnn(state).classes, 1) if "unused" not in name]
-    theirs = detectron2_names(state) | pixels(**TORCHVISIONS)
+    theirs = detectron2_names(state) | pixels(**TORCHVISION_PIXELS)
     for kind in ("weight", "bias"):
         scores, deltas, masks = (
             f"roi_heads.{name}.{kind}"
@@ -239,7 +239,7 @@ def test_the_same_weights_in_both_layouts_say_the_same() -> None:
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
-    """The largest one, relative to the largest number."""
+    """Return the largest difference relative to the largest value."""
     assert found.shape == expected.shape
     return ((found - expected).abs().max() / expected.abs().max()).item()
 
@@ -257,7 +257,7 @@ def test_rows_of_classes_stay_in_order_with_the_background_last(fpn: MaskRCNN) -
     assert import_detectron2(marked(detectron2_shapes(classes=2))).classes == ["class_0", "class_1"]
 
 
-def test_what_the_file_says_of_pixels_is_followed(fpn: MaskRCNN) -> None:
+def test_preprocessing_in_the_file_is_used(fpn: MaskRCNN) -> None:
     assert fpn.preprocessing == MSRA
     assert MSRA.channel_order == "BGR"
     one = MSRA(torch.tensor([200.0, 100.0, 50.0]).view(1, 3, 1, 1)).flatten()
@@ -266,7 +266,7 @@ def test_what_the_file_says_of_pixels_is_followed(fpn: MaskRCNN) -> None:
     state = marked(detectron2_shapes())
     same = import_detectron2(state | pixels(pixel_mean=[103.53, 116.28, 123.675], pixel_std=[1.0, 1.0, 1.0]))
     assert same.preprocessing == MSRA
-    blue_first = {name: values[::-1] for name, values in TORCHVISIONS.items()}
+    blue_first = {name: values[::-1] for name, values in TORCHVISION_PIXELS.items()}
     flipped = import_detectron2(state | pixels(**blue_first))
     assert flipped.preprocessing.mean == IMAGENET.mean
     assert flipped.preprocessing.std == IMAGENET.std
@@ -274,14 +274,14 @@ def test_what_the_file_says_of_pixels_is_followed(fpn: MaskRCNN) -> None:
     assert flipped.architecture["stride_in"] == "3x3"
 
 
-def test_anchors_in_the_file_are_followed(fpn: MaskRCNN) -> None:
+def test_anchors_in_the_file_are_used(fpn: MaskRCNN) -> None:
     assert fpn.architecture["smallest_anchor"] == 32
-    anchors = torch.tensor([[-11.314, -5.657, 11.314, 5.657], [-8, -8, 8, 8]])  # of 16 x 16 pixels
+    anchors = torch.tensor([[-11.314, -5.657, 11.314, 5.657], [-8, -8, 8, 8]])  # areas of 16 x 16 pixels
     state = marked(detectron2_shapes()) | {"proposal_generator.anchor_generator.cell_anchors.0": anchors}
     assert import_detectron2(state).architecture["smallest_anchor"] == 16
 
 
-def test_the_rules_are_detectron2s(fpn: MaskRCNN) -> None:
+def test_the_preset_is_detectron2s(fpn: MaskRCNN) -> None:
     assert fpn.resizing.size(480, 640) == (800, 1067)
     assert fpn.preset.mask_paste == "exact"
     assert (fpn.preset.rpn_beta, fpn.preset.box_beta) == (0, 0)
@@ -291,7 +291,7 @@ def test_the_rules_are_detectron2s(fpn: MaskRCNN) -> None:
     assert torch.allclose(wider, torch.tensor([[0.5, 0.0, np.log(2), 0.0]]).float())
 
 
-def test_regions_are_pooled_aligned_with_as_many_samples_as_cells(fpn: MaskRCNN) -> None:
+def test_roi_align_is_aligned_with_adaptive_sampling(fpn: MaskRCNN) -> None:
     generator = torch.Generator().manual_seed(0)
     maps = [torch.randn(1, 2, 256 // s, 256 // s, generator=generator) for s in (4, 8, 16, 32)]
     region = torch.tensor([[10.3, 20.7, 100.2, 111.9]])
@@ -301,35 +301,35 @@ def test_regions_are_pooled_aligned_with_as_many_samples_as_cells(fpn: MaskRCNN)
     assert (expected - two_samples).abs().max() > 1e-2
 
 
-def test_photos_are_resized_as_pillow_does(fpn: MaskRCNN) -> None:
+def test_images_are_resized_as_by_pillow(fpn: MaskRCNN) -> None:
     image = np.random.default_rng(0).integers(0, 256, (1000, 900, 3), dtype=np.uint8)
-    seen = fpn.resizing(torch.from_numpy(image).permute(2, 0, 1), fpn.preprocessing)
+    result = fpn.resizing(torch.from_numpy(image).permute(2, 0, 1), fpn.preprocessing)
     resized = np.asarray(Image.fromarray(image).resize((800, 889), Image.Resampling.BILINEAR), np.float32)
     expected = torch.from_numpy(resized[..., ::-1] - np.float32([103.53, 116.28, 123.675])).permute(2, 0, 1)
-    assert seen.shape == expected.shape
-    assert (seen - expected).abs().max() < 1.01  # bytes may be rounded otherwise
-    assert (seen - expected).abs().mean() < 0.05
+    assert result.shape == expected.shape
+    assert (result - expected).abs().max() < 1.01  # rounding of bytes may differ
+    assert (result - expected).abs().mean() < 0.05
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("backbone.fpn_output4.bias"), "lacks backbone.fpn_output4.bias"),
-        (lambda s: s.update({"roi_heads.mask_head.mask_fcn5.bias": torch.zeros(256)}), "mask_fcn5.bias, for which"),
-        (lambda s: s.update({"roi_heads.box_predictor.bbox_pred.bias": torch.zeros(4)}), r"must be \(320,\)"),
-        (lambda s: [s.pop(k) for k in list(s) if "mask_head" in k], "no Mask R-CNN of detectron2"),
+        (lambda s: s.pop("backbone.fpn_output4.bias"), r"backbone\.fpn_output4\.bias"),
+        (lambda s: s.update({"roi_heads.mask_head.mask_fcn5.bias": torch.zeros(256)}), r"mask_fcn5\.bias"),
+        (lambda s: s.update({"roi_heads.box_predictor.bbox_pred.bias": torch.zeros(4)}), r"\(4,\).*\(320,\)"),
+        (lambda s: [s.pop(k) for k in list(s) if "mask_head" in k], r"roi_heads\.mask_head"),
         (lambda s: s.update({"backbone.bottom_up.res2.0.conv2.weight": torch.zeros(256, 8, 3, 3)}), "ResNeXt"),
-        (lambda s: s.update(pixels(pixel_mean=[1, 2, 3], pixel_std=[1, 0, 1])), "pixel_std must be"),
+        (lambda s: s.update(pixels(pixel_mean=[1, 2, 3], pixel_std=[1, 0, 1])), "pixel_std"),
     ],
 )
-def test_what_does_not_fit_is_said(change, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_tensors_that_do_not_match_are_named(change, message: str) -> None:  # type: ignore[no-untyped-def]
     state = marked(detectron2_shapes())
     change(state)
     with pytest.raises(UserError, match=message):
         import_detectron2(state)
 
 
-def test_a_trainers_checkpoint_is_read(tmp_path: Path) -> None:
+def test_trainers_checkpoints_are_read(tmp_path: Path) -> None:
     state = marked(detectron2_shapes())
     torch.save({"model": state, "optimizer": {"state": {}}, "iteration": 269_999}, tmp_path / "model_final.pth")
     read = read_detectron2(tmp_path / "model_final.pth")
@@ -337,5 +337,5 @@ def test_a_trainers_checkpoint_is_read(tmp_path: Path) -> None:
     assert torch.equal(read["backbone.fpn_lateral2.weight"], state["backbone.fpn_lateral2.weight"])
 
 
-def test_predictions_return_what_detectron2_returns(fpn: MaskRCNN) -> None:
+def test_thresholds_are_detectron2s(fpn: MaskRCNN) -> None:
     assert (fpn.score_threshold, fpn.mask_nms, fpn.max_detections, fpn.display_threshold) == (0.05, False, 100, 0.5)

@@ -20,7 +20,7 @@ def same(found: dict[str, torch.Tensor]) -> bool:
     return found.keys() == STATE.keys() and all(torch.equal(found[name], STATE[name]) for name in STATE)
 
 
-def test_reads_what_was_written(tmp_path: Path) -> None:
+def test_all_file_formats_and_wrappers_are_read(tmp_path: Path) -> None:
     torch.save(STATE, tmp_path / "zip.pth")
     torch.save(STATE, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
     save_file(STATE, tmp_path / "net.safetensors")
@@ -33,7 +33,7 @@ def test_reads_what_was_written(tmp_path: Path) -> None:
         assert same(read_state_dict(file)), file.name
 
 
-def test_leaves_the_file_alone(tmp_path: Path) -> None:
+def test_files_are_not_changed_by_writing_to_tensors(tmp_path: Path) -> None:
     path = tmp_path / "net.pth"
     torch.save(STATE, path)
     before = path.read_bytes()
@@ -42,8 +42,8 @@ def test_leaves_the_file_alone(tmp_path: Path) -> None:
     assert same(read_state_dict(path))
 
 
-class Malice:
-    """Makes a file when it is unpickled."""
+class Malicious:
+    """Creates a file when it is unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -53,23 +53,23 @@ class Malice:
 
 
 @pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
-def test_nothing_in_a_file_is_run(new: bool, tmp_path: Path) -> None:
+def test_no_code_in_a_file_is_run(new: bool, tmp_path: Path) -> None:
     touched = tmp_path / "touched"
-    torch.save(STATE | {"x": Malice(touched)}, tmp_path / "evil.pth", _use_new_zipfile_serialization=new)
-    (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Malice(touched)))
+    torch.save(STATE | {"x": Malicious(touched)}, tmp_path / "evil.pth", _use_new_zipfile_serialization=new)
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Malicious(touched)))
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth", _use_new_zipfile_serialization=new)
-    with pytest.raises(UserError, match=r"evil\.pth: refused.*(touch|getattr|Path)"):
+    with pytest.raises(UserError, match=r"evil\.pth: .*(touch|getattr|Path)"):
         read_state_dict(tmp_path / "evil.pth")
     with pytest.raises(UserError, match=r"evil\.pkl"):
         read_state_dict(tmp_path / "evil.pkl")
-    with pytest.raises(UserError, match=r"refused.*torch\.nn\.modules\.linear\.Linear.*state_dict"):
+    with pytest.raises(UserError, match=r"module\.pth: .*torch\.nn\.modules\.linear\.Linear.*state_dict"):
         read_state_dict(tmp_path / "module.pth")
     assert not touched.exists()
     torch.load(tmp_path / "evil.pth", weights_only=False)
-    assert touched.exists(), "the file is not malicious after all"
+    assert touched.exists(), "the file must run code with weights_only=False"
 
 
-def test_files_that_are_damaged_or_of_another_kind(tmp_path: Path) -> None:
+def test_damaged_and_other_files_are_named(tmp_path: Path) -> None:
     torch.save(STATE, tmp_path / "whole.pth")
     whole = (tmp_path / "whole.pth").read_bytes()
     torch.save(STATE, tmp_path / "whole.pth", _use_new_zipfile_serialization=False)
@@ -92,25 +92,25 @@ def test_files_that_are_damaged_or_of_another_kind(tmp_path: Path) -> None:
     }
     for name, content in damaged.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=rf"{name}: is cut short, damaged.*fetch it again"):
+        with pytest.raises(UserError, match=rf"{name}: "):
             read_state_dict(tmp_path / name)
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         archive.writestr("a.txt", "hi")
-    with pytest.raises(UserError, match=r"photos\.zip: is cut short"):
+    with pytest.raises(UserError, match=r"photos\.zip: "):
         read_state_dict(tmp_path / "photos.zip")
 
 
-def test_files_without_tensors(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere\.pth: there is no such file"):
+def test_missing_files_and_files_without_tensors_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.pth: "):
         read_checkpoint(tmp_path / "nowhere.pth")
-    with pytest.raises(UserError, match="there is no such file"):
+    with pytest.raises(UserError, match=f"{tmp_path}: "):
         read_checkpoint(tmp_path)
     torch.save(torch.zeros(3), tmp_path / "tensor.pth")
-    with pytest.raises(UserError, match="holds a Tensor, not tensors with names"):
+    with pytest.raises(UserError, match=r"tensor\.pth: .*Tensor"):
         read_checkpoint(tmp_path / "tensor.pth")
     torch.save({"epoch": 1, "loss": 0.5}, tmp_path / "log.pth")
-    with pytest.raises(UserError, match="holds no tensors, but epoch, loss"):
+    with pytest.raises(UserError, match=r"log\.pth: .*epoch, loss"):
         read_state_dict(tmp_path / "log.pth")
     torch.save({}, tmp_path / "nothing.pth")
-    with pytest.raises(UserError, match="holds no tensors, but nothing at all"):
+    with pytest.raises(UserError, match=r"nothing\.pth: "):
         read_state_dict(tmp_path / "nothing.pth")

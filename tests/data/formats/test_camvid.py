@@ -13,7 +13,7 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_splits_and_void(root):
+def test_splits_classes_and_void(root):
     train, val = open_splits(root)
     assert (names(train), names(val), names(open_dataset(root, "test"))) == (["a", "b"], ["c"], ["d", "e"])
     assert train.classes == CLASSES
@@ -23,8 +23,8 @@ def test_splits_and_void(root):
     assert class_map.unique().tolist() == [0, 10, 255]
 
 
-def test_other_data_in_the_same_layout(root):
-    (root / "classes.txt").write_text("\n".join(f"kind {index}" for index in range(12)))
+def test_classes_txt_replaces_camvids_classes(root):
+    (root / "classes.txt").write_text("\n".join(f"class {index}" for index in range(12)))
     dataset = open_dataset(root, "val")
     class_map = dataset[0].class_map
     assert class_map is not None
@@ -32,7 +32,7 @@ def test_other_data_in_the_same_layout(root):
     assert len(dataset.classes) == 12
 
 
-def test_partners(root):
+def test_a_missing_label_is_named(root):
     (root / "valannot" / "c.png").rename(root / "valannot" / "x.png")
-    with pytest.raises(UserError, match=r"val/c\.jpg: has no label"):
+    with pytest.raises(UserError, match=r"val/c\.jpg: .*valannot/c\.png"):
         open_splits(root)

@@ -1,11 +1,11 @@
 import os
 import pickle
-import time
+import re
 
 import pytest
 import torch
 
-from tests.data.layouts import SHARED, label, names, pairs, photo
+from tests.data.layouts import SHARED, label, names, pairs, write_image
 from upscore.data.datasets import FileDataset, open_dataset, open_splits, subset
 from upscore.data.formats.folder import Pair, list_folder
 from upscore.data.io.images import LabelError
@@ -29,17 +29,17 @@ def test_unsplit_folder(root):
     assert sample.path == root / "images" / "c.jpg"
     with pytest.raises(IndexError):
         dataset[5]
-    with pytest.raises(UserError, match="has no split 'val'; it is not split"):
+    with pytest.raises(UserError, match="'val'"):
         open_dataset(root, "val")
 
 
 @pytest.mark.parametrize("labels", ["labels", "masks", "annotations", "Masks"])
-def test_folders_of_labels(tmp_path, labels):
+def test_names_of_label_folders(tmp_path, labels):
     assert len(open_dataset(pairs(tmp_path, "ab", labels=labels))) == 2
 
 
 @pytest.mark.parametrize("inside", [True, False])
-def test_splits_either_way_round(tmp_path, inside):
+def test_splits_above_or_below_images(tmp_path, inside):
     for split, content in {"train": "ab", "val": "c", "test": "def"}.items():
         folders = (f"{split}/images", f"{split}/labels") if inside else (f"images/{split}", f"labels/{split}")
         pairs(tmp_path, content, *folders)
@@ -48,9 +48,9 @@ def test_splits_either_way_round(tmp_path, inside):
     assert names(open_dataset(tmp_path, "test")) == ["d", "e", "f"]
     assert names(open_dataset(tmp_path, "trainval")) == ["a", "b", "c"]
     assert names(open_dataset(tmp_path)) == list("abcdef")
-    with pytest.raises(UserError, match="has no split 'x'; it has train, val, test"):
+    with pytest.raises(UserError, match=r"'x'.* train, val, test"):
         open_dataset(tmp_path, "x")
-    # Nothing of the test split is trained on or chosen by.
+    # the test split is in neither
     train, val = open_splits(tmp_path, val_pattern="b*")
     assert (names(train), names(val)) == (["a", "c"], ["b"])
 
@@ -58,7 +58,7 @@ def test_splits_either_way_round(tmp_path, inside):
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_test_split_may_have_no_labels(tmp_path, inside):
     pairs(tmp_path, "ab", *(("train/images", "train/labels") if inside else ("images/train", "labels/train")))
-    photo(tmp_path / ("test/images" if inside else "images/test") / "t.jpg")
+    write_image(tmp_path / ("test/images" if inside else "images/test") / "t.jpg")
     assert open_dataset(tmp_path, "test")[0].class_map is None
     assert names(open_dataset(tmp_path)) == ["a", "b"]
 
@@ -72,10 +72,10 @@ def test_other_names_of_splits(tmp_path):
         open_splits(tmp_path)
 
 
-def test_photos_beside_the_splits_are_faults(tmp_path):
+def test_images_outside_the_splits_are_issues(tmp_path):
     pairs(tmp_path, "ab", "images/train", "labels/train")
-    photo(tmp_path / "images" / "stray.jpg")
-    with pytest.raises(UserError, match=r"stray\.jpg: lies outside"):
+    write_image(tmp_path / "images" / "stray.jpg")
+    with pytest.raises(UserError, match=r"stray\.jpg"):
         open_dataset(tmp_path)
 
 
@@ -90,23 +90,23 @@ def test_nested_folders_and_equal_names(tmp_path):
     assert names(open_dataset(other)) == ["a", "train/b", "val/b"]
 
 
-def test_names_with_endings_suffixes_and_rubbish(tmp_path):
+def test_label_endings_upper_case_suffixes_and_other_files(tmp_path):
     for image, mask in [
         ("a.JPG", "a_mask.png"),
         ("b.tiff", "b_label.PNG"),
         ("c.webp", "c_L.bmp"),
         ("d.x.png", "d.x.png"),
     ]:
-        photo(tmp_path / "images" / image)
+        write_image(tmp_path / "images" / image)
         label(tmp_path / "labels" / mask)
-    for rubbish in ("Thumbs.db", ".DS_Store", "._a.jpg", "desktop.ini", ".hidden/z.jpg", "readme.txt"):
-        path = tmp_path / "images" / rubbish
+    for other in ("Thumbs.db", ".DS_Store", "._a.jpg", "desktop.ini", ".hidden/z.jpg", "readme.txt"):
+        path = tmp_path / "images" / other
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"rubbish")
+        path.write_bytes(b"other")
     assert names(open_dataset(tmp_path)) == ["a", "b", "c", "d.x"]
 
 
-def test_links_are_followed_but_not_in_circles(tmp_path):
+def test_links_are_followed_once(tmp_path):
     pairs(tmp_path / "real", "ab")
     data = tmp_path / "data"
     data.mkdir()
@@ -116,33 +116,31 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     assert names(open_dataset(data)) == ["a", "b"]
 
 
-def test_faults_name_the_file(root):
+def test_issues_name_the_file(root):
     (root / "labels" / "b.png").unlink()
-    with pytest.raises(UserError, match=r"b\.jpg: has no label .*labels/b\.png"):
+    with pytest.raises(UserError, match=r"b\.jpg: .*labels/b\.png"):
         open_dataset(root)
     label(root / "labels" / "b.png")
     label(root / "labels" / "z.png")
-    with pytest.raises(UserError, match=r"z\.png: has no image"):
+    with pytest.raises(UserError, match=r"z\.png: .*images/z\.jpg"):
         open_dataset(root)
     (root / "labels" / "z.png").unlink()
-    photo(root / "images" / "a.png")
-    with pytest.raises(UserError, match=r"a\.png: .*a\.jpg has the same name"):
+    write_image(root / "images" / "a.png")
+    with pytest.raises(UserError, match=r"a\.png: .*a\.jpg"):
         open_splits(root)
 
 
-def test_samples_name_what_is_wrong(root):
+def test_labels_of_other_sizes_and_values_are_named(root):
     (root / "classes.txt").write_text("sky\nroad\n")
     label(root / "labels" / "a.png", (0, 5, 9))
     label(root / "labels" / "b.png", height=6, width=4)
     label(root / "labels" / "c.png", height=3, width=3)
     dataset = open_dataset(root)
-    with pytest.raises(
-        LabelError, match=r"a\.png: contains the values 5, 9 \(16 pixels\), but there are 2 classes.*classes\.txt"
-    ):
+    with pytest.raises(LabelError, match=r"a\.png: .*5, 9 \(16 pixels\).*2 classes.*classes\.txt"):
         dataset[0]
-    with pytest.raises(UserError, match=r"b\.png: is 4x6 pixels, but .*b\.jpg is 6x4; .*EXIF"):
+    with pytest.raises(UserError, match=r"b\.png: .*4x6.*b\.jpg.*6x4.*EXIF"):
         dataset[1]
-    with pytest.raises(UserError, match=r"c\.png: is 3x3 pixels, but .*c\.jpg is 6x4"):
+    with pytest.raises(UserError, match=r"c\.png: .*3x3.*c\.jpg.*6x4"):
         dataset[2]
     assert dataset[3].name == "d"
 
@@ -152,9 +150,9 @@ def test_classes_file(root):
     path.write_bytes("\ufeffsky \r\n\r\n road\r\n".encode())
     assert open_dataset(root).classes == ["sky", "road"]
     for content, message in [
-        (b"sky\nroad\nsky\n", "'sky' more than once"),
-        (b"\n\n", "lists 0 classes"),
-        ("\n".join(map(str, range(256))).encode(), "lists 256 classes"),
+        (b"sky\nroad\nsky\n", "'sky'"),
+        (b"\n\n", "0 classes"),
+        ("\n".join(map(str, range(256))).encode(), "256 classes"),
         (b"caf\xe9\n", "UTF-8"),
     ]:
         path.write_bytes(content)
@@ -168,36 +166,36 @@ def test_classes_file_of_the_splits(tmp_path):
         (tmp_path / split / "classes.txt").write_text("sky\nroad\n")
     assert open_dataset(tmp_path).classes == ["sky", "road"]
     (tmp_path / "val" / "classes.txt").write_text("road\nsky\n")
-    with pytest.raises(UserError, match="lists other classes"):
+    with pytest.raises(UserError, match=r"val/classes\.txt: .*train/classes\.txt"):
         open_dataset(tmp_path)
     (tmp_path / "val" / "classes.txt").unlink()
     (tmp_path / "train" / "classes.txt").rename(tmp_path / "classes.txt")
-    assert open_dataset(tmp_path / "val").classes == ["sky", "road"]  # a split alone is still of its data set
+    assert open_dataset(tmp_path / "val").classes == ["sky", "road"]  # the classes.txt above is found
 
 
 def test_classes_from_the_labels(tmp_path):
     pairs(tmp_path, "ab", "train/images", "train/labels", values=(0, 1, 255))
     pairs(tmp_path, "c", "val/images", "val/labels", values=(0, 3))
-    for split in ("train", "val", None):  # the same for every split
+    for split in ("train", "val", None):  # the same classes for each split
         assert open_dataset(tmp_path, split).classes == ["class_0", "class_1", "class_2", "class_3"]
 
 
-def test_plain_masks(tmp_path):
+def test_binary_masks(tmp_path):
     pairs(tmp_path, "ab", values=(0, 255))
     pairs(tmp_path, "c", values=(255,))
     dataset = open_dataset(tmp_path)
     assert dataset.classes == ["background", "foreground"]
     assert dataset[0].class_map is not None
     assert dataset[0].class_map.unique().tolist() == [0, 1]
-    pickle.loads(pickle.dumps(dataset))[2]  # as workers get it
+    pickle.loads(pickle.dumps(dataset))[2]  # as sent to workers
 
 
-def test_void_alone_is_no_class(tmp_path):
+def test_labels_with_only_void_are_refused(tmp_path):
     with pytest.raises(UserError, match="255"):
         open_dataset(pairs(tmp_path, "ab", values=(255,)))
 
 
-def test_random_holdout(root):
+def test_random_validation_split(root):
     train, val = open_splits(root, fraction=0.4, seed=3)
     assert len(val) == 2
     assert sorted(names(train) + names(val)) == list("abcde")
@@ -210,22 +208,22 @@ def test_random_holdout(root):
         open_splits(root, fraction=1)
 
 
-def test_random_holdout_needs_two(tmp_path):
-    with pytest.raises(UserError, match="has 1 image"):
+def test_a_random_validation_split_needs_two_images(tmp_path):
+    with pytest.raises(UserError, match="1 image"):
         open_splits(pairs(tmp_path, "a"))
 
 
-def test_holdout_pattern(root):
+def test_validation_by_file_name_pattern(root):
     for pattern in ("a", "a.jpg", "[a]*"):
         train, val = open_splits(root, val_pattern=pattern)
         assert (names(train), names(val)) == (list("bcde"), ["a"])
-    with pytest.raises(UserError, match=r"val_pattern='x\*': matches none of the 5 images"):
+    with pytest.raises(UserError, match=r"val_pattern='x\*': .*none of the 5"):
         open_splits(root, val_pattern="x*")
-    with pytest.raises(UserError, match="matches all of the 5"):
+    with pytest.raises(UserError, match="all of the 5"):
         open_splits(root, val_pattern="*")
 
 
-def test_what_is_no_data_set(tmp_path):
+def test_other_sources_are_refused(tmp_path):
     (tmp_path / "empty" / "images").mkdir(parents=True)
     (tmp_path / "empty" / "labels").mkdir()
     (tmp_path / "empty" / "images" / "a.heic").touch()
@@ -234,21 +232,21 @@ def test_what_is_no_data_set(tmp_path):
     (tmp_path / "half" / "images").mkdir(parents=True)
     for source, message in {
         "missing": ".*images/ and labels/",
-        "file": "is a file",
+        "file": "file: .*images/ and labels/",
         "other": "images/ and labels/",
-        "empty": r"images: holds no image files \(only \.heic\)",
+        "empty": r"images: .*\(only \.heic\)",
         "half": "half: .*labels/",
     }.items():
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=f"(?s){message}"):
             open_dataset(tmp_path / source)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unreadable for root")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read all folders")
 def test_unreadable_folders(root):
     for folder in (root / "images", root):
         folder.chmod(0)
         try:
-            with pytest.raises(UserError, match="cannot be read"):
+            with pytest.raises(UserError, match=re.escape(str(folder))):
                 open_dataset(root)
         finally:
             folder.chmod(0o755)
@@ -259,12 +257,12 @@ def test_scenes():
     assert torch.equal(open_dataset("scenes:5:7")[4].image, open_dataset("scenes:9:7", "train")[4].image)
     train, val = open_splits("scenes:4:7", fraction=0.5)
     assert (len(train), len(val)) == (4, 2)
-    seen = [train[index].image for index in range(4)]
-    assert not any(torch.equal(val[index].image, image) for index in range(2) for image in seen)
+    train_images = [train[index].image for index in range(4)]
+    assert not any(torch.equal(val[index].image, image) for index in range(2) for image in train_images)
     for source in ("scenes:", "scenes:0", "scenes:-1", "scenes:2:x", "scenes:1:2:3"):
-        with pytest.raises(UserError, match="write scenes:COUNT"):
+        with pytest.raises(UserError, match="scenes:COUNT"):
             open_dataset(source)
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match=r"^scenes: "):
         open_dataset("./scenes")
 
 
@@ -274,28 +272,26 @@ def test_subset(root):
     assert part.classes == ["class_0", "class_1"]
 
 
-def test_file_dataset_alone(root):
+def test_file_dataset_without_labels(root):
     dataset = FileDataset([Pair("a", root / "images" / "a.jpg", None)], ["sky"])
     assert dataset.names == ["a"]
     assert dataset[0].class_map is None
 
 
-def test_listing_opens_no_file(tmp_path):
+def test_listing_does_not_read_files(tmp_path):
     count = 3000
     for folder, suffix in (("images", "jpg"), ("labels", "png")):
         (tmp_path / folder).mkdir()
         for number in range(count):
             os.mknod(tmp_path / folder / f"{number}.{suffix}")
-    start = time.perf_counter()
-    listing = list_folder(tmp_path)
-    assert time.perf_counter() - start < 1  # 100,000 in a few seconds
+    listing = list_folder(tmp_path)  # the files are empty: reading one would fail
     assert listing is not None
     assert len(listing.splits[""]) == count
 
 
 def test_real_data():
     if not SHARED.exists():
-        pytest.skip("the shared data (../shared/data) is not on this machine")
+        pytest.skip("the shared data (../shared/data) is missing")
     train, val = open_splits(SHARED / "camvid", val_pattern="0006R0*")
     assert (len(train), len(val)) == (367, 101)
     assert len(open_dataset(SHARED / "camvid", "train")) == 367

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.data.layouts import names, photo
+from tests.data.layouts import names, write_image
 from tests.data.published import mat, messages, nyud, resized, write_list
 from upscore.data.checks.semantic import check
 from upscore.data.datasets import open_dataset, open_splits
@@ -38,7 +38,7 @@ def test_splits_and_labels(home, up):
     assert messages(check(root)) == []
 
 
-def test_depth_is_metres(home):
+def test_depth_is_in_metres(home):
     train = open_dataset(home, "train")
     depth = train[0].depth
     assert train.depth_channels == 1
@@ -48,7 +48,7 @@ def test_depth_is_metres(home):
     assert depth.isfinite().sum() == 23
 
 
-def test_hha_by_choice(home):
+def test_depth_channels_choose_depth_or_hha(home):
     train = open_dataset(home, "train", depth_channels=3)
     depth = train[0].depth
     assert train.depth_channels == 3
@@ -56,20 +56,20 @@ def test_hha_by_choice(home):
     assert depth[:, 2, 3].tolist() == [10, 20, 30]
     remove(home / "data" / "depth")
     assert open_dataset(home, "train").depth_channels == 3
-    with pytest.raises(UserError, match=r"depth: there is no such folder"):
+    with pytest.raises(UserError, match=r"data/depth: "):
         open_dataset(home, "train", depth_channels=1)
     remove(home / "data" / "hha")
     train = open_dataset(home, "train")
     assert (train.depth_channels, train[0].depth) == (0, None)
 
 
-def test_a_choice_that_others_have_not(tmp_path):
-    photo(tmp_path / "images" / "a.jpg")
+def test_depth_channels_are_refused_for_other_data(tmp_path):
+    write_image(tmp_path / "images" / "a.jpg")
     with pytest.raises(UserError, match="depth_channels="):
         open_dataset(tmp_path, depth_channels=3)
 
 
-def test_trainval_alone_is_held_out_from(home):
+def test_trainval_alone_is_split_at_random(home):
     (home / "train.txt").unlink()
     (home / "val.txt").unlink()
     write_list(home / "trainval.txt", ["5001", "5002", "5003"])
@@ -79,13 +79,13 @@ def test_trainval_alone_is_held_out_from(home):
     assert names(open_dataset(home, "train")) == ["5001", "5002", "5003"]
     (home / "trainval.txt").unlink()
     (home / "test.txt").unlink()
-    with pytest.raises(UserError, match=r"has no train\.txt"):
+    with pytest.raises(UserError, match=r"nyud: .*train\.txt"):
         open_splits(home)
 
 
-def test_missing_files(home):
+def test_missing_files_are_named(home):
     (home / "data" / "depth" / "img_5001.png").unlink()
-    with pytest.raises(UserError, match=r"depth/img_5001\.png: is listed in the split 'train' but missing"):
+    with pytest.raises(UserError, match=r"depth/img_5001\.png: .*'train'"):
         open_splits(home)
     (home / "segmentation" / "img_5002.mat").unlink()
     (home / "data" / "images" / "img_5003.png").unlink()
@@ -93,14 +93,14 @@ def test_missing_files(home):
     assert [issue.kind for issue in issues] == ["missing label", "missing image", "missing label"]
 
 
-def test_what_is_no_depth(home):
+def test_invalid_depth_is_named(home):
     path = home / "data" / "depth" / "img_5001.png"
     for values in (np.zeros((4, 6), np.uint8), np.zeros((4, 6, 3), np.uint8)):
         Image.fromarray(values).save(path)
-        with pytest.raises(UserError, match=r"img_5001\.png: depth is grey with 16 bits"):
+        with pytest.raises(UserError, match=r"depth/img_5001\.png: .*16-bit"):
             open_dataset(home, "train")[0]
     Image.fromarray(np.ones((3, 6), np.uint16)).save(path)
-    with pytest.raises(UserError, match=r"depth/img_5001\.png: is 6x3 pixels, but .* is 6x4"):
+    with pytest.raises(UserError, match=r"depth/img_5001\.png: .*6x3.*6x4"):
         open_dataset(home, "train")[0]
     (issue,) = check(home).issues
     assert (issue.kind, issue.path) == ("size", path)
@@ -110,18 +110,18 @@ def test_what_is_no_depth(home):
     assert [issue.kind for issue in check(home).issues] == ["unreadable"]
 
 
-def test_labels_that_are_none(home):
+def test_invalid_labels_are_named(home):
     path = home / "segmentation" / "img_5001.mat"
     mat(path, {"segmentation": resized([41], dtype=np.uint8)})
-    with pytest.raises(UserError, match=r"img_5001\.mat: segmentation holds whole numbers from 0 to 40, but 41"):
+    with pytest.raises(UserError, match=r"img_5001\.mat: segmentation .*0 to 40.* 41 "):
         open_dataset(home, "train")[0]
     path.write_bytes(path.read_bytes()[:150])
-    with pytest.raises(UserError, match=r"img_5001\.mat: is damaged"):
+    with pytest.raises(UserError, match=r"img_5001\.mat: "):
         open_dataset(home, "train")[0]
     assert [issue.path for issue in check(home).issues] == [path]
 
 
-def test_the_official_file_is_told_apart(tmp_path):
+def test_the_original_distribution_is_refused(tmp_path):
     (tmp_path / "nyu_depth_v2_labeled.mat").write_bytes(b"HDF")
-    with pytest.raises(UserError, match="894 classes and is HDF5"):
+    with pytest.raises(UserError, match=r"nyu_depth_v2_labeled\.mat: .*HDF5"):
         open_dataset(tmp_path)

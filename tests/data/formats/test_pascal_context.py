@@ -31,18 +31,18 @@ def test_splits_and_classes(root):
     assert messages(check(root)) == []
 
 
-def test_every_class_is_found_by_name(root):
+def test_every_class_has_its_category(root):
     read = list_files(root).read_label
     values = [category(ALIASES.get(name, name)) for name in CLASSES[1:]]
     mat(label(root), {"LabelMap": np.array([values], np.uint16)})
     assert read(label(root))[0].tolist() == list(range(1, 60))
-    everything = np.arange(460, dtype=np.uint16)[None]
-    mat(label(root), {"LabelMap": everything})
+    all_categories = np.arange(460, dtype=np.uint16)[None]
+    mat(label(root), {"LabelMap": all_categories})
     assert np.count_nonzero(read(label(root))) == 59
     assert pickle.loads(pickle.dumps(read))(label(root)).shape == (1, 460)
 
 
-def test_homes(root, tmp_path):
+def test_layouts(root):
     (root / "VOCdevkit").mkdir()
     (root / "VOC2010").rename(root / "VOCdevkit" / "VOC2010")
     assert names(open_dataset(root, "train")) == ["2008_000002"]
@@ -53,31 +53,31 @@ def test_homes(root, tmp_path):
         assert names(open_dataset(source, "train")) == ["2008_000002"]
 
 
-def test_faults(root):
+def test_missing_files_and_lists_are_named(root):
     label(root, "2008_000003").unlink()
-    with pytest.raises(UserError, match=r"2008_000003\.mat: is listed in the split 'val' but missing"):
+    with pytest.raises(UserError, match=r"2008_000003\.mat: .*'val'"):
         open_splits(root)
     (root / "VOC2010" / "ImageSets" / "Main" / "train.txt").unlink()
     (root / "VOC2010" / "ImageSets" / "Main" / "val.txt").unlink()
-    with pytest.raises(UserError, match=r"Main: has no train\.txt"):
+    with pytest.raises(UserError, match=r"Main: .*train\.txt"):
         open_splits(root)
     (root / "VOC2010").rename(root / "elsewhere")
-    with pytest.raises(UserError, match="VOC2010/ beside"):
+    with pytest.raises(UserError, match="VOC2010/"):
         open_splits(root)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, r"labels\.txt: is missing"),
-        ("", "names no category"),
+        (None, r"/labels\.txt: "),
+        ("", r"labels\.txt: .*aeroplane"),
         ("\n".join(f"{number}: {name}" for number, name in enumerate(category_names(), 1) if name != "bedclothes"),
-         "no category 'bedclothes', of which class 'bedcloth' is made"),
-        ("1: bed\nrubbish", "has the line 'rubbish'"),
-        ("99999999999: bed", "has the line '99999999999: bed'"),
+         "'bedclothes'.*'bedcloth'"),
+        ("1: bed\nno number", "'no number'"),
+        ("99999999999: bed", "'99999999999: bed'"),
     ],
 )  # fmt: skip
-def test_a_list_of_categories_that_is_none(root, text, message):
+def test_invalid_lists_of_categories_are_named(root, text, message):
     (root / "labels.txt").unlink()
     if text is None:
         (root / "59_labels.txt").write_text("1: aeroplane")
@@ -87,16 +87,16 @@ def test_a_list_of_categories_that_is_none(root, text, message):
         open_dataset(root, "train")
 
 
-def test_labels_that_are_none(root):
+def test_invalid_labels_are_named(root):
     for content, message in [
-        ({"LabelMap": resized([460], dtype=np.uint16)}, "whole numbers from 0 to 459, but 460"),
-        ({"LabelMap": resized([1], (4, 5))}, "is 5x4 pixels, but .*jpg is 6x4"),
-        ({"Labels": resized([1])}, "holds no variable LabelMap"),
+        ({"LabelMap": resized([460], dtype=np.uint16)}, "0 to 459.* 460 "),
+        ({"LabelMap": resized([1], (4, 5))}, "5x4.*jpg.*6x4"),
+        ({"Labels": resized([1])}, "LabelMap"),
     ]:
         mat(label(root), content)
         with pytest.raises(UserError, match=rf"2008_000002\.mat: .*{message}"):
             open_dataset(root, "train")[0]
     label(root).write_bytes(label(root).read_bytes()[:150])
-    with pytest.raises(UserError, match=r"2008_000002\.mat: is damaged"):
+    with pytest.raises(UserError, match=r"2008_000002\.mat: "):
         open_dataset(root, "train")[0]
     assert [issue.path for issue in check(root).issues] == [label(root)]

@@ -17,7 +17,7 @@ def home(tmp_path):
 
 
 @pytest.mark.parametrize("up", [0, 1, 2])
-def test_on_its_own(home, up):
+def test_splits_and_labels(home, up):
     root = [home, *home.parents][up]
     train, val = open_splits(root)
     assert (names(train), names(val)) == (["s1", "v1"], ["s2"])
@@ -37,7 +37,7 @@ def test_objects(home):
     assert (messages(report), report.objects) == ([], 9)
 
 
-def test_a_photo_without_objects(home):
+def test_an_image_without_objects(home):
     content = {"Segmentation": resized([0], dtype=np.uint8), "Categories": np.zeros((0, 1), np.uint8)}
     mat(home / "inst" / "s1.mat", {"GTinst": content})
     assert len(open_instances(home, "train")[0].objects) == 0
@@ -46,15 +46,15 @@ def test_a_photo_without_objects(home):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"Segmentation": resized([3]), "Categories": [[1], [2]]}, "has an object 3, but GTinst.Categories has 2"),
-        ({"Segmentation": resized([1]), "Categories": [[21]]}, "Categories holds whole numbers from 1 to 20, but 21"),
-        ({"Segmentation": resized([1]), "Categories": [[0]]}, "from 1 to 20, but 0"),
-        ({"Segmentation": resized([-1]), "Categories": [[1]]}, "from 0 to 255, but -1"),
-        ({"Segmentation": resized([1], (4, 5)), "Categories": [[1]]}, "is 5x4 pixels, but .* is 6x4"),
-        ({"Segmentation": resized([1])}, "GTinst has no field Categories"),
+        ({"Segmentation": resized([3]), "Categories": [[1], [2]]}, r"3.* GTinst\.Categories .*2"),
+        ({"Segmentation": resized([1]), "Categories": [[21]]}, r"GTinst\.Categories .*1 to 20.* 21"),
+        ({"Segmentation": resized([1]), "Categories": [[0]]}, "1 to 20.* 0 "),
+        ({"Segmentation": resized([-1]), "Categories": [[1]]}, "0 to 255.* -1 "),
+        ({"Segmentation": resized([1], (4, 5)), "Categories": [[1]]}, "5x4.*6x4"),
+        ({"Segmentation": resized([1])}, "GTinst .*Categories"),
     ],
 )
-def test_objects_that_are_none(home, content, message):
+def test_invalid_objects_are_named(home, content, message):
     mat(home / "inst" / "s1.mat", {"GTinst": content})
     with pytest.raises(UserError, match=rf"s1\.mat: .*{message}"):
         open_instances(home, "train")[0]
@@ -62,19 +62,19 @@ def test_objects_that_are_none(home, content, message):
     assert issue.path == home / "inst" / "s1.mat"
 
 
-def test_faults(home):
+def test_missing_files_lists_and_invalid_labels_are_named(home):
     (home / "inst" / "v1.mat").unlink()
     open_splits(home)
-    with pytest.raises(UserError, match=r"inst/v1\.mat: is listed in the split 'train' but missing"):
+    with pytest.raises(UserError, match=r"inst/v1\.mat: .*'train'"):
         open_instance_splits(home)
     mat(home / "cls" / "s1.mat", {"GTcls": {"Segmentation": resized([22])}})
-    with pytest.raises(UserError, match=r"s1\.mat: contains the values 22 \(24 pixels\), but there are 21 classes"):
+    with pytest.raises(UserError, match=r"s1\.mat: .*22 \(24 pixels\).*21 classes"):
         open_dataset(home, "train")[0]
     (home / "cls" / "s1.mat").write_bytes((home / "cls" / "s1.mat").read_bytes()[:150])
-    with pytest.raises(UserError, match=r"s1\.mat: is damaged"):
+    with pytest.raises(UserError, match=r"s1\.mat: "):
         open_dataset(home, "train")[0]
     (home / "train.txt").unlink()
     assert names(open_dataset(home, "val")) == ["s2"]
     (home / "val.txt").unlink()
-    with pytest.raises(UserError, match=r"has no train\.txt or val\.txt"):
+    with pytest.raises(UserError, match=r"train\.txt or val\.txt"):
         open_dataset(home)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.layouts import names, photo
+from tests.data.layouts import names, write_image
 from tests.data.published import mat, messages, resized, sift_flow, write_list
 from upscore.data.checks.semantic import check
 from upscore.data.datasets import default_split, open_dataset, open_splits
@@ -24,7 +24,7 @@ def geometric(home, name):
 
 
 @pytest.mark.parametrize("up", [0, 1])
-def test_both_label_maps(home, up):
+def test_splits_and_both_label_maps(home, up):
     root = [home, home.parent][up]
     train, test = open_dataset(root, "train"), open_dataset(root, "test")
     assert (names(train), names(test)) == (["a", "b"], ["c"])
@@ -40,9 +40,9 @@ def test_both_label_maps(home, up):
     assert messages(check(root)) == []
 
 
-def test_photos_without_a_label_are_left_out(home):
+def test_unlabelled_images_are_left_out(home):
     for name in UNLABELLED:
-        photo(home / "Images" / SCENES / f"{name}.jpg")
+        write_image(home / "Images" / SCENES / f"{name}.jpg")
         mat(semantic(home, name), {"S": resized([0])})
         mat(geometric(home, name), {"S": resized([0])})
     assert names(open_dataset(home, "train")) == ["a", "b"]
@@ -51,7 +51,7 @@ def test_photos_without_a_label_are_left_out(home):
     assert any("every pixel is void" in message for message in messages(check(home)))
 
 
-def test_lists_of_the_authors(home):
+def test_lists_of_all_splits(home):
     (home / "TestSet1.txt").unlink()
     write_list(home / "test.txt", ["c"])
     write_list(home / "train.txt", ["b"])
@@ -61,7 +61,7 @@ def test_lists_of_the_authors(home):
     assert names(open_dataset(home, "trainval")) == ["a", "b"]
 
 
-def test_semantic_classes_alone(home):
+def test_geometric_labels_are_optional(home):
     for name in "abc":
         geometric(home, name).unlink()
     (home / "GeoLabels" / SCENES).rmdir()
@@ -71,38 +71,38 @@ def test_semantic_classes_alone(home):
     assert train[0].geometric_map is None
 
 
-def test_faults(home):
+def test_missing_files_and_lists_are_named(home):
     geometric(home, "a").unlink()
-    with pytest.raises(UserError, match=r"a\.mat: is listed in the split 'train' but missing"):
+    with pytest.raises(UserError, match=r"GeoLabels/.*a\.mat: .*'train'"):
         open_splits(home)
     (home / "TestSet1.txt").unlink()
-    with pytest.raises(UserError, match=r"TestSet1\.txt: is missing or empty"):
+    with pytest.raises(UserError, match=r"TestSet1\.txt: "):
         open_dataset(home, "test")
     (home / "TestSet1.txt").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(UserError, match=r"TestSet1\.txt: cannot be read"):
+    with pytest.raises(UserError, match=r"TestSet1\.txt: .*UTF-8"):
         open_dataset(home, "test")
     write_list(home / "TestSet1.txt", "abc")
-    with pytest.raises(UserError, match="test set"):
+    with pytest.raises(UserError, match="Images/"):
         open_dataset(home, "train")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"S": resized([34])}, "whole numbers from 0 to 33, but 34 at x=0, y=0"),
-        ({"S": resized([-1])}, "from 0 to 33, but -1"),
-        ({"S": resized([0.5])}, "whole numbers"),
-        ({"S": resized([np.nan])}, "whole numbers"),
-        ({"S": resized([np.inf])}, "whole numbers"),
-        ({"S": resized([1], (3, 6))}, "is 6x3 pixels, but .*a.jpg is 6x4"),
-        ({"S": resized([1], (2, 4, 6))}, r"must be a map \(H, W\)"),
-        ({"S": "sky"}, r"must be a map \(H, W\)"),
-        ({"S": np.zeros((0, 0))}, r"must be a map \(H, W\)"),
-        ({"S": resized([1j], dtype=complex)}, r"must be a map \(H, W\)"),
-        ({"T": resized([1])}, "holds no variable S"),
+        ({"S": resized([34])}, "0 to 33.* 34 at x=0, y=0"),
+        ({"S": resized([-1])}, "0 to 33.* -1 "),
+        ({"S": resized([0.5])}, "0.5 at"),
+        ({"S": resized([np.nan])}, "nan at"),
+        ({"S": resized([np.inf])}, "inf at"),
+        ({"S": resized([1], (3, 6))}, r"6x3.*a\.jpg.*6x4"),
+        ({"S": resized([1], (2, 4, 6))}, r"\(H, W\)"),
+        ({"S": "sky"}, r"\(H, W\)"),
+        ({"S": np.zeros((0, 0))}, r"\(H, W\)"),
+        ({"S": resized([1j], dtype=complex)}, r"\(H, W\)"),
+        ({"T": resized([1])}, "variable S"),
     ],
 )
-def test_labels_that_are_none(home, content, message):
+def test_invalid_labels_are_named(home, content, message):
     path = mat(semantic(home, "a"), content)
     with pytest.raises(UserError, match=message) as caught:
         open_dataset(home, "train")[0]
@@ -110,18 +110,18 @@ def test_labels_that_are_none(home, content, message):
     assert any(str(path) in issue for issue in messages(check(home)))
 
 
-def test_a_geometric_label_that_is_none(home):
+def test_invalid_geometric_labels_are_named(home):
     mat(geometric(home, "a"), {"S": resized([4])})
-    with pytest.raises(UserError, match=r"GeoLabels.*a\.mat: S holds whole numbers from -1 to 3, but 4"):
+    with pytest.raises(UserError, match=r"GeoLabels.*a\.mat: S .*-1 to 3.* 4 "):
         open_dataset(home, "train")[0]
     (issue,) = check(home).issues
     assert (issue.kind, issue.path) == ("label values", geometric(home, "a"))
 
 
-def test_broken_files(home):
+def test_damaged_files_are_named(home):
     content = semantic(home, "a").read_bytes()
-    for broken in (b"", content[:90], content[: len(content) // 2], b"MATLAB 7.3 " + bytes(100)):
-        semantic(home, "a").write_bytes(broken)
+    for damaged in (b"", content[:90], content[: len(content) // 2], b"MATLAB 7.3 " + bytes(100)):
+        semantic(home, "a").write_bytes(damaged)
         with pytest.raises(UserError, match=r"a\.mat: "):
             open_dataset(home, "train")[0]
         (issue,) = check(home).issues

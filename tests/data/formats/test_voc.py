@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from tests.data.layouts import names, photo
+from tests.data.layouts import names, write_image
 from upscore.data.datasets import open_dataset, open_splits
 from upscore.data.formats.voc import CLASSES
 from upscore.errors import UserError
@@ -27,10 +27,10 @@ def voc(tmp_path):
     for split, content in LISTS.items():
         (lists / f"{split}.txt").write_text("\n".join(content) + "\n")
         for name in content:
-            photo(root / "JPEGImages" / f"{name}.jpg")
+            write_image(root / "JPEGImages" / f"{name}.jpg")
             if split != "test":
                 palette_label(root / "SegmentationClass" / f"{name}.png", (0, 20, 255))
-    photo(root / "JPEGImages" / "only_boxes.jpg")
+    write_image(root / "JPEGImages" / "only_boxes.jpg")
     return root
 
 
@@ -40,14 +40,14 @@ def sbd(tmp_path):
     (root / "cls").mkdir(parents=True)
     (root / "train.txt").write_text("s1\nv1\n")
     for name in ("s1", "v1"):
-        photo(root / "img" / f"{name}.jpg")
+        write_image(root / "img" / f"{name}.jpg")
         labels = np.resize(np.array([0, 7], np.uint8), (4, 6))
         savemat(root / "cls" / f"{name}.mat", {"GTcls": {"Segmentation": labels, "Boundaries": [1]}})
     return root
 
 
 @pytest.mark.parametrize("up", [0, 1, 2])
-def test_roots(voc, up):
+def test_splits_and_labels_below_any_root(voc, up):
     root = [voc, *voc.parents][up]
     train, val = open_splits(root)
     assert (names(train), names(val)) == (["t1", "t2"], ["v1", "v2", "v3"])
@@ -62,7 +62,7 @@ def test_roots(voc, up):
 
 
 @pytest.mark.parametrize("up", [0, 1, 2])
-def test_sbd_trains_and_what_it_holds_is_not_validated_on(voc, sbd, up):
+def test_sbds_training_images_are_not_in_the_validation_split(voc, sbd, up):
     folder = [sbd, *sbd.parents][up]
     train, val = open_splits(voc, sbd=folder)
     assert (names(train), names(val)) == (["s1", "v1"], ["v2", "v3"])
@@ -74,31 +74,31 @@ def test_sbd_trains_and_what_it_holds_is_not_validated_on(voc, sbd, up):
     assert names(open_dataset(voc, sbd=folder)) == ["s1", "v1", "v2", "v3"]
 
 
-def test_faults(voc, sbd, tmp_path):
+def test_missing_files_and_lists_are_named(voc, sbd, tmp_path):
     (sbd / "cls" / "s1.mat").write_bytes(b"no mat")
-    with pytest.raises(UserError, match=r"s1\.mat: is damaged"):
+    with pytest.raises(UserError, match=r"s1\.mat: "):
         open_dataset(voc, "train", sbd=sbd)[0]
-    with pytest.raises(UserError, match="is not SBD's folder"):
+    with pytest.raises(UserError, match=rf"{voc}: .*SBD"):
         open_dataset(voc, sbd=voc)
     with pytest.raises(UserError, match="SBD"):
         open_dataset(sbd, sbd=sbd)
     (voc / "SegmentationClass" / "t2.png").unlink()
-    with pytest.raises(UserError, match=r"t2\.png: is listed in the split 'train' but missing"):
+    with pytest.raises(UserError, match=r"t2\.png: .*'train'"):
         open_splits(voc)
     for path in (voc / "ImageSets" / "Segmentation").iterdir():
         path.unlink()
-    with pytest.raises(UserError, match=r"has no train\.txt"):
+    with pytest.raises(UserError, match=r"Segmentation: .*train\.txt"):
         open_splits(voc)
 
 
-def test_names_cannot_lead_out_of_the_folder(voc):
-    photo(voc / "secret.jpg")
+def test_names_outside_the_folder_are_not_read(voc):
+    write_image(voc / "secret.jpg")
     (voc / "ImageSets" / "Segmentation" / "train.txt").write_text("../secret\n")
-    with pytest.raises(UserError, match="but missing"):
+    with pytest.raises(UserError, match=r"JPEGImages/\.\./secret\.jpg"):
         open_splits(voc)
 
 
-def test_trainval_alone_is_not_split(voc):
+def test_trainval_alone_is_split_at_random(voc):
     for split in ("train", "val"):
         (voc / "ImageSets" / "Segmentation" / f"{split}.txt").unlink()
     train, val = open_splits(voc, fraction=0.4)

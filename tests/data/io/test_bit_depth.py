@@ -38,7 +38,9 @@ PATH = Path("a.tif")
         (np.float16, None, [0, 1], [0, 255]),
     ],
 )
-def test_bytes_of_every_type(dtype: Any, bits: int | None, values: list[float], expected: list[int]) -> None:
+def test_values_of_every_type_are_converted_to_bytes(
+    dtype: Any, bits: int | None, values: list[float], expected: list[int]
+) -> None:
     made = to_bytes(np.array([values], dtype), PATH, bits)
     assert made.dtype == np.uint8
     assert made.tolist() == [expected]
@@ -47,16 +49,16 @@ def test_bytes_of_every_type(dtype: Any, bits: int | None, values: list[float], 
 @pytest.mark.parametrize(
     ("values", "bits", "message"),
     [
-        (np.array([70000], np.uint32), None, "of 16 bits must be from 0 to 65535, but are from 70000 to 70000"),
-        (np.array([-1], np.int16), None, "of 15 bits must be from 0 to 32767, but are from -1"),
-        (np.array([4096], np.uint16), 12, "of 12 bits must be from 0 to 4095"),
-        (np.array([np.nan]), None, "must be from 0 to 1, but are from nan"),
-        (np.array([1j]), None, "of type complex128"),
-        (np.array(["a"]), None, "of type <U1"),
-        (np.array([object()]), None, "of type object"),
+        (np.array([70000], np.uint32), None, "16 bits.* 65535.* 70000 to 70000"),
+        (np.array([-1], np.int16), None, "15 bits.* 32767.* -1"),
+        (np.array([4096], np.uint16), 12, "12 bits.* 4095.* 4096"),
+        (np.array([np.nan]), None, "0 to 1.* nan"),
+        (np.array([1j]), None, "complex128"),
+        (np.array(["a"]), None, "<U1"),
+        (np.array([object()]), None, "object"),
     ],
 )
-def test_what_is_no_brightness(values: np.ndarray, bits: int | None, message: str) -> None:
+def test_values_out_of_range_and_other_types_are_refused(values: np.ndarray, bits: int | None, message: str) -> None:
     with pytest.raises(UserError, match=rf"a\.tif: .*{message}"):
         to_bytes(values, PATH, bits)
 
@@ -68,7 +70,7 @@ def zarr_of(path: Path, pixels: np.ndarray) -> Path:
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float64])
-def test_every_reader_makes_the_same_bytes(tmp_path: Path, dtype: Any) -> None:
+def test_windows_and_whole_images_are_converted_to_the_same_bytes(tmp_path: Path, dtype: Any) -> None:
     values = WORDS / 65535 if dtype is np.float64 else (WORDS & np.iinfo(dtype).max).astype(dtype)
     tifffile.imwrite(tmp_path / "a.tif", values, tile=(16, 16))
     whole = read_image(tmp_path / "a.tif")
@@ -76,7 +78,7 @@ def test_every_reader_makes_the_same_bytes(tmp_path: Path, dtype: Any) -> None:
         assert torch.equal(open_raster(path).read(0, 0, 50, 60), whole)
 
 
-def test_colours_of_sixteen_bits_are_the_same_in_a_png(tmp_path: Path) -> None:
+def test_16_bit_png_and_tiff_give_the_same_image(tmp_path: Path) -> None:
     Image.fromarray(WORDS).save(tmp_path / "a.png")
     tifffile.imwrite(tmp_path / "a.tif", np.dstack([WORDS] * 3), photometric="rgb")
     assert torch.equal(read_image(tmp_path / "a.png"), read_image(tmp_path / "a.tif"))
@@ -86,22 +88,22 @@ TWELVE = WORDS >> 4
 SMALL = (WORDS >> 8).astype(np.int16)
 
 
-@pytest.mark.parametrize(("pixels", "message"), [(TWELVE, "40.., where 65535"), (SMALL, "255, where 32767")])
-def test_what_would_be_nearly_black_is_told(tmp_path: Path, pixels: np.ndarray, message: str) -> None:
+@pytest.mark.parametrize(("pixels", "message"), [(TWELVE, "40.., .*65535"), (SMALL, "255, .*32767")])
+def test_dark_images_are_reported_once_per_folder(tmp_path: Path, pixels: np.ndarray, message: str) -> None:
     tifffile.imwrite(tmp_path / "a.tif", pixels, tile=(16, 16), compression="zlib")
-    for place, (name, read) in enumerate((("a.tif", read_image), ("a.tif", open_raster), ("a.zarr", open_raster))):
-        (folder := tmp_path / str(place)).mkdir()
+    for number, (name, read) in enumerate((("a.tif", read_image), ("a.tif", open_raster), ("a.zarr", open_raster))):
+        (folder := tmp_path / str(number)).mkdir()
         path = folder / name
         zarr_of(path, pixels) if name == "a.zarr" else path.write_bytes((tmp_path / name).read_bytes())
         with pytest.warns(DarkImageWarning, match=rf"{name}: .*{message}.*gdal_translate"):
             read(path)
         with warnings.catch_warnings():
             warnings.simplefilter("error", DarkImageWarning)
-            read(path)  # told once for a folder
+            read(path)  # the folder was reported
 
 
 @pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
-def test_dark_images_can_be_read_all_the_same(tmp_path: Path, photometric: str) -> None:
+def test_dark_images_are_read(tmp_path: Path, photometric: str) -> None:
     tifffile.imwrite(tmp_path / "a.tif", TWELVE, photometric=photometric)
     expected = torch.from_numpy((TWELVE >> 8 if photometric == "minisblack" else 255 - (TWELVE >> 8)).astype(np.uint8))
     with pytest.warns(DarkImageWarning):
@@ -122,29 +124,29 @@ def test_dark_images_can_be_read_all_the_same(tmp_path: Path, photometric: str) 
     ],
     ids=["stated", "blank", "an eighth", "bytes", "floats"],
 )
-def test_nothing_is_told_of(tmp_path: Path, pixels: np.ndarray, options: dict[str, Any]) -> None:
+def test_images_that_are_not_dark_are_not_reported(tmp_path: Path, pixels: np.ndarray, options: dict[str, Any]) -> None:
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", **options)
     with warnings.catch_warnings():
         warnings.simplefilter("error", DarkImageWarning)
         assert torch.equal(open_raster(tmp_path / "a.tif").read(0, 0, 50, 60), read_image(tmp_path / "a.tif"))
 
 
-def test_a_warning_that_is_an_error_stays_what_it_is(tmp_path: Path) -> None:
+def test_a_warning_turned_into_an_error_keeps_its_type(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", TWELVE)
     with warnings.catch_warnings():
         warnings.simplefilter("error", DarkImageWarning)
-        with pytest.raises(DarkImageWarning, match="save it with 8 bits"):
+        with pytest.raises(DarkImageWarning, match=r"a\.tif: .*gdal_translate"):
             read_image(tmp_path / "a.tif")
 
 
-def test_alpha_does_not_hide_darkness(tmp_path: Path) -> None:
+def test_alpha_is_not_a_bright_value(tmp_path: Path) -> None:
     pixels = np.dstack([TWELVE, np.full_like(WORDS, 65535)])
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", extrasamples=["unassalpha"])
     with pytest.warns(DarkImageWarning):
         open_raster(tmp_path / "a.tif")
 
 
-def test_a_sample_is_inside_and_all_over() -> None:
+def test_sampled_windows_reach_every_side_of_the_image() -> None:
     for height, width in ((1, 1), (200, 300), (256, 257), (40_000, 30_000)):
         windows = sample_windows(height, width)
         assert min(top for top, _, _, _ in windows) == min(left for _, left, _, _ in windows) == 0
@@ -153,7 +155,7 @@ def test_a_sample_is_inside_and_all_over() -> None:
         assert max(down * across for _, _, down, across in windows) <= 256**2
 
 
-def test_bits_that_are_few_are_never_dark() -> None:
+def test_images_of_8_bits_are_never_dark() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", DarkImageWarning)
         warn_if_dark(np.ones((2, 2), np.uint8), PATH)

@@ -1,4 +1,4 @@
-"""Depth from files and arrays, and models that ask for it."""
+"""Depth from files and arrays, and prediction with depth."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXPECTED = np.where(MILLIMETRES == 0, np.nan, MILLIMETRES / 1000).astype(np.floa
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])
-def test_files_of_whole_numbers(suffix: str, tmp_path: Path) -> None:
+def test_integers_in_files_are_millimetres(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a{suffix}"
     if suffix == ".png":
         Image.fromarray(MILLIMETRES).save(path)
@@ -40,37 +40,37 @@ def test_files_of_whole_numbers(suffix: str, tmp_path: Path) -> None:
     assert (depth.shape, depth.dtype) == ((1, 2, 3), torch.float32)
     assert np.array_equal(depth[0].numpy(), EXPECTED, equal_nan=True)
     assert find_depth(tmp_path, "a") == path
-    with pytest.raises(UserError, match="b: no depth of this name"):
+    with pytest.raises(UserError, match=r"b: .*png"):
         find_depth(tmp_path, "b")
 
 
-def test_fractions_hha_and_arrays(tmp_path: Path) -> None:
-    fractions = np.array([[0.0, np.inf, -1.5], [1, 2, np.nan]], np.float64)
-    tifffile.imwrite(tmp_path / "a.tif", fractions.astype(np.float32))
-    for given in (fractions, fractions[None], torch.from_numpy(fractions), tmp_path / "a.tif"):
+def test_floats_are_metres_and_three_channels_are_hha(tmp_path: Path) -> None:
+    metres = np.array([[0.0, np.inf, -1.5], [1, 2, np.nan]], np.float64)
+    tifffile.imwrite(tmp_path / "a.tif", metres.astype(np.float32))
+    for given in (metres, metres[None], torch.from_numpy(metres), tmp_path / "a.tif"):
         depth = as_depth(given, 1, (2, 3))
         assert np.array_equal(depth[0].numpy(), [[0, np.nan, -1.5], [1, 2, np.nan]], equal_nan=True)
     hha = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
     Image.fromarray(hha).save(tmp_path / "hha.png")
     for given in (hha, hha.transpose(2, 0, 1), tmp_path / "hha.png"):
-        assert np.array_equal(as_depth(given, 3, (4, 5)).numpy(), hha.transpose(2, 0, 1))  # 0 is a value there
+        assert np.array_equal(as_depth(given, 3, (4, 5)).numpy(), hha.transpose(2, 0, 1))  # 0 is a valid value of HHA
 
 
 @pytest.mark.parametrize(
     ("depth", "match"),
     [
-        (np.zeros((3, 2)), "is of shape .3, 2., but the model sees depth of 1 channels, and the image has 2 rows"),
+        (np.zeros((3, 2)), ".3, 2.*1 channels.*2 rows"),
         (np.zeros((3, 2, 3)), "1 channels"),
-        (np.zeros((2, 3), bool), "of type bool"),
-        ("nowhere.png", "nowhere.png: there is no such file"),
+        (np.zeros((2, 3), bool), "bool"),
+        ("nowhere.png", "nowhere.png"),
     ],
 )
-def test_what_is_no_depth_is_told(depth: np.ndarray | str, match: str) -> None:
+def test_wrong_shapes_types_and_missing_files_are_refused(depth: np.ndarray | str, match: str) -> None:
     with pytest.raises(UserError, match=match):
         as_depth(depth, 1, (2, 3))
 
 
-def test_a_file_of_objects_is_not_unpickled(tmp_path: Path) -> None:
+def test_npy_files_are_not_unpickled(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([{}], object), allow_pickle=True)
     with pytest.raises(UserError, match=r"a\.npy"):
         as_depth(tmp_path / "a.npy", 1, (2, 3))
@@ -87,9 +87,9 @@ def model(**options: str | int) -> Model:
     return Model(net, precision="float32", max_side=48)
 
 
-def test_depth_changes_what_is_seen_and_must_be_there() -> None:
+def test_depth_changes_the_prediction_and_is_required() -> None:
     predictor, sample = model(depth="early"), scenes(1)[0]
-    with pytest.raises(UserError, match=r"sees depth beside the photo \(1 channels\): give it too"):
+    with pytest.raises(UserError, match=r"depth .*1 channel"):
         predictor.predict(sample.image)
     near, far = (predictor.predict(sample.image, depth=np.full((64, 64), metres), scores=True) for metres in (1.5, 3.0))
     assert near.scores is not None
@@ -98,7 +98,7 @@ def test_depth_changes_what_is_seen_and_must_be_there() -> None:
     unknown = predictor.predict(sample.image, depth=np.full((64, 64), np.nan), scores=True)
     mean = predictor.predict(sample.image, depth=np.full((64, 64), 2.1), scores=True)
     assert np.allclose(unknown.scores, mean.scores, atol=1e-3)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="this model sees photos alone"):
+    with pytest.raises(UserError, match="model"):
         model().predict(sample.image, depth=sample.depth)
     assert evaluate(predictor, scenes(2)).pixel_accuracy > 0  # type: ignore[union-attr]
     without = Sample(name="bare", image=sample.image, class_map=sample.class_map)
@@ -107,7 +107,7 @@ def test_depth_changes_what_is_seen_and_must_be_there() -> None:
         evaluate(predictor, bare)
 
 
-def test_the_verb_takes_depth_from_a_folder_and_writes_both_maps(tmp_path: Path) -> None:
+def test_predict_reads_depth_from_a_folder_and_writes_both_maps(tmp_path: Path) -> None:
     net = model(depth="late", geometric_classes=3).module
     save_model(tmp_path / "model", net, classes=net.classes)
     for folder in ("rgb", "depth"):

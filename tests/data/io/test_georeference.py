@@ -1,4 +1,4 @@
-"""Map coordinates of pixels, beside those of rasterio."""
+"""Map coordinates of pixels, compared with rasterio."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from upscore.errors import UserError
 
 
 @pytest.mark.parametrize("point", [False, True])
-def test_map_coordinates_are_those_of_other_programs(tmp_path: Path, point: bool) -> None:
+def test_map_coordinates_equal_rasterios(tmp_path: Path, point: bool) -> None:
     rasterio = pytest.importorskip("rasterio", reason="the extra [geo] is not installed")
     pixels = np.array([[0.5, 0.5], [12.25, 30.0]])
     for turned in (False, True):

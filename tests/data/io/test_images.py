@@ -30,7 +30,7 @@ def save(path, pixels, **options):
 
 
 def write_png(path, rows, depth, colour, width):
-    """A PNG of any depth from packed rows of bytes."""
+    """Write a PNG of any bit depth from packed rows of bytes."""
 
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -59,7 +59,7 @@ def test_one_pixel_sides(tmp_path, shape):
     label = read_label(save(tmp_path / "b.png", pixels[..., 0]))
     assert image.shape == (3, *shape)
     assert label.shape == shape
-    image += 1  # the memory is the tensor's own
+    image += 1  # the tensor owns its memory
     label += 1
 
 
@@ -86,15 +86,15 @@ def test_cmyk_jpeg(tmp_path):
     assert blue < 15
 
 
-def test_stacks_of_one_page_are_refused(tmp_path):
+def test_imagej_stacks_are_refused(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 9, 9), np.uint8), imagej=True)
     for read in (read_image, read_label):
-        with pytest.raises(UserError, match="several pages"):
+        with pytest.raises(UserError, match=r"a\.tif: .*pages"):
             read(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_of_sixteen_bits_the_upper_eight_are_kept(tmp_path, suffix):
+def test_the_upper_8_of_16_bits_are_kept(tmp_path, suffix):
     values = np.array([[0, 128, 129, 257, 32896, 65535]], np.uint16)
     path = save(tmp_path / f"a.{suffix}", values)
     assert read_image(path)[1].tolist() == [[0, 0, 0, 1, 128, 255]]
@@ -102,7 +102,7 @@ def test_of_sixteen_bits_the_upper_eight_are_kept(tmp_path, suffix):
     assert not is_deep(save(tmp_path / f"b.{suffix}", GREY))
 
 
-def test_deep_tiffs(tmp_path):
+def test_tiffs_of_16_bits_and_floats(tmp_path):
     deep = RGB.astype(np.uint16) * 257
     tifffile.imwrite(tmp_path / "rgb.tif", deep, photometric="rgb")
     assert np.array_equal(hwc(read_image(tmp_path / "rgb.tif")), RGB)
@@ -114,21 +114,21 @@ def test_deep_tiffs(tmp_path):
     assert np.array_equal(hwc(read_image(tmp_path / "double.tif"))[..., 2], GREY)
 
 
-def test_tiff_of_many_channels(tmp_path):
+def test_tiffs_of_five_channels_need_named_colours(tmp_path):
     five = np.dstack([RGB, RGB[..., :2]]).astype(np.uint16) * 257
     tifffile.imwrite(tmp_path / "rgb.tif", five, photometric="rgb", extrasamples=["unspecified"] * 2)
     assert np.array_equal(hwc(read_image(tmp_path / "rgb.tif")), RGB)
     tifffile.imwrite(tmp_path / "bands.tif", five, photometric="minisblack", planarconfig="contig")
-    with pytest.raises(UserError, match=r"bands\.tif: has 5 channels and does not say which are red"):
+    with pytest.raises(UserError, match=r"bands\.tif: has 5 channels"):
         read_image(tmp_path / "bands.tif")
 
 
-def test_tiff_of_several_pages(tmp_path):
+def test_tiffs_of_several_pages_are_refused_but_pyramids_are_read(tmp_path):
     stack = [Image.fromarray(RGB), Image.fromarray(RGB)]
     stack[0].save(tmp_path / "a.tif", save_all=True, append_images=stack[1:])
     tifffile.imwrite(tmp_path / "b.tif", np.zeros((4, 5, 6, 3), np.float64), photometric="rgb")
     for name in ("a.tif", "b.tif"):
-        with pytest.raises(UserError, match="holds several pages"):
+        with pytest.raises(UserError, match=rf"{name}: .*pages"):
             read_image(tmp_path / name)
     with tifffile.TiffWriter(tmp_path / "pyramid.tif") as writer:
         writer.write(RGB, photometric="rgb")
@@ -151,7 +151,7 @@ def test_integers_above_16_bits_are_refused(tmp_path):
 
 @pytest.mark.parametrize("turn", EVERY_ORIENTATION)
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_orientation_is_applied_as_viewers_do(tmp_path, turn, suffix):
+def test_exif_orientation_is_applied(tmp_path, turn, suffix):
     exif = Image.Exif()
     exif[decoding.ORIENTATION] = turn
     path = save(tmp_path / f"a.{suffix}", RGB, exif=exif)
@@ -162,24 +162,24 @@ def test_orientation_is_applied_as_viewers_do(tmp_path, turn, suffix):
 
 
 @pytest.mark.parametrize("turn", EVERY_ORIENTATION)
-def test_orientation_of_deep_tiffs(tmp_path, turn):
+def test_orientation_of_tiffs_of_floats(tmp_path, turn):
     tag = (decoding.ORIENTATION, "H", 1, turn, True)
     tifffile.imwrite(tmp_path / "a.tif", RGB / 255, photometric="rgb", extratags=[tag])
     Image.fromarray(RGB).save(tmp_path / "b.tif", tiffinfo={decoding.ORIENTATION: turn})
     assert torch.equal(read_image(tmp_path / "a.tif"), read_image(tmp_path / "b.tif"))
 
 
-def test_palette_labels_hold_the_index(tmp_path):
+def test_palette_labels_are_read_as_indices(tmp_path):
     label = Image.fromarray(GREY % 21).convert("P")
     label.putpalette(np.random.default_rng(1).integers(0, 256, 768, dtype=np.uint8).tobytes())
     stored = np.array(label)
     for name in ("a.png", "a.gif", "a.bmp", "a.tif"):
-        path = save(tmp_path / name, label, optimize=False)  # which would number the colours of a GIF anew
+        path = save(tmp_path / name, label, optimize=False)  # optimize renumbers the colours of a GIF
         assert np.array_equal(read_label(path).numpy(), stored), name
     assert np.array_equal(read_label(save(tmp_path / "t.png", label, transparency=0)).numpy(), stored)
 
 
-def test_few_bits_hold_the_stored_value(tmp_path):
+def test_labels_of_few_bits_are_read_as_stored(tmp_path):
     assert read_label(write_png(tmp_path / "1.png", [b"\xa0"], 1, 0, 4)).tolist() == [[1, 0, 1, 0]]
     assert read_label(write_png(tmp_path / "2.png", [b"\x1b"], 2, 0, 4)).tolist() == [[0, 1, 2, 3]]
     assert read_label(write_png(tmp_path / "4.png", [b"\x01\x9f"], 4, 0, 4)).tolist() == [[0, 1, 9, 15]]
@@ -187,7 +187,7 @@ def test_few_bits_hold_the_stored_value(tmp_path):
     assert np.array_equal(read_label(tmp_path / "white_is_zero.tif").numpy(), GREY)
 
 
-def test_wider_and_equal_channels_are_labels_too(tmp_path):
+def test_labels_of_equal_channels_or_more_bits_are_read(tmp_path):
     grey3 = np.repeat(GREY[..., None], 3, 2)
     assert np.array_equal(read_label(save(tmp_path / "rgb.png", grey3)).numpy(), GREY)
     assert np.array_equal(read_label(save(tmp_path / "rgba.png", np.dstack([grey3, 255 - GREY]))).numpy(), GREY)
@@ -197,26 +197,26 @@ def test_wider_and_equal_channels_are_labels_too(tmp_path):
         assert np.array_equal(read_label(tmp_path / f"{kind.__name__}.tif").numpy(), GREY)
 
 
-def test_labels_that_hold_no_index(tmp_path):
+def test_labels_with_colours_or_values_out_of_range_are_refused(tmp_path):
     colour = np.zeros((4, 5, 3), np.uint8)
     colour[2, 3] = 128, 64, 0
-    with pytest.raises(LabelError, match=r"a\.png: .* class index per pixel.*\(128, 64, 0\) at x=3, y=2"):
+    with pytest.raises(LabelError, match=r"a\.png: .*\(128, 64, 0\) at x=3, y=2"):
         read_label(save(tmp_path / "a.png", colour))
-    with pytest.raises(LabelError, match=r"b\.png: contains the value 300"):
+    with pytest.raises(LabelError, match=r"b\.png: .*300"):
         read_label(save(tmp_path / "b.png", np.array([[7, 300]], np.uint16)))
-    with pytest.raises(LabelError, match=r"c\.jpg: JPEG changes"):
+    with pytest.raises(LabelError, match=r"c\.jpg: JPEG"):
         read_label(save(tmp_path / "c.jpg", GREY))
-    # Pillow keeps the upper byte alone, in which every small index is 0.
+    # Pillow keeps only the upper byte, in which every small index is 0.
     with pytest.raises(LabelError, match=r"d\.png: .*16"):
         read_label(write_png(tmp_path / "d.png", [b"\0\3" * 6], 16, 2, 2))
     tifffile.imwrite(tmp_path / "e.tif", np.ones((3, 3), np.float32))
-    with pytest.raises(LabelError, match=r"e\.tif: .*whole numbers"):
+    with pytest.raises(LabelError, match=r"e\.tif: .*float32"):
         read_label(tmp_path / "e.tif")
     tifffile.imwrite(tmp_path / "g.tif", RGB.astype(np.int32), photometric="rgb")
-    with pytest.raises(LabelError, match=r"g\.tif: .*in colour"):  # whose red alone could pass for an index
+    with pytest.raises(LabelError, match=r"g\.tif: .*x=0, y=0"):  # not the red channel alone
         read_label(tmp_path / "g.tif")
     tifffile.imwrite(tmp_path / "f.tif", np.full((3, 3), -1, np.int16))
-    with pytest.raises(LabelError, match=r"f\.tif: contains the value -1"):
+    with pytest.raises(LabelError, match=r"f\.tif: .*-1"):
         read_label(tmp_path / "f.tif")
 
 
@@ -237,7 +237,7 @@ def test_broken_files_are_named(tmp_path, read):
             read(tmp_path / name)
 
 
-def test_damaged_bytes_raise_nothing_else(tmp_path):
+def test_damaged_files_raise_only_user_errors(tmp_path):
     rng = np.random.default_rng(3)
     exif = Image.Exif()
     exif[decoding.ORIENTATION] = 6
@@ -261,11 +261,11 @@ def test_the_number_of_pixels_is_bounded_before_decoding(tmp_path):
     head[16:24] = struct.pack(">II", 30000, 30000)
     head[29:33] = struct.pack(">I", zlib.crc32(bytes(head[12:29])))
     path.write_bytes(head)
-    with pytest.raises(UserError, match=r"bomb\.png: 30000x30000 pixels are more than"):
+    with pytest.raises(UserError, match=r"bomb\.png: .*30000x30000"):
         read_image(path)
 
 
-def test_pillows_own_limit_neither_stops_us_nor_changes(tmp_path, monkeypatch):
+def test_pillows_limit_of_pixels_is_not_applied_and_not_changed(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     monkeypatch.setattr(decoding, "LARGE", 10)
     for name in ("a.png", "a.tif"):

@@ -2,47 +2,47 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from upscore.data.io import matlab as mat_files
+from upscore.data.io import matlab
 from upscore.data.io.matlab import read_field, read_variable
 from upscore.errors import UserError
 
 
 @pytest.mark.parametrize("kind", [{"format": "4"}, {"do_compression": True}, {"do_compression": False}])
-def test_kinds(tmp_path, kind):
+def test_versions_and_compression(tmp_path, kind):
     values = np.arange(12.0).reshape(3, 4)
     savemat(tmp_path / "a.mat", {"S": values, "other": [1]}, **kind)
     assert (read_variable(tmp_path / "a.mat", "S") == values).all()
 
 
-def test_what_unfolds_to_too_much_is_not_unfolded(tmp_path, monkeypatch):
+def test_the_decompressed_size_is_limited(tmp_path, monkeypatch):
     path = tmp_path / "a.mat"
     savemat(path, {"S": np.zeros((1000, 1000))}, do_compression=True)
     assert path.stat().st_size < 20_000
     read_variable(path, "S")
-    monkeypatch.setattr(mat_files, "MAX_BYTES", 2_000_000)
-    with pytest.raises(UserError, match=r"a\.mat: unfolds to more than the 2,000,000 bytes"):
+    monkeypatch.setattr(matlab, "MAX_BYTES", 2_000_000)
+    with pytest.raises(UserError, match=r"a\.mat: .*2,000,000"):
         read_variable(path, "S")
-    monkeypatch.setattr(mat_files, "MAX_BYTES", 2_000)
-    with pytest.raises(UserError, match=r"a\.mat: is larger than the 2,000 bytes"):
+    monkeypatch.setattr(matlab, "MAX_BYTES", 2_000)
+    with pytest.raises(UserError, match=r"a\.mat: .*2,000"):
         read_variable(path, "S")
 
 
-def test_faults(tmp_path):
-    with pytest.raises(UserError, match="there is no such file"):
+def test_missing_files_versions_and_fields_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"a\.mat"):
         read_variable(tmp_path / "a.mat", "S")
     (tmp_path / "a.mat").write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(400))
-    with pytest.raises(UserError, match=r"7\.3, which is not read; save it again with '-v7'"):
+    with pytest.raises(UserError, match=r"a\.mat: .*7\.3.*'-v7'"):
         read_variable(tmp_path / "a.mat", "S")
     savemat(tmp_path / "b.mat", {"S": {"x": 1}})
     assert read_field(tmp_path / "b.mat", "S", "x").item() == 1
-    with pytest.raises(UserError, match="S has no field y"):
+    with pytest.raises(UserError, match=r"b\.mat: S .*y"):
         read_field(tmp_path / "b.mat", "S", "y")
     savemat(tmp_path / "c.mat", {"S": np.zeros((2, 2))})
-    with pytest.raises(UserError, match="S has no field x"):
+    with pytest.raises(UserError, match=r"c\.mat: S .*x"):
         read_field(tmp_path / "c.mat", "S", "x")
 
 
-def test_any_cut_is_told(tmp_path):
+def test_damaged_and_truncated_files_are_named(tmp_path):
     savemat(tmp_path / "whole.mat", {"S": np.eye(9), "T": {"x": [1]}}, do_compression=True)
     content = (tmp_path / "whole.mat").read_bytes()
     rng = np.random.default_rng(0)
@@ -54,4 +54,4 @@ def test_any_cut_is_told(tmp_path):
             try:
                 read_variable(tmp_path / "a.mat", "S")
             except UserError as error:
-                assert "a.mat" in str(error)  # noqa: PT017 - some bytes do not matter
+                assert "a.mat" in str(error)  # noqa: PT017 - some damage has no effect

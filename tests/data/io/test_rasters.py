@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 import zlib
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 from upscore.data import read_image
-from upscore.data.io import tiff as tiff_rasters
+from upscore.data.io import tiff
 from upscore.data.io.georeference import Georeference, read_georeference
 from upscore.data.io.rasters import InMemoryRaster, Window, ZarrRaster, open_raster
 from upscore.data.io.tiff import TiffRaster, UnstreamableError
@@ -51,25 +52,25 @@ def write(path: Path, pixels: np.ndarray, **options: Any) -> Path:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_windows_of_a_tiff_are_those_of_the_photo(tmp_path: Path, layout: str) -> None:
+def test_windows_of_a_tiff_equal_those_of_the_whole_image(tmp_path: Path, layout: str) -> None:
     pixels, options = LAYOUTS[layout]
     path = write(tmp_path / "a.tif", pixels, **options)
-    raster, photo = TiffRaster(path), read_image(path)
+    raster, image = TiffRaster(path), read_image(path)
     assert (raster.height, raster.width) == (HEIGHT, WIDTH)
     for top, left, height, width in WINDOWS:
         window = raster.read(top, left, height, width)
         assert window.dtype == torch.uint8
         assert window.is_contiguous()
-        assert torch.equal(window, photo[:, top : top + height, left : left + width])
+        assert torch.equal(window, image[:, top : top + height, left : left + width])
 
 
-def test_deep_colour_is_scaled_over_its_full_range(tmp_path: Path) -> None:
+def test_16_bit_colours_are_reduced_to_8_bits(tmp_path: Path) -> None:
     deep = RGB.astype(np.uint16) * 257
     raster = TiffRaster(write(tmp_path / "a.tif", deep))
     assert torch.equal(raster.read(0, 0, HEIGHT, WIDTH), torch.from_numpy(PLANES))
 
 
-def test_ome_tiff_with_a_page_for_each_colour(tmp_path: Path) -> None:
+def test_ome_tiff_with_a_page_per_channel(tmp_path: Path) -> None:
     path = write(tmp_path / "a.ome.tif", PLANES, photometric="minisblack", metadata={"axes": "CYX"}, tile=(64, 64))
     raster = open_raster(path)
     assert isinstance(raster, TiffRaster)
@@ -90,25 +91,25 @@ def test_levels_of_a_pyramid(tmp_path: Path, options: dict[str, bool]) -> None:
     assert torch.equal(finest.read(0, 0, HEIGHT, WIDTH), torch.from_numpy(PLANES))
     assert (coarser.height, coarser.width) == RGB[::2, ::2].shape[:2]
     assert torch.equal(coarser.read(1, 2, 60, 50), torch.from_numpy(PLANES[:, ::2, ::2])[:, 1:61, 2:52])
-    with pytest.raises(UserError, match="level=2, but its levels are 0 to 1"):
+    with pytest.raises(UserError, match=r"a\.tif: .*level 2.* 0 to 1"):
         open_raster(path, pyramid_level=2)
 
 
-def test_only_what_a_window_touches_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_tiles_of_a_window_are_decoded_and_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
-    decode = tiff_rasters._decode
-    monkeypatch.setattr(tiff_rasters, "_decode", lambda page, index: decoded.append(index) or decode(page, index))
+    decode = tiff._decode
+    monkeypatch.setattr(tiff, "_decode", lambda page, index: decoded.append(index) or decode(page, index))
     raster = TiffRaster(write(tmp_path / "a.tif", RGB, tile=(64, 64), compression="zlib"))
     raster.read(70, 10, 20, 60)
     assert decoded == [4, 5]  # the second row of four tiles
     raster.read(60, 70, 10, 10)
-    assert decoded == [4, 5, 1]  # one was kept
-    monkeypatch.setattr(tiff_rasters, "KEPT", 64 * 64 * 3 * 2)
+    assert decoded == [4, 5, 1]  # one was cached
+    monkeypatch.setattr(tiff, "CACHE_BYTES", 64 * 64 * 3 * 2)
     raster.read(0, 0, HEIGHT, WIDTH)
-    assert len(raster._kept) == 2
+    assert len(raster._cache) == 2
 
 
-def test_tiles_that_the_file_leaves_out_are_blank(tmp_path: Path) -> None:
+def test_missing_tiles_of_a_sparse_file_are_blank(tmp_path: Path) -> None:
     path = tmp_path / "sparse.tif"
     blocks = iter([b"", zlib.compress(bytes([7]) * 64 * 64), b"", b""])
     tifffile.imwrite(path, blocks, shape=(128, 128), dtype=np.uint8, tile=(64, 64), compression="zlib")
@@ -120,46 +121,46 @@ def test_tiles_that_the_file_leaves_out_are_blank(tmp_path: Path) -> None:
 def test_a_stack_is_refused(tmp_path: Path) -> None:
     for name, options in (("pages.tif", {}), ("imagej.tif", {"imagej": True})):
         path = write(tmp_path / name, np.zeros((5, 40, 40), np.uint8), photometric="minisblack", **options)
-        with pytest.raises(UserError, match="several pages"):
+        with pytest.raises(UserError, match=f"{name}: .*pages"):
             open_raster(path)
 
 
-def test_what_cant_be_read_in_parts_is_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotated_tiffs_are_read_as_a_whole_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     turned = write(tmp_path / "turned.tif", RGB, extratags=[(274, 3, 1, 6, True)])
-    with pytest.raises(UnstreamableError, match="save it upright"):
+    with pytest.raises(UnstreamableError, match=r"turned\.tif"):
         TiffRaster(turned)
     raster = open_raster(turned)
     assert isinstance(raster, InMemoryRaster)
     assert (raster.height, raster.width) == (WIDTH, HEIGHT)
     monkeypatch.setattr("upscore.data.io.rasters.LARGE", 100)
-    with pytest.raises(UserError, match="save it upright"):
+    with pytest.raises(UserError, match=r"turned\.tif"):
         open_raster(turned)
 
 
-def test_compression_in_one_piece_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiff_rasters, "MOST_SEGMENT", 50_000)
-    with pytest.raises(UnstreamableError, match="213x151 pixels; save it in tiles"):
+def test_large_compressed_strips_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiff, "MAX_SEGMENT_BYTES", 50_000)
+    with pytest.raises(UnstreamableError, match=r"a\.tif: .*213x151"):
         TiffRaster(write(tmp_path / "a.tif", RGB, rowsperstrip=HEIGHT, compression="zlib"))
-    monkeypatch.setattr(tiff_rasters, "PART", 20_000)
-    raster = TiffRaster(write(tmp_path / "b.tif", RGB, rowsperstrip=HEIGHT))  # as it is, any rows of it can be read
+    monkeypatch.setattr(tiff, "STRIP_BYTES", 20_000)
+    raster = TiffRaster(write(tmp_path / "b.tif", RGB, rowsperstrip=HEIGHT))  # uncompressed: any rows can be read
     assert torch.equal(raster.read(0, 0, HEIGHT, WIDTH), torch.from_numpy(PLANES))
 
 
-def test_colours_that_are_not_known(tmp_path: Path) -> None:
-    with pytest.raises(UnstreamableError, match="colours are CIELAB"):
+def test_unsupported_colour_spaces_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UnstreamableError, match=r"a\.tif: .*CIELAB"):
         TiffRaster(write(tmp_path / "a.tif", RGB, photometric="cielab"))
 
 
 @pytest.mark.skipif(find_spec("imagecodecs") is not None, reason="imagecodecs is installed, which reads LZW")
-def test_a_codec_that_is_not_installed_is_named(tmp_path: Path) -> None:
+def test_a_missing_codec_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     Image.fromarray(RGB).save(path, compression="tiff_lzw")
-    with pytest.raises(UnstreamableError, match="LZW, for which `pip install imagecodecs`"):
+    with pytest.raises(UnstreamableError, match=r"LZW.*imagecodecs"):
         TiffRaster(path)
     assert torch.equal(open_raster(path).read(0, 0, HEIGHT, WIDTH), torch.from_numpy(PLANES))
 
 
-def test_damage_is_told_with_the_files_name(tmp_path: Path) -> None:
+def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", RGB, tile=(64, 64), compression="zlib")
     with tifffile.TiffFile(path) as file:
         offset = file.pages.first.dataoffsets[0]
@@ -168,18 +169,18 @@ def test_damage_is_told_with_the_files_name(tmp_path: Path) -> None:
     path.write_bytes(data)
     raster = open_raster(path)
     raster.read(64, 64, 10, 10)
-    with pytest.raises(UserError, match=r"a\.tif: cannot be decoded"):
+    with pytest.raises(UserError, match=r"a\.tif: "):
         raster.read(0, 0, 10, 10)
     for name in ("none.tif", "none.zarr"):
-        with pytest.raises(UserError, match="no such file"):
+        with pytest.raises(UserError, match=name):
             open_raster(tmp_path / name)
 
 
-def test_a_photo(tmp_path: Path) -> None:
+def test_windows_of_a_png(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(RGB).save(path)
     assert torch.equal(open_raster(path).read(2, 3, 40, 50), torch.from_numpy(PLANES)[:, 2:42, 3:53])
-    with pytest.raises(UserError, match="level=1, but an image has one"):
+    with pytest.raises(UserError, match=r"a\.png: .*level 1"):
         open_raster(path, pyramid_level=1)
 
 
@@ -205,13 +206,13 @@ def test_levels_of_an_ome_zarr(tmp_path: Path, version: int) -> None:
     group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=version)
     for name, pixels in (("0", PLANES), ("1", PLANES[:, ::2, ::2])):
         group.create_array(name, shape=pixels.shape, chunks=(1, 64, 64), dtype="u1")[:] = pixels
-    with pytest.raises(UserError, match="without OME's multiscales; give one of its arrays: "):
+    with pytest.raises(UserError, match=r"a\.zarr: .*multiscales"):
         open_raster(tmp_path / "a.zarr")
     scales = [{"datasets": [{"path": "0"}, {"path": "1"}]}]
     group.attrs.update({"multiscales": scales} if version == 2 else {"ome": {"multiscales": scales}})
     assert torch.equal(open_raster(tmp_path / "a.zarr").read(0, 0, HEIGHT, WIDTH), torch.from_numpy(PLANES))
     assert open_raster(tmp_path / "a.zarr", pyramid_level=1).height == 76
-    with pytest.raises(UserError, match="level=2"):
+    with pytest.raises(UserError, match="level 2"):
         open_raster(tmp_path / "a.zarr", pyramid_level=2)
 
 
@@ -222,30 +223,30 @@ def test_colours_of_an_ome_zarr(tmp_path: Path) -> None:
     group.create_array("0", shape=bands.shape, chunks=(1, 64, 64), dtype="u1")[:] = bands
     for path in (tmp_path / "a.zarr", tmp_path / "a.zarr" / "0"):
         group.attrs.update({"ome": {"multiscales": [{"datasets": [{"path": "0"}]}]}})
-        with pytest.raises(UserError, match="has 4 channels and does not say which are red"):
+        with pytest.raises(UserError, match="has 4 channels"):
             open_raster(path)
     channels = [{"color": colour} for colour in ("FFFFFF", "0000ff", "00FF00", "FF0000")]
     for unsaid in ([], {}, [{}] * 4, channels[:3]):
         group.attrs["ome"] = {**group.attrs["ome"], "omero": {"channels": unsaid}}
-        with pytest.raises(UserError, match="has 4 channels and does not say which are red"):
+        with pytest.raises(UserError, match="has 4 channels"):
             open_raster(tmp_path / "a.zarr")
     for damaged in (5, [5], {"a": 1}):
         group.attrs["ome"] = {**group.attrs["ome"], "omero": {"channels": damaged}}
-        with pytest.raises(UserError, match=r"a\.zarr: can't be read as Zarr"):
+        with pytest.raises(UserError, match=r"a\.zarr: "):
             open_raster(tmp_path / "a.zarr")
     group.attrs["ome"] = {**group.attrs["ome"], "omero": {"channels": channels}}
     assert torch.equal(open_raster(tmp_path / "a.zarr").read(5, 7, 90, 80), torch.from_numpy(PLANES)[:, 5:95, 7:87])
 
 
 @pytest.mark.parametrize("shape", [(5, 40, 40), (2, 3, 40, 40), (40,)])
-def test_zarr_arrays_that_are_no_photo(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_zarr_arrays_of_other_shapes_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     zarr = pytest.importorskip("zarr", reason="the extra [zarr] is not installed")
     zarr.create_array(str(tmp_path / "a.zarr"), shape=shape, dtype="u1")
-    with pytest.raises(UserError, match="has the shape"):
+    with pytest.raises(UserError, match=re.escape(str(shape))):
         open_raster(tmp_path / "a.zarr")
 
 
-def test_zarr_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_zarr_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "zarr.json").write_text("{}")
     real = builtins.__import__
 
@@ -259,23 +260,23 @@ def test_zarr_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         open_raster(tmp_path)
 
 
-def test_a_window_knows_its_ends() -> None:
+def test_ends_of_a_window() -> None:
     assert (Window(2, 3, 10, 20).bottom, Window(2, 3, 10, 20).right) == (12, 23)
 
 
-PLACES = {
+REFERENCES = {
     "UTM": ("EPSG:32633", (0.25, 0, 500000.3, 0, -0.25, 5200000.7)),
     "degrees": ("EPSG:4326", (1e-5, 0, 12.1, 0, -2e-5, 47.3)),
-    "turned": ("EPSG:3857", (0.5, 0.1, 1e6, 0.2, -0.5, 2e6)),
-    "its own": ("+proj=laea +lat_0=45.5 +lon_0=10.25 +datum=WGS84", (10, 0, 0, 0, -10, 0)),
+    "rotated": ("EPSG:3857", (0.5, 0.1, 1e6, 0.2, -0.5, 2e6)),
+    "without EPSG code": ("+proj=laea +lat_0=45.5 +lon_0=10.25 +datum=WGS84", (10, 0, 0, 0, -10, 0)),
 }
 
 
 @pytest.mark.parametrize("point", [False, True])
-@pytest.mark.parametrize("place", PLACES)
-def test_another_file_lies_at_the_same_place(tmp_path: Path, place: str, point: bool) -> None:
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_rasterio_reads_the_copied_and_the_reduced_georeference(tmp_path: Path, reference: str, point: bool) -> None:
     rasterio = pytest.importorskip("rasterio", reason="the extra [geo] is not installed")
-    crs, numbers = PLACES[place]
+    crs, numbers = REFERENCES[reference]
     transform = rasterio.Affine(*numbers)
     source, copy, half = tmp_path / "a.tif", tmp_path / "b.tif", tmp_path / "c.tif"
     preset = {"driver": "GTiff", "width": 96, "height": 64, "count": 3, "dtype": "uint8"}
@@ -293,24 +294,24 @@ def test_another_file_lies_at_the_same_place(tmp_path: Path, place: str, point: 
         assert np.allclose(smaller.transform, transform @ rasterio.Affine.scale(2), rtol=1e-12)
 
 
-def test_files_that_lie_nowhere(tmp_path: Path) -> None:
+def test_files_without_a_georeference(tmp_path: Path) -> None:
     assert read_georeference(write(tmp_path / "a.tif", RGB)) is None
     Image.fromarray(RGB).save(tmp_path / "a.png")
     assert read_georeference(tmp_path / "a.png") is None
     assert read_georeference(tmp_path) is None
 
 
-def test_a_level_covers_the_same_ground(tmp_path: Path) -> None:
+def test_the_georeference_of_a_pyramid_level_is_reduced(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
-    place = Georeference({33550: (0.5, 0.5, 0.0), 33922: (0.0, 0.0, 0.0, 100.0, 200.0, 0.0)})
+    georeference = Georeference({33550: (0.5, 0.5, 0.0), 33922: (0.0, 0.0, 0.0, 100.0, 200.0, 0.0)})
     with tifffile.TiffWriter(path) as file:
-        file.write(RGB[:150, :210], photometric="rgb", subifds=1, extratags=place.extratags())
+        file.write(RGB[:150, :210], photometric="rgb", subifds=1, extratags=georeference.extratags())
         file.write(RGB[:150:2, :210:2], photometric="rgb", subfiletype=1)
-    assert read_georeference(path) == place
-    assert read_georeference(path, pyramid_level=1) == place.reduced(2, 2)
+    assert read_georeference(path) == georeference
+    assert read_georeference(path, pyramid_level=1) == georeference.reduced(2, 2)
 
 
-def test_damaged_tags_are_told(tmp_path: Path) -> None:
+def test_damaged_geotiff_tags_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", RGB, extratags=[(33922, 12, 4, (0.0, 0.0, 0.0, 1.0), True)])
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match=r"a\.tif: .*GeoTIFF"):
         read_georeference(path)

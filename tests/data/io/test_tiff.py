@@ -1,4 +1,4 @@
-"""What the two readers of a TIFF, at once and in parts, take for its colours."""
+"""Colours of TIFFs: `read_image` and `open_raster` interpret the tags alike."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def expected(pixels: np.ndarray) -> torch.Tensor:
 @pytest.mark.parametrize("stored", STORED)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("error::upscore.data.io.bit_depth.DarkImageWarning")
-def test_both_readers_see_the_same(tmp_path: Path, kind: str, stored: str) -> None:
+def test_both_readers_give_the_same_colours(tmp_path: Path, kind: str, stored: str) -> None:
     pixels, options, colours = KINDS[kind]
     path = write(tmp_path / "a.tif", pixels, **options, **STORED[stored])
     whole, raster = read_image(path), TiffRaster(path)
@@ -158,7 +158,7 @@ def test_both_readers_see_the_same(tmp_path: Path, kind: str, stored: str) -> No
 
 
 @pytest.mark.parametrize("kind", ["L", "LA", "1", "P", "RGB", "RGBA", "RGBX", "I;16"])
-def test_files_that_pillow_writes(tmp_path: Path, kind: str) -> None:
+def test_files_written_by_pillow(tmp_path: Path, kind: str) -> None:
     image = Image.fromarray(WORDS[..., 0]) if kind == "I;16" else Image.fromarray(RGB).convert(kind)
     image.save(tmp_path / "a.tif", compression="tiff_adobe_deflate")
     image.save(tmp_path / "lzw.tif", compression="tiff_lzw")
@@ -170,9 +170,9 @@ def test_files_that_pillow_writes(tmp_path: Path, kind: str) -> None:
 
 
 REFUSED: dict[str, tuple[np.ndarray, dict[str, Any], str]] = {
-    "four bands": (BYTES[..., :4], {"extrasamples": SPARE * 3}, "has 4 channels and does not say which are red"),
-    "four bands, 16 bits": (WORDS[..., :4], {"extrasamples": SPARE * 3}, "gdal_edit.py -colorinterp_1 red"),
-    "four planes": (planes(BYTES[..., :4]), {"planarconfig": "separate"}, "has 4 channels and does not say which"),
+    "four bands": (BYTES[..., :4], {"extrasamples": SPARE * 3}, "has 4 channels"),
+    "four bands, 16 bits": (WORDS[..., :4], {"extrasamples": SPARE * 3}, "gdal_edit.py"),
+    "four planes": (planes(BYTES[..., :4]), {"planarconfig": "separate"}, "has 4 channels"),
     "five bands": (BYTES, {"extrasamples": SPARE * 4}, "has 5 channels"),
     "four bands and alpha": (BYTES, {"extrasamples": [*SPARE * 3, "unassalpha"]}, "has 5 channels"),
     "two named of four": (BYTES[..., :4], {"extrasamples": SPARE * 3, **roles("Red", "Green")}, "has 4 channels"),
@@ -181,10 +181,10 @@ REFUSED: dict[str, tuple[np.ndarray, dict[str, Any], str]] = {
         {"extrasamples": SPARE * 3, **roles("", "", "", "", "Red", "Green", "Blue")},
         "has 4 channels",
     ),
-    "two bands": (BYTES[..., :2], {"extrasamples": SPARE}, "has 2 channels and does not say that one is alpha"),
-    "two bands, 16 bits": (WORDS[..., :2], {"extrasamples": SPARE}, "save the grey one alone"),
-    "above what it states": (WORDS[..., 0] | 4096, largest(4095), "of 12 bits must be from 0 to 4095"),
-    "below 0": (WORDS[..., 0].view(np.int16) | -32768, {}, "of 15 bits must be from 0 to 32767"),
+    "two bands": (BYTES[..., :2], {"extrasamples": SPARE}, "has 2 channels"),
+    "two bands, 16 bits": (WORDS[..., :2], {"extrasamples": SPARE}, "has 2 channels"),
+    "above what it states": (WORDS[..., 0] | 4096, largest(4095), "12 bits.* 4095"),
+    "below 0": (WORDS[..., 0].view(np.int16) | -32768, {}, "15 bits.* 32767"),
 }
 
 
@@ -200,7 +200,7 @@ def test_both_readers_refuse_the_same(tmp_path: Path, kind: str, stored: str) ->
 
 
 @pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
-def test_bands_are_named_in_place(tmp_path: Path) -> None:
+def test_bands_named_by_rasterio_are_read(tmp_path: Path) -> None:
     rasterio = pytest.importorskip("rasterio", reason="the extra [geo] is not installed")
     from rasterio.enums import ColorInterp
 
@@ -215,7 +215,7 @@ def test_bands_are_named_in_place(tmp_path: Path) -> None:
     assert torch.equal(open_raster(path).read(0, 0, HEIGHT, WIDTH), expected(UPPER[..., 2::-1]))
 
 
-def test_levels_have_the_colours_of_the_finest(tmp_path: Path) -> None:
+def test_pyramid_levels_have_the_bands_of_level_0(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     shape = {"photometric": "minisblack", "planarconfig": "contig", "extrasamples": SPARE * 3, "tile": (32, 32)}
     with tifffile.TiffWriter(path) as file:
@@ -225,13 +225,13 @@ def test_levels_have_the_colours_of_the_finest(tmp_path: Path) -> None:
     assert torch.equal(open_raster(path, pyramid_level=1).read(0, 0, HEIGHT // 2, WIDTH // 2), half)
 
 
-def test_pages_of_colours_and_masks(tmp_path: Path) -> None:
+def test_pages_of_channels_and_masks(tmp_path: Path) -> None:
     for count in (3, 4):
         path = tmp_path / f"{count}.ome.tif"
         tifffile.imwrite(path, planes(BYTES[..., :count]), photometric="minisblack", metadata={"axes": "CYX"})
     assert torch.equal(read_image(tmp_path / "3.ome.tif"), expected(RGB))
     for read in (read_image, open_raster):
-        with pytest.raises(UserError, match="has 4 channels and does not say which"):
+        with pytest.raises(UserError, match="has 4 channels"):
             read(tmp_path / "4.ome.tif")
     with tifffile.TiffWriter(tmp_path / "mask.tif") as file:
         file.write(RGB, photometric="rgb")
@@ -241,33 +241,33 @@ def test_pages_of_colours_and_masks(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(find_spec("imagecodecs") is not None, reason="imagecodecs is installed, which reads LZW")
-def test_pillow_alone_obeys_the_tags_too(tmp_path: Path) -> None:
+def test_tags_are_applied_to_images_that_pillow_decodes(tmp_path: Path) -> None:
     Image.fromarray(WORDS[..., 0] >> 4).save(tmp_path / "a.tif", compression="tiff_lzw", tiffinfo={281: 1})
     with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as file:
         file.pages.first.tags[281].overwrite(4095)
     assert torch.equal(read_image(tmp_path / "a.tif"), expected(UPPER[..., 0]))
     gdal = {42112: roles("Blue", "Green", "Red")["extratags"][0][3]}
     Image.fromarray(RGB).save(tmp_path / "b.tif", compression="tiff_lzw", tiffinfo=gdal)
-    with pytest.raises(UserError, match="LZW, for which `pip install imagecodecs`"):
+    with pytest.raises(UserError, match=r"LZW.*imagecodecs"):
         read_image(tmp_path / "b.tif")
 
 
-def test_damaged_tags_mislead_neither_reader_alone(tmp_path: Path) -> None:
+def test_both_readers_treat_damaged_tags_alike(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", WORDS[..., :3])
     with tifffile.TiffFile(path, mode="r+") as file:
-        file.pages.first.tags[284].overwrite(1025)  # how the samples lie
+        file.pages.first.tags[284].overwrite(1025)  # PlanarConfiguration
     assert torch.equal(read_image(path), open_raster(path).read(0, 0, HEIGHT, WIDTH))
     path = write(tmp_path / "b.tif", RGB, rowsperstrip=16, compression="zlib")
     with tifffile.TiffFile(path, mode="r+") as file:
         file.pages.first.tags["ImageLength"].overwrite(HEIGHT + 16)
-    with pytest.raises(UserError, match=r"b\.tif: .* holds 5 of 6 strips"):
+    with pytest.raises(UserError, match=r"b\.tif: .*5 of 6"):
         read_image(path)
-    with pytest.raises(UserError, match=r"b\.tif: cannot be decoded"):
+    with pytest.raises(UserError, match=r"b\.tif: "):
         open_raster(path).read(HEIGHT, 0, 16, WIDTH)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_damaged_bytes_raise_nothing_else(tmp_path: Path) -> None:
+def test_damaged_files_raise_only_user_errors(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     for kind in ("palette", "RGB multiplied by alpha", "BGRN by name", "16 bits, grey and alpha", "12 bits of 16, RGB"):
         pixels, options, _ = KINDS[kind]

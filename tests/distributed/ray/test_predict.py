@@ -127,7 +127,7 @@ def test_invalid_arguments_are_rejected(trained: Path, finder: Path, photos: Pat
     images = photos / "images"
     for model, paths, output, options, message in (
         (trained, [tmp_path], tmp_path / "out", {}, "no images found"),
-        (tmp_path, [images], tmp_path / "out", {}, "holds no model.json"),
+        (tmp_path, [images], tmp_path / "out", {}, "model.json"),
         (trained, [images], images, {}, "would be overwritten"),
         (trained, [images.as_uri()], images.as_uri(), {}, "would be overwritten"),
         (

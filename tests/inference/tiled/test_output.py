@@ -253,7 +253,7 @@ from upscore.inference import Model
 from upscore.inference.tiled.semantic import predict_raster
 from upscore.models import build
 
-tiff_rasters.KEPT = 1 << 24  # so that either image fills it
+tiff_rasters.CACHE_BYTES = 1 << 24  # so that either image fills it
 torch.set_num_threads(1)
 predictor = Model(build("fcn32s", backbone=BACKBONE, num_classes=3), engine="torch", precision="float32")
 predict_raster(predictor, sys.argv[1] + ".tif", sys.argv[1] + "_out.tif", tile_size=1024)

@@ -1,1 +1,1 @@
-"""Importers: checkpoints of other projects become networks of `upscore.models`."""
+"""Importers: convert checkpoints of other projects to networks of `upscore.models`."""

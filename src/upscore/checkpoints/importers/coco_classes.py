@@ -1,4 +1,4 @@
-"""The names and category ids of COCO's classes, in the two orders that detectors have them in."""
+"""COCO's class names and category ids, in the two orders that published detectors use."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 
 
 def coco_by_id() -> list[str]:
-    """The 90 names of category ids 1 to 90; ids that COCO does not use are called "unused 12" and so on."""
+    """Return the names of the category ids 1 to 90; unused ids have names such as "unused 12"."""
     categories: list[str] = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     return [f"unused {number}" if name == "N/A" else name for number, name in enumerate(categories) if number]
 
 
 def coco() -> list[str]:
-    """The 80 names that are used, in ascending order of their ids."""
+    """Return the 80 class names of COCO, by ascending category id."""
     return [name for name in coco_by_id() if not name.startswith("unused ")]
 
 
 def name_classes(net: MaskRCNN, names: list[str]) -> None:
-    """Give an imported network COCO's names and category ids if it has as many classes as `names`.
+    """Set the class names and the category ids of an imported network.
 
-    Otherwise its classes are called class_0 and so on.
+    Args:
+        net: the network.
+        names: COCO's class names. If their number differs from that of the network's classes, the classes are named
+            class_0, class_1 etc., without category ids.
     """
     if net.num_classes != len(names):
         net.classes = [f"class_{index}" for index in range(net.num_classes)]

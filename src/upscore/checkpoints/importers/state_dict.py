@@ -1,4 +1,4 @@
-"""Read state dicts of other code bases without executing code, and map their keys to a network's."""
+"""Read state dicts of other code bases without executing code, and map their keys to those of a network."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 from upscore.text import short_name
 
 WRAPPERS = ("model_state_dict", "state_dict", "model")
-"""Where trainers keep the state dict in a checkpoint of several parts."""
+"""Keys under which trainers store the state dict in a checkpoint."""
 
-# trainers save scores as numpy scalars, whose module has been renamed
+# trainers save scores as numpy scalars; numpy 2 renamed their module
 SCALAR = np.float64(0).__reduce__()[0]
 NUMPY_SCALARS = [
     (SCALAR, "numpy.core.multiarray.scalar"),
@@ -31,67 +31,8 @@ NUMPY_SCALARS = [
     type(np.dtype(np.float32)),
 ]
 
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a .safetensors file, or anything that `torch.save` wrote: name -> tensor, or whatever a trainer keeps.
-
-    Only tensors and plain values are unpickled.
-
-    Raises:
-        UserError: there is no such file, it is damaged, holds no names, or asks to run code.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file; give a .safetensors file or one that torch.save wrote")
-    try:
-        content = load_file(path) if path.suffix == ".safetensors" else _load_pickled(path)
-    except PermissionError as error:
-        raise UserError(f"{path}: can't be opened: {error.strerror}") from error
-    except Exception as error:  # what a damaged file makes the readers raise has no common type
-        raise UserError(_explain(path, error)) from error
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path}: holds a {type(content).__name__}, not tensors with names; save a `state_dict()`")
-    return dict(content)
-
-
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint by name, out of the part that holds the model where there are several.
-
-    Raises:
-        UserError: as `read_checkpoint`, or no tensor is in it.
-    """
-    state = unwrap(read_checkpoint(path))
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise UserError(f"{path}: holds no tensors, but {', '.join(map(str, list(state)[:3])) or 'nothing at all'}")
-    return tensors
-
-
-def unwrap(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The model's part of a checkpoint; names without the "module." that data parallelism puts before each."""
-    part = next((checkpoint[key] for key in WRAPPERS if isinstance(checkpoint.get(key), Mapping)), checkpoint)
-    if part and all(str(name).startswith("module.") for name in part):
-        return {name.removeprefix("module."): value for name, value in part.items()}
-    return part
-
-
-def _load_pickled(path: Path) -> Any:
-    # files older than torch 1.6 are no zip archives and can't be mapped into memory
-    with torch.serialization.safe_globals(NUMPY_SCALARS):
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-
-
-def _explain(path: Path, error: Exception) -> str:
-    if asked_for := re.search(r"GLOBAL (\S+)", str(error)):
-        return (
-            f"{path}: refused, for reading it would run {asked_for[1]}; "
-            "save its `state_dict()` alone, best as .safetensors, where you trust it"
-        )
-    return f"{path}: is cut short, damaged, or was written neither by safetensors nor by torch.save; fetch it again"
-
-
 COUNTER = "num_batches_tracked"
-"""What batch normalisation counts and, with a fixed momentum, does not use."""
+"""Suffix of the counters of batch normalisation, which are not used with a fixed momentum."""
 
 RESNET_BLOCKS = {
     (2, False): "resnet18",
@@ -100,92 +41,160 @@ RESNET_BLOCKS = {
     (23, True): "resnet101",
     (36, True): "resnet152",
 }
-"""Blocks of the third stage (res4), and whether they are bottlenecks."""
+"""Names of ResNets, by the number of blocks in the third stage (res4) and whether they are bottlenecks."""
 
 Rules = Sequence[tuple[str, str]]
-"""Patterns and what is put in their place, one after the other."""
+"""Regular expressions and replacements that are applied in order."""
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a .safetensors file, or a dict that `torch.save` wrote: a state dict or a trainer's checkpoint.
+
+    Only tensors and plain values are unpickled.
+
+    Raises:
+        UserError: the file is missing or damaged, does not contain a dict, or requests to run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file; give a .safetensors file or a file written by torch.save")
+    try:
+        content = load_file(path) if path.suffix == ".safetensors" else _load_pickled(path)
+    except PermissionError as error:
+        raise UserError(f"{path}: can't be opened: {error.strerror}") from error
+    except Exception as error:  # the readers raise exceptions of any type for damaged files
+        raise UserError(_explain(path, error)) from error
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path}: contains a {type(content).__name__}; it must contain a `state_dict()`")
+    return dict(content)
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of the model in a checkpoint, by name.
+
+    Raises:
+        UserError: as `read_checkpoint`, or there are no tensors.
+    """
+    state = unwrap(read_checkpoint(path))
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise UserError(f"{path}: contains no tensors, only {', '.join(map(str, list(state)[:3])) or 'nothing'}")
+    return tensors
+
+
+def unwrap(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the state dict in a checkpoint; the prefix "module." of data parallelism is removed."""
+    part = next((checkpoint[key] for key in WRAPPERS if isinstance(checkpoint.get(key), Mapping)), checkpoint)
+    if part and all(str(name).startswith("module.") for name in part):
+        return {name.removeprefix("module."): value for name, value in part.items()}
+    return part
+
+
+def _load_pickled(path: Path) -> Any:
+    """Read a file written by `torch.save`."""
+    # files of torch before 1.6 are not zip archives and can't be mapped into memory
+    with torch.serialization.safe_globals(NUMPY_SCALARS):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+
+
+def _explain(path: Path, error: Exception) -> str:
+    """Return the message for an exception of the readers."""
+    if requested := re.search(r"GLOBAL (\S+)", str(error)):
+        return (
+            f"{path}: is not read, because it would run {requested[1]}; "
+            "if you trust it, save only its `state_dict()`, best as .safetensors"
+        )
+    return f"{path}: is truncated, damaged, or not written by safetensors or torch.save; download it again"
 
 
 def empty_mask_rcnn(**options: Option) -> MaskRCNN:
-    """A network of `build_mask_rcnn`, in evaluation mode, without memory for its weights."""
+    """Build a Mask R-CNN in evaluation mode on the meta device."""
     with torch.device("meta"):
         return build("mask_rcnn", **options).eval()
 
 
 def return_all(net: MaskRCNN) -> None:
-    """Make predictions return every object that the network detects, as torchvision and detectron2 do.
+    """Make predictions return all detected objects, as torchvision and detectron2 do.
 
-    Both keep scores above 0.05 (`RoISettings.score_threshold`) and 100 objects an image, and suppress boxes only. Their
-    demos draw scores from 0.5 on.
+    Both keep up to 100 objects per image with scores above 0.05 (`RoISettings.score_threshold`) and suppress boxes, not
+    masks. Their demos draw objects with scores of at least 0.5.
     """
     net.score_threshold, net.mask_nms, net.display_threshold = net.settings.score_threshold, False, 0.5
 
 
 def rename(name: str, rules: Rules) -> str:
-    """The name after all rules."""
+    """Apply all rules to a name."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def stored_names(net: nn.Module) -> list[str]:
-    """The names of the network's own tensors, but for counters."""
+    """Return the names of the tensors of a network, without counters."""
     return [name for name in net.state_dict() if not name.endswith(COUNTER)]
 
 
 def without_counters(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state dict without what batch normalisation counts."""
+    """Return a state dict without the counters of batch normalisation."""
     return {name: value for name, value in state.items() if not name.endswith(COUNTER)}
 
 
 def check_tensors(state: Mapping[str, Any], expected: Mapping[str, Sequence[int]]) -> None:
-    """Raise a UserError unless the names and shapes of the tensors are those expected."""
+    """Check the names and shapes of tensors.
+
+    Raises:
+        UserError: a tensor is missing, unexpected, not a tensor, or has a wrong shape.
+    """
     check_shapes({name: value.shape if isinstance(value, Tensor) else None for name, value in state.items()}, expected)
 
 
 def check_shapes(found: Mapping[str, Sequence[int] | None], expected: Mapping[str, Sequence[int]]) -> None:
-    """Raise a UserError unless the names and shapes are those expected; None is the shape of what is no tensor."""
+    """Check names and shapes; the shape of a value that is not a tensor is None.
+
+    Raises:
+        UserError: a tensor is missing, unexpected, not a tensor, or has a wrong shape.
+    """
     if missing := sorted(expected.keys() - found.keys()):
         raise UserError(f"the checkpoint lacks {missing[0]} ({len(missing)} tensors are missing)")
-    if left_over := sorted(map(str, found.keys() - expected.keys())):
+    if unexpected := sorted(map(str, found.keys() - expected.keys())):
         raise UserError(
-            f"the checkpoint has {short_name(left_over[0])}, for which there is no place ({len(left_over)} in all)"
+            f"the checkpoint has {short_name(unexpected[0])}, which the network lacks ({len(unexpected)} such tensors)"
         )
     for name, shape in expected.items():
         actual = found[name]
         if actual is None:
-            raise UserError(f"{name} is no tensor; it must be one of shape {tuple(shape)}")
+            raise UserError(f"{name} is not a tensor; it must have the shape {tuple(shape)}")
         if tuple(actual) != tuple(shape):
-            raise UserError(f"{name} has shape {tuple(actual)}; it must be {tuple(shape)}")
+            raise UserError(f"{name} has the shape {tuple(actual)}; it must be {tuple(shape)}")
 
 
 def fill(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give an empty network its tensors, by its own names; those in float32 are taken over, not copied."""
+    """Set the tensors of a network on the meta device; tensors in float32 are not copied."""
     counters = {name: torch.tensor(0) for name in net.state_dict() if name.endswith(COUNTER)}
     net.load_state_dict({name: value.float() for name, value in tensors.items()} | counters, assign=True)
 
 
 def resnet_name(names: Iterable[str], third_stage: str) -> str:
-    """Which ResNet has these names; `third_stage` is what those of res4's blocks begin with, as "layer3.".
+    """Return the name of the ResNet with these keys; `third_stage` is the prefix of res4, such as "layer3.".
 
     Raises:
-        UserError: none has so many blocks.
+        UserError: no ResNet has this number of blocks.
     """
     inside = [name.removeprefix(third_stage) for name in names if name.startswith(third_stage)]
     blocks = len({name.partition(".")[0] for name in inside})
     bottleneck = any(".conv3." in name for name in inside)
     if (blocks, bottleneck) not in RESNET_BLOCKS:
-        raise UserError(f"the backbone is no ResNet that is known here: {third_stage}* has {blocks} blocks")
+        raise UserError(f"the backbone is not a supported ResNet: {third_stage}* has {blocks} blocks")
     return RESNET_BLOCKS[blocks, bottleneck]
 
 
 def length(state: Mapping[str, Any], name: str) -> int:
-    """How many numbers a bias has.
+    """Return the length of a bias.
 
     Raises:
-        UserError: it is missing, or not a vector of numbers.
+        UserError: it is missing or not a vector.
     """
     bias = state.get(name)
     if not isinstance(bias, Tensor) or bias.ndim != 1:
-        raise UserError(f"the checkpoint lacks {name}, one number for each class or feature")
+        raise UserError(f"the checkpoint lacks {name}, a vector with a number per class or feature")
     return len(bias)

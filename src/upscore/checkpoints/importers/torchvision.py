@@ -1,4 +1,4 @@
-"""Checkpoints of torchvision's Mask R-CNN: `maskrcnn_resnet50_fpn`, its `_v2`, and what was fine-tuned from them.
+"""Import checkpoints of torchvision: `maskrcnn_resnet50_fpn`, its `_v2`, networks fine-tuned from them, and VGG16.
 
 K classes, without the background.
 """
@@ -39,7 +39,7 @@ FIRST_NAMES = (
     (r"^roi_heads\.mask_head\.mask_fcn3\.", "roi_heads.mask_head.2.0."),
     (r"^roi_heads\.mask_head\.mask_fcn4\.", "roi_heads.mask_head.3.0."),
 )
-"""The names of 2019, which the published file has -> those of torchvision since 0.13."""
+"""Rules that rename the keys of 2019, as in the published file, to those of torchvision since 0.13."""
 
 HEADS = (
     (r"^backbone\.", "backbone."),
@@ -56,36 +56,40 @@ HEADS = (
     (r"^mask_head\.upsample\.", "roi_heads.mask_predictor.conv5_mask."),
     (r"^mask_head\.predictor\.", "roi_heads.mask_predictor.mask_fcn_logits."),
 )
-"""Our names -> torchvision's, but for the fully connected layers of the box head."""
+"""Rules that rename our keys to torchvision's, except for the fully connected layers of the box head."""
 
-FCS = ((r"^box_head\.fcs\.0\.", "roi_heads.box_head.fc6."), (r"^box_head\.fcs\.1\.", "roi_heads.box_head.fc7."))
+FULLY_CONNECTED = (
+    (r"^box_head\.fcs\.0\.", "roi_heads.box_head.fc6."),
+    (r"^box_head\.fcs\.1\.", "roi_heads.box_head.fc7."),
+)
+"""Rules for the fully connected layers of the box head."""
 
 BACKGROUND = {"box_predictor.deltas": 4, "mask_head.predictor": 1}
-"""Rows of the background, which torchvision has, first, and never uses."""
+"""Number of rows of the background, which are the first in torchvision's layers and never used."""
 
 
 def is_detector(state: Mapping[str, Any]) -> bool:
-    """Whether these are the names of a detector of torchvision's, rather than of a classifier."""
+    """Return whether the keys are those of a detector of torchvision, not of a classifier."""
     return any(str(name).startswith(("roi_heads.", "rpn.", "backbone.")) for name in state)
 
 
 def import_torchvision_mask_rcnn(state: Mapping[str, Any]) -> MaskRCNN:
-    """Turn a state dict into a network in evaluation mode, which runs by torchvision's rules.
+    """Convert a state dict to a network in evaluation mode, with the preset "torchvision".
 
-    The first version's batch normalisation is frozen, and over ResNet-50 without an epsilon, as the published weights
-    are run and whatever was fine-tuned from them. A checkpoint that counts batches was trained with it unfrozen, and
-    with the usual epsilon.
+    Batch normalisation of the first version is frozen, with an epsilon of 0 for ResNet-50, as in torchvision's
+    published model and in networks fine-tuned from it. If the checkpoint has counters of batches, it was trained with
+    batch normalisation that is not frozen, with the usual epsilon.
 
-    The classes are COCO's category ids 1 to 90 where there are so many: ids that COCO does not use are kept, for they
-    are a part of the softmax.
+    A network with 90 classes gets COCO's category ids 1 to 90 as classes, with the unused ids, because they are part of
+    the softmax.
 
     Raises:
-        UserError: a tensor is missing, left over or of another shape.
+        UserError: a tensor is missing, unexpected or has a wrong shape.
     """
     counted = any(name.startswith("backbone.body.") and name.endswith(COUNTER) for name in state)
     state = {rename(name, FIRST_NAMES): value for name, value in without_counters(state).items()}
     if not any(name.startswith("roi_heads.mask_predictor.") for name in state):
-        raise UserError("this is no Mask R-CNN of torchvision: it has no roi_heads.mask_predictor, the mask branch")
+        raise UserError("the checkpoint is not a Mask R-CNN of torchvision: it has no roi_heads.mask_predictor")
     num_classes = length(state, "roi_heads.box_predictor.cls_score.bias") - 1
     box_convs = _count(state, "roi_heads.box_head.{}.0.weight")
     first_fc = f"roi_heads.box_head.{box_convs + 1}" if box_convs else "roi_heads.box_head.fc6"
@@ -104,7 +108,7 @@ def import_torchvision_mask_rcnn(state: Mapping[str, Any]) -> MaskRCNN:
         norm="frozen" if frozen else "batch",
         norm_eps=0.0 if frozen and backbone == "resnet50" else 1e-5,
     )
-    rules = (*HEADS, (r"^box_head\.fcs\.0\.", f"{first_fc}."), *FCS)
+    rules = (*HEADS, (r"^box_head\.fcs\.0\.", f"{first_fc}."), *FULLY_CONNECTED)
     theirs = {ours: rename(ours, rules) for ours in stored_names(net)}
     shapes = {ours: tensor.shape for ours, tensor in net.state_dict().items()}
     check_tensors(
@@ -117,16 +121,17 @@ def import_torchvision_mask_rcnn(state: Mapping[str, Any]) -> MaskRCNN:
 
 
 def _count(state: Mapping[str, Any], pattern: str) -> int:
-    """How many layers there are whose names differ by a number from 0."""
+    """Return the number of layers whose names match a pattern with consecutive numbers from 0."""
     return next(number for number in range(len(state) + 1) if pattern.format(number) not in state)
 
 
 def _background(ours: str) -> int:
+    """Return the number of rows of the background in torchvision's version of one of our tensors."""
     return BACKGROUND.get(ours.rpartition(".")[0], 0)
 
 
 def _without_background(ours: str, tensor: Tensor) -> Tensor:
-    """Rows of classes as ours are: the background last among the logits, and nowhere else."""
+    """Reorder the rows of a tensor: the background is last in the class logits and omitted elsewhere."""
     if ours.startswith("box_predictor.classes."):
         return torch.cat([tensor[1:], tensor[:1]])
     return tensor[_background(ours) :]
@@ -135,10 +140,16 @@ def _without_background(ours: str, tensor: Tensor) -> Tensor:
 def import_torchvision_vgg16(
     state: Mapping[str, Tensor], name: str, *, num_classes: int, geometry: Geometry = "same"
 ) -> FCN:
-    """A network on the backbone of a trained `torchvision.models.vgg16`, in evaluation mode; its scores are zero.
+    """Build an FCN in evaluation mode on a trained `torchvision.models.vgg16`; its score layers are zero.
+
+    Args:
+        state: the state dict of the classifier.
+        name: the name of the FCN.
+        num_classes: the number of classes.
+        geometry: the padding and cropping of the FCN.
 
     Raises:
-        UserError: the state dict is not of a vgg16, or there is no network of that name.
+        UserError: the state dict is not that of a VGG16, or there is no FCN of this name.
     """
     net = build_fcn(name, backbone="vgg16", num_classes=num_classes, geometry=geometry)
     assert isinstance(net.backbone, SequentialBackbone)

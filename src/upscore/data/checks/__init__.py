@@ -1,1 +1,1 @@
-"""Data set checks: what a data set contains, and its faults."""
+"""Data set checks: statistics and issues."""

@@ -24,6 +24,9 @@ from upscore.data.samples import size_issue
 from upscore.data.splits import select
 from upscore.errors import UserError
 
+BOX_TOLERANCE = 1.0
+"""Pixels by which a box may exceed its image because of rounding."""
+
 
 def check_instances(
     source: str | Path,
@@ -48,14 +51,14 @@ def check_instances(
         )
         readings = (_read_scene(scenes, index) for index in range(len(scenes)))
         return report(source, listing, track(readings, len(scenes)))
-    listing, opener = list_objects(source, split)
+    listing, build_dataset = list_objects(source, split)
     if split is not None:
         listing.splits = {split: select(listing, split, source)}
     pairs = [pair for part in listing.splits.values() for pair in part]
     if isinstance(listing, CocoIndex):
         read = partial(_read_coco, listing)
     else:
-        files = opener(pairs)
+        files = build_dataset(pairs)
         assert isinstance(files, ObjectFiles)
         read = partial(_read_pair, files.read_objects)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -71,6 +74,7 @@ def _read_scene(scenes: InstanceDataset, index: int) -> Reading:
 
 
 def _read_image(path: Path, reading: Reading) -> Tensor | None:
+    """Read an image and record its size, or the issue if it cannot be read."""
     try:
         image = read_image(path)
     except UserError as error:
@@ -101,6 +105,7 @@ def _read_pair(read_objects: Callable[[Path], ObjectAnnotations], pair: Pair) ->
 
 
 def _count(reading: Reading, objects: ObjectAnnotations) -> None:
+    """Record the labels, the areas and the number of crowds of the objects."""
     reading.labels, reading.areas = objects.labels.numpy(), objects.areas.numpy()
     reading.crowds = int(objects.crowd.sum())
 
@@ -108,21 +113,21 @@ def _count(reading: Reading, objects: ObjectAnnotations) -> None:
 def _read_coco(listing: CocoIndex, pair: Pair) -> Reading:
     """Read an image and check its annotations."""
     assert pair.label is not None
-    file, place = listing.files[pair.label], listing.places[pair.label, pair.image]
+    file, position = listing.files[pair.label], listing.positions[pair.label, pair.image]
     reading = Reading()
     _read_image(pair.image, reading)
     if reading.size is not None:
         width, height = reading.size
-        message = listed_size_issue(pair.image, (height, width), file.sizes[place], file.path)
+        message = listed_size_issue(pair.image, (height, width), file.sizes[position], file.path)
         if message is not None:
             reading.issues.append(Issue("size", pair.image, message))
-    part = file.annotations(place)
-    rows = slice(part.start, part.stop)
-    areas = np.array([file.runs(place, annotation)[1::2].sum() for annotation in part], np.float64)
+    annotations = file.annotations(position)
+    rows = slice(annotations.start, annotations.stop)
+    areas = np.array([file.runs(position, annotation)[1::2].sum() for annotation in annotations], np.float64)
     reading.labels, reading.crowds = file.labels[rows], int(file.crowd[rows].sum())
     reading.areas = np.where(np.isnan(file.areas[rows]), areas, file.areas[rows])
-    for annotation, pixels in zip(part, areas, strict=True):
-        reading.issues.extend(annotation_issues(file, place, annotation, int(pixels)))
+    for annotation, pixels in zip(annotations, areas, strict=True):
+        reading.issues.extend(annotation_issues(file, position, annotation, int(pixels)))
     return reading
 
 
@@ -131,21 +136,24 @@ def is_scattered(objects: ObjectAnnotations, position: int) -> bool:
     x1, y1, x2, y2 = objects.boxes[position].int().tolist()
     number, layer = int(objects.ids[position]), int(objects.layers[position])
     mask = objects.id_map[layer, y1:y2, x1:x2].numpy() == number
-    pieces = np.zeros(mask.shape, np.int32)
-    if ndimage.label(mask, np.ones((3, 3)), output=pieces) == 1:
+    parts = np.zeros(mask.shape, np.int32)
+    if ndimage.label(mask, np.ones((3, 3)), output=parts) == 1:
         return False
-    boxes = np.array([[(s.start, s.stop) for s in slices] for slices in ndimage.find_objects(pieces)])
-    largest = boxes[np.bincount(pieces.ravel())[1:].argmax()]
+    boxes = np.array([[(s.start, s.stop) for s in slices] for slices in ndimage.find_objects(parts)])
+    largest = boxes[np.bincount(parts.ravel())[1:].argmax()]
     gaps = np.maximum(boxes[:, :, 0] - largest[:, 1], largest[:, 0] - boxes[:, :, 1]).max(1)
     return bool(gaps.max() > (largest[:, 1] - largest[:, 0]).max())
 
 
-SLACK = 1.0
-"""Pixels by which a box may exceed its image because of rounding."""
-
-
 def annotation_issues(file: Coco, image: int, annotation: int, pixels: int) -> Iterator[Issue]:
-    """Yield the issues of an annotation whose mask has the given number of pixels."""
+    """Yield the issues of an annotation.
+
+    Args:
+        file: the COCO file.
+        image: index of the image in the file.
+        annotation: index of the annotation in the file.
+        pixels: number of pixels of the mask.
+    """
     number, name = int(file.ids[annotation]), os.fsdecode(file.file_names[image])
     for kind, reason in _reasons(file, image, annotation, pixels):
         yield Issue(kind, file.path, f"{file.path}: annotation {number} of {name} {reason}", number)
@@ -154,16 +162,16 @@ def annotation_issues(file: Coco, image: int, annotation: int, pixels: int) -> I
 def _reasons(file: Coco, image: int, annotation: int, pixels: int) -> Iterator[tuple[str, str]]:
     height, width = file.sizes[image].tolist()
     x1, y1, x2, y2 = box = file.boxes[annotation].tolist()
-    if min(x1, y1) < -SLACK or x2 > width + SLACK or y2 > height + SLACK:
+    if min(x1, y1) < -BOX_TOLERANCE or x2 > width + BOX_TOLERANCE or y2 > height + BOX_TOLERANCE:
         corners = ", ".join(f"{corner:g}" for corner in box)
         yield "box outside", f"has a box ({corners}) outside its image of {width}x{height} pixels; clip it."
     if x2 <= x1 or y2 <= y1:
         yield "zero area", f"has a box of {x2 - x1:g}x{y2 - y1:g} pixels; correct or remove the annotation."
     elif file.areas[annotation] <= 0 or pixels == 0:
         yield "zero area", "covers no pixel, or has an area of 0; correct or remove it."
-    pieces = file.outlines[annotation].pieces
-    short = sum(len(piece) < 6 for piece in pieces)
+    polygons = file.outlines[annotation].polygons
+    short = sum(len(polygon) < 6 for polygon in polygons)
     if short:
-        yield "few points", f"has {short} of {len(pieces)} polygons with fewer than three points; remove them."
-    if any(crosses_itself(np.reshape(piece, (-1, 2))) for piece in pieces):
+        yield "few points", f"has {short} of {len(polygons)} polygons with fewer than three points; remove them."
+    if any(crosses_itself(np.reshape(polygon, (-1, 2))) for polygon in polygons):
         yield "self-crossing", "has a polygon that crosses itself; correct it, or save the object as run lengths."

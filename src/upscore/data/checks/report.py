@@ -13,17 +13,27 @@ import numpy as np
 
 from upscore.data.formats.folder import UNSPLIT, DatasetIndex, Issue
 
+SMALL, MEDIUM = 32**2, 96**2
+"""COCO's limits between small, medium and large objects, as areas in pixels."""
+
+MAX_LISTED = 10
+"""Largest number of class names that a note lists."""
+
 
 @dataclass(slots=True, kw_only=True)
 class DatasetReport:
     """Statistics and issues of a data set."""
 
     source: str
+    """The path of the data set, or the name of generated scenes."""
     layout: str
+    """The name of the layout."""
     splits: dict[str, int]
     """Number of images of each split; empty without splits."""
     images: int
+    """Number of images."""
     classes_from: str
+    """Where the class names come from."""
     sizes: Counter[tuple[int, int]]
     """Number of images of each (width, height)."""
     issues: list[Issue]
@@ -57,14 +67,15 @@ def splits_of(listing: DatasetIndex) -> dict[str, int]:
     return {split: len(pairs) for split, pairs in listing.splits.items() if split != UNSPLIT}
 
 
+def absent_note(absent: list[str], class_count: int) -> str:
+    """Return the note on the classes that do not occur."""
+    more = f" and {len(absent) - MAX_LISTED} more" if len(absent) > MAX_LISTED else ""
+    return f"{len(absent)} of {class_count} classes never occur: {', '.join(absent[:MAX_LISTED])}{more}."
+
+
 def _issue(issue: Issue) -> dict[str, Any]:
     entry = {"kind": issue.kind, "file": str(issue.path), "message": issue.message}
     return entry if issue.annotation is None else entry | {"annotation": issue.annotation}
-
-
-SMALL, MEDIUM = 32**2, 96**2
-"""COCO's limits between small, medium and large objects, as areas in pixels."""
-SHOWN = 10
 
 
 @dataclass(slots=True, kw_only=True)
@@ -111,13 +122,16 @@ class Reading:
     labels: np.ndarray | None = None
     """(K,) class indices of the objects; None if they cannot be read."""
     areas: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """(K,) areas of the objects in pixels."""
     crowds: int = 0
+    """Number of crowds."""
     scattered: int = 0
     """Number of objects with parts that are far apart."""
     issues: list[Issue] = field(default_factory=list)
 
 
 def report(source: str | Path, listing: DatasetIndex, readings: Iterable[Reading]) -> InstanceReport:
+    """Sum up the readings of all images of an instance segmentation data set."""
     assert listing.classes is not None
     objects, images = np.zeros(len(listing.classes), np.int64), np.zeros(len(listing.classes), np.int64)
     sizes: Counter[tuple[int, int]] = Counter()
@@ -160,8 +174,7 @@ def report(source: str | Path, listing: DatasetIndex, readings: Iterable[Reading
 def _notes(classes: list[ObjectCount], *, empty: int, crowds: int, scattered: int) -> Iterator[str]:
     absent = [entry.name for entry in classes if not entry.objects]
     if absent:
-        more = f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else ""
-        yield f"{len(absent)} of {len(classes)} classes never occur: {', '.join(absent[:SHOWN])}{more}."
+        yield absent_note(absent, len(classes))
     if empty:
         yield f"Images without objects: {empty}. They are used in training as images of background."
     if crowds:

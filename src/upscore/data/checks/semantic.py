@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from upscore.data.checks.report import DatasetReport, splits_of
+from upscore.data.checks.report import DatasetReport, absent_note, splits_of
 from upscore.data.datasets import list_files, open_dataset, parse_scenes
 from upscore.data.formats.class_names import BINARY, classes_of_values
 from upscore.data.formats.folder import DatasetIndex, Issue, Pair
@@ -28,8 +28,11 @@ from upscore.data.splits import select
 from upscore.errors import UserError
 from upscore.labels import VOID
 
-MANY = 64
-DIM = 16  # 12 bits in a 16-bit image come out at most this bright
+MANY_CLASSES = 64
+"""More classes than this are reported."""
+
+DIM = 16
+"""Largest 8-bit value of a 16-bit image that uses only 12 bits."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,6 +75,7 @@ class Reading:
     dim: bool = False
     """Whether the image has 16 bits but uses at most 12 of them."""
     label: Path | None = None
+    """The label file; None for generated scenes."""
     issues: list[Issue] = field(default_factory=list)
 
 
@@ -151,6 +155,7 @@ def _read_pair(listing: DatasetIndex, pair: Pair) -> Reading:
 
 
 def _count(label: Tensor) -> np.ndarray:
+    """Return the number of pixels per label value, (256,)."""
     return torch.bincount(label.flatten(), minlength=VOID + 1).numpy()
 
 
@@ -198,14 +203,13 @@ def _report(source: str | Path, listing: DatasetIndex, readings: Iterable[Readin
 def _notes(listing: DatasetIndex, classes: list[ClassCount], *, binary: bool, dim: int) -> Iterator[str]:
     if listing.classes is None and classes:
         yield "There is no classes.txt, so the classes were found in the labels; add one with one class name per line."
-    if listing.classes is None and len(classes) > MANY:
+    if listing.classes is None and len(classes) > MANY_CLASSES:
         yield f"{len(classes)} classes is a large number: check whether the labels are object ids or grey values."
     if binary:
         yield f"The labels contain only 0 and {VOID}: they are read as background and foreground, without void."
     absent = [entry.name for entry in classes if not entry.pixels]
     if absent:
-        more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
-        yield f"{len(absent)} of {len(classes)} classes never occur: {', '.join(absent[:10])}{more}."
+        yield absent_note(absent, len(classes))
     unlabelled = sum(pair.label is None for pairs in listing.splits.values() for pair in pairs)
     if unlabelled:
         yield f"Images of the test split without labels: {unlabelled}."

@@ -1,4 +1,4 @@
-"""CamVid as distributed by SegNet's authors: `train/ trainannot/ val/ valannot/ test/ testannot/`, 11 classes.
+"""List CamVid as distributed by SegNet's authors: `train/ trainannot/ val/ valannot/ test/ testannot/`, 11 classes.
 
 Brostow et al., "Semantic object classes in video" (2009); the 11 classes and the split are those of SegNet
 (Badrinarayanan et al. 2017). Index 11, unlabelled, becomes void.
@@ -19,10 +19,11 @@ CLASSES = [
     "Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist",
 ]  # fmt: skip
 UNLABELLED = 11
+"""The label of unlabelled pixels."""
 
 
 def list_camvid(root: Path) -> DatasetIndex | None:
-    """List a folder in SegNet's layout; None if `root` has another layout.
+    """List the files of a folder in SegNet's layout; None if `root` has another layout.
 
     For other data in the same layout, a `classes.txt` replaces CamVid's classes; index 11 is then a normal class.
 

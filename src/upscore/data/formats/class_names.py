@@ -15,6 +15,7 @@ from upscore.labels import MAX_CLASSES, VOID
 
 CLASSES_FILE = "classes.txt"
 BINARY = ["background", "foreground"]
+"""Class names of binary masks with the values 0 and 255."""
 
 
 def find_classes(roots: list[Path]) -> tuple[list[str] | None, str]:
@@ -24,7 +25,7 @@ def find_classes(roots: list[Path]) -> tuple[list[str] | None, str]:
         UserError: a file is invalid, or two of them differ.
     """
     found = [
-        (home / CLASSES_FILE, read_classes(home / CLASSES_FILE)) for home in roots if (home / CLASSES_FILE).exists()
+        (root / CLASSES_FILE, read_classes(root / CLASSES_FILE)) for root in roots if (root / CLASSES_FILE).exists()
     ]
     if not found:
         return None, ""

@@ -28,11 +28,15 @@ from upscore.data.io.images import read_label
 from upscore.errors import UserError
 
 IMAGES = ("images",)
+"""Names of folders of images."""
 LABELS = ("labels", "masks", "annotations")
+"""Names of folders of labels."""
 LABEL_ENDINGS = ("", "_mask", "_label", "_L")
+"""Endings that the key of a label may have in addition to that of its image."""
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Name of a folder -> name of the split."""
 UNSPLIT = ""
+"""The only key of `DatasetIndex.splits` of a data set without splits."""
 
 
 class Pair(NamedTuple):
@@ -45,12 +49,14 @@ class Pair(NamedTuple):
     geometric: Path | None = None
     """The label file of a second set of classes."""
     depth: Path | None = None
+    """The depth file."""
 
 
 class Issue(NamedTuple):
     """A problem with one file of a data set."""
 
     kind: str
+    """The kind of problem, such as "missing label", for grouping."""
     path: Path
     message: str
     """A complete sentence that contains the path."""
@@ -60,7 +66,7 @@ class Issue(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeometricLabels:
-    """The second set of classes of a data set."""
+    """The second set of classes of a data set, and the reader of its labels."""
 
     classes: list[str]
     read: Callable[[Path], Tensor]
@@ -69,7 +75,7 @@ class GeometricLabels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DepthMaps:
-    """The depth maps of a data set."""
+    """The number of channels of the depth maps of a data set, and their reader."""
 
     channels: int
     """D: 1 for depth in metres, 3 for HHA."""
@@ -97,7 +103,7 @@ class DatasetIndex:
 
 
 def list_folder(root: Path) -> DatasetIndex | None:
-    """List a plain folder; None if `root` has none of the layouts above.
+    """List the files of a plain folder; None if `root` has none of the layouts above.
 
     Raises:
         UserError: a folder of images has no labels next to it, a folder cannot be read, or `classes.txt` is invalid.
@@ -118,7 +124,7 @@ def _folders_of_splits(root: Path, issues: list[Issue]) -> dict[str, tuple[Path,
     images = _first(folders, IMAGES)
     if images is None:
         roots = _by_split(folders)
-        image_folders = {split: _first(child_folders(home), IMAGES) for split, home in roots.items()}
+        image_folders = {split: _first(child_folders(folder), IMAGES) for split, folder in roots.items()}
         return {
             split: (images, _labels_of(split, roots[split], child_folders(roots[split])))
             for split, images in image_folders.items()
@@ -126,24 +132,25 @@ def _folders_of_splits(root: Path, issues: list[Issue]) -> dict[str, tuple[Path,
         }
     labels = _labels_of(UNSPLIT, root, folders)
     assert labels is not None
-    inside = child_folders(images)
-    splits = _by_split(inside)
+    subfolders = child_folders(images)
+    splits = _by_split(subfolders)
     if "train" not in splits:
         return {UNSPLIT: (images, labels)}
-    strays = (path for path in sorted(images.iterdir()) if path not in splits.values())
+    outside = (path for path in sorted(images.iterdir()) if path not in splits.values())
     issues.extend(
-        Issue("outside", path, f"{path}: lies outside the folders of the splits; move it into one.")
-        for path in strays
-        if path.name in inside or path.suffix.lower() in SUFFIXES
+        Issue("outside", path, f"{path}: is outside the folders of the splits; move it into one of them.")
+        for path in outside
+        if path.name in subfolders or path.suffix.lower() in SUFFIXES
     )
-    labels_inside = child_folders(labels)
+    label_folders = child_folders(labels)
     return {
-        split: (home, None if split == "test" and home.name not in labels_inside else labels / home.name)
-        for split, home in splits.items()
+        split: (folder, None if split == "test" and folder.name not in label_folders else labels / folder.name)
+        for split, folder in splits.items()
     }
 
 
 def _by_split(folders: dict[str, Path]) -> dict[str, Path]:
+    """Return the folders that are named like a split, by split, in the order of `SPLITS`."""
     splits: dict[str, Path] = {}
     for name, folder in folders.items():
         split = SPLITS.get(name.lower())
@@ -173,10 +180,10 @@ def pair_folders(images: Path, labels: Path | None, issues: list[Issue]) -> list
 
 
 def list_images(folder: Path, issues: list[Issue]) -> dict[str, Path]:
-    """The image files below a folder by key, sorted; a key that two files share becomes a fault.
+    """Return the image files in a folder and its subfolders by key, sorted; repeated keys are added to `issues`.
 
     Raises:
-        UserError: a folder cannot be read, or there is no image file in any.
+        UserError: a folder cannot be read, or there are no image files.
     """
     found: dict[str, str] = {}
     others: Counter[str] = Counter()
@@ -184,14 +191,15 @@ def list_images(folder: Path, issues: list[Issue]) -> dict[str, Path]:
         if suffix not in SUFFIXES:
             others[suffix or "no suffix"] += 1
         elif key in found:
-            twin = Path(max(path, found[key]))
+            duplicate = Path(max(path, found[key]))
             found[key] = min(path, found[key])
-            issues.append(Issue("duplicate", twin, f"{twin}: {found[key]} has the same name; keep one of them."))
+            message = f"{duplicate}: {found[key]} has the same name; keep one of them."
+            issues.append(Issue("duplicate", duplicate, message))
         else:
             found[key] = path
     if not found:
-        seen = f" (only {', '.join(sorted(others)[:5])})" if others else ""
-        raise UserError(f"{folder}: holds no image files{seen}; they end in {', '.join(sorted(SUFFIXES))}.")
+        only = f" (only {', '.join(sorted(others)[:5])})" if others else ""
+        raise UserError(f"{folder}: contains no image files{only}; supported are {', '.join(sorted(SUFFIXES))}.")
     return {key: Path(found[key]) for key in sorted(found)}
 
 
@@ -217,20 +225,24 @@ def walk_files(folder: Path, *, labels: bool = True, exclude: Path | None = None
             children.clear()
             continue
         visited.add(real)
-        beside = LABELS if not labels and not {*IMAGES}.isdisjoint(children) else ()
-        children[:] = [child for child in children if not child.startswith(".") and child not in beside]
-        below = os.path.relpath(parent, folder).replace(os.sep, "/")
-        prefix = "" if below == "." else below + "/"
+        excluded = LABELS if not labels and not {*IMAGES}.isdisjoint(children) else ()
+        children[:] = [child for child in children if not child.startswith(".") and child not in excluded]
+        relative = os.path.relpath(parent, folder).replace(os.sep, "/")
+        prefix = "" if relative == "." else relative + "/"
         for name in names:
             if not name.startswith(".") and name.lower() not in ("thumbs.db", "desktop.ini"):
-                stem, suffix = os.path.splitext(name)  # noqa: PTH122 - a Path each takes seconds for 100,000 files
+                stem, suffix = os.path.splitext(name)  # noqa: PTH122 - Path objects take seconds for 100,000 files
                 key = unicodedata.normalize("NFC", prefix + stem)
                 files.append((f"{parent}{os.sep}{name}", key, suffix.lower()))
     return files
 
 
 def child_folders(folder: Path) -> dict[str, Path]:
-    """Return the subfolders of a folder by name, sorted, without hidden ones."""
+    """Return the subfolders of a folder by name, sorted, without hidden ones.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
@@ -249,10 +261,11 @@ def _first(folders: dict[str, Path], names: tuple[str, ...]) -> Path | None:
     return next((by_name[name] for name in names if name in by_name), None)
 
 
-def _labels_of(split: str, home: Path, folders: dict[str, Path]) -> Path | None:
+def _labels_of(split: str, root: Path, folders: dict[str, Path]) -> Path | None:
+    """Return the folder of labels among the subfolders of `root`; None if the test split has none."""
     labels = _first(folders, LABELS)
     if labels is None and split != "test":
-        raise UserError(f"{home}: has images/ but no labels/ next to it; add labels/, masks/ or annotations/.")
+        raise UserError(f"{root}: has images/ but no labels/ next to it; add labels/, masks/ or annotations/.")
     return labels
 
 
@@ -260,6 +273,11 @@ class Files:
     """The files with a suffix and a prefix in a folder, by their names in the lists of splits.
 
     Names are only looked up among the existing files, so a name in a list cannot lead out of the folder.
+
+    Args:
+        folder: the folder, which may be missing.
+        suffix: the end of the file names, such as ".png".
+        prefix: the beginning of the file names that the lists omit.
     """
 
     def __init__(self, folder: Path, suffix: str, prefix: str = "") -> None:

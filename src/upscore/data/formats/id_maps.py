@@ -1,4 +1,4 @@
-"""Read objects from id maps (an object number per pixel), with their classes from class maps.
+"""Read objects from id maps (an object number per pixel), and their classes from class maps.
 
 K objects, H W pixels.
 
@@ -28,7 +28,9 @@ from upscore.errors import UserError
 from upscore.labels import VOID
 
 CLASS_MAPS = ("classes", "class_maps")
+"""Names of folders of class maps."""
 ONE_CLASS = ["object"]
+"""The class names of data sets without `classes.txt`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +102,9 @@ def id_maps_of(listing: DatasetIndex, root: Path) -> IdMaps:
         )
     if folders and listing.classes is None:
         raise UserError(f"{root}: has class maps beside the labels, but no classes.txt; add it with one name per line.")
-    bare = next((path for path in _label_folders(listing) if folders and path not in folders), None)
-    if bare is not None:
-        raise UserError(f"{bare}: has no class maps beside it, but other labels do; add a folder classes/.")
+    unclassified = next((path for path in _label_folders(listing) if folders and path not in folders), None)
+    if unclassified is not None:
+        raise UserError(f"{unclassified}: has no class maps beside it, but other labels do; add a folder classes/.")
     if not classes:
         raise UserError(f"{listing.classes_from}: names only the background; add the name of an object class.")
     return IdMaps(classes=classes, background=background, class_folders=folders)
@@ -110,7 +112,7 @@ def id_maps_of(listing: DatasetIndex, root: Path) -> IdMaps:
 
 def _class_folders(listing: DatasetIndex, root: Path) -> dict[Path, Path]:
     found = {folder: _class_folder(folder, root) for folder in _label_folders(listing)}
-    return {folder: home for folder, home in found.items() if home is not None}
+    return {folder: class_folder for folder, class_folder in found.items() if class_folder is not None}
 
 
 def _label_folders(listing: DatasetIndex) -> set[Path]:
@@ -123,7 +125,7 @@ def _class_folder(folder: Path, root: Path) -> Path | None:
         if parent == root:
             break
         if parent.name.lower() in LABELS:
-            roots = (parent.parent / name for name in CLASS_MAPS)
-            home = next((home for home in roots if home.is_dir()), None)
-            return None if home is None else home / folder.relative_to(parent)
+            candidates = (parent.parent / name for name in CLASS_MAPS)
+            classes = next((candidate for candidate in candidates if candidate.is_dir()), None)
+            return None if classes is None else classes / folder.relative_to(parent)
     return None

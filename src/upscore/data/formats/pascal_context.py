@@ -1,13 +1,13 @@
-"""PASCAL-Context: the images of VOC 2010 labelled all over, 59 classes and a background.
+"""List PASCAL-Context: VOC 2010 with a label for every pixel, 59 classes and a background.
 
 Mottaghi et al., "The Role of Context for Object Detection and Semantic Segmentation in the Wild" (2014). Pixels of the
-other 400 categories are background, class 0, which is learned and predicted as any (the FCN authors' nets have 60
-outputs).
+other 400 categories have class 0, background, which is trained and predicted like the others (the FCN authors' networks
+have 60 outputs).
 
 ```
-trainval/2008_000002.mat        LabelMap: 1 to 459
-labels.txt                      "1: accordion" and so on
-VOC2010/JPEGImages/             or VOCdevkit/VOC2010/, or both files and folder inside VOC2010/ itself
+trainval/2008_000002.mat        variable `LabelMap`: categories 1 to 459
+labels.txt                      names of the categories, "1: accordion" etc.
+VOC2010/JPEGImages/             or VOCdevkit/VOC2010/; trainval/ and labels.txt may also be inside VOC2010/
 VOC2010/ImageSets/Main/         train.txt, val.txt
 ```
 """
@@ -34,14 +34,14 @@ CLASSES = [
 ]  # fmt: skip
 
 ALIASES = {"diningtable": "table", "bedcloth": "bedclothes", "clothes": "cloth"}
-"""Class -> what its category is called in `labels.txt`."""
+"""Names in `labels.txt` of classes with another name there."""
 
 
 def list_pascal_context(root: Path) -> DatasetIndex | None:
-    """List a folder that holds both PASCAL-Context and VOC 2010; None if the former is not in it.
+    """List the files of a folder with PASCAL-Context and VOC 2010; None if `root` has another layout.
 
     Raises:
-        UserError: a list or VOC 2010 is missing, or a list cannot be read.
+        UserError: VOC 2010 or a list is missing, or a list cannot be read.
     """
     vocs = [root, root / "VOC2010", root / "VOCdevkit" / "VOC2010"]
     roots = [*vocs, root / "PASCAL-Context", root / "pascal-context"]
@@ -50,7 +50,7 @@ def list_pascal_context(root: Path) -> DatasetIndex | None:
         return None
     voc = next((voc for voc in vocs if (voc / "JPEGImages").is_dir()), None)
     if voc is None:
-        raise UserError(f"{root}: holds PASCAL-Context's labels without their images; put VOC2010/ beside them.")
+        raise UserError(f"{root}: contains PASCAL-Context's labels without their images; add VOC2010/.")
     lists = voc / "ImageSets" / "Main"
     names = {split: read_list(lists / f"{split}.txt") for split in ("train", "val")}
     if not any(names.values()):
@@ -61,50 +61,54 @@ def list_pascal_context(root: Path) -> DatasetIndex | None:
         layout="PASCAL-Context",
         splits={split: pair_listed(part, split, image_files, labels, issues) for split, part in names.items() if part},
         classes=CLASSES,
-        classes_from="PASCAL-Context's 59, and the background",
+        classes_from="the 59 of PASCAL-Context and the background",
         read_label=ContextLabels(_table(home / "labels.txt")),
         issues=issues,
     )
 
 
 class ContextLabels:
-    """Turns the path of a map of categories into a map of classes."""
+    """Reader of a map of categories as a class map.
+
+    Args:
+        table: (categories + 1,) uint8, the class of each category.
+    """
 
     def __init__(self, table: np.ndarray) -> None:
         self.table = table
-        """Category -> class."""
 
     def __call__(self, path: Path) -> Tensor:
-        """Read one map as (H, W) uint8.
+        """Read a class map as (H, W) uint8.
 
         Raises:
             UserError: the file cannot be read.
-            LabelError: it holds no map of categories.
+            LabelError: the file has no map of categories.
         """
         categories = whole_numbers(read_variable(path, "LabelMap"), path, "LabelMap", 0, len(self.table) - 1)
         return torch.from_numpy(self.table[categories])
 
 
 def _is_listed(home: Path) -> bool:
+    """Return whether a folder has one of the lists of PASCAL-Context."""
     return (home / "labels.txt").exists() or (home / "59_labels.txt").exists()
 
 
 def _table(path: Path) -> np.ndarray:
-    """(categories + 1,) uint8, the class of each category by the list of their names."""
+    """Return the class of each category, (categories + 1,) uint8, from the list of the names of the categories."""
     if not path.exists():
-        raise UserError(f"{path}: is missing; it names the categories that the labels number.")
+        raise UserError(f"{path}: is missing; it must list the names of the categories.")
     categories = _categories(path)
     table = np.zeros(max(categories.values(), default=0) + 1, np.uint8)
     for index, name in enumerate(CLASSES[1:], start=1):
         category = ALIASES.get(name, name)
         if category not in categories:
-            raise UserError(f"{path}: names no category {category!r}, of which class {name!r} is made; is it cut off?")
+            raise UserError(f"{path}: lacks the category {category!r} of the class {name!r}; check the file.")
         table[categories[category]] = index
     return table
 
 
 def _categories(path: Path) -> dict[str, int]:
-    """The numbers by name, without its spaces, for it is written with and without."""
+    """Return the numbers of the categories by name; spaces are removed, because versions of the list differ in them."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -115,7 +119,5 @@ def _categories(path: Path) -> dict[str, int]:
         if match:
             categories[match[2].replace(" ", "")] = int(match[1])
         elif line.strip():
-            raise UserError(
-                f"{path}: has the line {line.strip()[:40]!r}; a line is a number from 1, a colon and a name."
-            )
+            raise UserError(f"{path}: has the line {line.strip()[:40]!r}; write a number from 1, a colon and a name.")
     return categories

@@ -1,14 +1,14 @@
-"""SIFT Flow: outdoor scenes of 256 x 256 pixels with semantic and geometric classes.
+"""List SIFT Flow: outdoor images of 256 x 256 pixels with semantic and geometric classes.
 
-Liu et al., "Nonparametric Scene Parsing: Label Transfer via Dense Scene Alignment" (2009); geometric labels by Tighe
-and Lazebnik, "SuperParsing" (2010), whose `SiftFlowDataset` has the layout:
+Liu et al., "Nonparametric Scene Parsing: Label Transfer via Dense Scene Alignment" (2009). The geometric labels are
+those of Tighe and Lazebnik, "SuperParsing" (2010), whose archive `SiftFlowDataset` has the layout:
 
 ```
 Images/spatial_envelope_256x256_static_8outdoorcategories/coast_natu975.jpg
-SemanticLabels/<the same>/coast_natu975.mat   S: 1 to 33, 0 for none
-GeoLabels/<the same>/coast_natu975.mat        S: 1 to 3, -1 or 0 for none; may be left out
-TestSet1.txt                                  or test.txt: the 200 images to test on
-train.txt and val.txt, or trainval.txt        optional; without them all others are trained on
+SemanticLabels/(same name)/coast_natu975.mat  variable `S`: 1 to 33, 0 = no class
+GeoLabels/(same name)/coast_natu975.mat       optional; variable `S`: 1 to 3, -1 or 0 = no class
+TestSet1.txt                                  or test.txt: the 200 test images
+train.txt and val.txt, or trainval.txt        optional; without them all other images are the training split
 ```
 """
 
@@ -32,14 +32,14 @@ SCENES = "spatial_envelope_256x256_static_8outdoorcategories"
 TEST_LISTS = ("TestSet1.txt", "test.txt")
 
 UNLABELLED = {"highway_bost181", "street_urb506"}
-"""Images of the archive in which no pixel is labelled (the FCN authors' `data/sift-flow/classes.txt`)."""
+"""Images without a labelled pixel (listed in the FCN authors' `data/sift-flow/classes.txt`)."""
 
 
 def list_sift_flow(root: Path) -> DatasetIndex | None:
-    """List the folder of the archive, or one that holds it as `SiftFlowDataset`; None if `root` is neither.
+    """List the files of the folder, or of its subfolder `SiftFlowDataset`; None if `root` has another layout.
 
     Raises:
-        UserError: the list of the test set is missing or cannot be read, or there is nothing beside it.
+        UserError: the list of the test split is missing or cannot be read, or there are no training images.
     """
     roots = [root, root / "SiftFlowDataset"]
     home = next((home for home in roots if (home / "SemanticLabels" / SCENES).is_dir()), None)
@@ -70,17 +70,17 @@ def list_sift_flow(root: Path) -> DatasetIndex | None:
 def _splits(home: Path, image_files: Files) -> dict[str, list[str]]:
     test = next((names for name in TEST_LISTS if (names := _names(home / name))), None)
     if test is None:
-        raise UserError(f"{home / TEST_LISTS[0]}: is missing or empty; it lists the images to test on.")
+        raise UserError(f"{home / TEST_LISTS[0]}: is missing or empty; it must list the test images.")
     train, val = _names(home / "train.txt"), _names(home / "val.txt")
     if not train:
         train, val = _names(home / "trainval.txt") or sorted(image_files.names - UNLABELLED - set(test)), []
     if not train:
-        raise UserError(f"{image_files.folder}: holds no images but those of the test set; take them from the archive.")
+        raise UserError(f"{image_files.folder}: contains only test images; extract the others from the archive.")
     return {"train": train, **({"val": val} if val else {}), "test": test}
 
 
 def _names(path: Path) -> list[str]:
-    """The images of a list, each once: `coast_natu975`, or a path to it with slashes of either kind."""
+    """Return the names of the images in a list without duplicates; lines may be paths with `/` or `\\`."""
     if not path.exists():
         return []
     try:

@@ -1,8 +1,8 @@
-"""PASCAL VOC segmentation, with or without the larger training set of SBD; and SBD on its own.
+"""List PASCAL VOC segmentation, alone or with the larger training split of SBD, and SBD alone.
 
 Everingham et al., "The PASCAL Visual Object Classes Challenge" (2010); Hariharan et al., "Semantic Contours from
-Inverse Detectors" (2011). With SBD the paper's rule holds (FCN section 4.3): train on SBD's `train.txt`, validate on
-VOC's `val.txt` without the images that are in it, for many of VOC's validation images are.
+Inverse Detectors" (2011). VOC with SBD follows the paper (FCN section 4.3): the training split is SBD's `train.txt`,
+and the validation split is VOC's `val.txt` without the images of SBD's `train.txt`, which has many of them.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ CLASSES = [
 
 
 def list_voc(root: Path, sbd: Path | None = None, labels: str = "SegmentationClass") -> DatasetIndex | None:
-    """List VOC's folder, or one that holds it as `VOC2012` or `VOCdevkit/VOC2012`; None if `root` is neither.
+    """List the files of VOC's folder, or of its subfolders `VOC2012` or `VOCdevkit/VOC2012`; None if there is none.
 
-    `labels` is the folder of the labels, "SegmentationClass" or "SegmentationObject".
+    Args:
+        root: the folder.
+        sbd: the folder of SBD; None: VOC alone.
+        labels: the folder of the labels, "SegmentationClass" or "SegmentationObject".
 
     Raises:
-        UserError: a list of a split is missing or cannot be read; `sbd` is not SBD's folder.
+        UserError: there are no lists of splits, a list cannot be read, or `sbd` is not the folder of SBD.
     """
     roots = [root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"]
     home = next((home for home in roots if (home / "JPEGImages").is_dir()), None)
@@ -43,7 +46,7 @@ def list_voc(root: Path, sbd: Path | None = None, labels: str = "SegmentationCla
     names = {split: read_list(lists / f"{split}.txt") for split in ("train", "val", "test", "trainval")}
     if not names["train"] and not names["val"]:
         names[UNSPLIT] = names["trainval"]
-    del names["trainval"]  # the two together
+    del names["trainval"]
     issues: list[Issue] = []
     extra = None
     if sbd is not None:
@@ -51,7 +54,7 @@ def list_voc(root: Path, sbd: Path | None = None, labels: str = "SegmentationCla
         trained_on = {pair.name for pair in extra}
         names["val"] = [name for name in names["val"] or [] if name not in trained_on]
     image_files, maps = Files(home / "JPEGImages", ".jpg"), Files(home / labels, ".png")
-    unlabelled = maps.names.isdisjoint(names["test"] or ())  # as VOC's own test set
+    unlabelled = maps.names.isdisjoint(names["test"] or ())  # as in VOC's distribution
     splits = {
         split: pair_listed(part, split, image_files, None if split == "test" and unlabelled else maps, issues)
         for split, part in names.items()
@@ -72,12 +75,14 @@ def list_voc(root: Path, sbd: Path | None = None, labels: str = "SegmentationCla
 
 
 def list_sbd(root: Path, labels: str = "cls") -> DatasetIndex | None:
-    """List SBD's own splits: its folder, or one that holds `dataset` or `benchmark_RELEASE/dataset`; None if not.
+    """List the files of SBD's folder, or of its subfolders `dataset` or `benchmark_RELEASE/dataset`; None without it.
 
-    `labels` is the folder of the labels, "cls" or "inst".
+    Args:
+        root: the folder.
+        labels: the folder of the labels, "cls" or "inst".
 
     Raises:
-        UserError: neither list of a split is there, or one cannot be read.
+        UserError: there are no lists of splits, or a list cannot be read.
     """
     home = _home_of_sbd(root)
     if home is None:
@@ -85,7 +90,7 @@ def list_sbd(root: Path, labels: str = "cls") -> DatasetIndex | None:
     image_files, maps = Files(home / "img", ".jpg"), Files(home / labels, ".mat")
     lists = {split: read_list(home / f"{split}.txt") for split in ("train", "val")}
     if not any(lists.values()):
-        raise UserError(f"{home}: has no train.txt or val.txt that names an image; take them from SBD's archive.")
+        raise UserError(f"{home}: has no train.txt or val.txt that names an image; extract them from SBD's archive.")
     issues: list[Issue] = []
     return DatasetIndex(
         layout="SBD",
@@ -103,16 +108,16 @@ def _home_of_sbd(root: Path) -> Path | None:
 
 
 def _pairs_of_sbd(sbd: Path, issues: list[Issue]) -> list[Pair]:
-    """Those to train on."""
+    """Return the pairs of SBD's training split."""
     home = _home_of_sbd(sbd)
     names = None if home is None else read_list(home / "train.txt")
     if home is None or not names:
-        raise UserError(f"{sbd}: is not SBD's folder; it must hold img/, cls/ and train.txt.")
+        raise UserError(f"{sbd}: is not the folder of SBD; it must contain img/, cls/ and train.txt.")
     return pair_listed(names, "train", Files(home / "img", ".jpg"), Files(home / "cls", ".mat"), issues)
 
 
 def read_label(path: Path) -> Tensor:
-    """Read one of VOC's palette images or SBD's `.mat` files as (H, W) uint8."""
+    """Read a class map, a palette image of VOC or a `.mat` file of SBD, as (H, W) uint8."""
     if path.suffix != ".mat":
         return images.read_label(path)
     labels = whole_numbers(read_field(path, "GTcls", "Segmentation"), path, "GTcls.Segmentation", 0, VOID)
@@ -120,7 +125,7 @@ def read_label(path: Path) -> Tensor:
 
 
 def object_reader(listing: DatasetIndex) -> IdMaps:
-    """The reader for the labels of a listing of `SegmentationObject`."""
+    """Return the reader of the objects of VOC; `listing` has the labels of `SegmentationObject`."""
     folders = {pair.label.parent for pairs in listing.splits.values() for pair in pairs if pair.label is not None}
     return IdMaps(
         classes=CLASSES[1:],
@@ -131,23 +136,23 @@ def object_reader(listing: DatasetIndex) -> IdMaps:
 
 
 class SbdObjects:
-    """Turns the path of one of SBD's `inst/*.mat` into the objects."""
+    """Reader of the objects in SBD's `inst/*.mat`."""
 
     classes = CLASSES[1:]
 
     def __call__(self, path: Path) -> ObjectAnnotations:
-        """Read one file.
+        """Read the objects of an image.
 
         Raises:
-            UserError: it cannot be read, or does not tell the class of an object.
+            UserError: the file cannot be read, or an object has no class.
         """
         structure = "GTinst"
         ids = whole_numbers(read_field(path, structure, "Segmentation"), path, f"{structure}.Segmentation", 0, VOID)
         categories = read_field(path, structure, "Categories").reshape(1, -1)
         if ids.max() > categories.size:
             raise images.LabelError(
-                f"{path}: has an object {ids.max()}, but {structure}.Categories has {categories.size} of them; take "
-                "the file from the archive again."
+                f"{path}: has the object {ids.max()}, but {structure}.Categories has {categories.size} entries; "
+                "extract the file again."
             )
         labels = np.zeros(0, np.int64)
         if categories.size:

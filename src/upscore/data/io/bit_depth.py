@@ -1,6 +1,6 @@
-"""Pixels of any type as bytes, and what value is white in them.
+"""Convert pixels of any type to 8 bits, and warn of images that become nearly black.
 
-B bits: the values of a pixel are 0 to 2^B - 1, which is white.
+B bits per sample: values are 0 (black) to 2^B - 1 (white).
 """
 
 from __future__ import annotations
@@ -14,44 +14,47 @@ from upscore.data.io.decoding import ImageFilePath
 from upscore.errors import UserError
 
 DARK = 8
-"""Pixels of more than 8 bits that don't reach this part of white are warned of."""
+"""An image is dark if its largest value is below white / DARK."""
 
-PLACES, SIDE = 3, 256
-"""Down and across, how many windows of what side are a sample of an image that is too large to look at."""
+GRID, SIDE = 3, 256
+"""A large image is sampled in GRID x GRID windows of SIDE x SIDE pixels."""
 
-SAMPLE = f", in {PLACES**2} places looked at,"
+SAMPLE = f" in {GRID**2} sampled windows"
 
-_told: set[Path] = set()
+_warned: set[Path] = set()
 
 
 class DarkImageWarning(UserWarning):
-    """Hardly anything of an image is left in 8 bits, most likely as its values don't use the range of their type."""
+    """An image is nearly black in 8 bits, most likely because its values do not use the range of their type."""
 
 
 def bits_of(dtype: np.dtype) -> int:
-    """B of whole numbers: those that a type has for values from 0 on, 16 at most."""
+    """Return B of a bool or integer type: the number of bits for values from 0, at most 16."""
     return 1 if dtype == np.bool_ else min(16, 8 * dtype.itemsize - (dtype.kind == "i"))
 
 
 def to_bytes(pixels: np.ndarray, path: ImageFilePath, bits: int | None = None) -> np.ndarray:
-    """Pixels of any shape and type as uint8 of that shape.
+    """Convert pixels to uint8.
 
-    Of B > 8 bits the upper 8 are kept (of 65535 255, of 256 1), fewer are spread (of 2 bits 1 becomes 85), bytes are as
-    they are, and floats are multiplied by 255 and rounded.
+    With B > 8, the upper 8 bits are kept (16 bits: 65535 becomes 255, 256 becomes 1). With B < 8, values are scaled to
+    0..255 (2 bits: 1 becomes 85). Floats are multiplied by 255 and rounded.
 
     Args:
-        pixels: bool, whole numbers from 0 to 2^B - 1, or floats from 0 to 1.
-        path: of the file, for errors.
-        bits: B where the file states it; else the type's, which is 15 for int16.
+        pixels: array of any shape: bool, integers from 0 to 2^B - 1, or floats from 0 to 1.
+        path: the file, for error messages.
+        bits: B if the file states it; None: that of the type, which is 15 for int16.
+
+    Returns:
+        uint8 array of the same shape.
 
     Raises:
-        UserError: there are values outside that range, or the type is another.
+        UserError: a value is outside the range, or the type is not supported.
     """
     if pixels.dtype == np.uint8 and bits in (None, 8):
         return pixels
     if pixels.dtype.kind not in "biuf":
-        raise UserError(f"{path}: pixels must be whole numbers or floats, but are of type {pixels.dtype}.")
-    # The extremes of floats are NaN where any pixel is, and NaN fails every comparison.
+        raise UserError(f"{path}: pixels must be integers or floats, but have the type {pixels.dtype}.")
+    # With a NaN pixel, the minimum and the maximum are NaN, and each comparison is false.
     smallest, largest = pixels.min(), pixels.max()
     if pixels.dtype.kind == "f":
         if not (smallest >= 0 and largest <= 1):
@@ -70,31 +73,34 @@ def to_bytes(pixels: np.ndarray, path: ImageFilePath, bits: int | None = None) -
 
 
 def warn_if_dark(pixels: np.ndarray, path: ImageFilePath, bits: int | None = None, *, where: str = "") -> None:
-    """Warn, once for each folder, of pixels of more than 8 bits that are not all 0 and below an eighth of white.
+    """Warn once per folder if pixels of more than 8 bits are all below white / `DARK`; all zeros are ignored.
 
     Args:
-        pixels: as of `to_bytes`, all that an image has or a sample.
-        path: of the file.
-        bits: as of `to_bytes`.
-        where: in what part of the image they lie, to be told.
+        pixels: as in `to_bytes`, all pixels of an image or a sample of them.
+        path: the file.
+        bits: as in `to_bytes`.
+        where: the sampled part of the image, for the message.
+
+    Warns:
+        DarkImageWarning: the pixels are dark.
     """
     if pixels.dtype.kind not in "iu" or (bits := bits or bits_of(pixels.dtype)) <= 8:
         return
     largest, white = int(pixels.max()), 2**bits - 1
-    if largest > 0 and largest * DARK < white and path.parent not in _told:
-        _told.add(path.parent)
+    if largest > 0 and largest * DARK < white and path.parent not in _warned:
+        _warned.add(path.parent)
         used = 2 ** largest.bit_length() - 1
         message = (
-            f"{path}: its values{where} are at most {largest}, where {white} is white, so that hardly anything is left "
-            f"of it in 8 bits; unless it is meant to be dark, save it with 8 bits, as by `gdal_translate -ot Byte "
-            f"-scale 0 {used} 0 255` (told for the first such image of a folder alone)."
+            f"{path}: the largest value{where} is {largest}, but white is {white}, so the image is nearly black in 8 "
+            f"bits; unless it is meant to be dark, save it with 8 bits, for example with `gdal_translate -ot Byte "
+            f"-scale 0 {used} 0 255` (only the first dark image of a folder is reported)."
         )
         warnings.warn(message, DarkImageWarning, stacklevel=2)
 
 
 def sample_windows(height: int, width: int) -> list[tuple[int, int, int, int]]:
-    """Top, left, height and width of windows all over an image, which may overlap."""
+    """Return (top, left, height, width) of windows on a regular grid over an image; they may overlap."""
     down, across = min(SIDE, height), min(SIDE, width)
-    last = PLACES - 1
-    places = [(row, column) for row in range(PLACES) for column in range(PLACES)]
-    return [((height - down) * row // last, (width - across) * column // last, down, across) for row, column in places]
+    last = GRID - 1
+    cells = [(row, column) for row in range(GRID) for column in range(GRID)]
+    return [((height - down) * row // last, (width - across) * column // last, down, across) for row, column in cells]

@@ -1,6 +1,6 @@
-"""Whatever a user has as the depth of an image -> metres, or HHA.
+"""Read the depth of an image from a file or an array, in metres or as HHA.
 
-D channels, H W pixels.
+D channels of depth (1: metres, 3: HHA), H W pixels.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ SUFFIXES = (".png", ".tif", ".tiff", ".npy")
 
 
 def as_depth(depth: Depth, channels: int, size: tuple[int, int]) -> Tensor:
-    """A path or an array, (H, W), (D, H, W) or (H, W, D) -> (D, H, W) float32, NaN where unknown.
+    """Return depth as (D, H, W) float32, NaN where unknown.
 
-    A file is a PNG, a TIFF or a .npy. One channel is metres or, in whole numbers, millimetres, as depth cameras write
-    them; the unknown is NaN or infinite, or 0 millimetres.
+    With one channel, floats are metres and integers are millimetres, as depth cameras write them. Unknown values are
+    NaN, infinite, or 0 millimetres.
 
     Args:
-        channels: D, as many as the model sees.
+        depth: the path of a PNG, TIFF or .npy file, or an array (H, W), (D, H, W) or (H, W, D).
+        channels: D, the number of depth channels of the model.
         size: (height, width) of the image.
 
     Raises:
-        UserError: the file can't be read, or it is not of this shape.
+        UserError: the file can't be read, or the shape or the type is wrong.
     """
     name = f"{depth}" if isinstance(depth, str | Path) else "the depth"
     values = _read(Path(depth)) if isinstance(depth, str | Path) else np.asarray(depth)
@@ -43,11 +44,11 @@ def as_depth(depth: Depth, channels: int, size: tuple[int, int]) -> Tensor:
         values = np.moveaxis(values, -1, 0)
     if values.shape != (channels, *size):
         raise UserError(
-            f"{name}: is of shape {shape}, but the model sees depth of {channels} channels, and the image has "
+            f"{name}: has the shape {shape}, but the model needs {channels} channels of depth, and the image has "
             f"{size[0]} rows and {size[1]} columns"
         )
     if not (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
-        raise UserError(f"{name}: depth is numbers, but this is of type {values.dtype}")
+        raise UserError(f"{name}: depth must be numbers, but the type is {values.dtype}")
     whole = np.issubdtype(values.dtype, np.integer)
     known = values != 0 if whole and channels == 1 else np.isfinite(values)
     metres = values / 1000 if whole and channels == 1 else values
@@ -55,15 +56,15 @@ def as_depth(depth: Depth, channels: int, size: tuple[int, int]) -> Tensor:
 
 
 def find_depth(folder: Path, name: str) -> Path:
-    """The file with the depth of the image of this name.
+    """Return the depth file in a folder for the image name (without suffix).
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such file.
     """
     for suffix in SUFFIXES:
         if (path := folder / f"{name}{suffix}").is_file():
             return path
-    raise UserError(f"{folder / name}: no depth of this name, which ends in {', '.join(SUFFIXES)}")
+    raise UserError(f"{folder / name}: there is no depth file of this name with the suffix {', '.join(SUFFIXES)}")
 
 
 def _read(path: Path) -> np.ndarray:
@@ -71,13 +72,13 @@ def _read(path: Path) -> np.ndarray:
         if path.suffix.lower() == ".npy":
             values = np.load(path, mmap_mode="r", allow_pickle=False)
             if prod(values.shape) > 4 * MAX_PIXELS:
-                raise UserError(f"{path}: holds {prod(values.shape):,} numbers, too many to be the depth of an image")
+                raise UserError(f"{path}: has {prod(values.shape):,} values, too many for the depth of an image")
             return values
         try:
             with open_image(path) as image:
                 load(image)
                 if image.mode == "P":
-                    raise UserError(f"{path}: is a picture with a palette; depth is stored as numbers, in 16 bits")
+                    raise UserError(f"{path}: has a palette; save depth as 16-bit grey")
                 return upright(np.array(image), orientation(image))
         except UnidentifiedImageError:
             if not is_tiff(path):

@@ -98,13 +98,13 @@ def read_ids(path: str | Path) -> Tensor:
     with reading(path):
         values = _read_values(path)
         if values.dtype != np.bool_ and not np.issubdtype(values.dtype, np.integer):
-            raise LabelError(f"{path}: an id map contains whole numbers, but this file has the type {values.dtype}.")
+            raise LabelError(f"{path}: an id map holds integers, but this file has the type {values.dtype}.")
         smallest, largest = int(values.min()), int(values.max())
         if smallest < 0:
             raise LabelError(f"{path}: contains the number {smallest}; objects are numbered from 1, and 0 = no object.")
         if largest > MAX_ID:
             numbers, indices = np.unique(values, return_inverse=True)
-            values = indices.reshape(values.shape) + (numbers[0] != 0)  # flat or not by numpy's version
+            values = indices.reshape(values.shape) + (numbers[0] != 0)  # numpy < 2.1 flattens them
         return torch.from_numpy(np.ascontiguousarray(values.astype(np.int32)))
 
 
@@ -128,7 +128,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def _read_tiff_image(path: ImageFilePath) -> np.ndarray:
-    """(H, W), (H, W, 1) or (H, W, 3) uint8; by Pillow where tifffile lacks the codec or the colours."""
+    """Return (H, W), (H, W, 1) or (H, W, 3) uint8; read by Pillow if tifffile lacks the codec or the colour space."""
     with open_tiff(path) as pages:
         issue = unreadable(pages[0])
         if issue is None:
@@ -157,12 +157,12 @@ def _read_with_pillow(path: ImageFilePath) -> np.ndarray:
         image.info.pop("transparency", None)
         pixels = _rgb_pixels(image.convert("LA") if image.mode == "La" else image)
         if deep:
-            warn_if_dark(pixels.astype(np.uint16) << 8, path)  # Pillow keeps the upper bytes
+            warn_if_dark(pixels.astype(np.uint16) << 8, path)  # Pillow has kept the upper 8 bits
         return upright(pixels, orientation(image))
 
 
 def _rgb_pixels(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8 of a decoded image, in strips: Pillow's conversions would hold several copies of a large one."""
+    """Convert a decoded image to (H, W, 3) uint8, in strips, because Pillow copies the pixels several times."""
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for top in range(0, image.height, STRIP_ROWS):
         strip = image.crop((0, top, image.width, min(top + STRIP_ROWS, image.height)))
@@ -171,7 +171,7 @@ def _rgb_pixels(image: Image.Image) -> np.ndarray:
 
 
 def _read_values(path: Path) -> np.ndarray:
-    """(H, W), the numbers that a file holds."""
+    """Return the stored values of a label file, (H, W)."""
     try:
         values = _read_stored_values(path)
     except UnidentifiedImageError:
@@ -190,7 +190,7 @@ def _read_stored_values(path: Path) -> np.ndarray:
         values = np.array(image)
         if image.mode in ("CMYK", "YCbCr", "LAB") or (image.mode in ("RGB", "RGBA", "LA") and ";16" in stored):
             raise LabelError(f"{path}: a label map cannot be {stored or image.mode}; save class indices as 8-bit grey.")
-        # The index is what was stored; Pillow inverts where 0 is white, and spreads 2 and 4 bits over 0..255.
+        # Undo Pillow's conversions: it inverts files in which 0 is white, and scales 2 and 4 bits to 0..255.
         if image.mode == "L":
             values = 255 - values if "I" in stored else values
             values //= 85 if "L;2" in stored else 17 if "L;4" in stored else 1
@@ -198,7 +198,7 @@ def _read_stored_values(path: Path) -> np.ndarray:
 
 
 def _one_channel(values: np.ndarray, path: Path) -> np.ndarray:
-    """(H, W) out of (H, W) or (H, W, 2 to 4), where the colour channels agree."""
+    """Return (H, W) from (H, W) or (H, W, 2 to 4) with equal colour channels; alpha is dropped."""
     if values.ndim == 2:
         return values
     if values.shape[2] in (2, 4):
@@ -208,8 +208,8 @@ def _one_channel(values: np.ndarray, path: Path) -> np.ndarray:
         y, x = np.argwhere(coloured)[0]
         colour = ", ".join(str(value) for value in values[y, x])
         raise LabelError(
-            f"{path}: a label map holds a class index per pixel, or an object's number, but this one is in colour: "
-            f"({colour}) at x={x}, y={y}; save the indices as grey or as a palette's index."
+            f"{path}: a label map holds a class index or an object number per pixel, but this file has colours: "
+            f"({colour}) at x={x}, y={y}; save the indices as grey or as palette indices."
         )
     return values[..., 0]
 
@@ -218,7 +218,7 @@ def _require_bytes(values: np.ndarray, path: Path) -> None:
     if values.dtype == np.bool_:
         return
     if not np.issubdtype(values.dtype, np.integer):
-        raise LabelError(f"{path}: a label map holds whole numbers, but this one is of type {values.dtype}.")
+        raise LabelError(f"{path}: a label map holds integers, but this file has the type {values.dtype}.")
     smallest, largest = int(values.min()), int(values.max())
     if largest > VOID or smallest < 0:
         raise LabelError(

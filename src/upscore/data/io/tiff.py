@@ -1,6 +1,6 @@
-"""TIFF files: windows of large images, and the meaning of their samples (colours, alpha, inverted grey).
+"""Read windows of TIFF files, and convert their samples (colours, alpha, palettes, inverted grey) to RGB.
 
-H W pixels of the image, h w of a window, S samples per pixel. Source: TIFF 6.0, and GDAL's names of bands.
+H W pixels of the image, h w pixels of a window, S samples per pixel. Sources: TIFF 6.0; GDAL's metadata of bands.
 """
 
 from __future__ import annotations
@@ -24,38 +24,66 @@ from upscore.data.io.bit_depth import SAMPLE, sample_windows, to_bytes, warn_if_
 from upscore.data.io.decoding import ORIENTATION, ImageFilePath, pages_of, reading
 from upscore.errors import UserError
 
-KINDS = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE, PHOTOMETRIC.YCBCR)
-JPEGS = (COMPRESSION.JPEG, COMPRESSION.OJPEG)
-"""Their decoder turns YCbCr into RGB."""
+COLOUR_SPACES = (
+    PHOTOMETRIC.MINISBLACK,
+    PHOTOMETRIC.MINISWHITE,
+    PHOTOMETRIC.RGB,
+    PHOTOMETRIC.PALETTE,
+    PHOTOMETRIC.YCBCR,
+)
+"""Colour spaces that can be read."""
 
-# TIFF's numbers of the tags that are looked at.
+JPEGS = (COMPRESSION.JPEG, COMPRESSION.OJPEG)
+"""Compressions whose decoder converts YCbCr to RGB."""
+
 BITS, COLOURS, SAMPLES, COLOUR_MAP, EXTRA, FORMAT = 258, 262, 277, 320, 338, 339
+"""Numbers of TIFF tags: bits per sample, colour space, number, palette, meaning and type of the samples."""
+
 LARGEST_VALUES = 281, 341
+"""Numbers of the TIFF tags MaxSampleValue and SMaxSampleValue."""
+
 GDAL = 42112
+"""Number of the TIFF tag with GDAL's metadata."""
+
 PREMULTIPLIED, ALPHA = 1, 2
+"""Values of the tag `EXTRA`: alpha that the colours are multiplied by, and alpha that they are not."""
+
 SIGNED = 2
+"""Value of the tag `FORMAT`: signed integers."""
+
 ROLE = re.compile(r'<Item\b[^>]*\bsample="(\d{1,5})"[^>]*\brole="colorinterp"[^>]*>\s*(\w+)')
+"""The number and the colour of a band in GDAL's metadata."""
+
+MAX_SEGMENT_BYTES = 2**28
+"""Largest decoded size of a strip or tile."""
+
+CACHE_BYTES = 160 * 2**20
+"""Size of the cache of decoded segments: adjacent windows need the same strips."""
+
+STRIP_BYTES = 2**24
+"""Size of the strips in which an uncompressed image is read, independent of the strips in the file."""
 
 
 class TiffColours:
-    """Of the first page of a TIFF, by its tags alone.
+    """Conversion of the samples of a TIFF page to RGB, according to its tags.
 
-    `bands` are the samples that are grey, or red, green and blue: those that GDAL's metadata names so, else the first
-    ones where the file says RGB, else the only one or the only three that are not alpha. `bits` are those of a sample,
-    or fewer where a tag has 2^B - 1 as the largest value: any other largest value is a statistic, not a scale.
+    `bands` are the indices of the grey sample, or of red, green and blue: those named in GDAL's metadata, else the
+    first three if the colour space is RGB, else the only one or the only three samples that are not alpha. `bits` is B
+    of the samples, or less if a tag gives 2^B - 1 as the largest value; other largest values are statistics of the
+    image and are ignored.
 
     Args:
-        tag: the value of a tag by its number, or the default given beside it.
-        path: of the file, for errors.
-        pages: over how many pages the channels are spread.
+        tag: returns the value of a tag by its number, or a default.
+        path: the file, for error messages.
+        pages: the number of pages that the channels are in.
 
     Raises:
-        UserError: it does not say which samples are the colours.
+        UserError: the tags do not name the colour channels.
     """
 
     def __init__(self, tag: Callable[[int, Any], Any], path: ImageFilePath, pages: int = 1) -> None:
         self.path = path
-        self.kind = _numbers(tag(COLOURS, PHOTOMETRIC.MINISBLACK))[0]
+        self.colour_space = _numbers(tag(COLOURS, PHOTOMETRIC.MINISBLACK))[0]
         self.samples = pages if pages > 1 else _numbers(tag(SAMPLES, 1))[0]
         extra = _numbers(tag(EXTRA, ()))[: self.samples]
         first = self.samples - len(extra)
@@ -68,38 +96,38 @@ class TiffColours:
         self._map = tag(COLOUR_MAP, ())
 
     def rgb(self, pixels: np.ndarray) -> np.ndarray:
-        """Samples (H, W, S) as stored -> (H, W, 3) uint8, or (H, W, 1) where they are grey.
+        """Convert stored samples (H, W, S) to (H, W, 3) uint8, or to (H, W, 1) if they are grey.
 
         Raises:
             UserError: as `upscore.data.io.bit_depth.to_bytes`.
         """
-        if self.kind == PHOTOMETRIC.PALETTE:
+        if self.colour_space == PHOTOMETRIC.PALETTE:
             colours = np.asarray(self._map, np.uint16).reshape(3, -1) >> 8
             return colours.astype(np.uint8).T[pixels[..., 0].astype(np.intp)]
         values = self._colours(pixels)
         if self.premultiplied is not None:
             values = _divided(values, pixels[..., self.premultiplied, None], self.bits)
         values = to_bytes(values, self.path, self.bits)
-        return 255 - values if self.kind == PHOTOMETRIC.MINISWHITE else values
+        return 255 - values if self.colour_space == PHOTOMETRIC.MINISWHITE else values
 
     def warn_if_dark(self, pixels: np.ndarray, where: str = "") -> None:
-        """As `upscore.data.io.bit_depth.warn_if_dark` of samples (H, W, S)."""
-        if self.kind != PHOTOMETRIC.PALETTE:
+        """Warn if stored samples (H, W, S) are dark; see `upscore.data.io.bit_depth.warn_if_dark`."""
+        if self.colour_space != PHOTOMETRIC.PALETTE:
             warn_if_dark(self._colours(pixels), self.path, self.bits, where=where)
 
     def as_pillow_shows(self) -> bool:
-        """Whether what Pillow makes of 8-bit colours, or of the upper bytes of 16-bit ones, is `rgb`."""
+        """Return whether Pillow converts 8-bit colours, or the upper bytes of 16-bit colours, as `rgb` does."""
         return self.bands in ((0,), (0, 1, 2)) and self.bits in (1, 2, 4, 8, 16)
 
     def _colours(self, pixels: np.ndarray) -> np.ndarray:
         if self.bands == tuple(range(len(self.bands))):
-            return pixels[..., : len(self.bands)]  # a view, where a list of bands would be a copy
+            return pixels[..., : len(self.bands)]  # a view; indexing with a list would copy
         return pixels[..., list(self.bands)]
 
     def _bands(self, roles: dict[str, int], alphas: set[int]) -> tuple[int, ...]:
-        grey = self.kind in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
+        grey = self.colour_space in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
         named = tuple(roles[name] for name in ("red", "green", "blue") if roles.get(name, self.samples) < self.samples)
-        if self.kind == PHOTOMETRIC.PALETTE or self.samples == 1:
+        if self.colour_space == PHOTOMETRIC.PALETTE or self.samples == 1:
             return (0,)
         if len(named) == 3:
             return named
@@ -108,17 +136,17 @@ class TiffColours:
         if grey and self.samples - len(alphas) in (1, 3):
             return tuple(sample for sample in range(self.samples) if sample not in alphas)
         if self.samples == 2:
-            raise UserError(f"{self.path}: has 2 channels and does not say that one is alpha; save the grey one alone.")
+            raise UserError(f"{self.path}: has 2 channels, none of them named alpha; save only the grey one.")
         raise UserError(
-            f"{self.path}: has {self.samples} channels and does not say which are red, green and blue; name them in "
-            "the file, as by `gdal_edit.py -colorinterp_1 red -colorinterp_2 green -colorinterp_3 blue FILE`, or save "
-            "the three as RGB."
+            f"{self.path}: has {self.samples} channels and does not name red, green and blue; name them in the file, "
+            "for example with `gdal_edit.py -colorinterp_1 red -colorinterp_2 green -colorinterp_3 blue FILE`, or save "
+            "the three channels as RGB."
         )
 
 
 def unreadable(page: TiffPage) -> str | None:
-    """Why tifffile and `TiffColours` can't make RGB of a page, as the end of a sentence."""
-    if page.photometric not in KINDS or (page.photometric == PHOTOMETRIC.YCBCR) > (page.compression in JPEGS):
+    """Return why a page can't be converted to RGB, as the end of a sentence; None if it can be."""
+    if page.photometric not in COLOUR_SPACES or (page.photometric == PHOTOMETRIC.YCBCR) > (page.compression in JPEGS):
         return f"its colours are {_name(page.photometric)}; save it as RGB or grey"
     if page.samplesperpixel > 1 and page.planarconfig not in tuple(PLANARCONFIG):
         return f"its tag PlanarConfiguration is damaged ({page.planarconfig})"
@@ -131,47 +159,13 @@ def unreadable(page: TiffPage) -> str | None:
     return None
 
 
-def _bits_of(tag: Callable[[int, Any], Any]) -> int:
-    """B of whole numbers, 16 at most."""
-    bits = min(16, max(_numbers(tag(BITS, 1))) - (_numbers(tag(FORMAT, 1))[0] == SIGNED))
-    for number in LARGEST_VALUES:
-        largest = max(_numbers(tag(number, 0)))
-        if isinstance(largest, int) and 8 <= largest.bit_length() < bits and largest & (largest + 1) == 0:
-            return largest.bit_length()
-    return bits
-
-
-def _divided(values: np.ndarray, alpha: np.ndarray, bits: int) -> np.ndarray:
-    """Colours that were multiplied by alpha, as they were before; 0 where alpha is 0."""
-    if values.dtype.kind == "f":
-        return np.divide(values, alpha, out=np.zeros_like(values), where=alpha > 0).clip(max=1)
-    white = 2**bits - 1
-    divided = np.minimum(values.astype(np.int64) * white // np.maximum(alpha, 1), white)
-    return np.where(alpha > 0, divided, 0).astype(values.dtype)
-
-
-def _numbers(value: Any) -> tuple[Any, ...]:
-    """Of a tag, which readers give bare where there is one."""
-    return tuple(value) if isinstance(value, tuple | list) else (value,)
-
-
-def _name(number: int) -> str:
-    """Of a compression, of a kind of colours or of a predictor."""
-    return getattr(number, "name", str(number))
-
-
-MOST_SEGMENT = 2**28
-"""Bytes of a strip or tile once decoded: more are refused."""
-
-KEPT = 160 * 2**20
-"""Bytes of decoded segments that are kept: a band of strips is met again by each tile beside the last."""
-
-PART = 2**24
-"""Bytes of the strips that an uncompressed image is read in, however its own are."""
-
-
 class UnstreamableError(UserError):
-    """A TIFF that can't be read in parts, of so many pixels; it may be possible at once."""
+    """A TIFF can't be read in windows; it may still be readable as a whole.
+
+    Args:
+        message: the error message.
+        pixels: the number of pixels of the image.
+    """
 
     def __init__(self, message: str, pixels: int) -> None:
         super().__init__(message)
@@ -179,11 +173,14 @@ class UnstreamableError(UserError):
 
 
 class TiffRaster:
-    """One level of the first image in a TIFF file; see `upscore.data.io.rasters.Raster`. It keeps the file open.
+    """A `upscore.data.io.rasters.Raster` of a pyramid level of the first image in a TIFF; keeps the file open.
+
+    Segments are the strips or tiles of the file.
 
     Raises:
-        UnstreamableError: its pixels are turned, its segments too large, or its colours or compression not known here.
-        UserError: it has no such level, is no TIFF, holds a stack, or does not say which channels are the colours.
+        UnstreamableError: the image is rotated, a segment is too large, or the colour space or the compression is not
+            supported.
+        UserError: there is no such level, the file is not a TIFF or is a stack, or its colour channels are not named.
     """
 
     def __init__(self, path: Path, pyramid_level: int = 0) -> None:
@@ -193,29 +190,31 @@ class TiffRaster:
             weakref.finalize(self, self._file.close)
             series = self._file.series[0]
             if not 0 <= pyramid_level < len(series.levels):
-                raise UserError(f"{path}: level={pyramid_level}, but its levels are 0 to {len(series.levels) - 1}.")
+                raise UserError(
+                    f"{path}: has no pyramid level {pyramid_level}; its levels are 0 to {len(series.levels) - 1}."
+                )
             self._pages = pages_of(series.levels[pyramid_level], path)
             self._page = page = self._pages[0]
-            finest = pages_of(series.levels[0], path)[0]  # whose tags the other levels need not repeat
+            finest = pages_of(series.levels[0], path)[0]  # other levels may lack its tags
             self._colours = TiffColours(finest.tags.valueof, path, len(self._pages))
             self.height, self.width = page.imagelength, page.imagewidth
             self._contiguous = page.is_final and page.bitspersample % 8 == 0
             self._segment = _segment_size(page, self._contiguous)
             self._require_readable()
-            self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+            self._cache: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
             self._lock = threading.Lock()
             if self._colours.bits > 8:
                 parts = [self._stored(*window) for window in sample_windows(self.height, self.width)]
                 self._colours.warn_if_dark(np.stack(parts), SAMPLE)
 
     def read(self, top: int, left: int, height: int, width: int) -> Tensor:
-        """See `Raster`."""
+        """Read a window; see `Raster.read`."""
         with reading(self.path), self._lock:
             pixels = self._colours.rgb(self._stored(top, left, height, width)).transpose(2, 0, 1)
             return torch.from_numpy(np.array(np.broadcast_to(pixels, (3, height, width)), order="C"))
 
     def _stored(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """(h, w, S) as they lie in the file."""
+        """Return the stored samples of a window, (h, w, S)."""
         if self._planes == 1:
             return self._plane(0, top, left, height, width)
         planes = [self._plane(plane, top, left, height, width)[..., 0] for plane in range(self._planes)]
@@ -223,7 +222,7 @@ class TiffRaster:
 
     @property
     def _planes(self) -> int:
-        """How many channels lie apart, each in segments of its own."""
+        """The number of channels that have segments of their own; 1 if samples are interleaved."""
         if len(self._pages) > 1:
             return len(self._pages)
         return self._page.samplesperpixel if self._page.planarconfig == PLANARCONFIG.SEPARATE else 1
@@ -232,14 +231,14 @@ class TiffRaster:
         page, issue = self._page, unreadable(self._page)
         size = math.prod(self._segment) * page.bitspersample // 8
         if issue is None and page.tags.valueof(ORIENTATION, 1) != 1:
-            issue = "its rows don't run from the top to the bottom; save it upright"
-        elif issue is None and size * (page.samplesperpixel if self._planes == 1 else 1) > MOST_SEGMENT:
-            issue = f"it is stored in pieces of {self._segment[1]}x{self._segment[0]} pixels; save it in tiles"
+            issue = "it is rotated or mirrored by its orientation tag; save it upright"
+        elif issue is None and size * (page.samplesperpixel if self._planes == 1 else 1) > MAX_SEGMENT_BYTES:
+            issue = f"its strips or tiles have {self._segment[1]}x{self._segment[0]} pixels; save it in smaller tiles"
         if issue:
-            raise UnstreamableError(f"{self.path}: can't be read in parts: {issue}.", self.height * self.width)
+            raise UnstreamableError(f"{self.path}: can't be read in windows: {issue}.", self.height * self.width)
 
     def _plane(self, plane: int, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """(h, w, S) as stored; S is 1 where channels lie apart."""
+        """Return the stored samples of a window of one plane, (h, w, S); S is 1 if there are several planes."""
         samples = 1 if self._planes > 1 else self._page.samplesperpixel
         window = np.empty((height, width, samples), self._page.dtype)
         rows, columns = self._segment
@@ -254,46 +253,46 @@ class TiffRaster:
         return window
 
     def _decoded(self, plane: int, row: int, column: int) -> np.ndarray:
-        """(h, w, S), of the segments kept or out of the file."""
+        """Return a decoded segment, (h, w, S), from the cache or the file."""
         rows, columns = self._segment
         index = row * -(-self.width // columns) + column
-        if (plane, index) in self._kept:
-            self._kept.move_to_end((plane, index))
-            return self._kept[plane, index]
+        if (plane, index) in self._cache:
+            self._cache.move_to_end((plane, index))
+            return self._cache[plane, index]
         page = self._pages[plane] if len(self._pages) > 1 else self._page
         if len(self._pages) == 1:
             index += plane * -(-self.height // rows) * -(-self.width // columns)
-        segment = self._rows_of(page, plane, row) if self._contiguous else _decode(page, index)
-        self._kept[plane, index] = segment
-        while sum(kept.nbytes for kept in self._kept.values()) > KEPT and len(self._kept) > 1:
-            self._kept.popitem(last=False)
+        segment = self._read_rows(page, plane, row) if self._contiguous else _decode(page, index)
+        self._cache[plane, index] = segment
+        while sum(cached.nbytes for cached in self._cache.values()) > CACHE_BYTES and len(self._cache) > 1:
+            self._cache.popitem(last=False)
         return segment
 
-    def _rows_of(self, page: TiffPage, plane: int, row: int) -> np.ndarray:
-        """(h, W, S) of pixels that lie in the file as they are."""
+    def _read_rows(self, page: TiffPage, plane: int, row: int) -> np.ndarray:
+        """Read a strip of an uncompressed image, (h, W, S)."""
         samples = 1 if self._planes > 1 else page.samplesperpixel
         dtype = np.dtype(page.dtype).newbyteorder(self._file.byteorder)
         rows = self._segment[0]
-        top, stacked = row * rows, plane * self.height if len(self._pages) == 1 else 0
+        top, rows_before = row * rows, plane * self.height if len(self._pages) == 1 else 0
         count = min(rows, self.height - top) * self.width * samples
         file = self._file.filehandle
-        file.seek(page.dataoffsets[0] + (stacked + top) * self.width * samples * dtype.itemsize)
+        file.seek(page.dataoffsets[0] + (rows_before + top) * self.width * samples * dtype.itemsize)
         data = file.read(count * dtype.itemsize)
         return np.frombuffer(data, dtype, count).reshape(-1, self.width, samples)
 
 
 def _segment_size(page: TiffPage, contiguous: bool) -> tuple[int, int]:
-    """Rows and columns of a strip or a tile; where pixels lie in the file as they are, a strip is any rows."""
+    """Return the (rows, columns) of a segment; those of an uncompressed image are chosen by `STRIP_BYTES`."""
     if contiguous:
         row_bytes = page.imagewidth * page.samplesperpixel * page.bitspersample // 8
-        return max(1, min(PART // row_bytes, page.imagelength)), page.imagewidth
+        return max(1, min(STRIP_BYTES // row_bytes, page.imagelength)), page.imagewidth
     if page.is_tiled:
         return page.tilelength, page.tilewidth
     return min(page.rowsperstrip, page.imagelength), page.imagewidth
 
 
 def _decode(page: TiffPage, index: int) -> np.ndarray:
-    """(h, w, S) of a strip or a tile; those that the file leaves out are filled with its value for no data."""
+    """Decode a strip or a tile, (h, w, S); segments missing in a sparse file are filled with its nodata value."""
     offset, count = page.dataoffsets[index], page.databytecounts[index]
     file, data = page.parent.filehandle, None
     if offset and count:
@@ -301,3 +300,32 @@ def _decode(page: TiffPage, index: int) -> np.ndarray:
         data = file.read(count)
     segment, _, shape = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
     return np.full(shape[1:], page.nodata, page.dtype) if segment is None else segment[0]
+
+
+def _bits_of(tag: Callable[[int, Any], Any]) -> int:
+    """Return B of integer samples, at most 16."""
+    bits = min(16, max(_numbers(tag(BITS, 1))) - (_numbers(tag(FORMAT, 1))[0] == SIGNED))
+    for number in LARGEST_VALUES:
+        largest = max(_numbers(tag(number, 0)))
+        if isinstance(largest, int) and 8 <= largest.bit_length() < bits and largest & (largest + 1) == 0:
+            return largest.bit_length()
+    return bits
+
+
+def _divided(values: np.ndarray, alpha: np.ndarray, bits: int) -> np.ndarray:
+    """Divide premultiplied colours by alpha; 0 where alpha is 0."""
+    if values.dtype.kind == "f":
+        return np.divide(values, alpha, out=np.zeros_like(values), where=alpha > 0).clip(max=1)
+    white = 2**bits - 1
+    divided = np.minimum(values.astype(np.int64) * white // np.maximum(alpha, 1), white)
+    return np.where(alpha > 0, divided, 0).astype(values.dtype)
+
+
+def _numbers(value: Any) -> tuple[Any, ...]:
+    """Return the values of a tag as a tuple; readers return a single value without one."""
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
+
+
+def _name(number: int) -> str:
+    """Return the name of a compression, colour space or predictor."""
+    return getattr(number, "name", str(number))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from upscore.data.io.rasters import InMemoryRaster
-from upscore.data.resizing import Piece
+from upscore.data.resizing import AxisCrop
 from upscore.data.samples import Sample
 from upscore.errors import UserError
 from upscore.inference.semantic import PixelScores
@@ -168,7 +168,7 @@ def classify_in_tiles(
 
 
 def _nearest(side: int, size: int) -> np.ndarray:
-    return Piece(start=0, length=side, size=size).nearest().numpy()
+    return AxisCrop(start=0, length=side, size=size).nearest().numpy()
 
 
 def detect_in_tiles(detect: TileDetector, image: Tensor, tiling: Tiling, reason: str) -> InstanceResult:

@@ -189,7 +189,7 @@ def _write_ids(objects: InstanceResult, task: InstanceTask, georeference: Georef
 def _entries(objects: InstanceResult, source: Path) -> Iterator[dict[str, Any]]:
     """The objects in COCO's results format; one after the other, for there may be very many."""
     ids = find_ids([source])
-    (image_id,), category_ids = ids.number([source]), ids.of_classes(objects.classes, objects.category_ids)
+    (image_id,), category_ids = ids.number([source]), ids.match_classes(objects.classes, objects.category_ids)
     for position in range(len(objects)):
         yield from objects[position : position + 1].to_coco(
             image_id=image_id, category_ids=category_ids, file_name=source.name

@@ -1,6 +1,7 @@
-"""Images, categories and annotations of a COCO file, with `segmentation` fields stored in flat arrays.
+"""Parse and validate the images, categories and annotations of a COCO file.
 
-A annotations, P points of a polygon, R runs of pixels.
+A annotations, P points of a polygon, R run lengths. A file has up to a million annotations, so polygons and run lengths
+are stored in flat arrays.
 """
 
 from __future__ import annotations
@@ -22,69 +23,18 @@ from upscore.data.io.decoding import MAX_PIXELS
 from upscore.errors import UserError
 from upscore.results.rle import decode_runs
 
-
-class Outline(NamedTuple):
-    """The segmentation of an object as annotated: polygons or run lengths."""
-
-    pieces: list[np.ndarray]
-    """(2 P,) float64 each: x1, y1, x2, y2, ..."""
-    runs: np.ndarray | None
-    """(R,) uint32, as in `upscore.results.rle`."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Outlines:
-    """The segmentations of A annotations; row i has the elements `..._of[i]` to `..._of[i + 1] - 1`."""
-
-    rows: np.ndarray
-    """(A,) int64, the row of each annotation in `pieces_of` and `runs_of`, which are in the order of the file."""
-    pieces_of: np.ndarray
-    piece_bounds: np.ndarray
-    coordinates: np.ndarray
-    runs_of: np.ndarray
-    runs: np.ndarray
-
-    def __getitem__(self, annotation: int) -> Outline:
-        row = self.rows[annotation]
-        runs = self.runs[self.runs_of[row] : self.runs_of[row + 1]]
-        bounds = self.piece_bounds[self.pieces_of[row] : self.pieces_of[row + 1] + 1]
-        pieces = [self.coordinates[start:stop] for start, stop in pairwise(bounds)]
-        return Outline(pieces, runs if len(runs) else None)
-
-
-class OutlinesBuilder:
-    """Collects segmentations in the order of the file."""
-
-    def __init__(self) -> None:
-        self._pieces_of, self._piece_bounds, self._coordinates = array("q", [0]), array("q", [0]), array("d")
-        self._runs_of, self._runs = array("q", [0]), array("I")
-
-    def add(self, pieces: Sequence[array[float]], runs: Sequence[int]) -> None:
-        """Add the polygons or the run lengths of the next annotation."""
-        for piece in pieces:
-            self._coordinates.extend(piece)
-            self._piece_bounds.append(len(self._coordinates))
-        self._pieces_of.append(len(self._piece_bounds) - 1)
-        self._runs.extend(runs)
-        self._runs_of.append(len(self._runs))
-
-    def ordered(self, rows: np.ndarray) -> Outlines:
-        """Return the outlines, with the segmentation added at index `rows[k]` as annotation k."""
-        return Outlines(
-            rows=rows.astype(np.int64),
-            pieces_of=np.array(self._pieces_of),
-            piece_bounds=np.array(self._piece_bounds),
-            coordinates=np.array(self._coordinates),
-            runs_of=np.array(self._runs_of),
-            runs=np.array(self._runs),
-        )
-
-
 NOT_ANNOTATED = math.nan
+"""Value of a missing box or area."""
 
 
-class Unusable(Exception):  # noqa: N818 - internal: the reader turns it into an `Issue`
-    """An entry cannot be used; `kind` is the kind of the issue."""
+class InvalidEntryError(Exception):
+    """An entry is invalid; the reader turns the error into an `Issue`.
+
+    Args:
+        kind: the kind of the issue.
+        reason: what is wrong and what to do; a predicate if `annotation` is given, else a sentence.
+        annotation: the id of the annotation.
+    """
 
     def __init__(self, kind: str, reason: str, annotation: int | None = None) -> None:
         super().__init__(reason if annotation is None else f"annotation {annotation} {reason}")
@@ -100,8 +50,8 @@ class ImageEntry(NamedTuple):
     size: tuple[int, int]
 
 
-class Entry(NamedTuple):
-    """An entry of `annotations`, with polygons or run lengths."""
+class AnnotationEntry(NamedTuple):
+    """An entry of `annotations`."""
 
     id: int
     image_id: int
@@ -111,8 +61,10 @@ class Entry(NamedTuple):
     area: float
     """In pixels; `NOT_ANNOTATED` if missing."""
     crowd: bool
-    pieces: list[array[float]]
+    polygons: list[array[float]]
+    """x1, y1, x2, y2, ... of each polygon; empty for run lengths."""
     runs: Sequence[int]
+    """Run lengths; empty for polygons."""
 
 
 def read_categories(entries: list[Any], path: Path) -> tuple[list[int], list[str]]:
@@ -140,18 +92,18 @@ def read_image_entry(entry: Any) -> ImageEntry:
     """Parse an entry of `images`.
 
     Raises:
-        Unusable: a field is missing or out of range, or the file name leads out of the folder of the images.
+        InvalidEntryError: a field is missing or out of range, or the file name leads out of the folder of the images.
     """
     entry = entry if isinstance(entry, dict) else {}
     number, name, sides = entry.get("id"), entry.get("file_name"), (entry.get("height"), entry.get("width"))
     if not _is_int(number):
-        raise Unusable("malformed", f"an image ({str(name)[:80]}) has no integer 'id'; add it.")
+        raise InvalidEntryError("malformed", f"an image ({str(name)[:80]}) has no integer 'id'; add it.")
     if not isinstance(name, str) or not _stays_inside(name):
-        raise Unusable(
+        raise InvalidEntryError(
             "malformed", f"image {number}: 'file_name' is {str(name)[:80]!r}; give a path below the folder of images."
         )
     if not all(_is_int(side) and side > 0 for side in sides) or sides[0] * sides[1] > MAX_PIXELS:
-        raise Unusable(
+        raise InvalidEntryError(
             "malformed",
             f"image {number}: 'width' {str(sides[1])[:20]} and 'height' {str(sides[0])[:20]} must be positive integers "
             f"with a product of at most {MAX_PIXELS:,}.",
@@ -159,7 +111,7 @@ def read_image_entry(entry: Any) -> ImageEntry:
     return ImageEntry(number, name, sides)
 
 
-def read_annotation(content: Any, size_of: Callable[[int], tuple[int, int] | None]) -> Entry:
+def read_annotation(content: Any, size_of: Callable[[int], tuple[int, int] | None]) -> AnnotationEntry:
     """Parse an entry of `annotations`.
 
     Args:
@@ -167,65 +119,68 @@ def read_annotation(content: Any, size_of: Callable[[int], tuple[int, int] | Non
         size_of: returns the (height, width) of an image by its id, or None if the image is not listed.
 
     Raises:
-        Unusable: a field is missing or has a wrong type, the image is not listed, or the segmentation is invalid.
+        InvalidEntryError: a field is missing or has a wrong type, the image is not listed, or the segmentation is
+            invalid.
     """
     content = content if isinstance(content, dict) else {}
     number = content.get("id")
     if not _is_int(number):
-        raise Unusable("malformed", f"an annotation ({str(content)[:80]}) has no integer 'id'; add it.")
+        raise InvalidEntryError("malformed", f"an annotation ({str(content)[:80]}) has no integer 'id'; add it.")
     for name in ("image_id", "category_id"):
         if not _is_int(content.get(name)):
-            raise Unusable("malformed", f"has no integer {name!r}; add it.", number)
+            raise InvalidEntryError("malformed", f"has no integer {name!r}; add it.", number)
     size = size_of(content["image_id"])
     if size is None:
-        raise Unusable(
+        raise InvalidEntryError(
             "unlisted",
             f"has the image_id {content['image_id']}, which is not listed; add the image or remove the annotation.",
             number,
         )
     box, area = content.get("bbox"), content.get("area")
     if box is not None and not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))):
-        raise Unusable("malformed", f"has the box {str(box)[:80]}; give x, y, width and height.", number)
+        raise InvalidEntryError("malformed", f"has the box {str(box)[:80]}; give x, y, width and height.", number)
     if area is not None and not _is_finite(area):
-        raise Unusable("malformed", f"has the area {str(area)[:80]}; give a number of pixels.", number)
-    pieces, runs = _read_outline(content.get("segmentation"), size, number)
+        raise InvalidEntryError("malformed", f"has the area {str(area)[:80]}; give a number of pixels.", number)
+    polygons, runs = _read_outline(content.get("segmentation"), size, number)
     x, y, width, height = box or (NOT_ANNOTATED,) * 4
-    return Entry(
+    return AnnotationEntry(
         id=number,
         image_id=content["image_id"],
         category_id=content["category_id"],
         box=(x, y, x + width, y + height),
         area=NOT_ANNOTATED if area is None else area,
         crowd=bool(content.get("iscrowd")),
-        pieces=pieces,
+        polygons=polygons,
         runs=runs,
     )
 
 
 def _read_outline(outline: Any, size: tuple[int, int], number: int) -> tuple[list[array[float]], Sequence[int]]:
     if not outline:
-        raise Unusable("no outline", "has no 'segmentation'; add it, or remove the annotation.", number)
+        raise InvalidEntryError("no outline", "has no 'segmentation'; add it, or remove the annotation.", number)
     if isinstance(outline, dict):
         return [], _read_runs(outline, size, number)
     if not isinstance(outline, list):
-        raise Unusable("malformed", "has a 'segmentation' that is neither polygons nor run lengths.", number)
-    return [_read_piece(piece, size, number) for piece in outline], []
+        raise InvalidEntryError("malformed", "has a 'segmentation' that is neither polygons nor run lengths.", number)
+    return [_read_polygon(polygon, size, number) for polygon in outline], []
 
 
-def _read_piece(piece: Any, size: tuple[int, int], number: int) -> array[float]:
+def _read_polygon(polygon: Any, size: tuple[int, int], number: int) -> array[float]:
     coordinates = array("d")
     try:
-        coordinates.fromlist(piece)
+        coordinates.fromlist(polygon)
     except (TypeError, OverflowError) as error:
-        raise Unusable(
+        raise InvalidEntryError(
             "malformed", "has a polygon that is not a list of numbers x1, y1, x2, y2, ...", number
         ) from error
     if len(coordinates) % 2:
-        raise Unusable("malformed", f"has a polygon of {len(coordinates)} numbers; give x and y of each point.", number)
-    # The time and memory to draw a line grow with its length, also outside the image.
+        raise InvalidEntryError(
+            "malformed", f"has a polygon of {len(coordinates)} numbers; give x and y of each point.", number
+        )
+    # The time and memory to rasterize a line grow with its length, also outside the image.
     largest = max(size)
     if coordinates and not -largest <= min(coordinates) <= max(coordinates) <= 2 * largest:
-        raise Unusable(
+        raise InvalidEntryError(
             "malformed",
             f"has a polygon with coordinates from {min(coordinates):g} to {max(coordinates):g}, far outside its image "
             f"of {size[1]}x{size[0]} pixels; correct it.",
@@ -237,7 +192,7 @@ def _read_piece(piece: Any, size: tuple[int, int], number: int) -> array[float]:
 def _read_runs(outline: dict[str, Any], size: tuple[int, int], number: int) -> Sequence[int]:
     height, width = size
     if outline.get("size") != [height, width]:
-        raise Unusable(
+        raise InvalidEntryError(
             "malformed",
             f"has run lengths with 'size' {str(outline.get('size'))[:40]}, but its image has [{height}, {width}].",
             number,
@@ -248,9 +203,9 @@ def _read_runs(outline: dict[str, Any], size: tuple[int, int], number: int) -> S
         lengths = array("I")
         lengths.fromlist(runs)
     except (TypeError, ValueError, OverflowError) as error:
-        raise Unusable("malformed", "has run lengths that cannot be decoded; correct them.", number) from error
+        raise InvalidEntryError("malformed", "has run lengths that cannot be decoded; correct them.", number) from error
     if sum(lengths) != height * width:
-        raise Unusable(
+        raise InvalidEntryError(
             "malformed",
             f"has run lengths of {sum(lengths):,} pixels, but its image has {height * width:,}; correct them.",
             number,
@@ -285,3 +240,64 @@ def crosses_itself(points: np.ndarray) -> bool:
         return False
     edges: Any = shapely.linestrings(np.stack([points, np.roll(points, -1, axis=0)], 1))
     return shapely.STRtree(edges).query(edges, predicate="crosses").size > 0
+
+
+class Outline(NamedTuple):
+    """The segmentation of an object as annotated: polygons or run lengths."""
+
+    polygons: list[np.ndarray]
+    """(2 P,) float64 each: x1, y1, x2, y2, ..."""
+    runs: np.ndarray | None
+    """(R,) uint32, as in `upscore.results.rle`; None for polygons."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Outlines:
+    """The segmentations of A annotations in flat arrays.
+
+    Row i has the polygons `polygon_rows[i]` to `polygon_rows[i + 1] - 1` and the run lengths `run_rows[i]` to
+    `run_rows[i + 1] - 1`; polygon j has the coordinates `polygon_bounds[j]` to `polygon_bounds[j + 1] - 1`.
+    """
+
+    rows: np.ndarray
+    """(A,) int64, the row of each annotation; rows are in the order of the file."""
+    polygon_rows: np.ndarray
+    polygon_bounds: np.ndarray
+    coordinates: np.ndarray
+    run_rows: np.ndarray
+    runs: np.ndarray
+
+    def __getitem__(self, annotation: int) -> Outline:
+        row = self.rows[annotation]
+        runs = self.runs[self.run_rows[row] : self.run_rows[row + 1]]
+        bounds = self.polygon_bounds[self.polygon_rows[row] : self.polygon_rows[row + 1] + 1]
+        polygons = [self.coordinates[start:stop] for start, stop in pairwise(bounds)]
+        return Outline(polygons, runs if len(runs) else None)
+
+
+class OutlinesBuilder:
+    """Builder of `Outlines` from the annotations in the order of the file."""
+
+    def __init__(self) -> None:
+        self._polygon_rows, self._polygon_bounds, self._coordinates = array("q", [0]), array("q", [0]), array("d")
+        self._run_rows, self._runs = array("q", [0]), array("I")
+
+    def add(self, polygons: Sequence[array[float]], runs: Sequence[int]) -> None:
+        """Add the polygons or the run lengths of the next annotation."""
+        for polygon in polygons:
+            self._coordinates.extend(polygon)
+            self._polygon_bounds.append(len(self._coordinates))
+        self._polygon_rows.append(len(self._polygon_bounds) - 1)
+        self._runs.extend(runs)
+        self._run_rows.append(len(self._runs))
+
+    def ordered(self, rows: np.ndarray) -> Outlines:
+        """Return the outlines, with the segmentation added at index `rows[k]` as annotation k."""
+        return Outlines(
+            rows=rows.astype(np.int64),
+            polygon_rows=np.array(self._polygon_rows),
+            polygon_bounds=np.array(self._polygon_bounds),
+            coordinates=np.array(self._coordinates),
+            run_rows=np.array(self._run_rows),
+            runs=np.array(self._runs),
+        )

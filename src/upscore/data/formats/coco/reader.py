@@ -1,4 +1,4 @@
-"""Find the JSON files and the images of a COCO data set.
+"""Find and read the JSON files of a COCO data set, and find its images.
 
 ```
 ROOT/annotations/instances_train2017.json  ROOT/train2017/1.jpg   (or images/, images/train2017/; or the JSON in ROOT)
@@ -7,6 +7,8 @@ ROOT/train/_annotations.coco.json          ROOT/train/1.jpg
 ```
 
 The name of a split is the part of the file name after `instances_`, without the year.
+
+N images, K classes, A annotations, R run lengths, L layers of an id map, H W pixels.
 """
 
 from __future__ import annotations
@@ -26,10 +28,10 @@ import torch
 
 from upscore.annotations import ObjectAnnotations
 from upscore.data.formats.coco.entries import (
-    Entry,
+    AnnotationEntry,
+    InvalidEntryError,
     Outlines,
     OutlinesBuilder,
-    Unusable,
     read_annotation,
     read_categories,
     read_image_entry,
@@ -39,32 +41,38 @@ from upscore.data.io.decoding import MAX_PIXELS
 from upscore.errors import UserError
 from upscore.results.rle import runs_of_polygons, runs_to_columns
 
-SEARCHED = 100
-"""Images of a JSON file that are looked for to find the folder of all of them."""
+SAMPLED_IMAGES = 100
+"""Number of listed images that are searched to find the folder of the images."""
 
-WHOLE = ("annotations.json", "_annotations.coco.json")
+UNSPLIT_NAMES = ("annotations.json", "_annotations.coco.json")
+"""Names of the JSON file of a folder without splits; the second is also used in folders of splits."""
 
 
 def find_coco(source: str | Path) -> dict[str, Path] | None:
-    """Return the JSON file of each split of a folder, or the file itself for a path to one; None if there is none."""
+    """Return the JSON file of each split of a folder, or the file itself if `source` is one; None if there is none.
+
+    Raises:
+        UserError: a split has two files.
+    """
     root = Path(source)
     if root.suffix.lower() == ".json" and root.is_file():
         return {UNSPLIT: root}
     if not root.is_dir():
         return None
     found: dict[str, Path] = {}
-    for path in sorted(path for home in (root, root / "annotations") for path in home.glob("instances_*.json")):
+    for path in sorted(path for parent in (root, root / "annotations") for path in parent.glob("instances_*.json")):
         _add(found, _split(path), path)
     for name, folder in {} if found else child_folders(root).items():
-        if name.lower() in SPLITS and (folder / WHOLE[1]).is_file():
-            _add(found, SPLITS[name.lower()], folder / WHOLE[1])
-    whole = [path for home in (root, root / "annotations") for name in WHOLE if (path := home / name).is_file()]
-    if not found and whole:
-        found[UNSPLIT] = whole[0]
+        if name.lower() in SPLITS and (folder / UNSPLIT_NAMES[1]).is_file():
+            _add(found, SPLITS[name.lower()], folder / UNSPLIT_NAMES[1])
+    unsplit = [root / parent / name for parent in ("", "annotations") for name in UNSPLIT_NAMES]
+    if not found and (path := next((path for path in unsplit if path.is_file()), None)):
+        found[UNSPLIT] = path
     return {split: found[split] for split in sorted(found, key=_order)} or None
 
 
 def _split(path: Path) -> str:
+    """Return the split of `instances_SPLIT.json`."""
     name = path.stem.removeprefix("instances_")
     name = re.sub(r"(19|20)\d\d$", "", name) or name
     return SPLITS.get(name.lower(), name)
@@ -77,6 +85,7 @@ def _add(found: dict[str, Path], split: str, path: Path) -> None:
 
 
 def _order(split: str) -> tuple[int, str]:
+    """Return the sort key of a split: train, val, test, then others by name."""
     known = list(SPLITS.values())
     return (known.index(split) if split in known else len(known)), split
 
@@ -86,12 +95,13 @@ class CocoIndex(DatasetIndex):
     """The images of one or more JSON files; the label of each pair is its JSON file."""
 
     files: dict[Path, Coco] = field(default_factory=dict)
-    places: dict[tuple[Path, Path], int] = field(default_factory=dict)
+    """The contents of the JSON files, by path."""
+    positions: dict[tuple[Path, Path], int] = field(default_factory=dict)
     """Index of an image in its JSON file, by JSON file and image file."""
 
 
 def list_coco(found: dict[str, Path], source: str | Path) -> CocoIndex:
-    """Read the JSON files and find their images.
+    """Read the JSON files of `find_coco` and find their images.
 
     Raises:
         UserError: a file is not a COCO file, or two files have different categories.
@@ -110,36 +120,41 @@ def list_coco(found: dict[str, Path], source: str | Path) -> CocoIndex:
         files={file.path: file for file in files},
     )
     for split, file in zip(found, files, strict=True):
-        names = [os.fsdecode(name) for name in file.file_names[:SEARCHED]]
+        names = [os.fsdecode(name) for name in file.file_names[:SAMPLED_IMAGES]]
         listing.splits[split] = _pairs(file, image_folder(file.path, names, split, root), listing)
     return listing
 
 
 def image_folder(json: Path, names: Sequence[str], split: str, root: Path) -> Path:
     """Return the folder of the images of a JSON file: the first candidate that contains one of the listed images."""
-    beside = json.parent
-    top = beside if root == json else root
-    year = json.stem.removeprefix("instances_")
+    top = json.parent if root == json else root
     tops = [top, top.parent] if top.name == "annotations" else [top]
-    roots = [home / name for home in tops for name in (f"images/{year}", year, f"images/{split}", split, "images", "")]
-    for name in names[:SEARCHED]:
-        for home in [*roots, beside]:
-            if (home / name).is_file():
-                return home
+    split_and_year = json.stem.removeprefix("instances_")
+    subfolders = (f"images/{split_and_year}", split_and_year, f"images/{split}", split, "images", "")
+    candidates = [parent / subfolder for parent in tops for subfolder in subfolders]
+    for name in names[:SAMPLED_IMAGES]:
+        for folder in [*candidates, json.parent]:
+            if (folder / name).is_file():
+                return folder
     return top / "images"
 
 
 def _pairs(file: Coco, folder: Path, listing: CocoIndex) -> list[Pair]:
+    """Return the pairs of the images that exist; missing images are added to the issues of the index."""
     pairs = []
-    for place, encoded in enumerate(file.file_names):
+    for position, encoded in enumerate(file.file_names):
         name = os.fsdecode(encoded)
         image = folder / name
         if not image.is_file():
             listing.issues.append(
-                Issue("missing image", image, f"{image}: is listed in {file.path} but missing; add or unlist it.")
+                Issue(
+                    "missing image",
+                    image,
+                    f"{image}: is listed in {file.path} but missing; add it or remove the entry.",
+                )
             )
             continue
-        listing.places[file.path, image] = place
+        listing.positions[file.path, image] = position
         pairs.append(Pair(str(PurePosixPath(name).with_suffix("")), image, file.path))
     return sorted(pairs)
 
@@ -154,15 +169,15 @@ class Coco:
     category_ids: list[int]
     """K category ids, by class index."""
     image_ids: np.ndarray
-    """(N,) int64."""
+    """(N,) int64, the image ids."""
     file_names: np.ndarray
     """(N,) bytes, paths relative to the folder of the images."""
     sizes: np.ndarray
-    """(N, 2) int64."""
+    """(N, 2) int64, height and width."""
     bounds: np.ndarray
     """(N + 1,) int64; image i has the annotations `bounds[i]` to `bounds[i + 1] - 1`."""
     ids: np.ndarray
-    """(A,) int64."""
+    """(A,) int64, the annotation ids."""
     labels: np.ndarray
     """(A,) int64, class indices."""
     boxes: np.ndarray
@@ -170,11 +185,11 @@ class Coco:
     areas: np.ndarray
     """(A,) float32, in pixels, as annotated; NaN if not annotated."""
     crowd: np.ndarray
-    """(A,) bool."""
+    """(A,) bool, COCO's `iscrowd`."""
     outlines: Outlines
     """Polygons or run lengths of the A annotations."""
     issues: list[Issue]
-    """The entries that cannot be used and are left out."""
+    """The invalid entries, which are left out."""
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -189,7 +204,7 @@ class Coco:
         if outline.runs is not None:
             return outline.runs.astype(np.int64)
         height, width = self.sizes[image].tolist()
-        return runs_of_polygons(outline.pieces, (height, width))
+        return runs_of_polygons(outline.polygons, (height, width))
 
     def objects(self, image: int) -> ObjectAnnotations:
         """Return the objects of an image at its original size; object number k is the k-th annotation.
@@ -203,28 +218,27 @@ class Coco:
         annotations = self.annotations(image)
         height, width = self.sizes[image].tolist()
         try:
-            id_map = layered(
-                (self.runs(image, annotation) for annotation in annotations), height, width, most=2 * MAX_PIXELS
-            )
+            runs = (self.runs(image, annotation) for annotation in annotations)
+            id_map = draw_layers(runs, height, width, max_pixels=2 * MAX_PIXELS)
         except UserError as error:
             name = os.fsdecode(self.file_names[image])
             raise UserError(f"{self.path}: {name}: {error}; reduce the image, or split it into tiles.") from error
-        part = slice(annotations.start, annotations.stop)
+        rows = slice(annotations.start, annotations.stop)
         measured = ObjectAnnotations.from_id_map(torch.from_numpy(id_map))
-        at = measured.ids - 1
-        layers = torch.zeros(len(annotations), dtype=torch.int64).index_copy_(0, at, measured.layers)
-        boxes = torch.zeros(len(annotations), 4).index_copy_(0, at, measured.boxes)
-        areas = torch.zeros(len(annotations)).index_copy_(0, at, measured.areas)
-        annotated_boxes = torch.from_numpy(self.boxes[part].copy())
-        annotated_areas = torch.from_numpy(self.areas[part].copy())
+        positions = measured.ids - 1
+        layers = torch.zeros(len(annotations), dtype=torch.int64).index_copy_(0, positions, measured.layers)
+        boxes = torch.zeros(len(annotations), 4).index_copy_(0, positions, measured.boxes)
+        areas = torch.zeros(len(annotations)).index_copy_(0, positions, measured.areas)
+        annotated_boxes = torch.from_numpy(self.boxes[rows].copy())
+        annotated_areas = torch.from_numpy(self.areas[rows].copy())
         return ObjectAnnotations(
             id_map=measured.id_map,
             ids=torch.arange(1, len(annotations) + 1),
             layers=layers,
-            labels=torch.from_numpy(self.labels[part].copy()),
+            labels=torch.from_numpy(self.labels[rows].copy()),
             boxes=torch.where(annotated_boxes.isnan(), boxes, annotated_boxes),
             areas=torch.where(annotated_areas.isnan(), areas, annotated_areas),
-            crowd=torch.from_numpy(self.crowd[part].copy()),
+            crowd=torch.from_numpy(self.crowd[rows].copy()),
         )
 
 
@@ -236,10 +250,10 @@ def read_coco(path: Path) -> Coco:
     """
     content = read_json(path)
     category_ids, classes = read_categories(content["categories"], path)
-    images = _Images(path)
+    images = _ImageEntries(path)
     for entry in content["images"]:
         images.add(entry)
-    annotations = _Annotations(path, images, {number: index for index, number in enumerate(category_ids)})
+    annotations = _AnnotationEntries(path, images, {number: index for index, number in enumerate(category_ids)})
     for entry in content["annotations"]:
         annotations.add(entry)
     rows = np.argsort(np.array(annotations.images), kind="stable")
@@ -262,21 +276,27 @@ def read_coco(path: Path) -> Coco:
     )
 
 
-def layered(objects: Iterable[np.ndarray], height: int, width: int, *, most: int) -> np.ndarray:
-    """Draw objects, given as run lengths, into an id map, each on the first layer where it overlaps no other object.
+def draw_layers(objects: Iterable[np.ndarray], height: int, width: int, *, max_pixels: int) -> np.ndarray:
+    """Draw objects into an id map, each on the first layer where it overlaps no other object.
+
+    Args:
+        objects: the run lengths of each object.
+        height: H.
+        width: W.
+        max_pixels: largest number of pixels of all layers.
 
     Returns:
         (L, H, W) int32, object numbers from 1 in the order of `objects`, 0 = no object.
 
     Raises:
-        UserError: the layers would have more than `most` pixels.
+        UserError: the layers would have more than `max_pixels` pixels.
     """
     layers = [np.zeros((height, width), np.int32)]
     for number, runs in enumerate(objects, start=1):
         columns, mask = runs_to_columns(runs, height)
         layer = next((layer for layer in layers if not layer[:, columns][mask].any()), None)
         if layer is None:
-            if (len(layers) + 1) * height * width > most:
+            if (len(layers) + 1) * height * width > max_pixels:
                 raise UserError(f"more than {len(layers)} objects overlap in {width}x{height} pixels")
             layer = np.zeros((height, width), np.int32)
             layers.append(layer)
@@ -285,10 +305,10 @@ def layered(objects: Iterable[np.ndarray], height: int, width: int, *, most: int
 
 
 def read_json(path: Path) -> dict[str, list[Any]]:
-    """The content of a file of COCO instances, unchecked but for its three lists.
+    """Read a JSON file with the three lists of COCO instances; their entries are not checked.
 
     Raises:
-        UserError: the file cannot be read, or is not of this kind.
+        UserError: the file cannot be read, is not JSON, or lacks a list.
     """
     try:
         content = json.loads(_text(path), parse_constant=lambda _: None)
@@ -308,37 +328,39 @@ def _text(path: Path) -> str:
     return content.decode(json.detect_encoding(content), "surrogatepass")
 
 
-class _Images:
-    """Collects the entries of `images`."""
+class _ImageEntries:
+    """The valid entries of `images`, and the issues of the others."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.ids, self.names, self.sizes = array("q"), list[bytes](), array("q")
-        self.places: dict[int, int] = {}
+        self.positions: dict[int, int] = {}
         self.issues: list[Issue] = []
         self._names: set[str] = set()
 
     def add(self, entry: Any) -> None:
         try:
             image = read_image_entry(entry)
-            if image.id in self.places:
-                raise Unusable("image id", f"image {image.id}: the id occurs more than once; make it unique.")
+            if image.id in self.positions:
+                raise InvalidEntryError("image id", f"image {image.id}: the id occurs more than once; make it unique.")
             if image.name in self._names:
-                raise Unusable("duplicate", f"image {image.id}: {image.name} is listed already; keep one of the two.")
-        except Unusable as issue:
+                raise InvalidEntryError(
+                    "duplicate", f"image {image.id}: {image.name} is listed already; keep one of the two."
+                )
+        except InvalidEntryError as issue:
             self.issues.append(Issue(issue.kind, self.path, f"{self.path}: {issue}", issue.annotation))
             return
-        self.places[image.id] = len(self.ids)
+        self.positions[image.id] = len(self.ids)
         self._names.add(image.name)
         self.ids.append(image.id)
         self.names.append(os.fsencode(image.name))
         self.sizes.extend(image.size)
 
 
-class _Annotations:
-    """Collects the entries of `annotations`, in the order of the file."""
+class _AnnotationEntries:
+    """The valid entries of `annotations`, in the order of the file, and the issues of the others."""
 
-    def __init__(self, path: Path, images: _Images, classes: dict[int, int]) -> None:
+    def __init__(self, path: Path, images: _ImageEntries, classes: dict[int, int]) -> None:
         self.path, self._images, self._classes = path, images, classes
         self.images, self.ids, self.labels, self.crowd = array("q"), array("q"), array("q"), array("b")
         self.boxes, self.areas = array("d"), array("d")
@@ -349,7 +371,7 @@ class _Annotations:
     def add(self, content: Any) -> None:
         try:
             entry, image, label = self._read(content)
-        except Unusable as issue:
+        except InvalidEntryError as issue:
             self.issues.append(Issue(issue.kind, self.path, f"{self.path}: {issue}", issue.annotation))
             return
         self.images.append(image)
@@ -358,24 +380,26 @@ class _Annotations:
         self.boxes.extend(entry.box)
         self.areas.append(entry.area)
         self.crowd.append(entry.crowd)
-        self.outlines.add(entry.pieces, entry.runs)
+        self.outlines.add(entry.polygons, entry.runs)
 
-    def _read(self, content: Any) -> tuple[Entry, int, int]:
+    def _read(self, content: Any) -> tuple[AnnotationEntry, int, int]:
         def size_of(image_id: int) -> tuple[int, int] | None:
-            place = self._images.places.get(image_id)
-            return None if place is None else (self._images.sizes[2 * place], self._images.sizes[2 * place + 1])
+            position = self._images.positions.get(image_id)
+            return (
+                None if position is None else (self._images.sizes[2 * position], self._images.sizes[2 * position + 1])
+            )
 
         entry = read_annotation(content, size_of)
         self._id_counts[entry.id] += 1
         if self._id_counts[entry.id] > 1:
-            raise Unusable("annotation id", "has an id that occurs more than once; make it unique.", entry.id)
+            raise InvalidEntryError("annotation id", "has an id that occurs more than once; make it unique.", entry.id)
         label = self._classes.get(entry.category_id)
         if label is None:
             known = ", ".join(str(number) for number in list(self._classes)[:5])
             more = ", ..." if len(self._classes) > 5 else ""
-            raise Unusable(
+            raise InvalidEntryError(
                 "category",
                 f"has the category_id {entry.category_id}, but the file has the categories {known}{more}; add it.",
                 entry.id,
             )
-        return entry, self._images.places[entry.image_id], label
+        return entry, self._images.positions[entry.image_id], label
