@@ -10,25 +10,25 @@ from tests.cli.command import sentence, upscore
 from upscore.console import Console, Progress
 
 HOSTILE = "[red]a[/green] :smile: \x1b[31mb"
-SHOWN = "[red]a[/green] :smile: \\x1b[31mb"
+PRINTED = "[red]a[/green] :smile: \\x1b[31mb"
 
 
-def test_text_is_printed_as_it_is() -> None:
+def test_markup_and_emoji_are_printed_literally_and_escapes_are_escaped() -> None:
     file = io.StringIO()
     console = Console(file=file, width=200)
     table = Table(HOSTILE, title=HOSTILE)
     table.add_row(HOSTILE)
     console.print(table)
     console.print(HOSTILE)
-    assert file.getvalue().count(SHOWN) == 4
+    assert file.getvalue().count(PRINTED) == 4
     assert "\x1b" not in file.getvalue()
 
 
-def test_descriptions_of_progress_are_no_markup() -> None:
+def test_descriptions_of_progress_bars_are_printed_literally() -> None:
     file = io.StringIO()
     with Progress(console=Console(file=file, width=200, force_terminal=False)) as progress:
         progress.add_task(HOSTILE, total=1)
-    assert SHOWN in file.getvalue()
+    assert PRINTED in file.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_an_output_that_cannot_be_written_is_refused_first(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A model that does not exist is not even looked for."""
+    """Outputs are checked before models: the model of these commands does not exist."""
     (tmp_path / "file").touch()
     output = tmp_path / "file" / option
     assert upscore(monkeypatch, *(part.format(data=photos) for part in arguments), str(output)) == 2

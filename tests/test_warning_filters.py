@@ -8,17 +8,17 @@ import pytest
 from upscore.warning_filters import ignored_warnings
 
 
-def test_warnings_of_the_kind_are_ignored_and_others_are_not() -> None:
-    with warnings.catch_warnings(record=True) as told:
+def test_only_warnings_of_the_category_are_ignored() -> None:
+    with warnings.catch_warnings(record=True) as recorded:
         warnings.simplefilter("always")
         with ignored_warnings(FutureWarning):
             warnings.warn("no", FutureWarning, stacklevel=1)
             warnings.warn("yes", UserWarning, stacklevel=1)
         warnings.warn("yes again", FutureWarning, stacklevel=1)
-    assert [str(warning.message) for warning in told] == ["yes", "yes again"]
+    assert [str(warning.message) for warning in recorded] == ["yes", "yes again"]
 
 
-def test_blocks_that_overlap_in_threads_leave_the_filters_as_they_were() -> None:
+def test_overlapping_blocks_in_threads_restore_the_filters() -> None:
     before = [*warnings.filters]
     entered, leave = threading.Event(), threading.Event()
 
@@ -31,13 +31,13 @@ def test_blocks_that_overlap_in_threads_leave_the_filters_as_they_were() -> None
     with ignored_warnings(module="elsewhere"):
         thread.start()
         assert entered.wait(60)
-    assert warnings.filters[0] not in before  # the other block needs it still
+    assert warnings.filters[0] not in before  # the other block still needs it
     leave.set()
     thread.join()
     assert [*warnings.filters] == before
 
 
-def test_a_filter_of_the_users_own_stays() -> None:
+def test_existing_filters_are_kept() -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="elsewhere")
         before = [*warnings.filters]
