@@ -26,8 +26,8 @@ BYTES = (MEMORY, 4 * 2**30)
 
 def main() -> None:
     torch.set_num_threads(2)
-    names = "network|cell sees, stride 8|16|32|pixel depends on|halo"
-    costs = [f"core at {size / 2**30:g} GiB|pixels seen" for size in BYTES]
+    names = "network|receptive field of a cell, stride 8|16|32|of a pixel|halo"
+    costs = [f"core at {size / 2**30:g} GiB|computed pixels" for size in BYTES]
     head = [*names.split("|"), *"|".join(costs).split("|")]
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for name, backbone, geometry in NETWORKS:

@@ -130,7 +130,7 @@ def measure_photo(backbone: str, overlays: bool, jpeg: bytes, cores: int) -> dic
         encode = seconds(lambda: write_prediction(prediction, written / "photo", overlays=overlays))
         sizes = [path.stat().st_size for path in written.iterdir()]
     return {
-        "network": f"{backbone}{'' if overlays else ', masks alone'}",
+        "network": f"{backbone}{'' if overlays else ', masks only'}",
         "engine": f"{predictor.engine}, {predictor.precision}",
         "size": f"{image.shape[2]}x{image.shape[1]}",
         "decode": decode,

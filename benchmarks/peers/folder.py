@@ -20,7 +20,7 @@ MOST = 1.15
 
 
 def row() -> Row:
-    """JPEGs of scenes; masks alone, and with overlays, which take several times as long as masks to make."""
+    """JPEGs of scenes; masks only, and with overlays, which take several times as long as masks to make."""
     return Row(
         name="folder",
         work=f"folder of {PHOTOS} JPEGs, {WIDTH}x{HEIGHT}, FCN-8s Lite0 bfloat16, to files",

@@ -1,6 +1,6 @@
-"""Terminal output by rich without markup, so that names of files and classes are printed literally.
+"""Rich console classes that print text literally, without markup, so that file and class names appear as they are.
 
-By default rich interprets `[...]` as markup and `:smile:` as an emoji, and does not escape terminal control sequences.
+By default, rich interprets `[...]` as markup and `:smile:` as an emoji, and does not escape terminal control sequences.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from upscore.text import printable
 
 
 class Console(rich.console.Console):
-    """A console without markup, emoji codes and highlighting, that escapes control characters."""
+    """Rich console without markup, emoji codes or highlighting. Control characters are escaped."""
 
     def __init__(self, **options: Any) -> None:
         plain: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
         super().__init__(**plain | options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Turn a string, printed or in a table, into rich's text."""
+        """Convert a string, printed directly or in a table cell, to rich text."""
         return super().render_str(printable(text), **options)
 
 
 class TextColumn(rich.progress.TextColumn):
-    """A text column of a progress bar, without markup."""
+    """Text column of a progress bar, without markup."""
 
     def __init__(self, text_format: str, **options: Any) -> None:
         plain: dict[str, Any] = {"markup": False}
         super().__init__(text_format, **plain | options)
 
     def render(self, task: rich.progress.Task) -> Text:
-        """Return the text for a task."""
+        """Return the text of a task."""
         text = super().render(task)
         text.plain = printable(text.plain)
         return text
 
 
 class Progress(rich.progress.Progress):
-    """Progress bars with descriptions without markup."""
+    """Progress bars whose descriptions are printed literally."""
 
     @classmethod
     def get_default_columns(cls) -> tuple[rich.progress.ProgressColumn, ...]:
-        """Description, bar, percentage and time left."""
+        """Return the columns: description, bar, percentage and remaining time."""
         return (TextColumn("{task.description}"), *super().get_default_columns()[1:])

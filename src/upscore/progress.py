@@ -1,4 +1,4 @@
-"""Progress of long jobs: the callback that receives it, and progress bars on standard error."""
+"""Progress of long jobs: the callback type, and progress bars on standard error."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ ProgressCallback = Callable[[int, int], None]
 
 
 def ignore_progress(done: int, total: int) -> None:
-    """Do nothing: the default of functions that take a `ProgressCallback`."""
+    """Ignore progress. Default of the functions that take a `ProgressCallback`."""
 
 
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
-    """Show any number of progress bars, if standard error is a terminal."""
+    """Show progress bars, one for each task that is added, if standard error is a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
     from upscore.console import Console, Progress, TextColumn
@@ -32,7 +32,7 @@ def progress_bars() -> Iterator[Progress]:
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[ProgressCallback]:
-    """Show one progress bar, and yield the callback that moves it."""
+    """Show one progress bar and yield the callback that updates it."""
     with progress_bars() as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

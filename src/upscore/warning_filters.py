@@ -1,7 +1,7 @@
 """A thread-safe context manager that ignores warnings.
 
 `warnings.catch_warnings` saves and restores the filters of the whole process, so overlapping blocks in several threads
-leave a wrong state. Here a filter is added by the first block that needs it and removed by the last.
+restore the wrong filters. Here, the first block that needs a filter adds it, and the last block removes it.
 """
 
 from __future__ import annotations
@@ -13,29 +13,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-_Kind = tuple[type[Warning], str]
+_FilterKey = tuple[type[Warning], str]
 
 _lock = threading.Lock()
-_blocks: Counter[_Kind] = Counter()
-_added: dict[_Kind, Any] = {}
+_active_blocks: Counter[_FilterKey] = Counter()
+_added_filters: dict[_FilterKey, Any] = {}
 
 
 @contextmanager
 def ignored_warnings(category: type[Warning] = Warning, *, module: str = "") -> Iterator[None]:
-    """Ignore warnings of a category that are raised in modules whose names match a regular expression."""
-    kind = category, module
+    """Ignore warnings inside the block.
+
+    Args:
+        category: ignore this class of warnings and its subclasses.
+        module: regular expression for the names of the modules whose warnings are ignored; by default all modules.
+    """
+    key = category, module
     with _lock:
-        _blocks[kind] += 1
-        if _blocks[kind] == 1:
+        _active_blocks[key] += 1
+        if _active_blocks[key] == 1:
             before = [*warnings.filters]
             warnings.filterwarnings("ignore", category=category, module=module)
             if warnings.filters[0] not in before:
-                _added[kind] = warnings.filters[0]
+                _added_filters[key] = warnings.filters[0]
     try:
         yield
     finally:
         with _lock:
-            _blocks[kind] -= 1
-            if not _blocks[kind] and (entry := _added.pop(kind, None)) is not None:
-                with suppress(ValueError):  # other code has reset the filters
+            _active_blocks[key] -= 1
+            if not _active_blocks[key] and (entry := _added_filters.pop(key, None)) is not None:
+                with suppress(ValueError):  # other code has reset the filters in the meantime
                     warnings.filters.remove(entry)  # pyright: ignore[reportAttributeAccessIssue]

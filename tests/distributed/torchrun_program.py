@@ -1,6 +1,6 @@
-"""Runs of several processes, which `test_distributed` starts by torchrun and compares with its own.
+"""Training runs that `test_torchrun` starts in several processes and compares with runs of one process.
 
-Its argument is where the runs go. Each is trained by `trained`, which does as well in one process.
+The argument is the folder of the runs.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from upscore.training.recipes import Recipe
 from upscore.training.run_folder import RunFolder
 from upscore.training.tasks import Network
 
-PHOTOS = 7
-"""In the last batch of an epoch, two processes with two images each have two and one; with three each, one and none."""
+IMAGES = 7
+"""Number of training images: in the last batch, two processes have 2 and 1 of 2 images each, and 1 and 0 of 3 each."""
 
 
 def changed(recipe: Recipe, **changes: Any) -> Recipe:
-    return recipe.model_copy(update={"images": 2 * PHOTOS, "frozen_norm": True, **changes})
+    return recipe.model_copy(update={"images": 2 * IMAGES, "frozen_norm": True, **changes})
 
 
-def weighed() -> Network:
+def class_weighted() -> Network:
     net = tiny_net()
     net.class_weights = torch.linspace(0.2, 3, 8)
     return net
@@ -58,16 +58,16 @@ RUNS: dict[str, tuple[Callable[[], Network], Recipe]] = {
     "averaged": (tiny_net, changed(RECIPES["modern"], batch_size=2, clip_norm=0.1)),
     "accumulated": (tiny_net, changed(RECIPES["accum"], batch_size=1, accumulate=2)),
     "summed": (tiny_net, changed(RECIPES["heavy"], batch_size=3)),
-    "weighed": (weighed, changed(RECIPES["modern"], batch_size=2)),
+    "weighed": (class_weighted, changed(RECIPES["modern"], batch_size=2)),
     "normalised": (tiny_net, changed(RECIPES["modern"], batch_size=3, frozen_norm=False)),
     "sizes": (tiny_net, changed(RECIPES["accum"], batch_size=2, accumulate=1, frozen_norm=False)),
     "objects": (rcnn_with_statistics, changed(SMALL, batch_size=2, clip_norm=5.0)),
 }
-"""Networks and recipes, which are those of each of two processes."""
+"""Networks and recipes by name; the batch size is that of each of two processes."""
 
 
-class Sizes(SceneDataset):
-    """Scenes of which every second one is smaller."""
+class MixedSizes(SceneDataset):
+    """Scenes, every second of which is smaller."""
 
     def __init__(self, count: int, *, seed: int = 0) -> None:
         super().__init__(count, seed=seed, size=(64, 64))
@@ -80,11 +80,11 @@ class Sizes(SceneDataset):
         return sample
 
 
-PHOTOS_OF: dict[str, Callable[..., Dataset]] = {"objects": Shapes, "sizes": Sizes}
+DATASETS: dict[str, Callable[..., Dataset]] = {"objects": Shapes, "sizes": MixedSizes}
 
 
-class Notes(Callback):
-    """Writes the loss of each step down, and interrupts after one of them."""
+class LossRecorder(Callback):
+    """Callback that writes the loss of each step to a file and interrupts the process after step `stop`."""
 
     def __init__(self, path: Path, stop: int) -> None:
         self.path, self.stop = path, stop
@@ -97,15 +97,15 @@ class Notes(Callback):
 
 
 def trained(name: str, folder: Path, *, times: int = 1, resume: bool = False, stop: int = 0) -> None:
-    """Train one of `RUNS` with `times` its batch, up to a step; of several processes, the first one is interrupted."""
+    """Train a run of `RUNS` with `times` its batch size, interrupted after step `stop` if it is not 0."""
     make, recipe = RUNS[name]
     recipe = recipe.model_copy(update={"batch_size": recipe.batch_size * times})
-    photos = PHOTOS_OF.get(name, scenes)
+    dataset = DATASETS.get(name, scenes)
     folder.mkdir(parents=True, exist_ok=True)
-    notes = Notes(folder / "losses.jsonl", stop)
-    options: dict[str, Any] = {"max_side": 0, "resume": resume, "callbacks": [notes]}
+    recorder = LossRecorder(folder / "losses.jsonl", stop)
+    options: dict[str, Any] = {"max_side": 0, "resume": resume, "callbacks": [recorder]}
     with pytest.raises(KeyboardInterrupt) if stop else nullcontext():
-        fit(make(), photos(PHOTOS), photos(3, seed=1), recipe, RunFolder(folder), **options)
+        fit(make(), dataset(IMAGES), dataset(3, seed=1), recipe, RunFolder(folder), **options)
 
 
 if __name__ == "__main__":

@@ -1,3 +1,5 @@
+"""Evaluation of a model on a data set, and matching of class names."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -17,7 +19,7 @@ from upscore.labels import VOID
 
 
 class Labelled:
-    """Scenes with other names or numbers for their classes, and a band of void."""
+    """Scenes with other class names or indices, and a band of void pixels."""
 
     def __init__(self, classes: list[str], table: list[int] | None = None, *, labels: bool = True) -> None:
         self.classes, self.table, self.labels = classes, table, labels
@@ -40,7 +42,7 @@ def predictor(trained: Path) -> Model:
     return upscore.load(trained, engine="torch", precision="float32")
 
 
-def test_scores_are_those_of_the_predictions(predictor: Model) -> None:
+def test_scores_equal_those_computed_from_the_predictions(predictor: Model) -> None:
     data = Labelled(predictor.classes)
     confusion = np.zeros((8, 8))
     for index in range(len(data)):
@@ -53,15 +55,15 @@ def test_scores_are_those_of_the_predictions(predictor: Model) -> None:
                 confusion[true, predicted] += 1
     right, truth, union = confusion.diagonal(), confusion.sum(1), confusion.sum(0) + confusion.sum(1)
     union = union - right
-    told = []
-    scores = evaluate(predictor, data, progress=lambda done, total: told.append((done, total)))
+    calls = []
+    scores = evaluate(predictor, data, progress=lambda done, total: calls.append((done, total)))
     assert np.array_equal(scores.confusion, confusion)
     assert scores.pixel_accuracy == pytest.approx(right.sum() / truth.sum())
     assert scores.mean_accuracy == pytest.approx((right[truth > 0] / truth[truth > 0]).mean())
     assert scores.mean_iu == pytest.approx((right[union > 0] / union[union > 0]).mean())
     assert scores.frequency_weighted_iu == pytest.approx((truth * right / np.maximum(union, 1)).sum() / truth.sum())
     assert confusion.sum() == 3 * 54 * 64
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_classes_are_matched_by_name(predictor: Model) -> None:
@@ -73,8 +75,8 @@ def test_classes_are_matched_by_name(predictor: Model) -> None:
     assert wrong.pixel_accuracy != expected.pixel_accuracy
 
 
-def test_some_of_the_classes(predictor: Model) -> None:
-    """A set of fewer classes: its labels go where the model has them."""
+def test_a_data_set_with_fewer_classes(predictor: Model) -> None:
+    """Its labels are mapped to the classes of the model."""
     scores = evaluate(predictor, Labelled(["ring", "background"], [1, 0, 0, 0, 0, 0, 0, 0]))
     pixels = {name: count for name, count in scores.pixels.items() if count}
     assert set(pixels) == {"background", "ring"}
@@ -82,14 +84,14 @@ def test_some_of_the_classes(predictor: Model) -> None:
 
 @pytest.mark.parametrize("count", [8, 7])
 def test_unnamed_classes_are_matched_by_position(count: int, predictor: Model) -> None:
-    """Also where the last class is absent."""
+    """Even if the last class is missing."""
     table = [index if index < count else 0 for index in range(8)]
     expected = evaluate(predictor, Labelled(predictor.classes, table))
     with pytest.warns(ClassMatchWarning, match=r"position .*background, disk"):
         assert evaluate(predictor, Labelled([f"class_{index}" for index in range(count)], table)) == expected
 
 
-def test_case_is_ignored(predictor: Model) -> None:
+def test_class_names_are_matched_case_insensitively(predictor: Model) -> None:
     names = [name.capitalize() for name in predictor.classes[::-1]]
     table = [names.index(name.capitalize()) for name in predictor.classes]
     with pytest.warns(ClassMatchWarning, match="Ring = ring"):
@@ -97,11 +99,11 @@ def test_case_is_ignored(predictor: Model) -> None:
 
 
 @pytest.mark.parametrize("classes", [["background", "dragon"], ["dragon"], [*"abcdefgh"]])
-def test_classes_that_the_model_does_not_know(classes: list[str], predictor: Model) -> None:
-    with pytest.raises(UserError, match=rf"Classes of the data: {', '.join(classes)}\. .* disk"):
+def test_unknown_classes_are_an_error_with_both_lists(classes: list[str], predictor: Model) -> None:
+    with pytest.raises(UserError, match=rf"{', '.join(classes)}.* disk"):
         evaluate(predictor, Labelled(classes))
 
 
-def test_photos_without_labels(predictor: Model) -> None:
-    with pytest.raises(UserError, match="scene_00000 has no labels"):
+def test_an_image_without_labels_is_an_error(predictor: Model) -> None:
+    with pytest.raises(UserError, match="scene_00000"):
         evaluate(predictor, Labelled(predictor.classes, labels=False))

@@ -1,3 +1,5 @@
+"""Class heat maps and ImageNet classifiers."""
+
 import numpy as np
 import pytest
 import torch
@@ -21,17 +23,17 @@ def lite0():
     return imagenet_classifier("efficientnet_lite0")
 
 
-def tensor(photo):
-    return torch.from_numpy(np.ascontiguousarray(photo.transpose(2, 0, 1)))
+def tensor(image):
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 @pytest.mark.parametrize(("left", "top"), [(30, 20), pytest.param(330, 180, marks=pytest.mark.slow)])
-def test_the_heat_is_where_the_cup_is(lite0, left, top):
-    """A cup of coffee in a corner of a grey photo, 180 x 120 pixels."""
+def test_the_heat_lies_on_the_object(lite0, left, top):
+    """A cup of coffee, 180 x 120 pixels, in a corner of a grey image."""
     cup = np.array(Image.fromarray(data.coffee()).resize((180, 120)))
-    photo = np.full((330, 540, 3), 127, np.uint8)
-    photo[top : top + 120, left : left + 180] = cup
-    heat = heat_map(lite0, tensor(photo), ["espresso"], scale=1.5).heat
+    image = np.full((330, 540, 3), 127, np.uint8)
+    image[top : top + 120, left : left + 180] = cup
+    heat = heat_map(lite0, tensor(image), ["espresso"], scale=1.5).heat
     assert heat.shape == (330, 540)
     assert heat.dtype == np.float32
     hottest = np.unravel_index(heat.argmax(), heat.shape)
@@ -41,17 +43,17 @@ def test_the_heat_is_where_the_cup_is(lite0, left, top):
     assert inside > 0.75
 
 
-def test_a_mirrored_photo_has_the_mirrored_heat(lite0):
-    """Half a stride to one side would move the two apart by 47 of these pixels."""
-    photo = np.full((330, 540, 3), 127, np.uint8)
-    photo[105:225, 180:360] = np.array(Image.fromarray(data.coffee()).resize((180, 120)))
-    heat, mirrored = (heat_map(lite0, tensor(view), ["espresso"], scale=1).heat for view in (photo, photo[:, ::-1]))
+def test_the_heat_of_a_mirrored_image_is_mirrored(lite0):
+    """A misalignment by half a stride would be a difference of 47 pixels."""
+    image = np.full((330, 540, 3), 127, np.uint8)
+    image[105:225, 180:360] = np.array(Image.fromarray(data.coffee()).resize((180, 120)))
+    heat, mirrored = (heat_map(lite0, tensor(view), ["espresso"], scale=1).heat for view in (image, image[:, ::-1]))
     columns = np.arange(540)
     centre, mirrored_centre = (h.sum(0) @ columns / h.sum() for h in (heat, mirrored[:, ::-1]))
     assert abs(centre - mirrored_centre) < 10
 
 
-def test_without_a_label_the_photos_own_class_is_shown(lite0):
+def test_the_default_label_is_the_most_probable_class(lite0):
     found = heat_map(lite0, tensor(data.coffee()))
     assert found.label == found.top[0][0] == "espresso"
     probabilities = [probability for _, probability in found.top]
@@ -61,27 +63,27 @@ def test_without_a_label_the_photos_own_class_is_shown(lite0):
 
 
 @pytest.mark.slow
-def test_several_labels_add_up(lite0):
-    photo = tensor(data.chelsea())
-    each = [heat_map(lite0, photo, [cat], scale=1).heat for cat in CATS]
-    together = heat_map(lite0, photo, CATS, scale=1)
+def test_probabilities_of_several_labels_are_summed(lite0):
+    image = tensor(data.chelsea())
+    each = [heat_map(lite0, image, [cat], scale=1).heat for cat in CATS]
+    together = heat_map(lite0, image, CATS, scale=1)
     assert together.label == "tiger cat or Egyptian cat"
     np.testing.assert_allclose(together.heat, sum(each), atol=1e-4)
 
 
-def test_small_photos_are_enlarged(lite0):
-    photo = tensor(np.array(Image.fromarray(data.coffee()).resize((75, 50))))
-    assert heat_map(lite0, photo, ["espresso"], scale=1).heat.shape == (50, 75)
+def test_the_heat_map_of_a_small_image_has_its_size(lite0):
+    image = tensor(np.array(Image.fromarray(data.coffee()).resize((75, 50))))
+    assert heat_map(lite0, image, ["espresso"], scale=1).heat.shape == (50, 75)
 
 
 @pytest.mark.parametrize("scale", [0.5, 0, -1, float("nan")])
-def test_a_scale_below_the_training_size_is_refused(lite0, scale):
-    with pytest.raises(UserError, match="use 1 or more"):
+def test_a_scale_below_1_is_an_error(lite0, scale):
+    with pytest.raises(UserError, match=rf"scale={scale}"):
         heat_map(lite0, tensor(data.coffee()), scale=scale)
 
 
-def test_a_ribbon_of_a_photo_is_refused(lite0):
-    with pytest.raises(UserError, match="a part of the image"):
+def test_a_very_elongated_image_is_an_error(lite0):
+    with pytest.raises(UserError, match="4 million"):
         heat_map(lite0, torch.zeros(3, 4, 4000, dtype=torch.uint8))
 
 
@@ -90,20 +92,20 @@ def test_a_class_has_several_names(name):
     assert class_index(imagenet_classes(), name) == 281
 
 
-def test_every_class_is_found_by_its_own_name():
+def test_every_class_is_found_by_its_name():
     classes = imagenet_classes()
     found = [class_index(classes, name) for name in classes]
     assert [classes[index] for index in found] == classes
 
 
-def test_an_unknown_label_is_answered_with_those_like_it():
+def test_an_unknown_label_is_an_error_with_similar_names():
     with pytest.raises(UserError, match=r'no class "tiger-cat": did you mean .*tiger cat'):
         class_index(imagenet_classes(), "tiger-cat")
     with pytest.raises(UserError, match="egyptian cat"):
         class_index(imagenet_classes(), "cat")
 
 
-def test_the_verb_prints_and_writes(tmp_path, capsys):
+def test_the_command_prints_probabilities_and_writes_a_picture(tmp_path, capsys):
     Image.fromarray(data.coffee()).save(tmp_path / "photo.jpg")
     heatmap(tmp_path / "photo.jpg", label=["espresso"])
     printed = capsys.readouterr().out
@@ -114,7 +116,7 @@ def test_the_verb_prints_and_writes(tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photo.jpg", "photo_heatmap.png"]
 
 
-def test_the_verb_keeps_the_photo(tmp_path):
+def test_the_command_does_not_overwrite_the_image(tmp_path):
     Image.fromarray(data.coffee()).save(tmp_path / "photo.png")
     with pytest.raises(UserError, match="--output"):
         heatmap(tmp_path / "photo.png", output=tmp_path / "photo.png")
@@ -132,7 +134,7 @@ def test_local_weights_are_loaded(tmp_path, suffix):
     assert (classifier.preprocessing.mean, classifier.input_size) == (pytest.approx(IMAGENET.mean), 224)
 
 
-def test_other_weights_are_refused(tmp_path):
+def test_invalid_weights_are_an_error(tmp_path):
     torch.save(get_model("squeezenet1_0", weights=None).state_dict(), tmp_path / "other.pth")
     (tmp_path / "text.pth").write_text("no weights")
     (tmp_path / "text.safetensors").write_text("no weights")
@@ -151,12 +153,12 @@ def test_other_weights_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "close"), [("vgg61", "vgg16"), ("timm/resnet81", "timm/resnet18"), ("fcn_resnet50", "")]
 )
-def test_unknown_names_are_answered_with_those_like_them(name, close):
-    with pytest.raises(UserError, match=f"did you mean .*{close}"):
+def test_an_unknown_classifier_is_an_error_with_similar_names(name, close):
+    with pytest.raises(UserError, match=close or name):
         imagenet_classifier(name)
 
 
-def test_a_failed_download_says_what_to_do(monkeypatch):
+def test_a_failed_download_is_an_error_with_the_remedy(monkeypatch):
     def offline(*args, **options):
         raise OSError("no network")
 

@@ -1,3 +1,5 @@
+"""Conversion of images in any form to tensors."""
+
 from __future__ import annotations
 
 import io
@@ -22,7 +24,7 @@ def encoded(format: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
-def test_files_in_any_form(tmp_path: Path) -> None:
+def test_image_files_in_all_forms(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(encoded())
     with path.open("rb") as file, Image.open(path) as lazy:
@@ -32,12 +34,12 @@ def test_files_in_any_form(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", ["TIFF", "BMP", "PPM"])
-def test_bytes_are_read_as_files_are(tmp_path: Path, format: str) -> None:
+def test_bytes_are_decoded_like_files(tmp_path: Path, format: str) -> None:
     (tmp_path / "a").write_bytes(encoded(format))
     assert torch.equal(as_image(encoded(format)), read_image(tmp_path / "a"))
 
 
-def test_deep_tiff_in_bytes(tmp_path: Path) -> None:
+def test_bytes_of_a_16_bit_tiff(tmp_path: Path) -> None:
     import tifffile
 
     tifffile.imwrite(tmp_path / "a.tif", PIXELS.astype(np.uint16) * 257, photometric="rgb", compression="zlib")
@@ -69,10 +71,10 @@ def test_arrays(case: str) -> None:
     assert image.is_contiguous()
     assert torch.equal(image, expected)
     image.zero_()
-    assert np.array_equal(array, before), "it shares memory"
+    assert np.array_equal(array, before), "the result shares memory with the input"
 
 
-def test_an_array_that_lies_in_memory_as_the_result_does() -> None:
+def test_an_array_with_the_memory_layout_of_the_result_is_copied() -> None:
     planes = np.ascontiguousarray(PIXELS.transpose(2, 0, 1))
     image = as_image(planes.transpose(1, 2, 0))
     image.zero_()
@@ -95,16 +97,16 @@ def test_tensors(tensor: torch.Tensor, expected: torch.Tensor) -> None:
     assert torch.equal(image, expected)
     before = tensor.detach().clone()
     image.zero_()
-    assert torch.equal(tensor.detach(), before), "it shares memory"
+    assert torch.equal(tensor.detach(), before), "the result shares memory with the input"
 
 
-def test_pillow_images_of_many_modes() -> None:
-    deep = GREY.astype(np.uint16) * 257
+def test_pil_images_of_several_modes() -> None:
+    grey_16 = GREY.astype(np.uint16) * 257
     grey = EXPECTED[:1].expand(3, -1, -1)
     for image in (
         Image.fromarray(GREY),
-        Image.fromarray(deep),
-        Image.fromarray(deep.astype(np.int32)),
+        Image.fromarray(grey_16),
+        Image.fromarray(grey_16.astype(np.int32)),
         Image.fromarray((GREY / 255).astype(np.float32)),
     ):
         assert torch.equal(as_image(image), grey), image.mode
@@ -122,7 +124,7 @@ def test_pillow_images_of_many_modes() -> None:
         ([PIXELS], "list"),
         (object, "type"),
         (b"", "is empty"),
-        (b"no image at all", "the image in bytes"),
+        (b"not an image", "the image in bytes"),
         (encoded()[:60], "the image in bytes"),
         (io.StringIO("text"), "rb"),
         (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\)"),
@@ -145,18 +147,18 @@ def test_pillow_images_of_many_modes() -> None:
         ("nowhere.png", "nowhere.png"),
     ],
 )
-def test_what_is_no_image(value: object, named: str) -> None:
+def test_invalid_images(value: object, named: str) -> None:
     with pytest.raises(UserError, match=named):
         as_image(value)  # type: ignore[arg-type]
 
 
-def test_a_closed_file_and_one_that_is_cut_short(tmp_path: Path) -> None:
+def test_closed_and_truncated_files(tmp_path: Path) -> None:
     file = io.BytesIO(encoded())
     file.close()
     with pytest.raises(UserError, match="file object"):
         as_image(file)
-    (tmp_path / "cut.png").write_bytes(encoded()[:70])
-    with pytest.raises(UserError, match="PIL image"), Image.open(tmp_path / "cut.png") as cut:
-        as_image(cut)
-    with pytest.raises(UserError, match=r"cut\.png"), (tmp_path / "cut.png").open("rb") as opened:
+    (tmp_path / "truncated.png").write_bytes(encoded()[:70])
+    with pytest.raises(UserError, match="PIL image"), Image.open(tmp_path / "truncated.png") as truncated:
+        as_image(truncated)
+    with pytest.raises(UserError, match=r"truncated\.png"), (tmp_path / "truncated.png").open("rb") as opened:
         as_image(opened)

@@ -1,4 +1,4 @@
-"""Images that a network cannot see as a whole are predicted in tiles, and that is said."""
+"""Automatic tiling of images that are too large, or that have too many objects, and its warnings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import upscore
-from tests.inference.tiled.test_plan import network, photo
+from tests.inference.tiled.test_plan import network, random_image
 from tests.tiny import BACKBONE, tiny_net
 from upscore.checkpoints import save_model
 from upscore.errors import UserError
@@ -30,13 +30,13 @@ MB = 10**6
 
 @pytest.fixture
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As little as a tile needs."""
+    """Pretend that 80 MB are free, which suffice for one tile."""
     monkeypatch.setattr(in_memory, "free_memory", lambda: 80 * MB)
 
 
 @pytest.mark.parametrize("backbone", ["vgg16-same", BACKBONE])
-def test_class_maps_in_tiles_are_those_of_the_whole_image(backbone: str, little_memory: None) -> None:
-    net, image = network(backbone), photo(900, 1000)
+def test_class_maps_of_tiles_equal_that_of_the_whole_image(backbone: str, little_memory: None) -> None:
+    net, image = network(backbone), random_image(900, 1000)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(in_memory, "free_memory", lambda: 10**12)
         whole = Model(net, "torch", "float32").predict(image, scores=True)
@@ -47,23 +47,23 @@ def test_class_maps_in_tiles_are_those_of_the_whole_image(backbone: str, little_
     assert len(np.unique(whole.class_map)) > 2
 
 
-def test_a_reduced_image_in_tiles(little_memory: None) -> None:
-    net, image = network(BACKBONE), photo(1000, 1200)
+def test_tiles_of_a_reduced_image(little_memory: None) -> None:
+    net, image = network(BACKBONE), random_image(1000, 1200)
     with pytest.warns(LargeImageWarning):
         tiled = Model(net, "torch", "float32", max_side=1000).predict(image).class_map
     assert tiled.shape == (1000, 1200)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(in_memory, "free_memory", lambda: 10**12)
         whole = Model(net, "torch", "float32", max_side=1000).predict(image).class_map
-    assert (tiled == whole).mean() > 0.9  # the nearest pixel that was seen, against interpolated scores
+    assert (tiled == whole).mean() > 0.9  # nearest pixel instead of interpolated scores
 
 
-def test_depth_and_two_heads_in_tiles(little_memory: None) -> None:
+def test_tiles_with_depth_and_two_heads(little_memory: None) -> None:
     torch.manual_seed(0)
     net = build("fcn32s", backbone=BACKBONE, num_classes=4, geometric_classes=3, depth="late", depth_channels=1)
     for head in (net, net.geometric):
         torch.nn.init.normal_(head.score["32"].weight)
-    image, depth = photo(800, 900), np.random.default_rng(0).uniform(1, 9, (800, 900)).astype(np.float32)
+    image, depth = random_image(800, 900), np.random.default_rng(0).uniform(1, 9, (800, 900)).astype(np.float32)
     with pytest.warns(LargeImageWarning):
         tiled = Model(net, "torch", "float32").predict(image, depth=depth)
     with pytest.MonkeyPatch.context() as patch:
@@ -73,34 +73,34 @@ def test_depth_and_two_heads_in_tiles(little_memory: None) -> None:
     assert np.array_equal(tiled.geometric.class_map, whole.geometric.class_map)
 
 
-def test_a_network_that_sees_the_whole_image_has_no_tiles(little_memory: None) -> None:
+def test_tiles_of_a_network_with_unlimited_receptive_field_are_an_error(little_memory: None) -> None:
     net = build("fcn32s", backbone="timm/test_efficientnet", num_classes=3)  # squeeze-and-excitation
     with pytest.raises(UserError, match="whole image"):
-        Model(net, "torch", "float32").predict(photo(800, 900))
+        Model(net, "torch", "float32").predict(random_image(800, 900))
 
 
-def test_small_images_do_not_ask_for_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(in_memory, "free_memory", lambda: pytest.fail("asked"))
-    Model(tiny_net(), "torch", "float32").predict(photo(200, 300))
+def test_the_memory_is_not_measured_for_small_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_memory, "free_memory", lambda: pytest.fail("free_memory was called"))
+    Model(tiny_net(), "torch", "float32").predict(random_image(200, 300))
 
 
-def test_a_strong_reduction_is_warned_of_once() -> None:
+def test_a_strong_reduction_is_reported_once_per_model() -> None:
     model = Model(tiny_net(), "torch", "float32", max_side=64)
     with pytest.warns(ReducedImageWarning, match=r"300x200.*4\.7.*64x43"):
-        model.predict(photo(200, 300))
+        model.predict(random_image(200, 300))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model.predict(photo(200, 300))
-        Model(tiny_net(), "torch", "float32", max_side=64).predict(photo(200, 250))
+        model.predict(random_image(200, 300))
+        Model(tiny_net(), "torch", "float32", max_side=64).predict(random_image(200, 250))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
-def test_under_a_limit_of_the_address_space(tmp_path: Path, engine: str) -> None:
-    """The whole image would need 1.2 GB in the network; 700 MB more than at the start are allowed."""
+def test_prediction_under_a_limit_of_the_address_space(tmp_path: Path, engine: str) -> None:
+    """The whole image would need 1.2 GB in the network, and only 700 MB may be allocated."""
     save_model(tmp_path / "model", network(BACKBONE), classes=list("abcde"), max_side=0)
-    Image.fromarray(photo(2600, 3000).permute(1, 2, 0).numpy()).save(tmp_path / "a.png", compress_level=1)
+    Image.fromarray(random_image(2600, 3000).permute(1, 2, 0).numpy()).save(tmp_path / "a.png", compress_level=1)
     script = (
         "import resource, sys, torch, warnings, upscore\n"
         "torch.set_num_threads(1)\n"
@@ -121,11 +121,8 @@ def test_under_a_limit_of_the_address_space(tmp_path: Path, engine: str) -> None
     assert "LargeImageWarning" in done.stderr
 
 
-# Objects
-
-
-def finds_everywhere(limit: int) -> MaskRCNN:
-    """A network that is sure of an object wherever it looks, up to its limit."""
+def saturated_detector(limit: int) -> MaskRCNN:
+    """Return a network that detects objects everywhere, up to its limit."""
     torch.manual_seed(0)
     net = build("mask_rcnn", backbone=BACKBONE, num_classes=1, min_side=64, max_side=128, max_detections=limit)
     with torch.no_grad():
@@ -135,43 +132,43 @@ def finds_everywhere(limit: int) -> MaskRCNN:
 
 
 @pytest.mark.parametrize(("size", "tiled"), [((64, 96), False), ((150, 240), True)])
-def test_as_many_objects_as_the_limit(size: tuple[int, int], tiled: bool) -> None:
-    model = Model(finds_everywhere(5), "torch", "float32")
-    with pytest.warns() as told:
-        result = model.predict(photo(*size))
-    kinds = [warning.category for warning in told]
-    assert ObjectLimitWarning in kinds
-    assert (LargeImageWarning in kinds) == tiled
+def test_reaching_the_limit_is_reported(size: tuple[int, int], tiled: bool) -> None:
+    model = Model(saturated_detector(5), "torch", "float32")
+    with pytest.warns() as recorded:
+        result = model.predict(random_image(*size))
+    categories = [warning.category for warning in recorded]
+    assert ObjectLimitWarning in categories
+    assert (LargeImageWarning in categories) == tiled
     assert (len(result) > 5) == tiled
-    assert any(re.search(r"\b5\b.*objects", str(warning.message)) for warning in told)
+    assert any(re.search(r"\b5\b.*objects", str(warning.message)) for warning in recorded)
     assert result.size == size
     assert result.image is not None
 
 
-def test_below_the_limit_nothing_is_said() -> None:
-    model = Model(finds_everywhere(5), "torch", "float32")
+def test_no_warning_below_the_limit() -> None:
+    model = Model(saturated_detector(5), "torch", "float32")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model.predict(photo(64, 96), score_threshold=0)  # a ranking, which is full as a rule
-        model.predict(photo(64, 96), score_threshold=1)
+        model.predict(random_image(64, 96), score_threshold=0)  # a ranking, which usually reaches the limit
+        model.predict(random_image(64, 96), score_threshold=1)
 
 
-def test_an_image_that_would_be_much_reduced_is_searched_in_tiles() -> None:
+def test_an_image_that_would_be_much_reduced_is_tiled() -> None:
     net = build("mask_rcnn", backbone=BACKBONE, num_classes=1, min_side=64, max_side=128)
     assert not net.resizing.shrink
     with pytest.warns(LargeImageWarning, match=r"300x200.*128x85.*tiles"):
-        Model(net, "torch", "float32").predict(photo(200, 300), score_threshold=1)
+        Model(net, "torch", "float32").predict(random_image(200, 300), score_threshold=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Model(net, "torch", "float32").predict(photo(200, 250), score_threshold=1)
+        Model(net, "torch", "float32").predict(random_image(200, 250), score_threshold=1)
     net.resizing = replace(net.resizing, shrink=True)
     with pytest.warns(ReducedImageWarning, match="600x400"):
-        Model(net, "torch", "float32").predict(photo(400, 600), score_threshold=1)
+        Model(net, "torch", "float32").predict(random_image(400, 600), score_threshold=1)
 
 
 @pytest.mark.slow
-def test_many_nuclei() -> None:
-    """The case of 1,200 discs, of which the network's limit is 600."""
+def test_1200_nuclei_with_a_limit_of_600() -> None:
+    """An image of 1,200 discs; the limit of the network is 600."""
     yy, xx = np.mgrid[:32, :32]
     disc = (np.hypot(xx - 16, yy - 16) < 9).astype(np.uint8) * 170
     image = np.dstack([np.tile(disc, (30, 40))] * 3)

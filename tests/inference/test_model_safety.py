@@ -1,4 +1,4 @@
-"""What a prediction leaves alone: its inputs, the module, and the state of the process; from any number of threads."""
+"""Prediction changes neither inputs, module nor process; it is thread-safe; lists and streams keep order."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def same(one: SemanticResult | InstanceResult, other: SemanticResult | InstanceR
 
 
 def close(one: SemanticResult | InstanceResult, other: SemanticResult | InstanceResult) -> bool:
-    """Equal but for rounding in float32, and float16 of probabilities."""
+    """Return whether results are equal apart from rounding in float32, or float16 for probabilities."""
     if isinstance(one, SemanticResult):
         assert isinstance(other, SemanticResult)
         scores = [result.scores.astype(np.float32) for result in (one, other) if result.scores is not None]
@@ -67,9 +67,9 @@ def close(one: SemanticResult | InstanceResult, other: SemanticResult | Instance
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("task", ["semantic", "instances"])
-def test_the_module_is_left_as_it_was(engine: str, task: str) -> None:
+def test_prediction_does_not_change_the_module(engine: str, task: str) -> None:
     net = (tiny_net() if task == "semantic" else detector()).train()
-    net.backbone.eval()  # modes differ
+    net.backbone.eval()  # layers have different modes
     modes = [module.training for module in net.modules()]
     state = copy.deepcopy(net.state_dict())
     strides = [p.stride() for p in net.parameters()]
@@ -87,38 +87,38 @@ def test_the_module_is_left_as_it_was(engine: str, task: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_training_on_does_not_change_a_model_that_has_predicted(trained: Path, engine: str) -> None:
+def test_changed_weights_do_not_affect_a_compiled_model(trained: Path, engine: str) -> None:
     net, _ = load_model(trained)
-    model, photo = Model(net, engine, "float32"), images(1)[0]
-    before = model.predict(photo, scores=True)
+    model, image = Model(net, engine, "float32"), images(1)[0]
+    before = model.predict(image, scores=True)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.mul_(-1)
-    assert same(model.predict(photo, scores=True), before)
-    assert not same(Model(net, engine, "float32").predict(photo, scores=True), before)
+    assert same(model.predict(image, scores=True), before)
+    assert not same(Model(net, engine, "float32").predict(image, scores=True), before)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("task", ["semantic", "instances"])
-def test_eight_threads_give_what_one_gives(trained: Path, engine: str, task: str) -> None:
+def test_eight_threads_give_the_results_of_one(trained: Path, engine: str, task: str) -> None:
     net = load_model(trained)[0] if task == "semantic" else detector()
-    photos = [photo[: 40 + 3 * n, : 64 - 2 * n] for n, photo in enumerate(images(6))]
+    inputs = [image[: 40 + 3 * n, : 64 - 2 * n] for n, image in enumerate(images(6))]
     scores = task == "semantic"
-    expected = [Model(net, engine, "float32").predict(photo, scores=scores) for photo in photos]
-    model = Model(net, engine, "float32")  # compiled by whichever thread comes first
+    expected = [Model(net, engine, "float32").predict(image, scores=scores) for image in inputs]
+    model = Model(net, engine, "float32")  # compiled by the first thread
     start = threading.Barrier(8)
 
     def predict(thread: int) -> list[Any]:
         start.wait(60)
-        order = [(n + thread) % len(photos) for n in range(len(photos))]
-        return [(n, model.predict(photos[n], scores=scores)) for n in order]
+        order = [(n + thread) % len(inputs) for n in range(len(inputs))]
+        return [(n, model.predict(inputs[n], scores=scores)) for n in order]
 
     with ThreadPoolExecutor(8) as pool:
         for found in pool.map(predict, range(8)):
             assert all(same(result, expected[n]) for n, result in found)
 
 
-def state_of_the_process() -> tuple[Any, ...]:
+def process_state() -> tuple[Any, ...]:
     return (
         torch.get_num_threads(),
         [*warnings.filters],
@@ -128,12 +128,12 @@ def state_of_the_process() -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("engine", [*ENGINES, "onnxruntime"])
-def test_the_process_is_left_as_it_was(
+def test_prediction_does_not_change_the_process(
     trained: Path, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("UPSCORE_CACHE", str(tmp_path))
     network = tiny_net()
-    before = state_of_the_process()
+    before = process_state()
 
     def work(number: int) -> None:
         upscore.load(trained, engine=engine, precision="float32").predict(images(1)[0])
@@ -141,10 +141,10 @@ def test_the_process_is_left_as_it_was(
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
-    assert state_of_the_process() == before
+    assert process_state() == before
 
 
-def test_folders_that_overlap_restore_the_number_of_threads(trained: Path, photos: Path, tmp_path: Path) -> None:
+def test_overlapping_folder_runs_restore_the_number_of_threads(trained: Path, photos: Path, tmp_path: Path) -> None:
     from upscore.inference.folder import predict_folder
 
     before = torch.get_num_threads()
@@ -155,7 +155,7 @@ def test_folders_that_overlap_restore_the_number_of_threads(trained: Path, photo
             predict_folder(upscore.load(trained, engine="openvino", precision="float32"), files, tmp_path / f"{n}")
             for n in range(2)
         ]
-        for run in runs:  # the first begins, the second begins, the first ends, the second ends
+        for run in runs:  # both start, then the first ends before the second
             next(run)
         for run in runs:
             run.close()
@@ -165,10 +165,10 @@ def test_folders_that_overlap_restore_the_number_of_threads(trained: Path, photo
 
 
 @pytest.mark.parametrize("make", [np.asarray, torch.from_numpy])
-def test_inputs_are_neither_changed_nor_shared(trained: Path, make: Callable[[np.ndarray], Any]) -> None:
+def test_inputs_are_neither_changed_nor_aliased(trained: Path, make: Callable[[np.ndarray], Any]) -> None:
     model = upscore.load(trained, engine="torch", precision="float32")
-    photo = images(1)[0]
-    given = make(photo if make is np.asarray else np.ascontiguousarray(photo.transpose(2, 0, 1)))
+    image = images(1)[0]
+    given = make(image if make is np.asarray else np.ascontiguousarray(image.transpose(2, 0, 1)))
     before = np.array(given, copy=True)
     result = model.predict(given)
     assert result.image is not None
@@ -179,9 +179,6 @@ def test_inputs_are_neither_changed_nor_shared(trained: Path, make: Callable[[np
     assert kept.any()
 
 
-# Lists and streams
-
-
 @pytest.fixture(params=["semantic", "instances"])
 def model(request: pytest.FixtureRequest, trained: Path) -> Model:
     net = load_model(trained)[0] if request.param == "semantic" else detector()
@@ -189,28 +186,27 @@ def model(request: pytest.FixtureRequest, trained: Path) -> Model:
 
 
 def test_a_list_gives_a_list(model: Model, tmp_path: Path) -> None:
-    photos = images(3)
-    results = model.predict(photos)
+    inputs = images(3)
+    results = model.predict(inputs)
     assert isinstance(results, list)
     assert len(results) == 3
-    for photo, result in zip(photos, results, strict=True):
-        assert same(result, model.predict(photo))
+    for image, result in zip(inputs, results, strict=True):
+        assert same(result, model.predict(image))
         assert result.image is not None
-        assert np.array_equal(result.image, photo)
+        assert np.array_equal(result.image, image)
     assert model.predict([]) == []
-    assert len(model.predict(tuple(photos[:1]))) == 1
+    assert len(model.predict(tuple(inputs[:1]))) == 1
 
 
 def test_batches_agree_with_single_images(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a CPU images run one by one, so that results are equal to the last bit; forced to run as on a GPU, but for
-    rounding."""
-    photos = [photo[: 33 + n % 3, : 64 - n % 2] for n, photo in enumerate(images(7))]  # alike once padded
-    photos.insert(3, images(1, side=96)[0])
+    """On a CPU, images are predicted one by one with bit-identical results. Forced batches agree up to rounding."""
+    inputs = [image[: 33 + n % 3, : 64 - n % 2] for n, image in enumerate(images(7))]  # equal after padding
+    inputs.insert(3, images(1, side=96)[0])
     scores = model.task == "semantic"
-    single = [model.predict(photo, scores=scores) for photo in photos]
-    together: list[int] = []
-    run = "classify" if scores else "find"
-    for one, other in zip(single, model.stream(photos, batch_size=5, scores=scores), strict=True):
+    single = [model.predict(image, scores=scores) for image in inputs]
+    batch_sizes: list[int] = []
+    run = "classify" if scores else "detect"
+    for one, other in zip(single, model.stream(inputs, batch_size=5, scores=scores), strict=True):
         assert same(one, other)
     session, original = model.session, getattr(model.session, run)
     monkeypatch.setattr(session, "batches", True)
@@ -218,13 +214,13 @@ def test_batches_agree_with_single_images(model: Model, monkeypatch: pytest.Monk
         session,
         run,
         lambda inputs, *rest, **named: (
-            together.append(len(inputs)),
+            batch_sizes.append(len(inputs)),
             original(inputs, *rest, **named),
         )[1],
     )
-    batched = list(model.stream(photos, batch_size=5, scores=scores))
-    assert max(together) > 1
-    assert sum(together) == len(photos)
+    batched = list(model.stream(inputs, batch_size=5, scores=scores))
+    assert max(batch_sizes) > 1
+    assert sum(batch_sizes) == len(inputs)
     for one, other in zip(single, batched, strict=True):
         assert one.image is not None
         assert other.image is not None
@@ -233,36 +229,38 @@ def test_batches_agree_with_single_images(model: Model, monkeypatch: pytest.Monk
 
 
 def test_a_stream_keeps_order_and_stops_its_threads(model: Model) -> None:
-    photos = images(4)
-    expected = [model.predict(photo) for photo in photos]
-    asked: list[int] = []
+    inputs = images(4)
+    expected = [model.predict(image) for image in inputs]
+    requested: list[int] = []
 
     def endless() -> Any:
         number = 0
         while True:
-            asked.append(number)
-            yield photos[number % len(photos)]
+            requested.append(number)
+            yield inputs[number % len(inputs)]
             number += 1
 
     before = set(threading.enumerate())
     with closing(model.stream(endless(), batch_size=2)) as results:
         for number in range(6):
-            assert same(next(results), expected[number % len(photos)])
-    assert len(asked) < 20
+            assert same(next(results), expected[number % len(inputs)])
+    assert len(requested) < 20
     assert set(threading.enumerate()) == before
 
 
-def test_an_image_at_fault_ends_a_stream_when_its_turn_comes(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    photos: list[Any] = [*images(2), "nowhere.png", *images(1)]
+def test_the_error_of_an_image_is_raised_in_its_place_of_the_stream(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs: list[Any] = [*images(2), "nowhere.png", *images(1)]
     monkeypatch.setattr(model.session, "batches", True)
-    results = model.stream(photos, batch_size=4)
+    results = model.stream(inputs, batch_size=4)
     assert len([next(results), next(results)]) == 2
     with pytest.raises(upscore.errors.UserError, match=r"nowhere\.png"):
         next(results)
 
 
 @pytest.mark.parametrize("images", ["a.png", b"", np.zeros((4, 4, 3), np.uint8), torch.zeros(3, 4, 4), None, 3])
-def test_what_is_no_stream(model: Model, images: Any) -> None:
+def test_invalid_arguments_of_stream(model: Model, images: Any) -> None:
     with pytest.raises(upscore.errors.UserError, match="iterable"):
         model.stream(images)
     with pytest.raises(upscore.errors.UserError, match="batch_size=0"):

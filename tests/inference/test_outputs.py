@@ -1,3 +1,5 @@
+"""Names of output files, and files of semantic segmentation."""
+
 from __future__ import annotations
 
 import re
@@ -30,7 +32,7 @@ def prediction(*, scores: bool = False) -> SemanticResult:
     )
 
 
-def test_photos_in_and_below_folders(tmp_path: Path) -> None:
+def test_images_in_folders_and_subfolders(tmp_path: Path) -> None:
     touch(tmp_path, "b.JPG", "a.png", "sub/a.png", "sub/dotted.name.tif", "notes.txt", ".hidden.png")
     found = find_images([tmp_path])
     assert {name: path.relative_to(tmp_path).as_posix() for name, path in found.items()} == {
@@ -41,38 +43,38 @@ def test_photos_in_and_below_folders(tmp_path: Path) -> None:
     }
 
 
-def test_photos_that_share_a_name(tmp_path: Path) -> None:
+def test_images_with_the_same_name(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "a.png", "one/b.jpg", "two/b.jpg")
     assert set(find_images([tmp_path / "a.jpg", tmp_path / "a.png"])) == {"a_jpg", "a_png"}
-    with pytest.raises(UserError, match=r"two/b\.jpg and .*one/b\.jpg would be written to the same files"):
+    with pytest.raises(UserError, match=r"two/b\.jpg and .*one/b\.jpg "):
         find_images([tmp_path / "one", tmp_path / "two"])
 
 
-def test_a_photo_that_is_missing_is_kept_for_the_report(tmp_path: Path) -> None:
+def test_a_missing_image_is_kept(tmp_path: Path) -> None:
     assert find_images([tmp_path / "missing.jpg"]) == {"missing": tmp_path / "missing.jpg"}
 
 
-def test_no_photos(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no images.*\.jpg"):
         find_images([touch(tmp_path, "notes.txt")])
 
 
-def test_outputs_never_take_the_place_of_photos(tmp_path: Path) -> None:
+def test_input_images_are_not_overwritten(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "b.jpg", "b_overlay.jpg", "c/a.jpg", "c/a_geometric.jpg")
     refuse_overwriting({"a": tmp_path / "a.png"}, tmp_path / "out")
     with pytest.raises(UserError, match=r"a\.png.*--output"):
         refuse_overwriting({"a": tmp_path / "a.png"}, tmp_path / "c" / "..")
     with pytest.raises(UserError, match=r"b_overlay\.jpg"):
         refuse_overwriting(find_images([tmp_path / "b.jpg", tmp_path / "b_overlay.jpg"]), tmp_path)
-    with pytest.raises(UserError, match=r"would both be written to .*a_geometric\.png"):
+    with pytest.raises(UserError, match=r"a_geometric\.png"):
         refuse_overwriting(find_images([tmp_path / "c"]), tmp_path / "out", geometric=True)
     refuse_overwriting(find_images([tmp_path / "c"]), tmp_path / "out")
 
 
 def test_files_of_other_programs_are_not_overwritten(tmp_path: Path) -> None:
-    photos = {"a": tmp_path / "a.bmp"}
+    images = {"a": tmp_path / "a.bmp"}
     write_prediction(prediction(scores=True), tmp_path / "a")
-    refuse_overwriting(photos, tmp_path)
+    refuse_overwriting(images, tmp_path)
     for name in ("a.png", "a_overlay.jpg", "a_scores.npz"):
         kept = (tmp_path / name).read_bytes()
         if name.endswith(".npz"):
@@ -80,21 +82,21 @@ def test_files_of_other_programs_are_not_overwritten(tmp_path: Path) -> None:
         else:
             Image.new("L", (3, 2)).save(tmp_path / name)
         with pytest.raises(UserError, match=re.escape(name)):
-            refuse_overwriting(photos, tmp_path)
+            refuse_overwriting(images, tmp_path)
         (tmp_path / name).write_bytes(kept)
 
 
 def test_links_are_followed_once(tmp_path: Path) -> None:
-    photos = touch(tmp_path / "photos", "own.png")
+    folder = touch(tmp_path / "photos", "own.png")
     elsewhere = touch(tmp_path / "elsewhere", "a.png", "sub/b.png")
-    (photos / "more").symlink_to(elsewhere)
-    (elsewhere / "back").symlink_to(photos)
-    (photos / "loop.png").symlink_to(photos / "loop.png")
-    (photos / "self").symlink_to(photos / "self")
-    found = find_images([photos], output=tmp_path / "out")
+    (folder / "more").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(folder)
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    (folder / "self").symlink_to(folder / "self")
+    found = find_images([folder], output=tmp_path / "out")
     assert set(found) == {"loop", "more/a", "more/sub/b", "own"}
     refuse_overwriting(found, tmp_path / "out")
-    assert set(find_images([photos], output=elsewhere)) == {"loop", "own"}
+    assert set(find_images([folder], output=elsewhere)) == {"loop", "own"}
     data = touch(tmp_path / "data", "classes.txt")
     for name in ("images", "labels"):
         (data / name).symlink_to(elsewhere)
@@ -107,24 +109,24 @@ def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
     assert set(find_images([tmp_path / ".ipynb_checkpoints"])) == {"a-checkpoint"}
 
 
-def test_names_agree_in_any_form_of_unicode(tmp_path: Path) -> None:
+def test_names_are_normalised_unicode(tmp_path: Path) -> None:
     touch(tmp_path, "Mu\u0308ller.jpg", "Caf\u00e9.jpg")
     assert set(find_images([tmp_path])) == {"M\u00fcller", "Caf\u00e9"}
     touch(tmp_path, "Cafe\u0301.jpg")
-    with pytest.raises(UserError, match=r"same files|both be written"):
+    with pytest.raises(UserError, match="Caf"):
         find_images([tmp_path])
 
 
-def test_a_photo_given_twice_is_predicted_once(tmp_path: Path) -> None:
-    photo = touch(tmp_path, "a.b.png") / "a.b.png"
-    assert find_images([photo, photo]) == {"a.b": photo}
+def test_a_repeated_image_occurs_once(tmp_path: Path) -> None:
+    image = touch(tmp_path, "a.b.png") / "a.b.png"
+    assert find_images([image, image]) == {"a.b": image}
 
 
-def test_names_as_long_as_the_file_system_takes(tmp_path: Path) -> None:
+def test_the_longest_possible_names(tmp_path: Path) -> None:
     name = "n" * (255 - len("_overlay.jpg"))
     write_prediction(prediction(), tmp_path / name)
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.png", f"{name}_overlay.jpg"}
-    with pytest.raises(UserError, match="can't be written"):
+    with pytest.raises(UserError, match="nnn"):
         write_prediction(prediction(), tmp_path / ("n" * 250))
 
 
@@ -142,24 +144,24 @@ def test_files_of_a_prediction(tmp_path: Path) -> None:
         assert stored["classes"].tolist() == CLASSES
 
 
-def test_no_scores_unless_asked_for(tmp_path: Path) -> None:
+def test_scores_are_optional(tmp_path: Path) -> None:
     write_prediction(prediction(), tmp_path / "a")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a_overlay.jpg"]
 
 
-def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
+def test_an_output_below_a_file_is_an_error(tmp_path: Path) -> None:
     touch(tmp_path, "file")
-    with pytest.raises(UserError, match=r"file/a\.png: can't be written"):
+    with pytest.raises(UserError, match=r"file/a\.png"):
         write_prediction(prediction(), tmp_path / "file" / "a")
 
 
-def test_a_full_disk_leaves_no_half_written_file(tmp_path: Path) -> None:
-    """The limit on the size of files stands for the disk."""
+def test_a_full_disk_leaves_no_partial_file(tmp_path: Path) -> None:
+    """A limit on the size of files simulates the full disk."""
     resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (150, limits[1]))
     try:
-        with pytest.raises(UserError, match="can't be written"):
+        with pytest.raises(UserError, match=r"a\.png"):
             write_prediction(prediction(), tmp_path / "a")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

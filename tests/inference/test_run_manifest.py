@@ -1,3 +1,5 @@
+"""Run manifests and locks of output folders."""
+
 from __future__ import annotations
 
 import os
@@ -9,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from upscore.errors import UserError
-from upscore.inference.run_manifest import FOLDER, Record, RunManifest, fingerprint, locked, unchanged
+from upscore.inference.run_manifest import FOLDER, Record, RunManifest, fingerprint, unchanged
+from upscore.inference.tiled.tile_store import locked
 
 SETTINGS = {"model": "a" * 64, "scores": False}
 
@@ -24,7 +27,7 @@ def found(manifest: RunManifest, *names: str) -> list[str]:
 
 
 @pytest.mark.parametrize("cut", [0, 1, 40])
-def test_a_journal_that_was_cut_off_has_all_but_the_last(cut: int, tmp_path: Path) -> None:
+def test_a_truncated_journal_has_all_complete_records(cut: int, tmp_path: Path) -> None:
     with RunManifest(tmp_path, SETTINGS) as manifest:
         for name in "abc":
             manifest.add(record(tmp_path, name))
@@ -36,7 +39,7 @@ def test_a_journal_that_was_cut_off_has_all_but_the_last(cut: int, tmp_path: Pat
     assert len(list((tmp_path / FOLDER).iterdir())) == 1
 
 
-def test_nothing_is_left_of_a_run_that_did_nothing(tmp_path: Path) -> None:
+def test_a_run_without_records_leaves_no_files(tmp_path: Path) -> None:
     with RunManifest(tmp_path, SETTINGS):
         assert (tmp_path / FOLDER).exists()
     assert not list(tmp_path.iterdir())
@@ -45,7 +48,8 @@ def test_nothing_is_left_of_a_run_that_did_nothing(tmp_path: Path) -> None:
 CHILD = """
 import sys, time
 from pathlib import Path
-from upscore.inference.run_manifest import RunManifest, locked
+from upscore.inference.run_manifest import RunManifest
+from upscore.inference.tiled.tile_store import locked
 output = Path(sys.argv[1])
 manifest = RunManifest(output, {"model": "a" * 64, "scores": False})
 manifest.staging.mkdir()
@@ -55,7 +59,7 @@ with locked(output / ".partial"):
 """
 
 
-def test_a_run_that_was_killed_holds_nothing(tmp_path: Path) -> None:
+def test_a_killed_run_holds_no_lock(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", CHILD, tmp_path], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         try:
@@ -66,7 +70,7 @@ def test_a_run_that_was_killed_holds_nothing(tmp_path: Path) -> None:
             with RunManifest(tmp_path, SETTINGS):
                 assert staging.is_dir()
             assert staging.is_dir()
-            with pytest.raises(UserError, match="another process"), locked(tmp_path / ".partial"):
+            with pytest.raises(UserError, match=r"\.partial"), locked(tmp_path / ".partial"):
                 pass
         finally:
             os.kill(child.pid, signal.SIGKILL)
@@ -74,7 +78,7 @@ def test_a_run_that_was_killed_holds_nothing(tmp_path: Path) -> None:
         assert not staging.exists()
 
 
-def test_a_lock_is_held_until_the_outermost_block_ends(tmp_path: Path) -> None:
+def test_nested_locks(tmp_path: Path) -> None:
     with locked(tmp_path), locked(tmp_path):
         pass
     with locked(tmp_path):

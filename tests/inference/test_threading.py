@@ -1,3 +1,5 @@
+"""Ordered processing of items in background threads."""
+
 from __future__ import annotations
 
 import threading
@@ -19,7 +21,7 @@ def test_results_are_in_order(threads: int, count: int) -> None:
     assert list(in_threads(items, lambda item: item * item, threads=threads)) == [(k, k * k) for k in items]
 
 
-def test_work_goes_on_beside_who_takes_its_results() -> None:
+def test_items_are_processed_while_results_are_consumed() -> None:
     second = Event()
 
     def work(item: int) -> int:
@@ -34,23 +36,23 @@ def test_work_goes_on_beside_who_takes_its_results() -> None:
         assert second.wait(WAIT)
 
 
-def test_no_more_is_begun_than_may_wait() -> None:
-    asked, taken, ahead = 0, 0, []
+def test_the_number_of_pending_items_is_limited() -> None:
+    requested, consumed, ahead = 0, 0, []
 
     def items() -> Iterator[int]:
-        nonlocal asked
+        nonlocal requested
         for item in range(40):
-            asked += 1
-            ahead.append(asked - taken)
+            requested += 1
+            ahead.append(requested - consumed)
             yield item
 
     for _ in in_threads(items(), lambda item: item, threads=2, waiting=3):
-        taken += 1
-    assert taken == 40
-    assert max(ahead) <= 3 + 2  # one is with who takes them, one is asked for
+        consumed += 1
+    assert consumed == 40
+    assert max(ahead) <= 3 + 2  # one is consumed and one is requested
 
 
-def test_what_was_begun_is_given_out_before_an_interruption() -> None:
+def test_pending_results_are_yielded_before_an_interruption() -> None:
     def items() -> Iterator[int]:
         yield from range(3)
         raise KeyboardInterrupt
@@ -61,37 +63,37 @@ def test_what_was_begun_is_given_out_before_an_interruption() -> None:
         next(results)
 
 
-def test_an_error_of_the_work_is_raised_in_its_place() -> None:
+def test_an_error_is_raised_in_the_order_of_the_items() -> None:
     results = in_threads([1, 2, 0, 4], lambda item: 1 / item)
     assert [next(results) for _ in range(2)] == [(1, 1.0), (2, 0.5)]
     with pytest.raises(ZeroDivisionError):
         next(results)
 
 
-def test_closing_drops_what_waits_and_ends_the_threads() -> None:
-    before, begun, go = threading.active_count(), [], Event()
+def test_closing_cancels_pending_items_and_ends_the_threads() -> None:
+    before, started, proceed = threading.active_count(), [], Event()
 
     def work(item: int) -> int:
-        begun.append(item)
-        assert item == 0 or go.wait(WAIT)
+        started.append(item)
+        assert item == 0 or proceed.wait(WAIT)
         return item
 
     results = in_threads(range(100), work, threads=1, waiting=5)
     next(results)
-    threading.Timer(0.05, go.set).start()
+    threading.Timer(0.05, proceed.set).start()
     results.close()
-    assert len(begun) <= 2
-    assert threading.active_count() <= before + 1  # the timer's
+    assert len(started) <= 2
+    assert threading.active_count() <= before + 1  # the thread of the timer
 
 
-def test_stages_in_a_row_stay_bounded() -> None:
-    alive, most, lock = set(), 0, threading.Lock()
+def test_chained_stages_have_bounded_memory() -> None:
+    alive, peak, lock = set(), 0, threading.Lock()
 
     def begin(item: int) -> int:
-        nonlocal most
+        nonlocal peak
         with lock:
             alive.add(item)
-            most = max(most, len(alive))
+            peak = max(peak, len(alive))
         return item
 
     def end(pair: tuple[int, int]) -> int:
@@ -101,4 +103,4 @@ def test_stages_in_a_row_stay_bounded() -> None:
 
     first = in_threads(range(60), begin, threads=2, waiting=2)
     assert [result for _, result in in_threads(first, end, threads=2, waiting=2)] == list(range(60))
-    assert most <= 2 * (2 + 2)
+    assert peak <= 2 * (2 + 2)

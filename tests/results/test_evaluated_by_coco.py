@@ -1,4 +1,4 @@
-"""pycocotools, given a user's own COCO file and our instances.json, computes the scores of `upscore evaluate`."""
+"""pycocotools computes the scores of `upscore evaluate` from the annotation file and `instances.json`."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ IMAGE_IDS, CATEGORY_IDS = (5001, 17, 900), {"Debris": 3, "Nucleus": 44}
 
 @pytest.fixture
 def data(tmp_path):
-    """A COCO data set of three images whose ids are neither from 1 nor ascending."""
+    """COCO data set of three images with ids that neither start at 1 nor ascend."""
     example = files("upscore") / "data/example/nuclei/val"
     images, annotations = [], []
     for image_id, source in zip(IMAGE_IDS, sorted((example / "images").iterdir())[::5], strict=False):
@@ -75,7 +75,7 @@ def coco_scores(truth, results, overlap, max_detections):
 
 
 @pytest.mark.slow
-def test_the_average_precision_is_that_of_evaluate(data, tmp_path, monkeypatch):
+def test_pycocotools_and_evaluate_give_the_same_average_precision(data, tmp_path, monkeypatch):
     out = tmp_path / "out"
     assert upscore(monkeypatch, "evaluate", "nuclei", data, "--split", "val", "--json", tmp_path / "scores.json") == 0
     assert upscore(monkeypatch, "predict", "nuclei", data / "val", "--output", out, "--score-threshold", "0") == 0
@@ -90,7 +90,7 @@ def test_the_average_precision_is_that_of_evaluate(data, tmp_path, monkeypatch):
     assert boxes[:3] == pytest.approx([scores["box_AP"], scores["box_AP50"], scores["box_AP75"]], abs=1e-12)
     masks = coco_scores(truth, str(out / "instances.json"), "segm", scores["max_detections"])
     assert masks[:3] == pytest.approx([scores["AP"], scores["AP50"], scores["AP75"]], abs=1e-12)
-    # loadRes takes an object's size from its box where there is one; without it, from the mask
+    # loadRes takes the area of an object from its box if it has one, and otherwise from its mask
     for result in results:
         assert result["area"] == rle.areas([result["segmentation"]])[0]
         del result["bbox"]

@@ -1,4 +1,4 @@
-"""Measurements, tables, GeoJSON and Detections of results."""
+"""Measurements, DataFrames, GeoJSON and supervision Detections of results."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ SIZE = (64, 80)
 
 @pytest.fixture
 def result():
-    """Two overlapping objects with holes and parts, and one outside the image."""
+    """Two overlapping objects with holes and several parts, and one object outside the image."""
     random = np.random.default_rng(0)
     masks = ndimage.gaussian_filter(random.random((3, 28, 28)), (0, 2, 2)).astype(np.float32)
     return InstanceResult(
@@ -32,8 +32,8 @@ def result():
     )
 
 
-def test_measurements_are_those_of_scikit_image_on_the_whole_image(result):
-    """Also where objects overlap, in coordinates of the image."""
+def test_measurements_equal_those_of_scikit_image_on_the_whole_image(result):
+    """The objects overlap; coordinates are those of the image."""
     table = result.measurements()
     bitmasks = result.bitmasks()
     assert (bitmasks[0] & bitmasks[1]).any()
@@ -53,7 +53,7 @@ def test_measurements_are_those_of_scikit_image_on_the_whole_image(result):
     assert np.isnan(table["centroid-0"][2])
 
 
-def test_measurements_that_are_asked_for(result):
+def test_selected_measurements(result):
     table = result.measurements(["label", "area", "centroid_weighted", "intensity_min"])
     assert table["label"].tolist() == [1, 2, 3]
     expected = regionprops_table(result.bitmasks()[1].astype(np.uint8), result.image, properties=("centroid_weighted",))
@@ -67,13 +67,13 @@ def test_measurements_that_are_asked_for(result):
     assert not any("intensity" in name for name in replace(result, image=None).measurements())
 
 
-def test_measurements_of_nothing_have_the_same_columns(result):
+def test_measurements_of_an_empty_result_have_the_same_columns(result):
     empty = result[:0].measurements()
     assert list(empty) == list(result.measurements())
     assert {len(column) for column in empty.values()} == {0}
 
 
-def test_tables(result):
+def test_dataframes(result):
     pytest.importorskip("pandas")
     frame = result.to_dataframe(["area", "centroid"])
     assert list(frame.columns) == ["label", "class_id", "class_name", "score", "area", "centroid-0", "centroid-1"]
@@ -85,14 +85,14 @@ def test_tables(result):
 
 
 @pytest.mark.parametrize("package", ["pandas", "supervision"])
-def test_packages_that_are_not_installed(result, package, monkeypatch):
+def test_a_missing_package_is_an_error_with_the_install_command(result, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=f"pip install {package}"):
         result.to_dataframe() if package == "pandas" else result.to_supervision()
 
 
 @pytest.mark.filterwarnings("ignore:OpenCV")
-def test_detections_of_supervision(result):
+def test_to_supervision(result):
     supervision = pytest.importorskip("supervision")
     detections = result.to_supervision()
     assert isinstance(detections, supervision.Detections)
@@ -106,18 +106,20 @@ def test_detections_of_supervision(result):
 
 
 def pixels(geometry, size):
+    """Return the pixels whose centres lie in a geometry."""
     rows, columns = np.indices(size)
     return shapely.contains_xy(geometry, columns + 0.5, rows + 0.5)
 
 
 def closed_and_oriented(geometry):
+    """Return whether rings are closed, exteriors counterclockwise and holes clockwise."""
     parts = geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
     assert geometry["type"] == "Polygon" or len(parts) > 1
     rings = [(ring, hole > 0) for part in parts for hole, ring in enumerate(part)]
     return all(ring[0] == ring[-1] and shapely.LinearRing(ring).is_ccw != hole for ring, hole in rings)
 
 
-def test_objects_as_geojson(result):
+def test_geojson_of_objects(result):
     collection = json.loads(json.dumps(result.to_geojson()))
     assert collection["type"] == "FeatureCollection"
     assert "crs" not in collection
@@ -134,7 +136,7 @@ def test_objects_as_geojson(result):
     assert properties["measurements"] == pytest.approx({"score": 0.9, "area": result.areas()[0]})
 
 
-def test_classes_as_geojson():
+def test_geojson_of_classes():
     class_map = (ndimage.gaussian_filter(np.random.default_rng(1).random(SIZE), 3) > 0.5).astype(np.uint8)
     class_map[:9, :9] = 2
     result = SemanticResult(class_map=class_map, classes=["background", "sea", "land", "none"])
@@ -150,7 +152,7 @@ def test_classes_as_geojson():
 
 
 class Scaled:
-    """A georeference of pixels of 10 m; rows go south."""
+    """Georeference with pixels of 10 m, north up."""
 
     epsg: int | None = 32633
 
@@ -158,7 +160,7 @@ class Scaled:
         return np.array([500_000.0, 5_000_000.0]) + points * np.array([10.0, -10.0])
 
 
-def test_map_coordinates(result):
+def test_geojson_in_map_coordinates(result):
     collection = result.to_geojson(georeference := Scaled())
     assert collection["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32633"
     for feature, plain in zip(collection["features"], result.to_geojson()["features"], strict=True):
@@ -166,15 +168,15 @@ def test_map_coordinates(result):
         on_map, shape = (shapely.from_geojson(json.dumps(f["geometry"])) for f in (feature, plain))
         expected = shapely.transform(shape, georeference.to_map)
         assert on_map.equals(expected)
-    georeference.epsg = 4326  # GeoJSON's own
+    georeference.epsg = 4326  # WGS 84, the default of GeoJSON
     assert "crs" not in result.to_geojson(georeference)
 
 
-def test_a_semantic_result_describes_itself():
+def test_repr_and_picture_of_a_semantic_result():
     class_map = np.array([[0, 1, 1, 1], [1, 1, 255, 1]], np.uint8)
     result = SemanticResult(class_map=class_map, classes=["sky", "sea"])
     assert repr(result) == "SemanticResult(4x2 pixels: sea 75%, sky 12%, 255 12%)"
     assert result.size == (2, 4)
     assert result._repr_png_().startswith(b"\x89PNG")
-    with pytest.raises(UserError, match="no image"):
+    with pytest.raises(UserError, match=r"result\.image"):
         result.overlay()

@@ -1,4 +1,4 @@
-"""Instance results as pixels, run lengths, polygons and label maps."""
+"""Pixels, run lengths, polygons and label maps of instance results."""
 
 import io
 import subprocess
@@ -22,8 +22,8 @@ from upscore.results.polygons import polygons_of_crop
 SIZE = (97, 120)
 
 
-def found(boxes, size=SIZE, seed=0, mask_paste="exact", side=28):
-    """Blobs in boxes: noise with some coarse structure, so that there are holes and parts."""
+def make_objects(boxes, size=SIZE, seed=0, mask_paste="exact", side=28):
+    """Return objects with smooth random masks, which have holes and several parts."""
     generator = torch.Generator().manual_seed(seed)
     count = len(boxes)
     coarse = torch.rand(count, 1, 5, 5, generator=generator)
@@ -52,17 +52,17 @@ BOXES = [
 
 @pytest.fixture(params=["exact", "legacy"])
 def objects(request):
-    return found(BOXES, mask_paste=request.param)
+    return make_objects(BOXES, mask_paste=request.param)
 
 
-def full(height, width, *boxes):
-    """Objects that fill their boxes."""
-    objects = found(boxes, (height, width))
+def filled(height, width, *boxes):
+    """Return objects that fill their boxes."""
+    objects = make_objects(boxes, (height, width))
     objects.masks = [np.ones_like(mask) for mask in objects.masks]
     return objects
 
 
-def test_some_of_the_objects(objects):
+def test_indexing_with_lists_arrays_and_slices(objects):
     assert len(objects) == 7
     for some in (objects[[0, 4]], objects[np.array([0, -3])], objects[np.isin(np.arange(7), [0, 4])], objects[::4][:2]):
         assert np.array_equal(some.bitmasks(), objects.bitmasks()[[0, 4]])
@@ -74,7 +74,7 @@ def test_some_of_the_objects(objects):
     assert len(objects.filter(score_threshold=1.0)) == 0
 
 
-def test_one_object(objects):
+def test_indexing_with_an_integer_and_iteration(objects):
     bitmasks = objects.bitmasks()
     assert [one.position for one in objects] == list(range(7))
     for position, one in enumerate(objects):
@@ -92,7 +92,7 @@ def test_one_object(objects):
 
 
 @pytest.mark.parametrize("index", [7, -8, True, 1.0, "a", None, [7], [True], np.zeros((2, 2), int), [0.5], (0, 1, 9)])
-def test_wrong_indices(objects, index):
+def test_invalid_indices(objects, index):
     with pytest.raises(IndexError):
         objects[index]
 
@@ -102,39 +102,39 @@ def test_repr_counts_the_objects_of_each_class(objects):
     assert repr(objects[:0]) == "InstanceResult(0 objects in 120x97 pixels)"
 
 
-def test_a_notebook_shows_a_picture_with_or_without_the_image(objects):
+def test_notebook_picture_with_and_without_the_image(objects):
     for objects.image in (None, np.zeros((*SIZE, 3), np.uint8)):
         with Image.open(io.BytesIO(objects._repr_png_())) as picture:
             assert picture.width >= 120
     assert objects.overlay().width >= 120
     objects.image = None
-    with pytest.raises(UserError, match="no image"):
+    with pytest.raises(UserError, match=r"result\.image"):
         objects.overlay()
 
 
-def test_crops_are_the_bitmasks_in_their_places(objects):
+def test_crops_are_parts_of_the_bitmasks(objects):
     for bitmask, (crop, top, left) in zip(objects.bitmasks(), objects.crops(), strict=True):
         inside = bitmask[top : top + crop.shape[0], left : left + crop.shape[1]]
         assert np.array_equal(inside, crop)
         assert bitmask.sum() == crop.sum()
 
 
-def test_areas_are_counts_of_pixels(objects):
+def test_areas_count_pixels(objects):
     assert objects.areas().dtype == np.int64
     assert np.array_equal(objects.areas(), objects.bitmasks().sum((1, 2)))
     assert objects.areas()[2] > 1000
     assert objects.areas()[6] == 0
 
 
-def test_the_threshold_is_the_objects_own(objects):
+def test_a_lower_mask_threshold_gives_larger_areas(objects):
     objects.mask_threshold = 0.9
     strict = objects.areas()
     objects.mask_threshold = 0.3
     assert (objects.areas()[:3] > strict[:3]).all()
 
 
-def test_run_lengths_are_those_of_pycocotools(objects):
-    """Also of objects that touch the photo's edges, whose runs go on in the next column."""
+def test_run_lengths_equal_those_of_pycocotools(objects):
+    """The runs of an object at the image's border continue in the next column."""
     objects.masks[5][:] = 1
     bitmasks = objects.bitmasks().astype(np.uint8)
     assert (bitmasks[:, -1, :-1] & bitmasks[:, 0, 1:]).any()
@@ -143,13 +143,13 @@ def test_run_lengths_are_those_of_pycocotools(objects):
 
 
 @pytest.mark.parametrize("boxes", [[(0, 0, 7, 5)], [(0, 0, 1, 5)], [(6, 0, 7, 5)], [(2, 0, 5, 5)], [(2, 1, 5, 5)]])
-def test_run_lengths_of_boxes_at_the_edges(boxes):
-    objects = full(5, 7, *boxes)
+def test_run_lengths_of_boxes_at_the_border(boxes):
+    objects = filled(5, 7, *boxes)
     bitmask = np.asfortranarray(objects.bitmasks()[0].astype(np.uint8))
     assert objects.rle()[0]["counts"] == coco.encode(bitmask)["counts"].decode()
 
 
-def test_numbers_of_objects_where_the_higher_score_wins(objects):
+def test_the_label_map_has_the_object_with_the_highest_score(objects):
     id_map, bitmasks = objects.label_map(), objects.bitmasks()
     assert id_map.dtype == np.uint16
     expected = np.where(bitmasks.any(0), bitmasks.argmax(0) + 1, 0)
@@ -158,8 +158,8 @@ def test_numbers_of_objects_where_the_higher_score_wins(objects):
 
 
 @pytest.mark.slow
-def test_more_objects_than_sixteen_bits_number():
-    many = full(300, 300, (0, 0, 1, 1))[np.zeros(65_536, np.int64)]
+def test_the_label_map_has_32_bits_for_more_than_65535_objects():
+    many = filled(300, 300, (0, 0, 1, 1))[np.zeros(65_536, np.int64)]
     at = np.arange(65_536)
     corners = np.stack([at % 300, at // 300], 1).astype(np.float32)
     many.boxes = np.concatenate([corners, corners + 1], 1)
@@ -168,7 +168,7 @@ def test_more_objects_than_sixteen_bits_number():
 
 
 def pixels_of(polygons, size):
-    """The pixels whose centres lie in polygons with holes."""
+    """Return the pixels whose centres lie in polygons with holes."""
     rows, columns = np.indices(size)
     mask = np.zeros(size, bool)
     for polygon in polygons:
@@ -179,30 +179,30 @@ def pixels_of(polygons, size):
     return mask
 
 
-def test_polygons_have_the_pixels_inside(objects):
+def test_polygons_contain_exactly_the_pixels(objects):
     for bitmask, polygons in zip(objects.bitmasks(), objects.polygons(), strict=True):
         assert all(polygon.exterior.dtype == np.float32 for polygon in polygons)
         assert np.array_equal(pixels_of(polygons, SIZE), bitmask)
     assert max(map(len, objects.polygons())) > 1
 
 
-def test_holes_and_what_lies_in_them():
-    objects = full(40, 40, (5, 5, 33, 33))
+def test_holes_and_regions_inside_holes():
+    objects = filled(40, 40, (5, 5, 33, 33))
     mask = objects.masks[0]
     mask[4:20, 4:20], mask[8:14, 8:14], mask[10, 10], mask[:, 24:26] = 0, 1, 0, 0
     polygons = objects.polygons()[0]
-    # the large frame, the strip beside the gap, the island in the frame's hole, each with its own holes
+    # the frame, the strip beside the gap, and the island in the hole of the frame, each with its own holes
     assert [len(polygon.holes) for polygon in polygons] == [1, 0, 1]
     assert polygons[0].exterior.min(0).tolist() == [5, 5]
     assert polygons[0].exterior.max(0).tolist() == [29, 33]
     assert np.array_equal(pixels_of(polygons, (40, 40)), objects.bitmasks()[0])
 
 
-def test_pixels_that_touch_by_a_corner_are_separate():
+def test_pixels_that_touch_at_a_corner_are_separate_parts():
     pixels = np.array([[1, 0, 0], [0, 1, 1], [0, 1, 0]], bool)
     polygons = polygons_of_crop(pixels, 10, 20)
     assert [polygon.exterior.min(0).tolist() for polygon in polygons] == [[21, 11], [20, 10]]
-    around = ~np.eye(3, dtype=bool)  # the middle is joined to the outside by corners
+    around = ~np.eye(3, dtype=bool)  # the centre touches the outside only at corners
     around[0, 0] = around[2, 2] = True
     assert [len(polygon.holes) for polygon in polygons_of_crop(around)] == [1]
     around[0, 0] = False
@@ -212,11 +212,11 @@ def test_pixels_that_touch_by_a_corner_are_separate():
 
 @settings(max_examples=100, deadline=None)
 @given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
-def test_any_pixels_survive_as_polygons(pixels):
+def test_polygons_of_random_pixels(pixels):
     assert np.array_equal(pixels_of(polygons_of_crop(pixels), pixels.shape), pixels)
 
 
-def test_another_size_of_the_photo(objects):
+def test_resized(objects):
     twice = objects.resized((SIZE[0] * 2, SIZE[1] * 3))
     assert twice.size == (194, 360)
     assert np.array_equal(twice.boxes[0], objects.boxes[0] * np.array([3, 2, 3, 2], np.float32))
@@ -224,27 +224,27 @@ def test_another_size_of_the_photo(objects):
     assert twice.areas()[0] == pytest.approx(6 * int(objects.areas()[0]), rel=0.05)
 
 
-def test_no_objects():
-    none = found([])
-    assert len(none) == 0
-    assert none.bitmasks().shape == (0, *SIZE)
-    assert none.rle() == []
-    assert none.polygons() == []
-    assert none.areas().shape == (0,)
-    assert not none.label_map().any()
-    assert len(none.resized((5, 5)).filter(score_threshold=0.1)) == 0
+def test_empty_result():
+    empty = make_objects([])
+    assert len(empty) == 0
+    assert empty.bitmasks().shape == (0, *SIZE)
+    assert empty.rle() == []
+    assert empty.polygons() == []
+    assert empty.areas().shape == (0,)
+    assert not empty.label_map().any()
+    assert len(empty.resized((5, 5)).filter(score_threshold=0.1)) == 0
 
 
-def test_bitmasks_that_do_not_fit(monkeypatch):
+def test_bitmasks_larger_than_the_limit_are_an_error(monkeypatch):
     monkeypatch.setattr(module, "MAX_BITMASKS", 7 * 97 * 120 - 1)
     with pytest.raises(UserError, match=r"7 objects .* 120x97"):
-        found(BOXES).bitmasks()
+        make_objects(BOXES).bitmasks()
 
 
 def memory_of(call):
-    """Megabytes that a call on 300 objects in a photo of 12 megapixels takes on top of the photo and the objects.
+    """Return the megabytes that a call on 300 objects in an image of 12 megapixels needs beside these.
 
-    Measured as the peak of a process of its own; ten of the objects fill most of the photo.
+    The peak memory of a separate process is measured. Ten of the objects fill most of the image.
     """
     script = f"""
 import resource
@@ -259,14 +259,14 @@ def objects(boxes, size):
     n = len(boxes)
     return InstanceResult(boxes=boxes, scores=np.linspace(1, 0, n, dtype=np.float32), labels=np.zeros(n, np.int64),
         masks=list(random.random((n, 7, 7), np.float32)), size=size, classes=["a"])
-def run(objects, photo):
-    objects.image = photo
+def run(objects, image):
+    objects.image = image
     {call}
-run(objects(boxes[20:22] / 15, (200, 300)), np.zeros((200, 300, 3), np.uint8))  # what is loaded on demand
-photo = np.full((3000, 4000, 3), 90, np.uint8)
+run(objects(boxes[20:22] / 15, (200, 300)), np.zeros((200, 300, 3), np.uint8))  # loads what is imported on demand
+image = np.filled((3000, 4000, 3), 90, np.uint8)
 many = objects(boxes, (3000, 4000))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-run(many, photo)
+run(many, image)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
     result = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
@@ -274,7 +274,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is measured in Linux's units")
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units")
 @pytest.mark.parametrize(
     "call",
     [
@@ -284,35 +284,39 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
         "objects.overlay()",
     ],
 )
-def test_memory_of_many_objects_in_a_large_photo(call):
+def test_memory_for_many_objects_in_a_large_image(call):
     assert memory_of(call) < 100
 
 
-def test_an_object_found_twice_is_kept_once():
+def test_mask_nms_removes_duplicates():
     boxes = [(10, 10, 50, 50), (12, 12, 52, 52), (10, 10, 50, 29), (48, 10, 90, 50), (10, 60, 50, 90)]
-    objects = full(*SIZE, *boxes)
+    objects = filled(*SIZE, *boxes)
     objects.labels = np.zeros(5, np.int64)
     kept = objects.mask_nms()
-    assert kept.boxes.tolist() == [list(boxes[0]), list(boxes[3]), list(boxes[4])]  # less than half of 3 is hidden
-    other = full(*SIZE, *boxes)
+    assert kept.boxes.tolist() == [
+        list(boxes[0]),
+        list(boxes[3]),
+        list(boxes[4]),
+    ]  # half of the fourth is visible
+    other = filled(*SIZE, *boxes)
     other.labels = np.array([0, 1, 2, 0, 0])
-    assert len(other.mask_nms()) == 5  # of another class it is another object, as a tie is on a shirt
+    assert len(other.mask_nms()) == 5  # objects of other classes do not suppress, such as a tie on a shirt
 
 
-def test_what_hides_an_object_may_be_several_and_what_was_dropped_hides_nothing():
-    objects = full(*SIZE, (0, 0, 40, 40), (40, 0, 80, 40), (20, 0, 60, 40), (52, 0, 92, 40), (200, 200, 210, 210))
+def test_mask_nms_counts_several_covering_objects_and_no_removed_ones():
+    objects = filled(*SIZE, (0, 0, 40, 40), (40, 0, 80, 40), (20, 0, 60, 40), (52, 0, 92, 40), (200, 200, 210, 210))
     objects.labels = np.zeros(5, np.int64)
-    # the third is hidden by the first two together; the fourth by the second alone, to 70%; the last is outside
+    # The first two together cover the third, the second covers 70% of the fourth, the last is outside the image.
     assert objects.mask_nms().boxes[:, 0].tolist() == [0, 40]
     objects.boxes[3] = [62.0, 0.0, 102.0, 40.0]
     assert objects.mask_nms().boxes[:, 0].tolist() == [0, 40, 62]
 
 
-def test_none_are_distinct():
-    assert len(found([]).mask_nms()) == 0
+def test_mask_nms_of_an_empty_result():
+    assert len(make_objects([]).mask_nms()) == 0
 
 
-def test_distinct_at_a_threshold_are_the_distinct_above_it(objects):
+def test_mask_nms_and_filter_commute(objects):
     objects.labels = np.zeros(len(objects), np.int64)
     whole = objects.mask_nms()
     for score in objects.scores.tolist():

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from upscore.inference.benchmark import LeftOut, Speed
+    from upscore.inference.benchmark import SkippedSetting, Speed
 
 ENGINES = ("torch", "openvino", "onnxruntime")
 PRECISIONS = ("float32", "bfloat16", "int8")
@@ -87,14 +87,14 @@ def bench(
 
     import torch
 
-    from upscore.inference.benchmark import load_in_every_way, measure_speed
+    from upscore.inference.benchmark import load_variants, measure_speed
     from upscore.inference.machine import busy, describe_machine
     from upscore.progress import progress_bar
 
     if threads is not None:
         torch.set_num_threads(threads)
     warning = busy()
-    models, left_out = load_in_every_way(model, engine or ENGINES, precision or PRECISIONS)
+    models, left_out = load_variants(model, engine or ENGINES, precision or PRECISIONS)
     with progress_bar("Measuring") as advance:
         speeds = measure_speed(models, _images(images or [], sizes), batch_size or [1], rounds=rounds, progress=advance)
     machine = describe_machine(torch.get_num_threads())
@@ -141,7 +141,7 @@ def _images(paths: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> list[np.
 def _print(
     model: str,
     speeds: Sequence[Speed],
-    left_out: Sequence[LeftOut],
+    left_out: Sequence[SkippedSetting],
     machine: dict[str, str | int],
     warning: str | None,
 ) -> None:

@@ -63,7 +63,7 @@ def calibrate(
     from upscore.cli.predict import FAILED
     from upscore.errors import UserError
     from upscore.inference import Model
-    from upscore.inference.calibration import evenly, quantize, require_quantizable
+    from upscore.inference.calibration import evenly_spaced, quantize, require_quantizable
     from upscore.inference.outputs import find_images
     from upscore.inference.quantized import part_names, save_quantized
     from upscore.progress import progress_bars
@@ -80,10 +80,10 @@ def calibrate(
     reference = Model(net, "openvino", "float32", max_side=config.max_side)
     labelled = None if data is None else _labelled(reference, data, split)
     with progress_bars() as progress:
-        sound, failures = _readable(evenly(given, photos), progress)
+        sound, failures = _readable(evenly_spaced(given, photos), progress)
         others = len(sound) >= MANY
         seen, unseen = (sound[::2], sound[1::2]) if others else (sound, sound)
-        parts = quantize(net, seen, most=len(seen), progress=_shown(progress))
+        parts = quantize(net, seen, max_images=len(seen), progress=_shown(progress))
         int8 = Model(net, "openvino", "int8", max_side=config.max_side, quantized=parts)
         both = {"float32": reference, "int8": int8}
         report = {

@@ -24,11 +24,11 @@ from upscore.errors import UserError
 T = TypeVar("T")
 
 TIMEOUT = timedelta(hours=3)
-"""Timeout of collective operations; long, since only the main process counts pixels, scores and draws."""
+"""Timeout of collective operations, long enough for work that only the main process does."""
 
 
 class _Status(IntEnum):
-    """How a process left a synchronized block."""
+    """Outcome of a synchronized block in one process."""
 
     OK, INTERRUPTED, USER_ERROR, FAILED = range(4)
 
@@ -37,7 +37,7 @@ EXIT_CODES = {_Status.USER_ERROR: 2, _Status.FAILED: 1}
 
 
 def accelerator() -> Accelerator:
-    """Return the accelerator, which holds the device of this process and its connection to the others."""
+    """Return the accelerator, which holds the device of this process and the connection to the other processes."""
     return Accelerator(
         cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available(),  # otherwise gloo is not initialised
         mixed_precision="no",
@@ -73,7 +73,7 @@ def connected() -> Iterator[None]:
 
 
 class ProcessGroup:
-    """The processes of a training, and the index of this one."""
+    """Processes of a training, and the index of this one."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.device = accelerator.device
@@ -86,7 +86,7 @@ class ProcessGroup:
 
     @property
     def share(self) -> ShardInfo:
-        """The share of each batch that this process trains on."""
+        """Part of each batch that this process trains on."""
         return ShardInfo(self.index, self.size)
 
     def block(self, length: int) -> range:

@@ -1,7 +1,7 @@
 """Access to files on a local or shared file system, or in an object store such as S3.
 
 Locations in an object store have the form SCHEME://BUCKET/KEY, with options after a question mark
-(`s3://photos/2024?region=eu-west-1`). Credentials come from the environment variables and files of the store's client.
+(`s3://images/2024?region=eu-west-1`). Credentials come from the environment variables and files of the store's client.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from uuid import uuid4
 from upscore.distributed.ray.cluster import import_ray
 from upscore.errors import UserError
 from upscore.files import writing
+from upscore.text import first_line
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Location of a file or folder on the local file system or in an object store."""
 
     store: str
@@ -37,15 +38,15 @@ class Place(NamedTuple):
         """The path on the local file system, or None in an object store."""
         return None if self.store else Path(self.path)
 
-    def below(self, name: str) -> Place:
+    def below(self, name: str) -> Location:
         """Return the location of a file in this folder; `name` may contain slashes."""
-        return Place(self.store, f"{self.path.rstrip('/')}/{name}")
+        return Location(self.store, f"{self.path.rstrip('/')}/{name}")
 
     def __str__(self) -> str:
         return f"{self.store.partition('://')[0]}://{self.path}" if self.store else self.path
 
 
-def place(text: str | Path) -> Place:
+def parse_location(text: str | Path) -> Location:
     """Parse a path, a file:// URL or the URL of an object store.
 
     Raises:
@@ -53,15 +54,15 @@ def place(text: str | Path) -> Place:
     """
     scheme, separator, rest = str(text).partition("://")
     if not separator:
-        return Place("", str(Path(text).absolute()))
+        return Location("", str(Path(text).absolute()))
     if scheme == "file":
-        return Place("", unquote(urlsplit(str(text)).path))
+        return Location("", unquote(urlsplit(str(text)).path))
     location, question, options = rest.partition("?")
     bucket, _, key = location.partition("/")
     if not bucket:
         raise UserError(f"{text} has no bucket: use {scheme}://BUCKET/KEY")
-    name = bucket.rpartition("@")[2]  # credentials before the @ are never shown
-    return Place(f"{scheme}://{bucket}{question}{options}", f"{name}/{key}".rstrip("/"))
+    name = bucket.rpartition("@")[2]  # messages do not show the credentials before the @
+    return Location(f"{scheme}://{bucket}{question}{options}", f"{name}/{key}".rstrip("/"))
 
 
 @lru_cache(maxsize=32)
@@ -75,15 +76,16 @@ def _store(address: str) -> FileSystem:
 
 
 @contextmanager
-def _store_errors(where: Place) -> Iterator[FileSystem]:
-    """Yield the file system of a location; convert its errors to `UserError`."""
+def _store_errors(location: Location) -> Iterator[FileSystem]:
+    """Yield the file system of a location and convert its errors to `UserError`."""
     try:
-        yield _store(where.store)
+        yield _store(location.store)
     except FileNotFoundError as error:
-        raise UserError(f"{where} does not exist: check the path") from error
+        raise UserError(f"{location} does not exist: check the path") from error
     except (OSError, ValueError, NotImplementedError) as error:  # base classes of pyarrow's errors
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{where}: the object store cannot be used: {reason}") from error
+        raise UserError(
+            f"{location}: the object store cannot be used ({first_line(error)}): check the address and the credentials"
+        ) from error
 
 
 class FileInfo(NamedTuple):
@@ -94,20 +96,20 @@ class FileInfo(NamedTuple):
     """Time in nanoseconds; 0 if unknown."""
 
 
-def list_files(where: Place) -> dict[str, FileInfo]:
+def list_files(location: Location) -> dict[str, FileInfo]:
     """List all files below a folder in an object store, sorted by name; a file is listed under the name "".
 
     Raises:
         UserError: the object store cannot be reached.
     """
-    with _store_errors(where) as store:
+    with _store_errors(location) as store:
         from pyarrow.fs import FileSelector, FileType
 
-        itself = store.get_file_info(where.path)
+        itself = store.get_file_info(location.path)
         if itself.type == FileType.File:
             return {"": FileInfo(itself.size, itself.mtime_ns or 0)}
-        found = store.get_file_info(FileSelector(where.path, recursive=True, allow_not_found=True))
-        root = f"{where.path}/"
+        found = store.get_file_info(FileSelector(location.path, recursive=True, allow_not_found=True))
+        root = f"{location.path}/"
         files = (file for file in found if file.type == FileType.File)
         return {
             file.path.removeprefix(root): FileInfo(file.size, file.mtime_ns or 0)
@@ -116,24 +118,28 @@ def list_files(where: Place) -> dict[str, FileInfo]:
 
 
 @contextmanager
-def fetched(where: Place) -> Iterator[Path]:
+def fetched(location: Location) -> Iterator[Path]:
     """Yield a local path of a file: the file itself, or a temporary copy from an object store.
 
     Raises:
         UserError: the file cannot be read from its store.
     """
-    if where.local is not None:
-        yield where.local
+    if location.local is not None:
+        yield location.local
         return
     with tempfile.TemporaryDirectory(prefix="upscore-") as folder:
-        copy = Path(folder) / PurePosixPath(where.path).name
-        with _store_errors(where) as store, store.open_input_stream(where.path) as source, copy.open("wb") as target:
+        copy = Path(folder) / PurePosixPath(location.path).name
+        with (
+            _store_errors(location) as store,
+            store.open_input_stream(location.path) as source,
+            copy.open("wb") as target,
+        ):
             shutil.copyfileobj(source, target, 2**20)
         yield copy
 
 
 @contextmanager
-def delivered(output: Place, staging: Path) -> Iterator[Path]:
+def delivered(output: Location, staging: Path) -> Iterator[Path]:
     """Yield an empty folder; at the end of the block, move each of its files to the output atomically.
 
     Args:
@@ -167,17 +173,17 @@ def _files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
-def delete_file(where: Place) -> None:
+def delete_file(location: Location) -> None:
     """Delete a file in an object store.
 
     Raises:
         UserError: the object store cannot be used.
     """
-    with _store_errors(where) as store:
-        store.delete_file(where.path)
+    with _store_errors(location) as store:
+        store.delete_file(location.path)
 
 
-def upload(file: Path, target: Place) -> None:
+def upload(file: Path, target: Location) -> None:
     """Upload a file to an object store.
 
     Raises:

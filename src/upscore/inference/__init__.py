@@ -1,4 +1,4 @@
-"""Inference: preprocess images, run the network, decode the results."""
+"""Inference: loading of models, prediction and evaluation."""
 
 from upscore.inference.evaluate import evaluate
 from upscore.inference.load import load

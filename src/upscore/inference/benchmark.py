@@ -1,6 +1,6 @@
 """Benchmark of a model: images per second by engine, precision, batch size and image size.
 
-N: images in a batch; H, W: height and width of an image.
+N images in a batch, H W image height and width.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Speed:
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
+class SkippedSetting:
     """Engine and precision that cannot run on this machine, with the reason."""
 
     engine: str
@@ -75,9 +75,9 @@ class LeftOut:
     reason: str
 
 
-def load_in_every_way(
+def load_variants(
     source: str, engines: Sequence[EngineName], precisions: Sequence[Precision]
-) -> tuple[dict[tuple[str, str], Model], list[LeftOut]]:
+) -> tuple[dict[tuple[str, str], Model], list[SkippedSetting]]:
     """Load a model once for each engine and precision that can run on this machine.
 
     Args:
@@ -85,13 +85,13 @@ def load_in_every_way(
         engines, precisions: engines and precisions to load; "auto" is the choice of `upscore.load`.
 
     Returns:
-        The models by engine and precision, and the combinations that were left out.
+        The models by engine and precision, and the combinations that were skipped.
 
     Raises:
         UserError: the model cannot be loaded with any combination.
     """
     models: dict[tuple[str, str], Model] = {}
-    left_out: list[LeftOut] = []
+    skipped: list[SkippedSetting] = []
     for engine in engines:
         for precision in precisions:
             if engine in POSSIBLE and precision not in ("auto", *POSSIBLE[engine]):
@@ -100,13 +100,13 @@ def load_in_every_way(
                 model = load(source, engine=engine, precision=precision)
                 _ = model.session  # raises UserError if the engine is not installed
             except UserError as error:
-                left_out.append(LeftOut(engine, precision, str(error)))
+                skipped.append(SkippedSetting(engine, precision, str(error)))
                 continue
             models.setdefault((model.engine, model.precision), model)
     if not models:
-        reasons = dict.fromkeys(one.reason for one in left_out)
-        raise UserError("; ".join(reasons) or f"{', '.join(engines)} has no {', '.join(precisions)}")
-    return models, left_out
+        reasons = dict.fromkeys(setting.reason for setting in skipped)
+        raise UserError("; ".join(reasons) or f"{', '.join(engines)} does not support {', '.join(precisions)}")
+    return models, skipped
 
 
 def measure_speed(
@@ -120,13 +120,13 @@ def measure_speed(
     """Time `Model.predict` on images in memory, alternating between all settings.
 
     Args:
-        models: models by engine and precision, see `load_in_every_way`.
+        models: models by engine and precision, see `load_variants`.
         images: (H, W, 3) uint8, RGB, one for each image size. A batch repeats the same image.
         batch_sizes: numbers of images in a batch.
         rounds: number of timed calls of each setting, after one warm-up call.
         progress: called with the number of finished calls.
     """
-    found: dict[Setting, int | None] = {}
+    objects: dict[Setting, int | None] = {}
 
     def call(setting: Setting, model: Model, image: np.ndarray) -> Callable[[], None]:
         batch = [image] * setting.batch_size
@@ -135,7 +135,7 @@ def measure_speed(
 
         def run() -> None:
             result = model.predict(batch, depth=depths)[0]
-            found[setting] = len(result) if isinstance(result, InstanceResult) else None
+            objects[setting] = len(result) if isinstance(result, InstanceResult) else None
 
         return run
 
@@ -148,4 +148,4 @@ def measure_speed(
                 setting = Setting(engine=engine, precision=precision, batch_size=batch_size, size=size)
                 calls[setting] = call(setting, model, image)
     seconds = time_interleaved(calls, rounds, progress=progress)
-    return [Speed(setting=setting, seconds=seconds[setting], objects=found[setting]) for setting in calls]
+    return [Speed(setting=setting, seconds=seconds[setting], objects=objects[setting]) for setting in calls]

@@ -1,7 +1,7 @@
 """Post-training quantization to int8 with NNCF for OpenVINO, and the agreement of its results with float32.
 
-The value ranges of activations are calibrated while float32 predicts images. Heavy layers then use 8-bit weights and
-activations.
+The value ranges of activations are measured while the float32 network predicts images. Heavy layers then use 8-bit
+weights and activations.
 """
 
 from __future__ import annotations
@@ -33,18 +33,21 @@ from upscore.results import InstanceResult, SemanticResult
 if TYPE_CHECKING:
     import openvino as ov
 
-PHOTOS = 100
+MAX_IMAGES = 100
 """Default number of calibration images; more images hardly change the ranges."""
 
-REGIONS_AT_ONCE = 64
+MAX_REGIONS = 64
 """Largest number of regions per image that calibrate the box and mask heads."""
+
+IOU = 0.5
+"""Smallest IoU of matching objects."""
 
 T = TypeVar("T")
 
 
-def evenly(items: Sequence[T], most: int) -> list[T]:
-    """Return at most `most` items, evenly spaced and in order."""
-    count = min(len(items), most)
+def evenly_spaced(items: Sequence[T], limit: int) -> list[T]:
+    """Return at most `limit` items, evenly spaced and in order."""
+    count = min(len(items), limit)
     return [items[index * len(items) // count] for index in range(count)]
 
 
@@ -82,27 +85,31 @@ class Recorded:
 
 
 def quantize(
-    net: FCN | MaskRCNN, photos: Sequence[ImageInput], *, most: int = PHOTOS, progress: ProgressCallback | None = None
+    net: FCN | MaskRCNN,
+    images: Sequence[ImageInput],
+    *,
+    max_images: int = MAX_IMAGES,
+    progress: ProgressCallback | None = None,
 ) -> dict[str, ov.Model]:
     """Quantize the parts of a network to int8, for `Model(net, "openvino", "int8", quantized=...)`.
 
-    Parts without any input are left out, such as the mask head if no objects were detected; they run in bfloat16.
+    Parts without any input, such as the mask head if no objects were detected, are omitted; they run in bfloat16.
 
     Args:
         net: a trained network.
-        photos: representative images; some dozens to a hundred.
-        most: largest number of images, evenly spaced over all; the inputs of each part are kept in memory.
+        images: representative images; some dozens to a hundred.
+        max_images: largest number of images that are used, evenly spaced; the inputs of each part stay in memory.
         progress: called after each image.
 
     Raises:
         UserError: NNCF is not installed, there are no images, an image cannot be read, or the network requires depth.
     """
     require_quantizable(net)
-    if not len(photos):
+    if not len(images):
         raise UserError("there are no calibration images: give some dozens")
     recorder = Recorder()
     predictor = Model(net, recorder)
-    chosen = evenly(photos, most)
+    chosen = evenly_spaced(images, max_images)
     for done, image in enumerate(chosen, start=1):
         predictor.predict(image)
         if progress:
@@ -133,9 +140,9 @@ def _with_input_type(model: ov.Model, dtype: torch.dtype) -> ov.Model:
     ov = import_openvino()
     from openvino.preprocess import PrePostProcessor
 
-    processor = PrePostProcessor(model)
-    processor.input().tensor().set_element_type(ov.Type.bf16)
-    return processor.build()
+    preprocessing = PrePostProcessor(model)
+    preprocessing.input().tensor().set_element_type(ov.Type.bf16)
+    return preprocessing.build()
 
 
 def _quantized(model: ov.Model, inputs: list[np.ndarray]) -> ov.Model:
@@ -166,11 +173,7 @@ def _import_nncf() -> Any:
 
 def _calibration_input(tensor: Tensor) -> Tensor:
     """Return the part of an input that is recorded: a whole image, or evenly spaced regions."""
-    return tensor if tensor.ndim == 4 else tensor[:: max(1, len(tensor) // REGIONS_AT_ONCE)][:REGIONS_AT_ONCE]
-
-
-IOU = 0.5
-"""Smallest IoU of matching objects."""
+    return tensor if tensor.ndim == 4 else tensor[:: max(1, len(tensor) // MAX_REGIONS)][:MAX_REGIONS]
 
 
 def agreement(reference: SemanticResult | InstanceResult, other: SemanticResult | InstanceResult) -> float:

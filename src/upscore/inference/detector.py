@@ -1,6 +1,6 @@
 """Mask R-CNN inference with an engine.
 
-N images; H, W: height and width of the network's input.
+N images, H W height and width of the network's input.
 """
 
 from __future__ import annotations
@@ -15,27 +15,11 @@ from upscore.models.mask_rcnn.inference_parts import BoxPart, DensePart, MaskPar
 from upscore.models.mask_rcnn.mask_rcnn import Detections, MaskRCNN
 from upscore.results import InstanceResult
 
-
-def instance_result(net: MaskRCNN, detections: Detections) -> InstanceResult:
-    """What `MaskRCNN.decode` returns for one image, as arrays in the coordinates of the network's input."""
-    boxes, scores, labels, masks = (tensor.cpu().numpy() for tensor in detections[:4])
-    return InstanceResult(
-        boxes=boxes,
-        scores=scores,
-        labels=labels,
-        masks=list(masks),
-        size=detections.size,
-        classes=net.classes,
-        category_ids=net.category_ids,
-        mask_paste=net.preset.mask_paste,
-    )
-
-
 DENSE, BOX, MASK = "dense", "box", "mask"
-"""Names of the parts."""
+"""Names of the compiled parts."""
 
 MASK_BLOCK = 20
-"""Number of regions per call of the mask head for engines that are faster with fixed shapes."""
+"""Number of regions per call of the mask head, for engines that are faster with fixed shapes."""
 
 
 class DetectorRunner:
@@ -75,3 +59,18 @@ class DetectorRunner:
         """
         outputs = to_outputs(self.dense(images), len(self.net.box_pooler.strides))
         return self.net.decode(outputs, sizes, self.branches)
+
+
+def instance_result(net: MaskRCNN, detections: Detections) -> InstanceResult:
+    """Convert the detections of one image to arrays, in pixels of the network's input."""
+    boxes, scores, labels, masks = (tensor.cpu().numpy() for tensor in detections[:4])
+    return InstanceResult(
+        boxes=boxes,
+        scores=scores,
+        labels=labels,
+        masks=list(masks),
+        size=detections.size,
+        classes=net.classes,
+        category_ids=net.category_ids,
+        mask_paste=net.preset.mask_paste,
+    )

@@ -28,18 +28,21 @@ from upscore.results import InstanceResult, SemanticResult
 
 
 class ClassOrders(NamedTuple):
-    """The model's class index for each class of the data."""
+    """Class indices of the model for the classes of a data set, in their order."""
 
     classes: Sequence[int]
     geometric: Sequence[int] | None = None
-    """The same for the second head; None where it is not scored."""
+    """Class indices of the second head; None if it is not scored."""
 
 
 def class_orders(model: Model, dataset: Dataset) -> ClassOrders:
-    """Match the classes of the data with the model's, see `match_classes`; warns where names are not equal.
+    """Match the classes of a data set with those of the model, see `match_classes`.
+
+    Warns:
+        ClassMatchWarning: names differ in case, or unnamed classes are matched by position.
 
     Raises:
-        UserError: the model lacks a class of the data.
+        UserError: the model lacks a class of the data set.
     """
     pairs = [(dataset.classes, model.classes)]
     if model.geometric_classes and (names := geometric_classes(dataset)):
@@ -58,28 +61,28 @@ def evaluate(
     progress: ProgressCallback | None = None,
     orders: ClassOrders | None = None,
 ) -> SemanticScores | InstanceScores:
-    """Predict every image at its own size and compare it with its labels, over the whole set.
+    """Predict all images of a data set at their own sizes and compare the results with the labels.
 
     >>> scores = upscore.evaluate("runs/streets", "camvid/")
     >>> scores.mean_iu, scores.to_json()
 
-    Average precision ranks all objects that the network detects; `ap_dsb` and F1 count those that the model's
-    overlays show (`MaskRCNN.final_threshold`). A model with two heads is scored on both where the data has both labels.
+    Average precision ranks all objects that the network detects; `ap_dsb` and F1 count the objects that overlays show
+    (`MaskRCNN.final_threshold`). A model with two heads is scored on both if the data set has labels for both.
 
     Args:
-        model: a loaded model, or what `upscore.load` takes.
-        data: labelled images as a data set, or a folder, a COCO file or "scenes:COUNT" to open.
-        split: of a folder: "train", "val", "test" or "trainval"; by default "test" where there is one, else "val", else
+        model: a loaded model, or a source for `upscore.load`.
+        data: a data set of labelled images, or a folder, a COCO file or "scenes:COUNT" to open.
+        split: split of a folder: "train", "val", "test" or "trainval". None is "test" if it exists, else "val", else
             all images with labels.
         progress: called after each image.
-        orders: how classes are matched; by default as `class_orders` does.
+        orders: matching of the classes; None is the result of `class_orders`.
 
     Returns:
-        `SemanticScores`, or `InstanceScores` of a model that detects objects; their `to_json()` is what
-        `upscore evaluate --json` writes beside the names of model and data.
+        `SemanticScores` for semantic segmentation, `InstanceScores` for object detection. `to_json()` returns what
+        `upscore evaluate --json` writes, apart from the names of the model and the data.
 
     Raises:
-        UserError: there is no such model or data, the data has a class that the model doesn't know, or an image has no
+        UserError: the model or the data does not exist, the data has a class that the model lacks, or an image has no
             labels.
     """
     if not isinstance(model, Model):
@@ -105,7 +108,7 @@ def _score_pixels(
     confusion, geometric = ConfusionMatrix(len(model.classes)), ConfusionMatrix(len(model.geometric_classes))
     for sample in samples:
         if sample.class_map is None or (geometric_table is not None and sample.geometric_map is None):
-            raise UserError(f"{sample.name} has no labels: leave it out, or label it")
+            raise UserError(f"{sample.name} has no labels: add labels, or remove the image")
         if sample.depth is None and model.depth_channels:
             raise UserError(f"{sample.name} has no depth, which this model requires: add a depth map")
         found = model.predict(sample.image, depth=sample.depth if model.depth_channels else None)
@@ -139,7 +142,7 @@ def compare_objects(
     for sample in _counted(dataset, progress):
         objects = sample.objects
         if objects is None:
-            raise UserError(f"{sample.name} has no object annotations: leave it out, or annotate it")
+            raise UserError(f"{sample.name} has no object annotations: add annotations, or remove the image")
         objects = replace(objects, labels=order[objects.labels])
         found = model.predict(sample.image, score_threshold=0.0)
         assert isinstance(found, InstanceResult)

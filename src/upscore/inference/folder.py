@@ -1,4 +1,4 @@
-"""Prediction of folders of images, with reading and writing in background threads.
+"""Prediction of folders of images, with background threads for reading and writing.
 
 The network runs in the caller's thread. Pillow and zlib release the GIL, so threads suffice.
 """
@@ -35,8 +35,11 @@ from upscore.inference.threading import in_threads, one_torch_thread
 from upscore.results import InstanceResult, Result
 from upscore.results.writers.coco import RESULTS, write_results
 
-SAMPLE, SHARE = 64, 4
-"""Number of images whose size is read, and the fraction 1 / SHARE of them that makes a size a common one."""
+SAMPLE = 64
+"""Approximate number of images whose sizes are read."""
+
+COMMON_SHARE = 1 / 4
+"""Smallest fraction of the images that makes a size a common one."""
 
 
 class Outcome(NamedTuple):
@@ -48,17 +51,17 @@ class Outcome(NamedTuple):
     error: UserError | None = None
     """Reason why the image could not be predicted."""
     before: bool = False
-    """Whether an earlier run predicted the image."""
+    """Whether an earlier run has predicted the image."""
 
 
 class Entry(NamedTuple):
     """Image of a folder."""
 
     name: str
-    """Name of its output, without endings."""
+    """Name of the output files, without endings."""
     path: Path
     image_id: int
-    """Its id in the COCO data set that it belongs to, or its place among the images, from 1."""
+    """Id in the COCO data set that contains the image, or its position among all images, counted from 1."""
 
     @property
     def file_name(self) -> str:
@@ -80,9 +83,8 @@ def predict_folder(
     """Predict images and write their results, see `write_prediction`; for detection also write `instances.json`.
 
     Images are yielded in order, each after its files are complete; an image that fails does not stop the others. To
-    stop
-    early, close the generator or interrupt it: files are written atomically, and `instances.json` has the objects of
-    the images yielded so far.
+    stop early, close the generator or interrupt it: files are written atomically, and `instances.json` has the objects
+    of the images yielded so far.
 
     Args:
         predictor: the model.
@@ -90,7 +92,7 @@ def predict_folder(
         output: output folder.
         depth: folder with a depth map for each image, for a model with depth.
         scores: also write class probabilities.
-        overlays: also write overlays, which is the slowest step after the network.
+        overlays: also write overlays, the slowest step after the network.
         score_threshold: lowest score of an object, see `Model.predict`.
         resume: skip images that an earlier run into the same folder, with the same model and options, has predicted,
             unless the image or an output has changed since.
@@ -113,22 +115,22 @@ def predict_folder(
             category_ids=ids.setting,
         )
         source = str(predictor.folder or "")
-        manifest = RunManifest(output, settings, source=source, resume=resume, exclusive=job.finds_objects)
+        manifest = RunManifest(output, settings, source=source, resume=resume, exclusive=job.detects_objects)
         stack.enter_context(manifest)
-        if job.finds_objects:
-            stack.callback(write_found, manifest, {entry.name: entry.image_id for entry in entries}, output)
+        if job.detects_objects:
+            stack.callback(write_objects, manifest, {entry.name: entry.image_id for entry in entries}, output)
         if predictor.task == "semantic" and predictor.engine == "openvino":
-            # its other threads would spin while they wait, beside the engine's and those that read and write
+            # torch's waiting threads would take CPU time from the threads of the engine and those that read and write
             stack.enter_context(one_torch_thread())
-        rest: list[Entry] = []
+        remaining: list[Entry] = []
         for entry in entries:
             record = manifest.find(entry.name, partial(_same_inputs, entry, depth)) if resume else None
             if record is None:
-                rest.append(entry)
+                remaining.append(entry)
             else:
                 yield Outcome(entry.name, len(record.results), before=True)
         predictor.warmup(*warmup_sizes(list(images.values())))
-        predictions = stack.enter_context(closing(job.predictions(rest)))
+        predictions = stack.enter_context(closing(job.predictions(remaining)))
         for (entry, _, _), written in stack.enter_context(closing(in_threads(predictions, job.write))):
             if isinstance(written, UserError):
                 yield Outcome(entry.name, error=written)
@@ -164,14 +166,14 @@ class ResultIds:
 
     @property
     def setting(self) -> Setting:
-        """The category ids as a setting of a run."""
+        """Category ids as a setting of a `RunManifest`."""
         return None if self.categories is None else ", ".join(map(str, self.categories))
 
 
 def result_ids(predictor: Model, images: Mapping[str, Path]) -> ResultIds:
-    """The ids of the COCO data set that images belong to.
+    """Return the ids of the COCO data set that contains the images.
 
-    Without one, images have their place among the images, from 1, and classes the ids that the model knows.
+    Without a data set, images are numbered from 1, and the category ids are those of the model.
     """
     ids = find_ids(images.values()) if predictor.task == "instances" else CocoIds()
     numbers = ids.number(list(images.values()))
@@ -179,12 +181,12 @@ def result_ids(predictor: Model, images: Mapping[str, Path]) -> ResultIds:
     return ResultIds(dict(zip(images, numbers, strict=True)), category_ids)
 
 
-def write_found(manifest: RunManifest, image_ids: Mapping[str, int], output: Path) -> None:
+def write_objects(manifest: RunManifest, image_ids: Mapping[str, int], output: Path) -> None:
     """Write `instances.json` with the objects of a run.
 
     Args:
         manifest: manifest of the run.
-        image_ids: by the names of the outputs, in the order of the file.
+        image_ids: image ids by the names of the outputs, in the order of the file.
         output: output folder.
 
     Raises:
@@ -215,8 +217,8 @@ def require_fitting(predictor: Model, *, depth: Path | None, scores: bool, score
         raise UserError("--scores applies to semantic segmentation, but this model detects objects: leave it out")
     require_score_threshold(predictor, score_threshold)
     if (depth is None) != (not predictor.depth_channels):
-        have = "requires depth: give --depth FOLDER" if depth is None else "has no depth input: leave --depth out"
-        raise UserError(f"this model {have}")
+        reason = "requires depth: give --depth FOLDER" if depth is None else "has no depth input: leave --depth out"
+        raise UserError(f"this model {reason}")
     if depth is not None and not depth.is_dir():
         raise UserError(f"--depth {depth} is not a folder: give a folder with depth maps")
 
@@ -251,7 +253,7 @@ def warmup_sizes(paths: Sequence[Path]) -> list[tuple[int, int]]:
 
 def common_sizes(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return the at most two most common sizes (H, W), for `Model.warmup`."""
-    return [size for size, count in Counter(sizes).most_common(2) if SHARE * count >= len(sizes)]
+    return [size for size, count in Counter(sizes).most_common(2) if count >= COMMON_SHARE * len(sizes)]
 
 
 @dataclass(frozen=True)
@@ -267,7 +269,7 @@ class _Job:
     category_ids: list[int] | None
 
     @property
-    def finds_objects(self) -> bool:
+    def detects_objects(self) -> bool:
         return self.predictor.task == "instances"
 
     def read(self, entry: Entry) -> tuple[Sample | UserError, list[Fingerprint]]:
@@ -297,12 +299,12 @@ class _Job:
             return error
 
     def write(self, predicted: tuple[Entry, Result | UserError, list[Fingerprint]]) -> Record | UserError:
-        """Write the files of an image."""
+        """Write the files of an image and return its record."""
         entry, prediction, inputs = predicted
         if isinstance(prediction, UserError):
             return prediction
         try:
-            written = write_prediction(
+            files = write_prediction(
                 prediction,
                 self.output / entry.name,
                 overlays=self.overlays,
@@ -315,4 +317,4 @@ class _Job:
             results = prediction.to_coco(
                 image_id=entry.image_id, category_ids=self.category_ids, file_name=entry.file_name
             )
-        return Record(entry.name, inputs, sizes_below(written, self.output), results)
+        return Record(entry.name, inputs, sizes_below(files, self.output), results)

@@ -1,6 +1,6 @@
 """Class heat maps from an image classifier that is applied convolutionally (FCN figure 2).
 
-H, W: height and width of the image; h, w: cells of the heat map; s: stride of the classifier; f: step between cells.
+H W image height and width, h w number of cells of the heat map, s stride of the classifier, f step between cells.
 """
 
 from __future__ import annotations
@@ -94,10 +94,10 @@ def class_index(classes: list[str], label: str) -> int:
         return classes.index(label)
     index_of = {name.lower(): index for index, name in reversed(list(enumerate(classes)))}  # the first of equal names
     index_of = {**_synonyms(), **index_of}
-    wanted = " ".join(label.lower().replace("_", " ").split())
-    if wanted in index_of:
-        return index_of[wanted]
-    close = [name for name in index_of if wanted in name.split()] + get_close_matches(wanted, index_of, 5)
+    normalised = " ".join(label.lower().replace("_", " ").split())
+    if normalised in index_of:
+        return index_of[normalised]
+    close = [name for name in index_of if normalised in name.split()] + get_close_matches(normalised, index_of, 5)
     hint = (
         f"did you mean {', '.join(dict.fromkeys(close[:8]))}?"
         if close
@@ -131,8 +131,8 @@ def _layout(dense: nn.Module, side: int) -> tuple[int, int, float]:
     whatever their padding.
     """
     with torch.inference_mode():
-        cells, more = (dense(torch.zeros(1, 3, length, length)).shape[-1] for length in (side, side + 256))
-    stride = 256 // (more - cells)
+        cells, larger = (dense(torch.zeros(1, 3, length, length)).shape[-1] for length in (side, side + 256))
+    stride = 256 // (larger - cells)
     return stride, cells, (side - 1) / 2 - stride * (cells - 1) / 2
 
 
@@ -159,8 +159,7 @@ def _smoothed(cells: Tensor, stride: int) -> Tensor:
 
 
 def _sampled(cells: Tensor, size: torch.Size, resized: torch.Size, origin: float, step: int) -> Tensor:
-    """Sample a map (1, 1, h, w) at the pixels of the image; its first cell is `origin` pixels before the first
-    pixel."""
+    """Sample a map (1, 1, h, w) at the pixels of an image whose first pixel is `origin` pixels after the first cell."""
     axes = []
     for pixels, length, count in zip(size, resized, cells.shape[-2:], strict=True):
         position = (torch.arange(pixels) + 0.5) * length / pixels - 0.5

@@ -1,6 +1,6 @@
-"""Whatever a user has as an image -> RGB bytes in memory of their own.
+"""Conversion of images in any supported form to uint8 RGB tensors.
 
-H W pixels.
+C channels, H W image height and width.
 """
 
 from __future__ import annotations
@@ -20,101 +20,100 @@ from upscore.data.io.images import read_image
 from upscore.errors import UserError
 
 ImageInput = str | Path | bytes | bytearray | memoryview | IO[bytes] | Image.Image | np.ndarray | Tensor
-"""What `Model.predict` takes as an image."""
+"""Types of an image that `Model.predict` accepts."""
 
 FORMS = "a path, the bytes of an image file, a binary file object, a PIL image, an array or a tensor"
 DTYPES = "bool, uint8, uint16, or floats from 0 to 1"
 
 
 def as_image(image: ImageInput) -> Tensor:
-    """Convert an image in any form to (3, H, W) uint8 RGB, which shares no memory with it.
+    """Convert an image to (3, H, W) uint8 RGB. The result shares no memory with the input.
 
-    - A path, the bytes of an image file, or a binary file object, read from its current position: as
-      `upscore.data.io.images.read_image`.
-    - A PIL image is turned upright by its EXIF orientation; alpha is dropped.
-    - An array is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), RGB; alpha is dropped. A tensor is (H, W), (1, H, W) or
-      (3, H, W), on any device.
-    - Values are converted as those of files: uint8 as they are; of uint16 the upper 8 bits; floats from 0 to 1 are
-      multiplied by 255 and rounded; of bool, True is white.
+    - A path, the bytes of an image file or a binary file object, which is read from its current position, is decoded
+      by `upscore.data.io.images.read_image`.
+    - A PIL image is rotated according to its EXIF orientation; alpha is dropped.
+    - An array has the shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), in RGB order; alpha is dropped. A tensor has the
+      shape (H, W), (1, H, W) or (3, H, W), on any device.
+    - Values are converted as in files: uint8 is unchanged, uint16 keeps the upper 8 bits, floats from 0 to 1 are
+      multiplied by 255 and rounded, and True is white.
 
     Raises:
-        UserError: the file can't be read, the image is of another type, shape or number type, or floats are outside
-            0..1.
+        UserError: the file cannot be read, or the image has an unsupported type, shape, data type or value range.
     """
     if isinstance(image, str | Path):
         return read_image(image)
     if isinstance(image, bytes | bytearray | memoryview):
         return read_image(MemoryFile(bytes(image), "the image in bytes"))
     if isinstance(image, Image.Image):
-        return _of_pillow(image)
+        return _from_pillow(image)
     if isinstance(image, np.ndarray):
-        return _of_array(image, image.shape)
+        return _from_array(image, image.shape)
     if isinstance(image, Tensor):
-        return _of_tensor(image)
+        return _from_tensor(image)
     if isinstance(image, RawIOBase | BufferedIOBase) or callable(getattr(image, "read", None)):
-        return _of_file(image)
-    raise UserError(f"{_described(image)} is no image: give {FORMS}")
+        return _from_file(image)
+    raise UserError(f"{_described(image)} is not an image: give {FORMS}")
 
 
-def _of_file(file: IO[bytes]) -> Tensor:
+def _from_file(file: IO[bytes]) -> Tensor:
     name = getattr(file, "name", None)
     name = name if isinstance(name, str) else "the image in a file object"
     try:
         data = file.read()
-    except (OSError, ValueError) as error:  # the latter of a closed file
-        raise UserError(f"{name}: can't be read ({error})") from error
+    except (OSError, ValueError) as error:  # a closed file raises ValueError
+        raise UserError(f"{name} cannot be read ({error}): give an open file") from error
     if not isinstance(data, bytes):
-        raise UserError(f'{name}: gives {type(data).__name__}, not bytes: open it with mode "rb"')
+        raise UserError(f'{name} returns {type(data).__name__} instead of bytes: open it with mode "rb"')
     return read_image(MemoryFile(data, name))
 
 
-def _of_pillow(image: Image.Image) -> Tensor:
+def _from_pillow(image: Image.Image) -> Tensor:
     try:
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith(("I", "F")):
             pixels = np.array(image)
-            return _of_array(pixels.astype(np.uint16) if _is_16_bit(pixels) else pixels, pixels.shape)
-        return _of_array(np.array(image.convert("RGB")), (image.height, image.width, 3))
-    except (OSError, SyntaxError, ValueError) as error:  # it is decoded only now
+            return _from_array(pixels.astype(np.uint16) if _is_16_bit(pixels) else pixels, pixels.shape)
+        return _from_array(np.array(image.convert("RGB")), (image.height, image.width, 3))
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow decodes images lazily
         if isinstance(error, UserError):
             raise
-        raise UserError(f"the PIL image can't be decoded ({error})") from error
+        raise UserError(f"the PIL image cannot be decoded ({error}): give another file") from error
 
 
 def _is_16_bit(pixels: np.ndarray) -> bool:
-    """Whether whole numbers of 32 bits, as Pillow has those of PNG, fit into 16."""
+    """Return whether 32-bit integers, which Pillow uses for 16-bit PNG files, fit into 16 bits."""
     return pixels.dtype.kind in "iu" and pixels.size > 0 and pixels.min() >= 0 and pixels.max() <= np.iinfo("u2").max
 
 
-def _of_tensor(image: Tensor) -> Tensor:
+def _from_tensor(image: Tensor) -> Tensor:
     if image.ndim == 2:
         image = image[None]
     if image.ndim != 3 or image.shape[0] not in (1, 3) or 0 in image.shape:
         raise UserError(
-            f"a tensor of shape {tuple(image.shape)} is no image: give (3, height, width), (1, height, width) or "
+            f"a tensor of shape {tuple(image.shape)} is not an image: give (3, height, width), (1, height, width) or "
             "(height, width)"
         )
     if image.dtype == torch.bfloat16:
         image = image.float()
     try:
         array = image.detach().cpu().permute(1, 2, 0).numpy()
-    except (RuntimeError, TypeError) as error:  # sparse, quantized
-        raise UserError(f"a tensor of {image.layout} and type {image.dtype} is no image: give {DTYPES}") from error
-    return _of_array(array, tuple(image.shape))
+    except (RuntimeError, TypeError) as error:  # sparse or quantized
+        raise UserError(f"a tensor of {image.layout} and type {image.dtype} is not an image: give {DTYPES}") from error
+    return _from_array(array, tuple(image.shape))
 
 
-def _of_array(pixels: np.ndarray, shape: tuple[int, ...]) -> Tensor:
-    """(H, W) or (H, W, C) of any number type; `shape` is what the user gave."""
+def _from_array(pixels: np.ndarray, shape: tuple[int, ...]) -> Tensor:
+    """Convert an array (H, W) or (H, W, C); `shape` is the shape of the user's array or tensor, for messages."""
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
-        hint = ": channels come last in arrays" if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) else ""
+        hint = ", since channels come last in arrays" if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) else ""
         raise UserError(
-            f"an array of shape {shape} is no image{hint}: give (height, width), (height, width, 1), "
+            f"an array of shape {shape} is not an image{hint}: give (height, width), (height, width, 1), "
             "(height, width, 3) or (height, width, 4)"
         )
     if pixels.dtype not in (np.bool_, np.uint8, np.uint16) and pixels.dtype.kind != "f":
-        raise UserError(f"pixels of type {pixels.dtype} are ambiguous: give {DTYPES}")
+        raise UserError(f"pixels of type {pixels.dtype} have no known value range: give {DTYPES}")
     source = MemoryFile(b"", "the image")
     pixels = pixels[..., :3]
     warn_if_dark(pixels, source)

@@ -1,11 +1,10 @@
-"""A network with all that surrounds it: reading, resizing, preprocessing, compiled engines, decoding.
+"""Prediction with a network: reading, resizing, preprocessing, the compiled network, decoding, tiling.
 
-C classes, N objects; H W pixels of the image, h w of what the network sees of it.
+C classes, N objects, D depth channels, H W image height and width, h w height and width of the network's input.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -14,10 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from upscore.data.io.depth import Depth, as_depth
 from upscore.data.resizing import longest_size, resize_longest
@@ -29,6 +28,7 @@ from upscore.inference.engines.cache import Store
 from upscore.inference.engines.session import Session, choose_precision, create_engine, resolve_engine
 from upscore.inference.inputs import FORMS, ImageInput, as_image
 from upscore.inference.semantic import PixelScores
+from upscore.inference.sources import ModuleSource, Source
 from upscore.inference.threading import THREADS, in_threads
 from upscore.inference.tiled.detection import Tiling
 from upscore.inference.tiled.in_memory import (
@@ -47,97 +47,50 @@ from upscore.models.fcn.two_heads import TwoHeads
 from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 from upscore.models.mask_rcnn.resizing import Resizing
 from upscore.models.preprocessing import Preprocessing
-from upscore.results import InstanceResult, SemanticResult
+from upscore.results import InstanceResult, Result, SemanticResult
 from upscore.timing import Choice
 
 if TYPE_CHECKING:
     import openvino as ov
 
 BATCH_SIZE = 8
-"""Images that are read ahead, and on a GPU run together, by default."""
-
-Result = SemanticResult | InstanceResult
+"""Default number of images that are read ahead, and that form a batch on a GPU."""
 
 MAX_BATCH_PIXELS = 2**23
-"""Pixels that a GPU is given in one batch."""
+"""Largest number of pixels in a batch."""
 
 SMALL_PIXELS = 2**19
-"""Pixels in the network up to which the free memory is not looked at."""
+"""Network inputs of fewer pixels are not compared with the free memory."""
 
-REMEDY = "reduce it, use a machine with more memory, or save it as a tiled TIFF and predict it with --tiled"
+REMEDY = "reduce the image, use a machine with more memory, or save it as a tiled TIFF and use --tiled"
 
 TILE_REMEDY = "choose smaller tiles with --tile-size, or use a machine with more memory"
 
 MAX_REDUCTION = 4
-"""An image that is reduced by more than this factor for the network is warned of."""
-
-
-class Source(Protocol):
-    """Where the network of a `Model` comes from."""
-
-    @property
-    def facts(self) -> FCN | MaskRCNN:
-        """The network for its attributes alone; its backbone may have no layers."""
-        ...
-
-    @property
-    def module(self) -> FCN | MaskRCNN:
-        """The complete network, which belongs to the user."""
-        ...
-
-    @property
-    def bytes_per_pixel(self) -> float | None:
-        """What `bytes_per_pixel` says of the network, if that is known."""
-        ...
-
-    def private(self, *, complete: bool) -> FCN | MaskRCNN:
-        """A network in evaluation mode for a session alone; without `complete`, its backbone may have no layers."""
-        ...
-
-    def compiled(self, net: FCN | MaskRCNN) -> None:
-        """Called when `net` is compiled."""
-        ...
-
-
-class GivenModule:
-    """A network that the user made, as the `Source` of a `Model`."""
-
-    bytes_per_pixel = None
-
-    def __init__(self, module: FCN | MaskRCNN) -> None:
-        self.module = self.facts = module
-
-    def private(self, *, complete: bool) -> FCN | MaskRCNN:
-        """A copy of the network as it is now, without gradients."""
-        parameters = self.module.parameters()
-        copies = {id(p): nn.Parameter(p.detach().clone(), requires_grad=False) for p in parameters}
-        return copy.deepcopy(self.module, copies).eval()
-
-    def compiled(self, net: FCN | MaskRCNN) -> None:
-        """See `Source`."""
+"""Reduction factor of an image above which a warning is issued."""
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """How the network of a `Model` runs."""
+class EngineOptions:
+    """Engine, precision and device of a `Model`."""
 
     engine: str
-    """A name that `resolve_engine` returned."""
+    """Name of the engine, from `resolve_engine`."""
     precision: Precision
     device: Device = "auto"
     quantized: Mapping[str, ov.Model] | None = None
-    """The network's parts in int8."""
+    """Parts of the network in int8, by their names."""
     choice: Choice | None = None
-    """The number format, where it is resolved already."""
+    """The precision, if it is already decided."""
     store: Store | None = None
-    """Where compiled parts are kept, if they are."""
+    """Cache of the compiled parts; None disables it."""
     instance: Engine | None = None
-    """An engine that was made before."""
+    """Engine to use; None creates one."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """An image that was read."""
+    """Image in memory, with its depth map."""
 
     image: Tensor
     """(3, H, W) uint8, RGB."""
@@ -146,7 +99,7 @@ class _Item:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(H, W)."""
+        """(H, W) of the image."""
         return self.image.shape[-2], self.image.shape[-1]
 
     @property
@@ -156,23 +109,24 @@ class _Item:
 
 
 class Model:
-    """Predicts images of any size with a network that knows its preprocessing and its classes.
+    """Network, classes and preprocessing for the prediction of images of any size.
 
-    Results are thread-safe. They change neither their inputs nor the module, nor any state of the process: the
-    first one compiles a private copy of the module as it is then. Make a new `Model` after the weights have changed.
+    Prediction is thread-safe and changes neither its inputs, nor the module, nor the state of the process. The first
+    prediction compiles a private copy of the module; create another `Model` after the weights have changed.
 
     Args:
-        module: a network of `upscore.models.build`.
-        engine: what runs it: "torch", "openvino", "onnxruntime", or an engine made before; "auto" is torch on a
-            machine with a GPU and OpenVINO on others.
+        module: a network from `upscore.models.build`.
+        engine: "torch", "openvino", "onnxruntime" or an `Engine`; "auto" is torch on a machine with a GPU, and
+            OpenVINO on others.
         precision: "float32", "bfloat16" or, with `quantized`, "int8"; "auto" is the faster of the first two.
-        device: "cpu", or a GPU such as "cuda:0" for the engine torch; "auto" is the first GPU, or else the CPU.
-        max_side: images whose longer side is over this many pixels are reduced to it for the network; 0: never. A
-            model that finds objects has a size of its own for each image.
-        quantized: the network's parts in int8, as `upscore.inference.calibration.quantize` makes them.
+        device: "cpu", or a GPU such as "cuda:0" for the engine torch; "auto" is the first GPU, or the CPU if there is
+            none.
+        max_side: longest side in pixels of the network's input for semantic segmentation; larger images are reduced. 0
+            never reduces. Object detection uses `MaskRCNN.resizing` instead.
+        quantized: parts of the network in int8, from `upscore.inference.calibration.quantize`.
 
     Raises:
-        UserError: there is no such engine, precision or device, or it is not installed.
+        UserError: the engine, precision or device is unknown, not installed, or cannot be combined.
     """
 
     def __init__(
@@ -186,32 +140,40 @@ class Model:
         quantized: Mapping[str, ov.Model] | None = None,
     ) -> None:
         if not isinstance(module, FCN | MaskRCNN):
-            raise UserError(f"{type(module).__name__} is no network of upscore.models.build: give an FCN or a MaskRCNN")
+            raise UserError(f"module is a {type(module).__name__}: give an FCN or a MaskRCNN from upscore.models.build")
         if isinstance(engine, str):
-            options = Options(resolve_engine(engine, precision, device), precision, device, quantized)
+            options = EngineOptions(resolve_engine(engine, precision, device), precision, device, quantized)
         else:
-            choice = Choice(engine.precision, "as the engine was made", is_automatic=False)
-            options = Options(engine.name, precision, device, choice=choice, instance=engine)
+            choice = Choice(engine.precision, "the precision of the given engine", is_automatic=False)
+            options = EngineOptions(engine.name, precision, device, choice=choice, instance=engine)
         if precision == "int8" and isinstance(engine, str) and not quantized:
             raise UserError(
-                "int8 needs a calibrated model: make one with `upscore calibrate MODEL PHOTOS`, and load its folder by "
+                "int8 requires a calibrated model: run `upscore calibrate MODEL PHOTOS` and load the model with "
                 'upscore.load(MODEL, precision="int8")'
             )
-        self._begin(GivenModule(module), options, max_side)
+        self._initialize(ModuleSource(module), options, max_side)
 
     @classmethod
-    def of_source(
-        cls, source: Source, options: Options, *, max_side: int, training: dict[str, Any], folder: Path
+    def from_source(
+        cls, source: Source, options: EngineOptions, *, max_side: int, training: dict[str, Any], folder: Path
     ) -> Self:
-        """What `upscore.load` returns."""
+        """Create the model of a `Source`; see `upscore.load`.
+
+        Args:
+            source: source of the network.
+            options: engine, precision and device.
+            max_side: see `Model`.
+            training: training metadata of the model folder.
+            folder: the model folder.
+        """
         model = cls.__new__(cls)
-        model._begin(source, options, max_side, training, folder)
+        model._initialize(source, options, max_side, training, folder)
         return model
 
-    def _begin(
+    def _initialize(
         self,
         source: Source,
-        options: Options,
+        options: EngineOptions,
         max_side: int,
         training: dict[str, Any] | None = None,
         folder: Path | None = None,
@@ -219,97 +181,95 @@ class Model:
         self._source, self._options = source, options
         self.max_side = max_side
         self.training: dict[str, Any] = training or {}
-        """Where the weights come from, as the model folder has it; empty for a module that was given."""
+        """Training metadata of the model folder; empty for a module in memory."""
         self.folder = folder
-        """The model folder that it was loaded from; None for a module that was given."""
+        """Folder of the model; None for a module in memory."""
         self._lock = threading.RLock()
         self._choice, self._session = options.choice, None
-        self._per_pixel = source.bytes_per_pixel
-        self._expected: tuple[tuple[int, int], ...] = ()
-        self._reduction_told = False
-
-    # What it is
+        self._bytes_per_pixel = source.bytes_per_pixel
+        self._expected_sizes: tuple[tuple[int, int], ...] = ()
+        self._warned_of_reduction = False
 
     @property
     def module(self) -> FCN | MaskRCNN:
-        """The complete network. Of a model that was loaded, the weights are read at the first access."""
+        """The complete network. For a loaded model, the first access may read the weights."""
         with self._lock:
             return self._source.module
 
     @property
     def task(self) -> str:
-        """ "semantic": predictions have a class for each pixel; "instances": they have objects."""
-        return self._facts.task
+        """Task of the model: "semantic" or "instances"."""
+        return self._spec.task
 
     @property
     def classes(self) -> list[str]:
-        """The C class names."""
-        return self._facts.classes
+        """Names of the C classes, in the order of the class indices."""
+        return self._spec.classes
 
     @property
     def category_ids(self) -> list[int] | None:
-        """The id of each class in the COCO data set that the network was trained on; None where there is none."""
-        return self._facts.category_ids if isinstance(self._facts, MaskRCNN) else None
+        """Category id of each class in the COCO data set that the model was trained on, or None."""
+        return self._spec.category_ids if isinstance(self._spec, MaskRCNN) else None
 
     @property
     def geometric_classes(self) -> list[str]:
-        """The names of the second set of classes; empty without a second head."""
-        return self._facts.geometric_classes if isinstance(self._facts, TwoHeads) else []
+        """Class names of the second head; empty if there is none."""
+        return self._spec.geometric_classes if isinstance(self._spec, TwoHeads) else []
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What turns pixels into the network's input."""
-        return self._facts.preprocessing
+        """Normalisation of pixels for the network."""
+        return self._spec.preprocessing
 
     @property
     def depth_channels(self) -> int:
-        """Of the depth that the network sees; 0 for one that sees images alone."""
-        depth = self._facts.backbone.depth_preprocessing
+        """Number of depth channels D; 0 for a model of RGB images."""
+        depth = self._spec.backbone.depth_preprocessing
         return 0 if depth is None else len(depth.mean)
 
     @property
     def score_threshold(self) -> float:
-        """Of the objects that `predict` returns by default; 0 for a model that classifies pixels."""
-        return self._facts.score_threshold if isinstance(self._facts, MaskRCNN) else 0.0
+        """Lowest score of the objects that `predict` returns by default; 0 for semantic segmentation."""
+        return self._spec.score_threshold if isinstance(self._spec, MaskRCNN) else 0.0
 
     @property
     def display_threshold(self) -> float:
-        """Of the objects that overlays show; 0 for a model that classifies pixels."""
-        return self._facts.final_threshold if isinstance(self._facts, MaskRCNN) else 0.0
+        """Lowest score of the objects that overlays show; 0 for semantic segmentation."""
+        return self._spec.final_threshold if isinstance(self._spec, MaskRCNN) else 0.0
 
     @property
     def max_detections(self) -> int:
-        """The most objects that the network finds in one image or tile; 0 for a model that classifies pixels."""
-        return self._facts.max_detections if isinstance(self._facts, MaskRCNN) else 0
+        """Largest number of objects that the network detects per image or tile; 0 for semantic segmentation."""
+        return self._spec.max_detections if isinstance(self._spec, MaskRCNN) else 0
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """The arguments of `upscore.models.build` that make the network; empty for one put together by hand."""
-        return self._facts.architecture
+        """Arguments of `upscore.models.build` for this network; empty if it was built in another way."""
+        return self._spec.architecture
 
     @property
     def resizing(self) -> Resizing | None:
-        """At which size a network that finds objects sees an image; None for a model that classifies pixels."""
-        return self._facts.resizing if isinstance(self._facts, MaskRCNN) else None
+        """Resizing of images for object detection; None for semantic segmentation."""
+        return self._spec.resizing if isinstance(self._spec, MaskRCNN) else None
 
     @property
     def engine(self) -> str:
-        """The name of the engine."""
+        """Name of the engine."""
         return self._options.engine
 
     @property
     def precision(self) -> str:
-        """The number format of the heavy layers: "float32", "bfloat16" or "int8"."""
+        """Number format of the heavy layers: "float32", "bfloat16" or "int8"."""
         return self.precision_choice.name
 
     @property
     def precision_choice(self) -> Choice:
-        """The number format and why it was chosen; "auto" may measure for a second, once per machine and network."""
+        """The precision and the reason for it; "auto" may measure for a second, once per machine and network."""
         with self._lock:
             if self._choice is None:
-                facts, options = self._facts, self._options
+                facts, options = self._spec, self._options
                 architecture = json.dumps(facts.architecture, sort_keys=True) if facts.architecture else repr(facts)
-                complete = partial(self._source.private, complete=True)
+                complete = partial(self._source.private_copy, complete=True)
                 self._choice = choose_precision(
                     architecture, complete, options.engine, options.precision, device=options.device
                 )
@@ -317,13 +277,13 @@ class Model:
 
     @property
     def session(self) -> Session:
-        """The compiled network; compiled at the first access or prediction."""
+        """The compiled network; the first access or prediction compiles it."""
         if self._session is None:
             with self._lock:
                 if self._session is None:
                     with memory_errors("compiling the network", "use a machine with more memory"):
                         session = self._compiled()
-                    session.warmup(*self._expected)
+                    session.warmup(*self._expected_sizes)
                     self._session = session
         return self._session
 
@@ -332,45 +292,42 @@ class Model:
         engine = options.instance or create_engine(
             options.engine, self.precision, device=options.device, quantized=options.quantized, store=options.store
         )
-        net = self._source.private(complete=False)
+        net = self._source.private_copy(complete=False)
         try:
             session = Session(net, engine)
-        except NotImplementedError:  # a compiled part has gone from the cache, and there are no layers to make it of
-            net = self._source.private(complete=True)
+        except NotImplementedError:  # a part is missing in the cache, and the backbone has no layers to compile
+            net = self._source.private_copy(complete=True)
             session = Session(net, engine)
-        self._source.compiled(net)
+        self._source.on_compiled(net)
         return session
 
     def _tile_budget(self, size: tuple[int, int]) -> tuple[int, int] | None:
-        """For an image that is seen at (h, w) and is too large for the memory that is free: the bytes that it would
-        need in the network, and those that a tile may need."""
+        """Return the bytes that an input (h, w) needs and those that a tile may need; None if tiles are unnecessary."""
         if size[0] * size[1] < SMALL_PIXELS:
             return None
         with self._lock:
-            if self._per_pixel is None:
-                net = self._source.private(complete=True)
-                self._per_pixel = bytes_per_pixel(net) if isinstance(net, FCN) else 0.0
-        needed = int(self._per_pixel * size[0] * size[1])
+            if self._bytes_per_pixel is None:
+                net = self._source.private_copy(complete=True)
+                self._bytes_per_pixel = bytes_per_pixel(net) if isinstance(net, FCN) else 0.0
+        needed = int(self._bytes_per_pixel * size[0] * size[1])
         budget = tile_budget(needed, self.session.engine.device)
         return None if budget is None else (needed, budget)
 
     @property
-    def _facts(self) -> FCN | MaskRCNN:
-        return self._source.facts
-
-    # What it does
+    def _spec(self) -> FCN | MaskRCNN:
+        return self._source.spec
 
     def warmup(self, *sizes: tuple[int, int]) -> None:
-        """Prepare for images of these sizes (height, width), instead of those expected before; others may come too.
+        """Prepare for images of these sizes (H, W), which replace those of an earlier call.
 
-        OpenVINO compiles a network for each of them when its first image comes, which is then predicted faster, in int8
-        by up to 40%, and differs from what the network for all sizes says by rounding. Each takes the network's memory
-        again: one or two sizes are enough. Other engines gain nothing from it.
+        OpenVINO compiles a separate network for each size at its first image. It is faster, by up to 40% in int8, and
+        its results differ by rounding. Each size needs the memory of the network again, so give one or two sizes only.
+        Other sizes remain possible. Other engines ignore the call.
         """
         with self._lock:
-            self._expected = tuple(self._seen_size(size) for size in sizes)
+            self._expected_sizes = tuple(self._input_size(size) for size in sizes)
             if self._session is not None:
-                self._session.warmup(*self._expected)
+                self._session.warmup(*self._expected_sizes)
 
     @overload
     def predict(
@@ -393,30 +350,35 @@ class Model:
     def predict(
         self, image: Any, *, depth: Any = None, scores: bool = False, score_threshold: float | None = None
     ) -> Result | list[Result]:
-        """The most probable class of each pixel, or the objects, at the image's own size.
+        """Predict the class of each pixel, or the objects, at the size of the image.
 
-        Images that are too large for the free memory are predicted in tiles, which gives the same classes; images with
-        more objects than the network finds at once are searched in tiles too. Both is said by a warning.
+        Images that are too large for the free memory are predicted in tiles with the same classes. Images with more
+        objects than the network detects at once are predicted in tiles, too.
 
         Args:
-            image: an image in any form that `upscore.inference.inputs.as_image` takes: a path, bytes, a file object, a
-                PIL image, an array or a tensor; or a list or tuple of images.
-            depth: for a network that sees depth too, in the unit that it was trained on: the path of a 16-bit PNG, a
-                TIFF or a .npy file, or an (H, W) or (D, H, W) array. For a list of images, a list.
-            scores: keep the class probabilities of pixels too, (C, H, W) float16.
-            score_threshold: objects of at least this score; by default the model's own threshold. With 0 every object
-                that the network detects is returned, as average precision ranks them, without suppression by masks.
+            image: an image in any form that `upscore.inference.inputs.as_image` accepts: a path, bytes, a file object,
+                a PIL image, an array or a tensor; or a list or tuple of images.
+            depth: depth map, for a network with depth input, in the unit of the training data: the path of a 16-bit
+                PNG, a TIFF or a .npy file, or an array (H, W) or (D, H, W). A list for a list of images.
+            scores: whether to return class probabilities, (C, H, W) float16.
+            score_threshold: lowest score of a returned object, 0 to 1; None is the model's own threshold. 0 returns all
+                detections, without suppression of masks, as average precision requires.
 
         Returns:
             A result, or a list of results for a list of images.
 
+        Warns:
+            LargeImageWarning: an image is predicted in tiles.
+            ObjectLimitWarning: the number of detections reached the limit of the network.
+            ReducedImageWarning: an image is strongly reduced; shown once per model.
+
         Raises:
-            UserError: an image can't be read or is of another shape or type, an option is for the other task, depth is
-                missing or given in vain, or memory is short even for tiles.
+            UserError: an image cannot be read or has an invalid shape or type, an option belongs to the other task,
+                depth is missing or not supported, or the memory does not suffice even for tiles.
         """
         if isinstance(image, list | tuple):
             if depth is not None and (not isinstance(depth, list | tuple) or len(depth) != len(image)):
-                raise UserError(f"{len(image)} images are given: give depth as a list of as many")
+                raise UserError(f"depth must be a list of {len(image)} depth maps, one for each image")
             with closing(self.stream(image, depth=depth, scores=scores, score_threshold=score_threshold)) as results:
                 return [*results]
         self._check_options(scores=scores, score_threshold=score_threshold)
@@ -431,25 +393,25 @@ class Model:
         scores: bool = False,
         score_threshold: float | None = None,
     ) -> Generator[Result, None, None]:
-        """Predict one image after the other, in order; threads read ahead meanwhile.
+        """Predict images one after the other and yield the results in order; background threads read ahead.
 
-        `images` is iterated in the thread that asks for results. Close the generator to stop the reading threads.
+        `images` is iterated in the thread that requests the results. Close the generator to stop the threads.
 
         Args:
-            images: in any form that `predict` takes.
-            batch_size: how many images are read ahead. On a GPU, those of like size run as one batch, with scores that
-                differ from those of single images by rounding (1e-4 in float32). On a CPU each runs by itself, and
-                results are equal to the last bit.
-            depth: as many items as images.
+            images: images in any form that `predict` accepts.
+            batch_size: number of images that are read ahead. On a GPU, images of the same size form a batch, and their
+                scores differ from those of single images by rounding (1e-4 in float32). On a CPU, images are predicted
+                one by one, and the results are bit-identical.
+            depth: depth maps, one for each image.
             scores, score_threshold: see `predict`.
 
         Raises:
-            UserError: as `predict`; for an image at fault, when its turn comes.
+            UserError: see `predict`. The error of an image is raised in its place in the order of the images.
         """
         if batch_size < 1:
-            raise UserError(f"batch_size={batch_size}: give at least 1")
+            raise UserError(f"batch_size={batch_size} is too small: use at least 1")
         if isinstance(images, str | bytes | bytearray | Path | np.ndarray | Tensor) or not isinstance(images, Iterable):
-            raise UserError(f"stream takes an iterable of images, each as predict takes it: {FORMS}")
+            raise UserError(f"images is not an iterable of images: give a list or a generator of images, each {FORMS}")
         self._check_options(scores=scores, score_threshold=score_threshold)
         return self._stream(images, batch_size, depth, scores, score_threshold)
 
@@ -470,38 +432,43 @@ class Model:
                         raise item
 
     def detect_at_factor(self, image: Tensor, factor: float, *, score_threshold: float | None = None) -> InstanceResult:
-        """The objects in an image or tile that the network sees at a given scale, whatever its size.
+        """Detect the objects of an image or tile at a fixed scale.
 
         Args:
             image: (3, H, W) uint8, RGB.
             factor: pixels of the network's input per pixel of the image.
             score_threshold: see `predict`.
+
+        Raises:
+            UserError: the memory does not suffice.
         """
         with memory_errors(f"a tile of {image.shape[-1]}x{image.shape[-2]} pixels", TILE_REMEDY):
             return self._detect_scaled(image, factor, score_threshold)[0]
 
     def class_maps(self, image: Tensor) -> list[np.ndarray]:
-        """The class maps (H, W) uint8 of an image (3, H, W) uint8 that is not reduced, one for each head."""
+        """Return the class maps (H, W) uint8 of an image (3, H, W) uint8 without resizing, one for each head."""
         size = _Item(image).size
         with memory_errors(f"a tile of {size[1]}x{size[0]} pixels", TILE_REMEDY):
-            return self._classify_seen([Sample(name="", image=image)], [size], scores=False)[0].class_maps
-
-    # How
+            return self._classify_resized([Sample(name="", image=image)], [size], scores=False)[0].class_maps
 
     def _check_options(self, *, scores: bool, score_threshold: float | None) -> None:
         if self.task == "instances" and scores:
-            raise UserError("this model finds objects: it has no class probabilities of pixels to keep")
+            raise UserError(
+                "scores=True applies to semantic segmentation, but this model detects objects: leave it out"
+            )
         if self.task != "instances" and score_threshold is not None:
-            raise UserError("this model classifies pixels: score_threshold is for models that find objects")
+            raise UserError(
+                "score_threshold applies to object detection, but this model does semantic segmentation: leave it out"
+            )
         if score_threshold is not None and not 0 <= score_threshold <= 1:
-            raise UserError(f"score_threshold={score_threshold}: scores are from 0 to 1")
+            raise UserError(f"score_threshold={score_threshold} is invalid: use a number from 0 to 1")
 
     def _read(self, image: Any, depth: Any) -> _Item:
         pixels = as_image(image)
         if depth is None and self.depth_channels:
-            raise UserError(f"this model sees depth beside the photo ({self.depth_channels} channels): give it too")
+            raise UserError(f"this model requires depth with {self.depth_channels} channels: give a depth map")
         if depth is not None and not self.depth_channels:
-            raise UserError("this model sees photos alone: leave the depth out, or train one with --depth")
+            raise UserError("this model has no depth input: leave depth out, or train a model with --depth")
         size = pixels.shape[-2], pixels.shape[-1]
         return _Item(pixels, None if depth is None else as_depth(depth, self.depth_channels, size))
 
@@ -515,27 +482,29 @@ class Model:
         return self._predict_batch([item], scores=scores, score_threshold=score_threshold)[0]
 
     def _predict_batch(self, items: Sequence[_Item], *, scores: bool, score_threshold: float | None) -> list[Result]:
-        """Those that are equal in size once padded run together, up to `MAX_BATCH_PIXELS`."""
+        """Predict images; those of equal padded size form batches of up to `MAX_BATCH_PIXELS` pixels."""
         results: dict[int, Result] = {}
-        sizes = [self._facts.backbone.padded_size(*self._seen_size(item.size)) for item in items]
+        sizes = [self._spec.backbone.padded_size(*self._input_size(item.size)) for item in items]
         for size in dict.fromkeys(sizes):
             positions = [n for n, other in enumerate(sizes) if other == size]
-            for some in _parts(positions, max(1, MAX_BATCH_PIXELS // (size[0] * size[1]))):
-                chosen = [items[n] for n in some]
+            for batch in _chunks(positions, max(1, MAX_BATCH_PIXELS // (size[0] * size[1]))):
+                chosen = [items[n] for n in batch]
                 height, width = chosen[0].size
                 with memory_errors(f"an image of {width}x{height} pixels", REMEDY):
                     found = (
-                        self._find(chosen, score_threshold) if self.task == "instances" else self._map(chosen, scores)
+                        self._detect(chosen, score_threshold)
+                        if self.task == "instances"
+                        else self._segment(chosen, scores)
                     )
-                results.update(zip(some, found, strict=True))
+                results.update(zip(batch, found, strict=True))
         return [results[n] for n in range(len(items))]
 
-    def _seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(H, W) -> (h, w)."""
-        facts = self._facts
+    def _input_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the size (h, w) at which the network gets an image (H, W)."""
+        facts = self._spec
         return facts.resizing.size(*size) if isinstance(facts, MaskRCNN) else longest_size(*size, self.max_side)
 
-    def _map(self, items: Sequence[_Item], scores: bool) -> list[SemanticResult]:
+    def _segment(self, items: Sequence[_Item], scores: bool) -> list[SemanticResult]:
         results = []
         for item, found in zip(items, self._classify(items, scores), strict=True):
             pixels, (class_map, *others) = item.pixels, found.class_maps
@@ -556,53 +525,56 @@ class Model:
     def _classify(self, items: Sequence[_Item], scores: bool) -> list[PixelScores]:
         for item in items:
             self._warn_if_reduced(item.size)
-        seen = [resize_longest(Sample(name="", image=item.image, depth=item.depth), self.max_side) for item in items]
-        size = seen[0].image.shape[-2], seen[0].image.shape[-1]
+        resized = [resize_longest(Sample(name="", image=item.image, depth=item.depth), self.max_side) for item in items]
+        size = resized[0].image.shape[-2], resized[0].image.shape[-1]
         if len(items) == 1 and (large := self._tile_budget(size)) is not None:
             needed, budget = large
 
             def classify(tile: Sample, tile_size: tuple[int, int]) -> PixelScores:
-                return self._classify_seen([tile], [tile_size], scores)[0]
+                return self._classify_resized([tile], [tile_size], scores)[0]
 
             net = self.module
             assert isinstance(net, FCN)
-            return [classify_in_tiles(classify, net, seen[0], items[0].size, budget, needed=needed)]
-        return self._classify_seen(seen, [item.size for item in items], scores)
+            return [classify_in_tiles(classify, net, resized[0], items[0].size, budget, needed=needed)]
+        return self._classify_resized(resized, [item.size for item in items], scores)
 
-    def _classify_seen(
-        self, seen: Sequence[Sample], sizes: Sequence[tuple[int, int]], scores: bool
+    def _classify_resized(
+        self, resized: Sequence[Sample], sizes: Sequence[tuple[int, int]], scores: bool
     ) -> list[PixelScores]:
         backbone = self.session.net.backbone
         inputs = [
             backbone.prepare(sample.image[None], None if sample.depth is None else sample.depth[None])[0]
-            for sample in seen
+            for sample in resized
         ]
         return self.session.classify(inputs, sizes, probabilities=scores)
 
-    def _find(self, items: Sequence[_Item], score_threshold: float | None) -> list[InstanceResult]:
-        """The objects in images that are seen at the model's own size, or in tiles where that is too small."""
+    def _detect(self, items: Sequence[_Item], score_threshold: float | None) -> list[InstanceResult]:
+        """Detect the objects of images at the usual input size of the network, or in tiles if that is too small."""
         net = self.session.net
         assert isinstance(net, MaskRCNN)
         results: dict[int, InstanceResult] = {}
         for n, item in enumerate(items):
-            seen = net.resizing.size(*item.size)
+            input_size = net.resizing.size(*item.size)
             if net.resizing.shrink:
                 self._warn_if_reduced(item.size)
-            elif is_much_reduced(item.size, seen):
+            elif is_much_reduced(item.size, input_size):
                 reason = (
-                    f"an image of {item.size[1]}x{item.size[0]} pixels would be reduced to {seen[1]}x{seen[0]}, much "
-                    "smaller than the images that this model was trained on"
+                    f"an image of {item.size[1]}x{item.size[0]} pixels would be reduced to {input_size[1]}x"
+                    f"{input_size[0]}, much smaller than the images that this model was trained on"
                 )
                 results[n] = self._detect_in_tiles(item, 1.0, score_threshold, reason)
         whole = [n for n in range(len(items)) if n not in results]
-        found = self._detect([items[n] for n in whole], score_threshold, net.resizing) if whole else []
+        found = self._detect_resized([items[n] for n in whole], score_threshold, net.resizing) if whole else []
         for n, (result, is_full) in zip(whole, found, strict=True):
-            again = self._searched_again(items[n], score_threshold) if is_full else None
+            again = self._detect_again_in_tiles(items[n], score_threshold) if is_full else None
             results[n] = result if again is None else again
         return [results[n] for n in range(len(items))]
 
-    def _searched_again(self, item: _Item, score_threshold: float | None) -> InstanceResult | None:
-        """The objects of an image that holds as many as the network finds at once, in tiles where these help."""
+    def _detect_again_in_tiles(self, item: _Item, score_threshold: float | None) -> InstanceResult | None:
+        """Detect in tiles the objects of an image whose number of detections reached the limit.
+
+        Returns None, with a warning, if the image is too small for tiles.
+        """
         net = self.session.net
         assert isinstance(net, MaskRCNN)
         factor = max(net.resizing.size(*item.size)) / max(item.size)
@@ -612,8 +584,8 @@ class Model:
             warn_about_limit(item.size, net.max_detections)
             return None
         reason = (
-            f"an image of {item.size[1]}x{item.size[0]} pixels holds {net.max_detections} objects or more, as many as "
-            "the network finds at once"
+            f"an image of {item.size[1]}x{item.size[0]} pixels has {net.max_detections} objects or more, the limit of "
+            "the network"
         )
         return self._detect_in_tiles(item, factor, score_threshold, reason)
 
@@ -643,54 +615,56 @@ class Model:
         shorter, longer = sorted(image.shape[-2:])
         side = max(1, round(shorter * factor))
         resizing = Resizing(min_side=side, max_side=side * longer, rule=net.resizing.rule)
-        return self._detect([_Item(image)], score_threshold, resizing)[0]
+        return self._detect_resized([_Item(image)], score_threshold, resizing)[0]
 
-    def _detect(
+    def _detect_resized(
         self, items: Sequence[_Item], score_threshold: float | None, resizing: Resizing
     ) -> list[tuple[InstanceResult, bool]]:
-        """The objects in images, and whether they are as many as the network finds at once."""
+        """Detect objects; also return for each image whether the number of detections reached the limit."""
         session = self.session
         net = session.net
         assert isinstance(net, MaskRCNN)
         threshold = self.score_threshold if score_threshold is None else score_threshold
-        detections = session.find([resizing(item.image, net.preprocessing) for item in items])
+        detections = session.detect([resizing(item.image, net.preprocessing) for item in items])
         results = []
         for item, found in zip(items, detections, strict=True):
             result = instance_result(net, found).filter(score_threshold=threshold).resized(item.size)
-            # a ranking of all candidates is full as a rule; what counts is objects that are shown
-            shown = np.count_nonzero(result.scores >= max(threshold, self.display_threshold))
+            # a ranking of all candidates usually reaches the limit, so only objects that overlays show are counted
+            displayed = np.count_nonzero(result.scores >= max(threshold, self.display_threshold))
             if net.mask_nms and threshold > 0:
                 result = result.mask_nms()
             result.image = item.pixels
-            results.append((result, bool(threshold > 0 and shown >= net.max_detections)))
+            results.append((result, bool(threshold > 0 and displayed >= net.max_detections)))
         return results
 
     def _warn_if_reduced(self, size: tuple[int, int]) -> None:
-        """Once for a model."""
-        seen = self._seen_size(size)
-        if not self._reduction_told and max(size) > MAX_REDUCTION * max(seen):
-            self._reduction_told = True
-            warn_if_reduced(size, seen)
+        """Warn about a strong reduction of an image, once per model."""
+        input_size = self._input_size(size)
+        if not self._warned_of_reduction and max(size) > MAX_REDUCTION * max(input_size):
+            self._warned_of_reduction = True
+            warn_if_reduced(size, input_size)
 
 
 def _paired(images: Iterable[Any], depth: Iterable[Any] | None) -> Iterator[tuple[Any, Any]]:
-    """Each image with its depth.
+    """Yield each image with its depth map.
 
     Raises:
-        UserError: there are more of the one than of the other.
+        UserError: the numbers of images and depth maps differ.
     """
     if depth is None:
         yield from ((image, None) for image in images)
         return
     missing = object()
-    for image, beside in zip_longest(images, depth, fillvalue=missing):
-        if image is missing or beside is missing:
-            raise UserError(f"there is {'more depth than images' if image is missing else 'depth missing'}")
-        yield image, beside
+    for image, depth_map in zip_longest(images, depth, fillvalue=missing):
+        if image is missing or depth_map is missing:
+            raise UserError(
+                f"there are {'more' if image is missing else 'fewer'} depth maps than images: give one for each image"
+            )
+        yield image, depth_map
 
 
 def _batches(read: Iterable[tuple[Any, _Item | UserError]], size: int) -> Iterator[list[_Item | UserError]]:
-    """Up to so many at a time; a batch ends with an error."""
+    """Yield batches of up to `size` items; an error ends its batch."""
     batch: list[_Item | UserError] = []
     for _, item in read:
         batch.append(item)
@@ -701,5 +675,5 @@ def _batches(read: Iterable[tuple[Any, _Item | UserError]], size: int) -> Iterat
         yield batch
 
 
-def _parts(items: list[int], most: int) -> list[list[int]]:
-    return [items[start : start + most] for start in range(0, len(items), most)]
+def _chunks(items: list[int], size: int) -> list[list[int]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -1,4 +1,4 @@
-"""Names of output files, and writing of predictions."""
+"""Names of output files, and writers of predictions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -27,6 +28,9 @@ ENDINGS = {
 }
 """Endings of output files by the task of the model."""
 
+ImagePath = TypeVar("ImagePath")
+"""Path of an image, or its location in an object store."""
+
 GEOMETRIC = ("_geometric.png", "_geometric_overlay.jpg")
 """Endings of the output files of a second head."""
 
@@ -35,26 +39,31 @@ SCORES = {"scores.npy", "classes.npy"}
 
 
 def find_images(paths: Sequence[Path], *, output: Path | None = None) -> dict[str, Path]:
-    """Find images, and those in and below folders, by the name of their output: the path in its folder without suffix.
+    """Find images in files and folders, by the names of their outputs.
 
-    Where two images would have the same name (a.jpg and a.png), their suffixes join it. A path that does not exist is
-    kept, to be reported with the images that can't be read. Links to folders are followed; hidden files and folders
-    are left out, and so are labels beside `images/`, the folder `output`, and, in `output` itself, upscore's own files.
+    The name of an output is the path of the image in its folder, without the suffix. If two images have the same name
+    (a.jpg and a.png), the suffixes become part of the names. Paths that do not exist are kept, to be reported with
+    images that cannot be read. Links to folders are followed. Hidden files and folders, labels beside `images/` and the
+    folder `output` are skipped. If `output` is one of the folders, files that upscore wrote are skipped there.
+
+    Args:
+        paths: images and folders of images.
+        output: output folder of the prediction.
 
     Raises:
-        UserError: there are no images, or a folder can't be read.
+        UserError: there are no images, a folder cannot be read, or two images have the same output files.
     """
     found: list[tuple[str, str, Path]] = []
     for path in dict.fromkeys(paths):
         if not path.is_dir():
             found.append((unicodedata.normalize("NFC", path.stem), path.suffix, path))
             continue
-        into_itself = output is not None and _real(output) == _real(path)
-        files = walk_files(path, labels=False, exclude=None if into_itself else output)
-        below = [(key, Path(file).suffix, Path(file)) for file, key, suffix in files if suffix in SUFFIXES]
-        if into_itself:
-            below = [entry for entry in below if not is_own_picture(entry[2])]
-        found += sorted(below, key=lambda entry: (entry[0].split("/"), entry[1]))
+        in_place = output is not None and _real(output) == _real(path)
+        files = walk_files(path, labels=False, exclude=None if in_place else output)
+        inside = [(key, Path(file).suffix, Path(file)) for file, key, suffix in files if suffix in SUFFIXES]
+        if in_place:
+            inside = [entry for entry in inside if not is_own_picture(entry[2])]
+        found += sorted(inside, key=lambda entry: (entry[0].split("/"), entry[1]))
     if not found:
         raise UserError(
             f"{', '.join(map(str, paths))}: no images found; supported suffixes are {', '.join(sorted(SUFFIXES))}"
@@ -62,18 +71,18 @@ def find_images(paths: Sequence[Path], *, output: Path | None = None) -> dict[st
     return by_name(found)
 
 
-def by_name(found: Iterable[tuple[str, str, Path]]) -> dict[str, Path]:
+def by_name(found: Iterable[tuple[str, str, ImagePath]]) -> dict[str, ImagePath]:
     """Return images by the names of their outputs.
 
     Args:
-        found: (name, suffix, path) of each image; where names are the same, the suffix joins them.
+        found: (name, suffix, path) of each image; the suffix becomes part of names that occur more than once.
 
     Raises:
         UserError: two images would be written to the same files.
     """
     found = list(found)
     counts = Counter(name for name, _, _ in found)
-    images: dict[str, Path] = {}
+    images: dict[str, ImagePath] = {}
     for name, suffix, path in found:
         key = name if counts[name] == 1 else f"{name}_{suffix.lstrip('.')}"
         if images.setdefault(key, path) != path:
@@ -90,12 +99,12 @@ def refuse_overwriting(
 
     Args:
         images: images by the names of their outputs.
-        output: the folder.
-        task: of the model, "semantic" or "instances".
+        output: output folder.
+        task: task of the model, "semantic" or "instances".
         geometric: whether the model has a second head.
 
     Raises:
-        UserError: one would.
+        UserError: an output would replace a file.
     """
     sources = {_real(image) for image in images.values()}
     written: dict[Path, Path] = {}

@@ -1,4 +1,4 @@
-"""Reading and writing of the int8 networks of a model folder, which `upscore calibrate` creates in `int8/`."""
+"""Reading and writing of the int8 networks of a model folder, which `upscore calibrate` writes to `int8/`."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ def find_quantized(model: Path) -> Path:
     if not (folder / SOURCE).is_file():
         if model.is_relative_to(BUILT_IN):
             raise UserError(
-                f"{model.name} has no int8 network: make a copy that has with "
+                f"{model.name} has no int8 network: create a copy with int8 by "
                 f"`upscore calibrate {model.name} PHOTOS --output FOLDER` and use FOLDER, or choose another precision"
             )
         raise UserError(
-            f"{model} has no int8 network: make it with `upscore calibrate {model} PHOTOS`, or choose another precision"
+            f"{model} has no int8 network: run `upscore calibrate {model} PHOTOS`, or choose another precision"
         )
-    made_of, names = _source(folder)
-    if made_of != [file_digest(model / WEIGHTS), FORMAT_VERSION]:
+    source, names = _source(folder)
+    if source != [file_digest(model / WEIGHTS), FORMAT_VERSION]:
         raise UserError(
-            f"{folder} was made of other weights, or by another version: run `upscore calibrate {model} PHOTOS` again"
+            f"{folder} belongs to other weights or to another version: run `upscore calibrate {model} PHOTOS` again"
         )
     for path in (folder / f"{name}{suffix}" for name in names for suffix in (".xml", ".bin")):
         if not path.is_file():
@@ -67,12 +67,12 @@ def _source(folder: Path) -> tuple[list[str], list[str]]:
     try:
         words = (folder / SOURCE).read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{folder / SOURCE} can't be read: make it again with `upscore calibrate`") from error
+        raise UserError(f"{folder / SOURCE} cannot be read: run `upscore calibrate` again") from error
     return words[:2], words[2:]
 
 
 def read_quantized(folder: Path) -> dict[str, ov.Model]:
-    """Read the parts by name.
+    """Read the int8 parts of a network, by their names.
 
     Raises:
         UserError: a file cannot be read.
@@ -80,7 +80,7 @@ def read_quantized(folder: Path) -> dict[str, ov.Model]:
     try:
         return {path.stem: core().read_model(path) for path in sorted(folder.glob("*.xml"))}
     except RuntimeError as error:
-        raise UserError(f"{folder} can't be read: make it again with `upscore calibrate`") from error
+        raise UserError(f"{folder} cannot be read: run `upscore calibrate` again") from error
 
 
 def save_quantized(

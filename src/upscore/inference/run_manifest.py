@@ -1,10 +1,10 @@
 """Run manifest: the model, the options and the inputs of predictions in an output folder, for resuming.
 
-An output folder has a hidden folder `.upscore` with a journal for each run, `RUN.jsonl`. Its first line holds the
-settings of the run: the version of upscore, a digest of the model, and all options that change the result. Each further
-line is one finished input: a fingerprint of its file, the files that were written, and the objects that were found. A
-line is added when the files are complete, so a journal is correct after a kill at any moment. While a run is alive it
-holds a lock on `RUN.lock`, and files that it has not finished are in the folder `RUN`.
+An output folder contains a hidden folder `.upscore` with a journal `RUN.jsonl` for each run. The first line of a
+journal has the settings of the run: the version of upscore, a digest of the model, and all options that change the
+result. Each further line is the record of a finished input: the fingerprint of its file, the written files and the
+detected objects. A line is written after the files are complete, so the journal is correct even if the process is
+killed. An active run holds a lock on `RUN.lock` and keeps its incomplete files in the folder `RUN`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -29,21 +29,18 @@ from filelock import FileLock, Timeout
 
 from upscore.checkpoints.model_folder import QUANTIZED, WEIGHTS
 from upscore.errors import UserError
-from upscore.files import file_digest, write_text, writing
+from upscore.files import file_digest, writing
 
 if TYPE_CHECKING:
     from upscore.inference.model import Model
 
 FOLDER = ".upscore"
 JOURNAL, LOCK = ".jsonl", ".lock"
-SETTINGS = "settings.json"
-"""Name of the settings file in a folder of tiles."""
+MAX_AGE = 24 * 3600
+"""Age in seconds at which incomplete files of a run on another machine are deleted, whose locks may not be visible."""
 
-ABANDONED = 24 * 3600
-"""Seconds after which the unfinished files of another machine's run are deleted; locks may not reach there."""
-
-SAMPLED, SAMPLE, SAMPLES = 256 * 2**20, 2**20, 64
-"""For files larger than `SAMPLED` bytes, only `SAMPLES` evenly spaced blocks of `SAMPLE` bytes are hashed."""
+MAX_HASHED, BLOCK, BLOCKS = 256 * 2**20, 2**20, 64
+"""For files larger than `MAX_HASHED` bytes, only `BLOCKS` evenly spaced blocks of `BLOCK` bytes are hashed."""
 
 Setting = str | int | float | bool | None
 Settings = Mapping[str, Setting]
@@ -55,7 +52,7 @@ class Record:
     """Record of a finished input."""
 
     name: str
-    """Name of its output, without endings."""
+    """Name of the output files, without endings."""
     inputs: list[Fingerprint]
     """Fingerprints of the image and, if present, of its depth map."""
     files: dict[str, int]
@@ -83,14 +80,14 @@ def model_digest(predictor: Model, precision: Setting = None) -> str:
         precision: precision in which it runs; None is that of `predictor`. int8 weights are separate files.
     """
     precision = precision or predictor.precision
-    facts = [
+    description = [
         predictor.architecture,
         predictor.training,
         predictor.classes,
         str(predictor.preprocessing),
         predictor.max_side,
     ]
-    digest = hashlib.sha256(json.dumps(facts, default=str, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(description, default=str, sort_keys=True).encode())
     if predictor.folder is not None:  # hash the files, since the weights may not be in memory
         quantized = sorted((predictor.folder / QUANTIZED).glob("*")) if precision == "int8" else []
         for file in (predictor.folder / WEIGHTS, *quantized):
@@ -103,12 +100,12 @@ def model_digest(predictor: Model, precision: Setting = None) -> str:
 
 
 def require_same(
-    place: Path, before: Settings, now: Settings, remedy: str, sources: tuple[str, str] = ("", "")
+    folder: Path, before: Settings, now: Settings, remedy: str, sources: tuple[str, str] = ("", "")
 ) -> None:
     """Check that two runs have equal settings.
 
     Args:
-        place: folder that was written with the settings `before`.
+        folder: folder that was written with the settings `before`.
         before, now: settings of both runs.
         remedy: advice for the user if they differ.
         sources: sources of the models of both runs.
@@ -120,10 +117,11 @@ def require_same(
         if before.get(name) != now.get(name):
             values = [before.get(name), now.get(name)]
             if name == "model":
-                values = [f"{sources[at]} ({str(value)[:12]})".strip() for at, value in enumerate(values)]
+                digests = [str(value)[:12] for value in values]
+                values = [f"{source} ({digest})".strip() for source, digest in zip(sources, digests, strict=True)]
             label = {"version": "upscore version"}.get(name, name)
             raise UserError(
-                f"{place} belongs to a run with {label} {values[0]}, but this run has {values[1]}: {remedy}"
+                f"{folder} belongs to a run with {label} {values[0]}, but this run has {values[1]}: {remedy}"
             )
 
 
@@ -136,14 +134,14 @@ def fingerprint(path: Path) -> Fingerprint:
     try:
         return {**_stat(path), "sha256": _digest(path)}
     except OSError as error:
-        raise UserError(f"{path}: can't be read ({error.strerror or error})") from error
+        raise UserError(f"{path} cannot be read ({error.strerror or error}): check the file") from error
 
 
 def unchanged(before: Sequence[Fingerprint], paths: Sequence[Path]) -> bool:
     """Return whether files match earlier fingerprints.
 
     If size and times are equal, the file is not read; otherwise the digest decides, so that copied and moved files
-    match and exchanged files do not.
+    match and replaced files do not.
     """
     return len(before) == len(paths) and all(map(_is_same, before, paths))
 
@@ -162,6 +160,11 @@ def image_settings(path: Path) -> Fingerprint:
     """Return name, size and modification time of an image, as settings of a run over this image."""
     stat = _stat(path)
     return {"image": stat["file"], **{key: stat[key] for key in ("files", "bytes", "modified")}}
+
+
+def raster_settings(predictor: Model, source: Path, pyramid_level: int) -> dict[str, Setting]:
+    """Return the settings that identify the image and the model of a tiled run."""
+    return {**image_settings(source), "pyramid_level": pyramid_level, **run_settings(predictor)}
 
 
 def _stat(path: Path) -> Fingerprint:
@@ -188,16 +191,16 @@ def _digest(path: Path) -> str:
             digest.update(f"{file.relative_to(path).as_posix()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
         return digest.hexdigest()
     size = path.stat().st_size
-    if size <= SAMPLED:
+    if size <= MAX_HASHED:
         return file_digest(path)
     with path.open("rb") as file:
-        for number in range(SAMPLES):
-            file.seek(number * (size - SAMPLE) // (SAMPLES - 1))
-            digest.update(file.read(SAMPLE))
+        for number in range(BLOCKS):
+            file.seek(number * (size - BLOCK) // (BLOCKS - 1))
+            digest.update(file.read(BLOCK))
     return digest.hexdigest()
 
 
-class _Place(NamedTuple):
+class _Position(NamedTuple):
     """Position of a record in a journal, and whether it has the settings of this run."""
 
     journal: Path
@@ -230,8 +233,8 @@ class RunManifest:
         """Folder for incomplete files."""
         self.earlier: set[Path] = set()
         """Journals of runs that have ended."""
-        self._records: dict[str, _Place] = {}
-        self._own: dict[str, _Place] = {}
+        self._records: dict[str, _Position] = {}
+        self._own: dict[str, _Position] = {}
         self._segment = 0
         with writing(output):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -261,13 +264,13 @@ class RunManifest:
             size: function from a file in the output folder to its size in bytes, None if missing; by default the size
                 on disk.
         """
-        place = self._records.get(name)
-        if place is None or not place.valid:
+        position = self._records.get(name)
+        if position is None or not position.valid:
             return None
         size = size or (lambda file: _size(self.output / file))
         try:
-            record = _read(place)
-        except (OSError, ValueError, TypeError):  # another run has just replaced it, or the disk is damaged
+            record = _read(position)
+        except (OSError, ValueError, TypeError):  # another run has just deleted the journal, or it is damaged
             return None
         if not same(record.inputs) or any(size(file) != bytes_ for file, bytes_ in record.files.items()):
             return None
@@ -281,20 +284,20 @@ class RunManifest:
             WriteError: the journal cannot be written.
         """
         with writing(self.path):
-            self._own[record.name] = _Place(self.path, self._file.tell(), valid=True)
+            self._own[record.name] = _Position(self.path, self._file.tell(), valid=True)
             self._file.write(json.dumps(asdict(record)).encode() + b"\n")
             self._file.flush()
 
     def record(self, name: str) -> Record | None:
         """Return the record of an input of this run, or None."""
-        place = self._own.get(name)
-        return None if place is None else _read(place)
+        position = self._own.get(name)
+        return None if position is None else _read(position)
 
     def results(self, image_ids: Mapping[str, int]) -> Iterator[dict[str, Any]]:
-        """The objects in the inputs that this run has predicted or found, in the order of the inputs given.
+        """Yield the objects in all inputs that this run has predicted or taken over, in the order of `image_ids`.
 
         Args:
-            image_ids: by the names of the outputs; they replace those of the records.
+            image_ids: image ids by the names of the outputs; they replace the ids in the records.
         """
         for name, image_id in image_ids.items():
             record = self.record(name)
@@ -311,23 +314,23 @@ class RunManifest:
     def close(self) -> None:
         """Delete earlier journals whose records are all replaced by this run, and release the lock."""
         self._file.close()
-        own = {place.journal for place in self._own.values()}
+        own = {position.journal for position in self._own.values()}
         if self.path not in own:
             self.path.unlink(missing_ok=True)
-        kept = {place.journal for name, place in self._records.items() if name not in self._own}
+        kept = {position.journal for name, position in self._records.items() if name not in self._own}
         for journal in self.earlier - kept:
             journal.unlink(missing_ok=True)
         shutil.rmtree(self.staging, ignore_errors=True)
         self._lock.release()
         Path(self._lock.lock_file).unlink(missing_ok=True)
-        with suppress(OSError):  # it is not empty
+        with suppress(OSError):  # other journals are left
             self.folder.rmdir()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, type_: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
 
@@ -359,7 +362,7 @@ class RunManifest:
                 continue
             self.earlier.add(path)
             for name, offset in _names(path):
-                self._records[name] = _Place(path, offset, valid=same)
+                self._records[name] = _Position(path, offset, valid=same)
                 latest = header
         if resume and latest is not None:
             remedy = "give the same model and options to resume, or leave --resume out to predict all again"
@@ -377,7 +380,7 @@ class RunManifest:
                 pass
         except Timeout:
             return True
-        if header["host"] == socket.gethostname() or time.time() - journal.stat().st_mtime > ABANDONED:
+        if header["host"] == socket.gethostname() or time.time() - journal.stat().st_mtime > MAX_AGE:
             shutil.rmtree(self.folder / run, ignore_errors=True)
             lock.unlink(missing_ok=True)
         return False
@@ -401,7 +404,7 @@ def _header(path: Path) -> dict[str, Any] | None:
         with path.open("rb") as file:
             header = json.loads(file.readline())
         types = {"settings": dict, "source": str, "started": float, "host": str, "process": int}
-        return header if all(isinstance(header[key], kind) for key, kind in types.items()) else None
+        return header if all(isinstance(header[key], type_) for key, type_ in types.items()) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -416,53 +419,7 @@ def _names(path: Path) -> Iterator[tuple[str, int]]:
             offset += len(line)
 
 
-def _read(place: _Place) -> Record:
-    with place.journal.open("rb") as file:
-        file.seek(place.offset)
+def _read(position: _Position) -> Record:
+    with position.journal.open("rb") as file:
+        file.seek(position.offset)
         return Record(**json.loads(file.readline()))
-
-
-def begin(folder: Path, settings: Settings) -> None:
-    """Create the folder of finished tiles of a run, or resume it; safe in concurrent processes.
-
-    Raises:
-        UserError: the folder belongs to a run with other settings, or cannot be written.
-    """
-    settings_file = folder / SETTINGS
-    if settings_file.is_file():
-        try:
-            before = dict(json.loads(settings_file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{settings_file} cannot be read ({error}): delete {folder} to start again") from error
-        require_same(folder, before, settings, "use the same settings to resume, or delete the folder to start again")
-    elif any(folder.glob("*.npz")):
-        raise UserError(f"{folder} has tiles of an unknown run: delete it to start again")
-    else:
-        write_text(settings_file, json.dumps(dict(settings), indent=2) + "\n")
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Lock a folder of unfinished tiles; the lock ends with the process, even after a crash.
-
-    Raises:
-        UserError: another process holds the lock.
-    """
-    path = folder / "lock"
-    with writing(folder):
-        while True:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path, blocking=False, is_singleton=True)
-            try:
-                lock.acquire()
-            except Timeout as error:
-                raise UserError(
-                    f"{folder} is in use by another process: wait for it, or choose another --output"
-                ) from error
-            if path.exists():
-                break
-            lock.release()  # the other process has just finished and deleted the folder
-    try:
-        yield
-    finally:
-        lock.release()

@@ -1,6 +1,6 @@
 """FCN inference with an engine.
 
-C: classes; H, W: height and width of the image; h, w: height and width of the network's input.
+C classes, H W image height and width, h w height and width of the network's input.
 """
 
 from __future__ import annotations
@@ -23,6 +23,12 @@ SCORES = "coarse_scores"
 
 SIZES = 4
 """Number of image sizes for which the upsampling matrices are cached."""
+
+BLOCK_ROWS = 32
+"""Rows of pixels whose scores are computed together, so that they fit into the CPU cache."""
+
+RowScores = Callable[[int, int], Tensor]
+"""Function from (top, bottom) to the scores (C, bottom - top, W) of these rows; the next call may overwrite them."""
 
 
 class PixelScores(NamedTuple):
@@ -70,18 +76,18 @@ class SegmenterRunner:
             sizes: size (H, W) of each class map.
             probabilities: whether to compute class probabilities.
         """
-        scores_row_scores = self.coarse_scores(inputs)
+        head_scores = self.coarse_scores(inputs)
         return [
-            self._decode([scores[n : n + 1] for scores in scores_row_scores], *image_sizes, probabilities)
+            self._decode([scores[n : n + 1] for scores in head_scores], *image_sizes, probabilities)
             for n, image_sizes in enumerate(zip(input_sizes, sizes, strict=True))
         ]
 
     def _decode(
-        self, scores_row_scores: list[Tensor], input_size: tuple[int, int], size: tuple[int, int], probabilities: bool
+        self, head_scores: list[Tensor], input_size: tuple[int, int], size: tuple[int, int], probabilities: bool
     ) -> PixelScores:
         row_scores = [
             self._row_scores(head, scores, input_size, size)
-            for head, scores in zip(heads(self.net), scores_row_scores, strict=True)
+            for head, scores in zip(heads(self.net), head_scores, strict=True)
         ]
         classes, kept = class_map(
             row_scores[0],
@@ -102,23 +108,16 @@ class SegmenterRunner:
         return by_matrices(scores[0], *matrices)
 
 
-ROWS_AT_ONCE = 32
-"""Rows of pixels whose scores are computed at a time, so that they fit into the CPU cache."""
-
-RowScores = Callable[[int, int], Tensor]
-"""Function from (top, bottom) to the scores (C, bottom - top, W) of these rows; the next call may overwrite them."""
-
-
 def by_matrices(scores: Tensor, rows: Tensor, columns: Tensor) -> RowScores:
     """Upsample coarse scores (C, h, w) with a matrix for the rows (H, h) and one for the columns (W, w)."""
     across = scores @ columns.T.to(scores.device)
     rows = rows.to(scores.device)
-    touched = rows.ne(0).byte()
-    first = touched.argmax(dim=1).tolist()
-    last = (rows.shape[1] - 1 - touched.flip(1).argmax(dim=1)).tolist()
+    nonzero = rows.ne(0).byte()
+    first = nonzero.argmax(dim=1).tolist()
+    last = (rows.shape[1] - 1 - nonzero.flip(1).argmax(dim=1)).tolist()
 
     # One buffer for all blocks: the allocator does not reuse freed ones.
-    pixels = across.new_empty(len(across), min(ROWS_AT_ONCE, len(rows)), across.shape[-1])
+    pixels = across.new_empty(len(across), min(BLOCK_ROWS, len(rows)), across.shape[-1])
 
     def block(top: int, bottom: int) -> Tensor:
         near = slice(min(first[top:bottom]), max(last[top:bottom]) + 1)  # the few cells that contribute to these rows
@@ -166,8 +165,8 @@ def class_map(
         probabilities: function from scores (C, ...) to probabilities.
     """
     blocks, kept = [], []
-    for top in range(0, size[0], ROWS_AT_ONCE):
-        pixels = scores(top, min(top + ROWS_AT_ONCE, size[0]))
+    for top in range(0, size[0], BLOCK_ROWS):
+        pixels = scores(top, min(top + BLOCK_ROWS, size[0]))
         if null_background:
             pixels = F.pad(pixels, (0, 0, 0, 0, 1, 0))
         blocks.append(best_classes(pixels))

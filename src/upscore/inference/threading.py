@@ -1,4 +1,4 @@
-"""Background threads that process items in order, and control of torch's number of threads."""
+"""Ordered processing of items in background threads, and control of torch's number of threads."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ def in_threads(
     raised after all pending results. Closing the generator stops the threads after their current items.
     """
     waiting = threads + 1 if waiting is None else waiting
-    begun: deque[tuple[Item, Future[Result]]] = deque()
-    ended: BaseException | None = None
+    pending: deque[tuple[Item, Future[Result]]] = deque()
+    stop: BaseException | None = None
     source = iter(items)
     with ThreadPoolExecutor(threads) as pool:
         try:
-            while ended is None:
+            while stop is None:
                 try:
                     item = next(source)
-                    begun.append((item, pool.submit(work, item)))
+                    pending.append((item, pool.submit(work, item)))
                 except BaseException as error:
-                    ended = error
-                while begun and (ended is not None or len(begun) > waiting):
-                    item, future = begun.popleft()
+                    stop = error
+                while pending and (stop is not None or len(pending) > waiting):
+                    item, future = pending.popleft()
                     yield item, future.result()
         finally:
-            for _, future in begun:
+            for _, future in pending:
                 future.cancel()
-    if not isinstance(ended, StopIteration):
-        raise ended
+    if not isinstance(stop, StopIteration):
+        raise stop
 
 
-_limit = threading.Lock()
-_limits: list[int] = []
+_lock = threading.Lock()
+_original_threads: list[int] = []
 """torch's original number of threads, one entry for each active `one_torch_thread` block."""
 
 
@@ -62,19 +62,19 @@ def one_torch_thread() -> Iterator[None]:
     The setting applies to the whole process: of overlapping blocks in several threads, the first one sets it and the
     last one restores it.
     """
-    with _limit:
-        _limits.append(_limits[0] if _limits else torch.get_num_threads())
+    with _lock:
+        _original_threads.append(_original_threads[0] if _original_threads else torch.get_num_threads())
         torch.set_num_threads(1)
     try:
         yield
     finally:
-        with _limit:
-            threads = _limits.pop()
-            if not _limits:
+        with _lock:
+            threads = _original_threads.pop()
+            if not _original_threads:
                 torch.set_num_threads(threads)
 
 
 def usual_torch_threads() -> int:
     """Return torch's number of threads outside of `one_torch_thread`."""
-    with _limit:
-        return _limits[0] if _limits else torch.get_num_threads()
+    with _lock:
+        return _original_threads[0] if _original_threads else torch.get_num_threads()

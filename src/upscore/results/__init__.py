@@ -1,4 +1,4 @@
-"""Results of prediction: what a model returns for one image, and the files that hold it."""
+"""Results of prediction for one image, and writers of result files."""
 
 from upscore.results.instances import InstanceObject, InstanceResult
 from upscore.results.mask_paste import Crop, MaskPaste
@@ -9,14 +9,14 @@ Result = SemanticResult | InstanceResult
 
 
 def as_semantic(result: Result) -> SemanticResult:
-    """The result of a model that classifies pixels, as its type for type checkers."""
-    assert isinstance(result, SemanticResult), "this result is of a model that finds objects"
+    """Return the result unchanged, typed as a `SemanticResult`; fail if it is of another type."""
+    assert isinstance(result, SemanticResult), "expected a result of semantic segmentation"
     return result
 
 
 def as_instances(result: Result) -> InstanceResult:
-    """The result of a model that finds objects, as its type for type checkers."""
-    assert isinstance(result, InstanceResult), "this result is of a model that classifies pixels"
+    """Return the result unchanged, typed as an `InstanceResult`; fail if it is of another type."""
+    assert isinstance(result, InstanceResult), "expected a result of instance segmentation"
     return result
 
 

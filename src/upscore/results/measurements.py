@@ -1,6 +1,6 @@
-"""Measurements of objects and of classes, under the names of scikit-image's `regionprops_table`.
+"""Measurements of objects and classes, named as in scikit-image's `regionprops_table`.
 
-N objects, C classes, h w pixels of an object's crop.
+N objects, C classes, h w height and width of an object's crop.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ PROPERTIES = (
 """Properties of `skimage.measure.regionprops` that are measured by default."""
 
 INTENSITIES = ("intensity_mean", "intensity_max")
-"""The same where the result has its image; one column for each channel of it."""
+"""Properties that are measured by default if the result has its image; one column for each channel."""
 
 Table = dict[str, np.ndarray]
-"""Columns by name, all of one length."""
+"""Columns by name, all of the same length."""
 
 
 def measure_objects(result: InstanceResult, properties: Sequence[str] | None = None) -> Table:
     """Measure each object on its own pixels; see `InstanceResult.measurements`."""
     if properties is None:
         properties = PROPERTIES + INTENSITIES * (result.image is not None)
-    elif result.image is None and (needing := [name for name in properties if "intensity" in name]):
-        raise UserError(f"{needing[0]} needs the image: set result.image to the (H, W, 3) uint8 array first")
+    elif result.image is None and (unmeasurable := [name for name in properties if "intensity" in name]):
+        raise UserError(f"{unmeasurable[0]} needs the image: set result.image to the (H, W, 3) uint8 array first")
     table: dict[str, list[Any]] = {}
     for crop, top, left in result.crops():
         rows, columns = slice(top, top + crop.shape[0]), slice(left, left + crop.shape[1])
@@ -75,7 +75,7 @@ def measure_classes(result: SemanticResult) -> Table:
 
 
 def data_frame(table: Table) -> pd.DataFrame:
-    """A table as a pandas DataFrame.
+    """Convert a table to a pandas DataFrame.
 
     Raises:
         UserError: pandas is not installed.
@@ -90,19 +90,19 @@ def data_frame(table: Table) -> pd.DataFrame:
 def _measure(
     crop: np.ndarray, image: np.ndarray | None, properties: Sequence[str], offset: tuple[int, int]
 ) -> dict[str, Any]:
-    """The properties of one object in coordinates of the image; NaN, and an area of 0, where it has no pixels."""
+    """Measure one object in coordinates of the image. An object without pixels has area 0 and NaN elsewhere."""
     from skimage.measure import regionprops_table
 
     empty = not crop.any()
     if empty:
         crop = np.ones((1, 1), bool)
         image = None if image is None else np.zeros((1, 1, *image.shape[2:]), image.dtype)
-    wanted = tuple(name for name in properties if name != "label")
+    requested = tuple(name for name in properties if name != "label")
     try:
         with np.errstate(invalid="ignore"):
-            table = regionprops_table(crop.astype(np.uint8), image, properties=wanted)
+            table = regionprops_table(crop.astype(np.uint8), image, properties=requested)
     except AttributeError as error:
-        raise UserError(f"properties={list(properties)}: {error}; choose from skimage.measure.regionprops") from error
+        raise UserError(f"properties={list(properties)}: {error}; see skimage.measure.regionprops") from error
     values = {}
     for name, column in table.items():
         value = column[0]

@@ -1,4 +1,4 @@
-"""Pictures of results for notebooks."""
+"""Overlays of results for notebooks."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from upscore.results.semantic import SemanticResult
 
 MAX_SIDE = 1024
-"""Longer side of a notebook's picture in pixels."""
+"""Longer side of a picture in a notebook, in pixels."""
 
 
 def require_image(image: np.ndarray | None) -> np.ndarray:
-    """The image (H, W, 3) of a result.
+    """Return the image (H, W, 3) of a result.
 
     Raises:
-        UserError: it was not kept.
+        UserError: the result has no image.
     """
     if image is None:
         raise UserError("this result has no image to draw on: set result.image to the (H, W, 3) uint8 array first")
@@ -30,7 +30,7 @@ def require_image(image: np.ndarray | None) -> np.ndarray:
 
 
 def notebook_png(result: SemanticResult | InstanceResult) -> bytes:
-    """The overlay as a PNG of at most 1024 pixels a side, on a white background where the image was not kept."""
+    """Return the overlay as PNG, at most 1024 pixels a side; the background is white if the result has no image."""
     copy: Any = result
     if result.image is None:
         copy = replace(result, image=np.full((*result.size, 3), 255, np.uint8))

@@ -1,6 +1,6 @@
-"""Pixels as polygons with holes.
+"""Conversion of masks to polygons with holes.
 
-P points; h w pixels of a crop.
+P points, h w height and width of a crop.
 """
 
 from __future__ import annotations
@@ -11,24 +11,29 @@ import numpy as np
 
 
 class Polygon(NamedTuple):
-    """One connected region. Rings are open: the last point is joined to the first."""
+    """Outline of one connected region. Rings are open: the last point connects to the first."""
 
     exterior: np.ndarray
     """(P, 2) float32, x and y in pixels of the image."""
     holes: list[np.ndarray]
-    """(P, 2) float32 each."""
+    """Inner rings, (P, 2) float32 each."""
 
     @property
     def area(self) -> float:
-        """In square pixels, without the holes."""
+        """Area in square pixels, without the holes."""
         return _ring_area(self.exterior) - sum(map(_ring_area, self.holes))
 
 
 def polygons_of_crop(crop: np.ndarray, top: int = 0, left: int = 0) -> list[Polygon]:
-    """The connected regions of a crop, (h, w) bool, whose first pixel is at row `top` and column `left`.
+    """Return the connected regions of an (h, w) bool crop as polygons, the largest first.
 
-    Rings run halfway between pixels that are inside and their neighbours that are not. A region inside a hole of
-    another one is a polygon of its own.
+    Rings run halfway between the pixels of a region and their neighbours. A region inside a hole of another region is a
+    polygon of its own.
+
+    Args:
+        crop: (h, w) bool, the pixels of an object.
+        top: row of the crop's first pixel in the image.
+        left: column of the crop's first pixel in the image.
     """
     from skimage.measure import find_contours, label
 
@@ -36,7 +41,7 @@ def polygons_of_crop(crop: np.ndarray, top: int = 0, left: int = 0) -> list[Poly
     contours = find_contours(padded.astype(np.float32), 0.5)
     if not contours:
         return []
-    # each ring passes between a pixel of its region and one outside; the largest ring of a region is its exterior
+    # Each ring separates pixels of its region from other pixels. The largest ring of a region is its exterior.
     starts = np.array([contour[0] for contour in contours])
     regions = np.asarray(label(padded, connectivity=1))
     low, high = np.floor(starts).astype(int), np.ceil(starts).astype(int)

@@ -1,6 +1,6 @@
-"""The result of semantic segmentation.
+"""Result of semantic segmentation for one image.
 
-C classes, H W pixels of the image.
+C classes, H W image height and width.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class SemanticResult:
-    """A class for every pixel of one image."""
+    """Class of every pixel of one image."""
 
     class_map: np.ndarray
-    """(H, W) uint8, the index of each pixel's most probable class."""
+    """(H, W) uint8, index of the most probable class of each pixel."""
     classes: list[str]
-    """The C class names; a class's index is its position."""
+    """The C class names, in the order of the class indices."""
     image: np.ndarray | None = None
-    """(H, W, 3) uint8, the image itself; None where it was not kept."""
+    """(H, W, 3) uint8, RGB; None if the image was not kept."""
     scores: np.ndarray | None = None
-    """(C, H, W) float16, class probabilities; None where they were not asked for."""
+    """(C, H, W) float16, class probabilities, 0 to 1; None if they were not requested."""
     geometric: SemanticResult | None = None
-    """The result of a network's second head, as SIFT Flow's geometric classes; None from a network with one head."""
+    """Result of the second head (SIFT Flow's geometric classes); None if the network has one head."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """(H, W)."""
+        """(H, W) of the image."""
         height, width = self.class_map.shape
         return height, width
 
     def __repr__(self) -> str:
         counts = self.pixel_counts()
         order = [label for label in np.argsort(-counts, kind="stable").tolist() if counts[label]]
-        named = ", ".join(f"{self._name(label)} {counts[label] / self.class_map.size:.0%}" for label in order[:5])
-        more = f", and {len(order) - 5} classes more" if len(order) > 5 else ""
+        listed = ", ".join(f"{self._name(label)} {counts[label] / self.class_map.size:.0%}" for label in order[:5])
+        more = f", and {len(order) - 5} more classes" if len(order) > 5 else ""
         height, width = self.size
-        return f"SemanticResult({width}x{height} pixels: {named}{more})"
+        return f"SemanticResult({width}x{height} pixels: {listed}{more})"
 
     def _repr_png_(self) -> bytes:
         from upscore.results.pictures import notebook_png
@@ -54,22 +54,22 @@ class SemanticResult:
         return notebook_png(self)
 
     def pixel_counts(self) -> np.ndarray:
-        """(256,) int64, the number of pixels of each value of the class map."""
+        """Return the number of pixels of each value 0 to 255 of the class map, (256,) int64."""
         return np.bincount(self.class_map.ravel(), minlength=256)
 
     def polygons(self) -> list[list[Polygon]]:
-        """The regions of each class: C lists of polygons with holes, as `InstanceResult.polygons` describes them."""
+        """Return the outlines of each class: C lists of polygons with holes; see `InstanceResult.polygons`."""
         return [
             polygons_of_crop(self.class_map == label) if count else []
             for label, count in enumerate(self.pixel_counts()[: len(self.classes)])
         ]
 
     def measurements(self) -> dict[str, np.ndarray]:
-        """The area of each class: columns `class_id`, `class_name`, `area` (pixels) and `area_fraction` (0 to 1)."""
+        """Return the area of each class: columns `class_id`, `class_name`, `area` (pixels) and `area_fraction`."""
         return measure_classes(self)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """`measurements` as a pandas DataFrame.
+        """Return `measurements` as a pandas DataFrame.
 
         Raises:
             UserError: pandas is not installed.
@@ -77,18 +77,22 @@ class SemanticResult:
         return data_frame(self.measurements())
 
     def to_geojson(self, georeference: Georeferencer | None = None) -> dict[str, Any]:
-        """A GeoJSON FeatureCollection with one feature for each class that occurs, a Polygon or MultiPolygon.
+        """Return a GeoJSON FeatureCollection with one Polygon or MultiPolygon for each class that occurs.
 
-        A class 0 that is called "background", "void", "unlabeled" or the like is left out. Properties are QuPath's:
-        `objectType` "annotation", `classification` (name and color) and `measurements` (area in pixels).
+        Class 0 is omitted if its name means background ("background", "void", "unlabeled" and so on). The properties
+        are those of QuPath: `objectType` "annotation", `classification` (name and color) and `measurements` (area in
+        pixels).
 
         Args:
-            georeference: as in `InstanceResult.to_geojson`.
+            georeference: see `InstanceResult.to_geojson`.
         """
         return class_features(self, georeference)
 
     def overlay(self, opacity: float = 0.55) -> Image.Image:
-        """The image under its classes' colours; a legend names the classes that occur.
+        """Draw the colours of the classes on the image, with a legend of the classes that occur.
+
+        Args:
+            opacity: opacity of the colours, 0 to 1.
 
         Raises:
             UserError: the result has no image, or the opacity is not in 0..1.

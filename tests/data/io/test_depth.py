@@ -98,7 +98,7 @@ def test_depth_changes_the_prediction_and_is_required() -> None:
     unknown = predictor.predict(sample.image, depth=np.full((64, 64), np.nan), scores=True)
     mean = predictor.predict(sample.image, depth=np.full((64, 64), 2.1), scores=True)
     assert np.allclose(unknown.scores, mean.scores, atol=1e-3)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="model"):
+    with pytest.raises(UserError, match="no depth input"):
         model().predict(sample.image, depth=sample.depth)
     assert evaluate(predictor, scenes(2)).pixel_accuracy > 0  # type: ignore[union-attr]
     without = Sample(name="bare", image=sample.image, class_map=sample.class_map)

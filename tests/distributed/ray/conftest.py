@@ -1,3 +1,5 @@
+"""Ray on this machine, and a small detection model."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -9,7 +11,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:
-    """Ray on this machine, as `--ray` starts it; stays connected, so that each call finds it."""
+    """Ray on this machine, started as by `--ray`; the connection is kept for all tests."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'upscore[ray]'")
     from upscore.distributed.ray.cluster import connected
 
@@ -18,8 +20,8 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def finder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a network that finds objects, of random weights that find something."""
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a detection model with random weights that detects some objects."""
     import torch
 
     from tests.tiny import BACKBONE
@@ -31,6 +33,6 @@ def finder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     classes = open_instances("scenes:1").classes
     net = build("mask_rcnn", backbone=BACKBONE, num_classes=len(classes), max_detections=8)
     net.score_threshold = 0.08
-    folder = tmp_path_factory.mktemp("models") / "finder"
+    folder = tmp_path_factory.mktemp("models") / "detector"
     save_model(folder, net, classes=classes, max_side=0)
     return folder

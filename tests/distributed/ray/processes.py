@@ -1,4 +1,4 @@
-"""The processes that Ray has started for this one, as Linux tells of them."""
+"""Processes that Ray has started for this process, read from /proc."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def descendants() -> list[int]:
-    """All processes below this one."""
+    """Return the ids of all descendants of this process."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -23,12 +23,12 @@ def descendants() -> list[int]:
 
 
 def workers() -> list[int]:
-    """Those that hold a network."""
+    """Return the ids of the workers that hold a network."""
     return [pid for pid in descendants() if "MapWorker" in command(pid)]
 
 
 def command(pid: int) -> str:
-    """What the process calls itself."""
+    """Return the command line of a process."""
     try:
         return (Path("/proc") / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode()
     except OSError:
@@ -36,6 +36,6 @@ def command(pid: int) -> str:
 
 
 def environment(pid: int) -> dict[str, str]:
-    """What the process was started with."""
+    """Return the environment of a process at its start."""
     lines = (Path("/proc") / str(pid) / "environ").read_bytes().decode().split("\0")
     return dict(line.split("=", 1) for line in lines if "=" in line)

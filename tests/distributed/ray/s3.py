@@ -1,4 +1,4 @@
-"""An S3 server on this machine (moto), for tests of files in stores."""
+"""S3 server on this machine (moto), for tests of object stores."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ REGION = "us-east-1"
 
 
 class Server(NamedTuple):
-    """A running server with one bucket."""
+    """Running server with one bucket."""
 
     client: Any
-    """boto3's S3 client of this server."""
+    """S3 client of boto3."""
     bucket: str
     options: str
-    """The options of an s3:// address that lead Arrow's client to this server."""
+    """Options of an s3:// URL that connect Arrow's client to this server."""
 
     def files(self) -> dict[str, bytes]:
-        """Each key of the bucket with its content."""
+        """Return the contents of all files by their keys."""
         keys = [entry["Key"] for entry in self.client.list_objects_v2(Bucket=self.bucket).get("Contents", [])]
         return {key: self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read() for key in keys}
 
 
 @contextmanager
 def serving(bucket: str, files: Mapping[str, bytes]) -> Iterator[Server]:
-    """Run a server whose bucket holds these files, by key."""
+    """Run a server whose bucket contains files, given by their keys."""
     import boto3
     from moto.server import ThreadedMotoServer
 

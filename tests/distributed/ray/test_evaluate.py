@@ -1,3 +1,5 @@
+"""Evaluation on Ray, compared with a single process."""
+
 from __future__ import annotations
 
 import json
@@ -23,10 +25,10 @@ def as_json(scores: Any) -> str:
 
 
 @pytest.mark.slow
-def test_scores_of_pixels_are_those_of_one_process(
+def test_semantic_scores_equal_those_of_one_process(
     cluster: Any, trained: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the data at a path that is relative to where the command is given."""
+    """The path of the data is relative to the working directory."""
     monkeypatch.chdir(photos.parent)
     calls: list[int] = []
     found = evaluate_on_ray(str(trained), photos.name, progress=lambda done, _: calls.append(done), **TWO)
@@ -36,15 +38,15 @@ def test_scores_of_pixels_are_those_of_one_process(
 
 
 @pytest.mark.slow
-def test_scores_of_objects_are_those_of_one_process(cluster: Any, finder: Path) -> None:
-    found = evaluate_on_ray(str(finder), "scenes:6", **TWO)
-    alone = evaluate(load(finder, **TORCH), open_instances("scenes:6"))
+def test_instance_scores_equal_those_of_one_process(cluster: Any, detector: Path) -> None:
+    found = evaluate_on_ray(str(detector), "scenes:6", **TWO)
+    alone = evaluate(load(detector, **TORCH), open_instances("scenes:6"))
     assert as_json(found.scores) == as_json(alone)
     assert json.loads(as_json(alone))["detections"] > 0
 
 
 @pytest.mark.slow
-def test_a_damaged_label_stops_it(cluster: Any, trained: Path, photos: Path, tmp_path: Path) -> None:
+def test_a_damaged_label_is_an_error(cluster: Any, trained: Path, photos: Path, tmp_path: Path) -> None:
     """The evaluation stops, as in one process, since scores without some of the images would be wrong."""
     for part in ("images", "labels"):
         (tmp_path / part).mkdir()
@@ -56,6 +58,6 @@ def test_a_damaged_label_stops_it(cluster: Any, trained: Path, photos: Path, tmp
         evaluate_on_ray(str(trained), str(tmp_path), **TWO)
 
 
-def test_labels_in_a_store_are_refused(trained: Path) -> None:
-    with pytest.raises(UserError, match="object store"):
+def test_labels_in_an_object_store_are_an_error(trained: Path) -> None:
+    with pytest.raises(UserError, match="s3://bucket/data"):
         evaluate_on_ray(str(trained), "s3://bucket/data")

@@ -1,3 +1,5 @@
+"""Tiled object detection on Ray, compared with a single process."""
+
 from __future__ import annotations
 
 import os
@@ -22,7 +24,7 @@ TORCH: dict[str, Any] = {"engine": "torch", "precision": "float32"}
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image of 2 x 3 scenes, which is 3 x 5 tiles of 160 pixels."""
+    """Image of 2 x 3 scenes, which has 3 x 5 tiles of 160 pixels."""
     pixels = [scenes(6, seed=3, side=160)[index].image.permute(1, 2, 0).numpy() for index in range(6)]
     path = tmp_path_factory.mktemp("huge") / "field.tif"
     whole = np.concatenate([np.concatenate(pixels[:3], 1), np.concatenate(pixels[3:], 1)])
@@ -40,10 +42,10 @@ def stop(done: int, _: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found as Linux lists them")
-def test_two_workers_of_which_one_is_killed_go_on(cluster: Any, finder: Path, source: Path, tmp_path: Path) -> None:
-    """With what one process has begun; files and objects are those of one process, to the last bit."""
-    model, output = load(finder, **TORCH), tmp_path / "ray" / "field.tif"
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads processes from /proc")
+def test_the_work_of_a_killed_worker_is_repeated(cluster: Any, detector: Path, source: Path, tmp_path: Path) -> None:
+    """The run resumes tiles of a single process; files and objects are bit-identical to those of one process."""
+    model, output = load(detector, **TORCH), tmp_path / "ray" / "field.tif"
     with pytest.raises(StoppedError):
         predict_objects(model, source, output, tile_size=160, progress=stop)
     calls: list[tuple[int, int]] = []
@@ -56,7 +58,7 @@ def test_two_workers_of_which_one_is_killed_go_on(cluster: Any, finder: Path, so
             os.kill(min(pids[-1]), signal.SIGKILL)
 
     found = predict_objects_on_ray(
-        str(finder), source, output, workers=2, cpus=1, tile_size=160, progress=watch, **TORCH
+        str(detector), source, output, workers=2, cpus=1, tile_size=160, progress=watch, **TORCH
     )
     alone = predict_objects(model, source, tmp_path / "alone" / "field.tif", tile_size=160)
     assert calls == [(number, 15) for number in range(5, 16)]
@@ -70,10 +72,10 @@ def test_two_workers_of_which_one_is_killed_go_on(cluster: Any, finder: Path, so
 
 
 @pytest.mark.slow
-def test_the_command_writes_the_same_files_with_and_without_ray(
-    cluster: Any, finder: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_command_writes_identical_files_with_and_without_ray(
+    cluster: Any, detector: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = ("predict", finder, source, "--tiled", "--tile-size", "256", "--engine", "torch", "--precision", "float32")
+    run = ("predict", detector, source, "--tiled", "--tile-size", "256", "--engine", "torch", "--precision", "float32")
     assert upscore(monkeypatch, *run, "--output", tmp_path / "ray", "--ray", "--workers", "1") == 0
     assert upscore(monkeypatch, *run, "--output", tmp_path / "alone") == 0
     assert outputs(tmp_path / "ray") == outputs(tmp_path / "alone")
@@ -81,16 +83,16 @@ def test_the_command_writes_the_same_files_with_and_without_ray(
 
 
 def test_invalid_arguments_raise_before_the_first_tile(
-    trained: Path, finder: Path, source: Path, tmp_path: Path
+    trained: Path, detector: Path, source: Path, tmp_path: Path
 ) -> None:
     """Errors are raised before any file is written."""
     for model, image, output, options, message in (
-        (finder, "s3://scans/1.tif", "ids.tif", {}, "s3://scans/1.tif"),
-        (finder, source.with_name("none.tif"), "ids.tif", {}, "none.tif"),
+        (detector, "s3://scans/1.tif", "ids.tif", {}, "s3://scans/1.tif"),
+        (detector, source.with_name("none.tif"), "ids.tif", {}, "none.tif"),
         (trained, source, "ids.tif", {}, "Mask R-CNN"),
-        (finder, source, "ids.png", {}, r"ids\.png"),
-        (finder, source, "ids.tif", {"factor": 0}, "factor=0"),
-        (finder, source, "ids.tif", {"tile_size": 1}, "tile_size=1"),
+        (detector, source, "ids.png", {}, r"ids\.png"),
+        (detector, source, "ids.tif", {"factor": 0}, "factor=0"),
+        (detector, source, "ids.tif", {"tile_size": 1}, "tile_size=1"),
     ):
         with pytest.raises(UserError, match=message):
             predict_objects_on_ray(str(model), image, tmp_path / output, **options, **TORCH)

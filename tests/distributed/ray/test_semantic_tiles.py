@@ -1,3 +1,5 @@
+"""Tiled semantic segmentation on Ray, compared with a single process."""
+
 from __future__ import annotations
 
 import os
@@ -28,9 +30,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found as Linux lists them")
-def test_tiles_of_two_workers_of_which_one_is_killed(cluster: Any, model: Path, tmp_path: Path) -> None:
-    """The files are those of one process, to the last bit; a tile that is there already is not done again."""
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads processes from /proc")
+def test_the_work_of_a_killed_worker_is_repeated(cluster: Any, model: Path, tmp_path: Path) -> None:
+    """The files are bit-identical to those of one process."""
     pixels = np.random.default_rng(0).integers(0, 256, (600, 900, 3), dtype=np.uint8)
     source = tmp_path / "scan.tif"
     tifffile.imwrite(source, pixels, photometric="rgb", tile=(256, 256))
@@ -55,11 +57,11 @@ def test_tiles_of_two_workers_of_which_one_is_killed(cluster: Any, model: Path, 
     assert sorted(path.name for path in (tmp_path / "ray").iterdir()) == ["map.tif", "map_overlay.jpg"]
 
 
-def test_invalid_arguments_raise_an_error(model: Path, finder: Path, photos: Path, tmp_path: Path) -> None:
-    photo = next((photos / "images").iterdir())
+def test_invalid_arguments_raise_an_error(model: Path, detector: Path, photos: Path, tmp_path: Path) -> None:
+    image = next((photos / "images").iterdir())
     with pytest.raises(UserError, match="s3://"):
         predict_raster_on_ray(str(model), "s3://scans/1.tif", tmp_path / "map.tif", **TORCH)
     with pytest.raises(UserError, match="predict_objects"):
-        predict_raster_on_ray(str(finder), photo, tmp_path / "map.tif", **TORCH)
+        predict_raster_on_ray(str(detector), image, tmp_path / "map.tif", **TORCH)
     with pytest.raises(UserError, match=r"map\.png"):
-        predict_raster_on_ray(str(model), photo, tmp_path / "map.png", **TORCH)
+        predict_raster_on_ray(str(model), image, tmp_path / "map.png", **TORCH)

@@ -1,3 +1,5 @@
+"""Task runner: repeated and abandoned items, and the attempt counter."""
+
 from __future__ import annotations
 
 import os
@@ -12,16 +14,16 @@ from upscore.distributed.ray.cluster import Workers
 from upscore.distributed.ray.task_runner import MAX_DEATHS, AttemptCounter, _start_counter, run
 
 
-class Mortal:
-    """Writes down what it does, and dies of one of the items."""
+class FatalItemWorker:
+    """Worker that logs its items and whose process dies on one of them."""
 
-    def __init__(self, folder: str, poison: int) -> None:
-        self.folder, self.poison = Path(folder), poison
+    def __init__(self, folder: str, fatal: int) -> None:
+        self.folder, self.fatal = Path(folder), fatal
 
     def do(self, item: dict[str, Any]) -> dict[str, Any]:
         with (self.folder / str(item["number"])).open("a") as file:
             file.write("done\n")
-        if item["number"] == self.poison:
+        if item["number"] == self.fatal:
             os.kill(os.getpid(), signal.SIGKILL)
         return {"name": item["name"], "lost": False}
 
@@ -30,11 +32,11 @@ class Mortal:
 
 
 @pytest.mark.slow
-def test_an_item_that_kills_is_given_up_alone(cluster: Any, tmp_path: Path) -> None:
-    """Tasks are of three items here: those that shared one with it are done."""
+def test_only_an_item_that_kills_its_workers_is_abandoned(cluster: Any, tmp_path: Path) -> None:
+    """Tasks have three items here; the other items of its task are processed."""
     items = [{"name": f"item {number}"} for number in range(100)]
-    arguments = {"folder": str(tmp_path), "poison": 49}
-    rows = list(run(cluster, items, Mortal, arguments, Workers(2, 1, 0)))
+    arguments = {"folder": str(tmp_path), "fatal": 49}
+    rows = list(run(cluster, items, FatalItemWorker, arguments, Workers(2, 1, 0)))
     assert sorted(row["number"] for row in rows) == list(range(100))
     assert all(row["name"] == f"item {row['number']}" for row in rows)
     assert [row["number"] for row in rows if row["lost"]] == [49]
@@ -42,11 +44,11 @@ def test_an_item_that_kills_is_given_up_alone(cluster: Any, tmp_path: Path) -> N
     assert all((tmp_path / str(number)).is_file() for number in range(100))
 
 
-def test_nothing_to_do() -> None:
-    assert list(run(None, [], Mortal, {}, Workers(1, 1, 0))) == []
+def test_no_items() -> None:
+    assert list(run(None, [], FatalItemWorker, {}, Workers(1, 1, 0))) == []
 
 
-def test_a_counter_that_is_started_again_goes_on(tmp_path: Path) -> None:
+def test_a_restarted_counter_continues(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.touch()
     counter = AttemptCounter(log)
@@ -57,7 +59,7 @@ def test_a_counter_that_is_started_again_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_counter_is_on_the_drivers_machine_and_outlives_its_process(cluster: Any) -> None:
+def test_the_counter_survives_the_death_of_its_process(cluster: Any) -> None:
     counter, log = _start_counter(cluster)
     assert cluster.get(counter.begin.remote("item 1")) == 1
     (pid,) = (pid for pid in descendants() if "AttemptCounter" in command(pid))

@@ -1,4 +1,4 @@
-"""Objects of an image in tiles: the cutting up, the journal, and the real thing beside the whole image."""
+"""Detection in tiles: tiles, checkpoints, and agreement with the whole image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pycocotools import mask as coco
 from skimage.draw import disk
 
 import upscore
-from tests.inference.tiled.test_merge import TILING, Numbered, drawn, find, id_map, rectangle
+from tests.inference.tiled.test_merge import TILING, IdRaster, detect, drawn, id_map, rectangle
 from tests.tiny import tiny_net
 from upscore.annotations import ObjectAnnotations
 from upscore.data.io.rasters import InMemoryRaster, Window
@@ -53,17 +53,17 @@ def test_invalid_tile_sizes_and_overlaps(tile_size: int, overlap: int) -> None:
         Tiling(tile_size=tile_size, overlap=overlap)
 
 
-def test_every_small_object_is_complete_in_the_core_of_some_tile() -> None:
+def test_every_small_object_is_complete_in_the_core_of_a_tile() -> None:
     size, generator = (400, 500), np.random.default_rng(0)
     centres = generator.uniform([0, 0], [500, 400], (500, 2))
     extent = generator.uniform(1, 15, (500, 2))
     boxes = np.concatenate([centres - extent, centres + extent], 1)
-    whole_somewhere = np.zeros(500, bool)
+    complete = np.zeros(500, bool)
     for window in TILING.windows(size):
         in_core, cut = TILING.in_core(boxes, window, size), TILING.is_cut(boxes, window, size)
         assert not (in_core & cut & (extent < 10).all(1)).any()
-        whole_somewhere |= in_core
-    assert whole_somewhere.all()
+        complete |= in_core
+    assert complete.all()
 
 
 IDS = drawn((300, 400), *(rectangle(t, k, t + 30, k + 75) for t in range(5, 250, 50) for k in range(7, 320, 90)))
@@ -78,7 +78,7 @@ def same(one: InstanceResult, other: InstanceResult) -> bool:
 
 
 def test_an_interrupted_run_resumes(tmp_path: Path) -> None:
-    expected = detect_objects(Numbered(IDS), find, TILING)
+    expected = detect_objects(IdRaster(IDS), detect, TILING)
     assert len(expected) == 20
 
     class StoppedError(Exception):
@@ -89,15 +89,17 @@ def test_an_interrupted_run_resumes(tmp_path: Path) -> None:
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        detect_objects(Numbered(IDS), find, TILING, checkpoint=TileCheckpoint(tmp_path / "j", SETTINGS), progress=stop)
-    raster, calls = Numbered(IDS), []
-    checkpoint = TileCheckpoint(tmp_path / "j", SETTINGS)
-    found = detect_objects(raster, find, TILING, checkpoint=checkpoint, progress=lambda *done: calls.append(done))
+        detect_objects(
+            IdRaster(IDS), detect, TILING, checkpoint=TileCheckpoint(tmp_path / "tiles", SETTINGS), progress=stop
+        )
+    raster, calls = IdRaster(IDS), []
+    checkpoint = TileCheckpoint(tmp_path / "tiles", SETTINGS)
+    found = detect_objects(raster, detect, TILING, checkpoint=checkpoint, progress=lambda *done: calls.append(done))
     assert raster.reads == TILING.windows(IDS.shape)[5:]
     assert calls == [(n, 12) for n in range(1, 13)]
     assert same(found, expected)
-    again = Numbered(IDS)
-    assert same(detect_objects(again, find, TILING, checkpoint=checkpoint), expected)
+    again = IdRaster(IDS)
+    assert same(detect_objects(again, detect, TILING, checkpoint=checkpoint), expected)
     assert again.reads == []
 
 
@@ -113,23 +115,23 @@ def test_a_checkpoint_rejects_other_settings(tmp_path: Path) -> None:
 
 def test_a_truncated_tile_file_is_predicted_again(tmp_path: Path) -> None:
     checkpoint = TileCheckpoint(tmp_path, SETTINGS)
-    expected = detect_objects(Numbered(IDS), find, TILING, checkpoint=checkpoint)
+    expected = detect_objects(IdRaster(IDS), detect, TILING, checkpoint=checkpoint)
     file = tmp_path / "000003.npz"
     file.write_bytes(file.read_bytes()[:100])
-    raster = Numbered(IDS)
-    assert same(detect_objects(raster, find, TILING, checkpoint=checkpoint), expected)
+    raster = IdRaster(IDS)
+    assert same(detect_objects(raster, detect, TILING, checkpoint=checkpoint), expected)
     assert raster.reads == TILING.windows(IDS.shape)[3:4]
 
 
 def test_a_tile_without_objects_is_done(tmp_path: Path) -> None:
-    empty, checkpoint = Numbered(np.zeros((100, 100), np.int64)), TileCheckpoint(tmp_path, SETTINGS)
+    empty, checkpoint = IdRaster(np.zeros((100, 100), np.int64)), TileCheckpoint(tmp_path, SETTINGS)
     for _ in range(2):
-        assert len(detect_objects(empty, find, TILING, checkpoint=checkpoint)) == 0
+        assert len(detect_objects(empty, detect, TILING, checkpoint=checkpoint)) == 0
     assert len(empty.reads) == 1
 
 
-def test_outputs(tmp_path: Path) -> None:
-    found = detect_objects(Numbered(IDS), find, TILING)
+def test_coco_results_of_tiles(tmp_path: Path) -> None:
+    found = detect_objects(IdRaster(IDS), detect, TILING)
     ids = id_map(found, 100)
     entries = found.to_coco(image_id=7, file_name="slide.tif")
     assert len(entries) == len(found) == 20
@@ -181,7 +183,7 @@ def test_a_tile_is_scaled_by_the_factor(model_of_nuclei: Model, size: tuple[int,
     assert model.module.resizing.min_side == 512
 
 
-def test_tiles_for_a_model() -> None:
+def test_tiling_for_min_side() -> None:
     assert Tiling.for_min_side(512) == Tiling(tile_size=512, overlap=64)
     assert Tiling.for_min_side(512, 2.0) == Tiling(tile_size=256, overlap=32)
     assert Tiling.for_min_side(800) == Tiling(tile_size=1024, overlap=128)
@@ -189,7 +191,7 @@ def test_tiles_for_a_model() -> None:
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0, 0.25])
-def test_tiles_are_of_the_size_of_images_for_every_min_side(factor: float) -> None:
+def test_tiles_have_about_the_input_size_for_every_min_side(factor: float) -> None:
     for min_side in range(1, 2049):
         tiling = Tiling.for_min_side(min_side, factor)
         tile, overlap = tiling.tile_size * factor, tiling.overlap * factor
@@ -206,14 +208,14 @@ def test_a_segmentation_model_or_a_factor_of_0_is_an_error(model_of_nuclei: Mode
 
 
 def mosaic(side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images of nuclei side by side: (side, side, 3) uint8, and (side, side) int32 numbers of objects."""
+    """Return a mosaic of nuclei images, (side, side, 3) uint8, and its object numbers, (side, side) int32."""
     if not NUCLEI.is_dir():
-        pytest.skip("the labelled photos of nuclei (../shared/data/nuclei) are not on this machine")
+        pytest.skip("the labelled images of nuclei (../shared/data/nuclei) are not on this machine")
     with (NUCLEI / "index.csv").open() as file:
         names = [row["id"] for row in csv.DictReader(file) if row["width"] == row["height"] == "256"]
     image, ids = np.zeros((side, side, 3), np.uint8), np.zeros((side, side), np.int32)
-    places = [(top, left) for top in range(0, side, 256) for left in range(0, side, 256)]
-    for (top, left), name in zip(places, names[:: len(names) // len(places)], strict=False):
+    corners = [(top, left) for top in range(0, side, 256) for left in range(0, side, 256)]
+    for (top, left), name in zip(corners, names[:: len(names) // len(corners)], strict=False):
         rows, columns = slice(0, min(256, side - top)), slice(0, min(256, side - left))
         part = np.s_[top : top + 256, left : left + 256]
         image[part] = np.array(Image.open(NUCLEI / f"images/{name}.png").convert("RGB"))[rows, columns]
@@ -222,7 +224,7 @@ def mosaic(side: int) -> tuple[np.ndarray, np.ndarray]:
     return image, ids
 
 
-def allow(net: MaskRCNN, count: int) -> None:
+def set_max_detections(net: MaskRCNN, count: int) -> None:
     """Set the largest number of detections per image."""
     net.settings = replace(net.settings, max_detections=count)
     net.rpn.inference_limits = replace(net.rpn.inference_limits, before_nms=4 * count, after_nms=4 * count)
@@ -240,13 +242,13 @@ def test_nuclei_in_tiles_equal_those_of_the_whole_image() -> None:
     raster = InMemoryRaster(torch.from_numpy(image).permute(2, 0, 1))
     net = nuclei().module
     assert isinstance(net, MaskRCNN)
-    allow(net, 600 * side**2 // 384**2)  # as many for each pixel as in the tiles
+    set_max_detections(net, 600 * side**2 // 384**2)  # the same number per pixel as in the tiles
     whole = tile_detector(Model(net, "torch", "float32"))(raster.image)
     whole_ids = whole.label_map()
-    allow(net, 600)
-    find = tile_detector(Model(net, "torch", "float32"))
+    set_max_detections(net, 600)
+    detect = tile_detector(Model(net, "torch", "float32"))
     tiling = Tiling(tile_size=384, overlap=64)
-    merged = detect_objects(raster, find, tiling)
+    merged = detect_objects(raster, detect, tiling)
     ids = id_map(merged)
 
     assert len(whole) > 200

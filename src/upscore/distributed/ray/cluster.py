@@ -1,7 +1,7 @@
-"""Connection to a Ray cluster, or to Ray on this machine, and the number of workers for it.
+"""Connection to a Ray cluster, the number of its workers, and the transfer of a model to them.
 
-Ray processes started here send no usage statistics and serve no dashboard. The settings of an existing cluster are not
-changed.
+Ray processes that are started here send no usage statistics and serve no dashboard. The settings of an existing cluster
+are not changed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from upscore.errors import UserError
 from upscore.inference.engines import EngineName, Precision
 from upscore.inference.load import load
 from upscore.inference.model import Model
+from upscore.text import first_line
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # otherwise Ray reports dead processes, too
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # otherwise Ray also reports dead processes
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # otherwise each worker prints a FutureWarning
 }
 """Environment variables set before Ray is imported; all processes that it starts inherit them."""
@@ -42,12 +43,16 @@ WAIT, INTERVAL = 600.0, 1.0
 """Timeout and polling interval, in seconds, for a machine with CPUs."""
 
 
+ModelFiles = str | dict[str, bytes]
+"""Address on the Hugging Face hub, from which each machine downloads the model, or the files of a model folder."""
+
+
 class ClusterWarning(UserWarning):
-    """The cluster has no machine yet, and the command waits for one."""
+    """The cluster has no machine with CPUs yet, and the command waits for one."""
 
 
 class Workers(NamedTuple):
-    """Number of worker processes, and the CPUs and GPUs of each."""
+    """Number of worker processes, and the number of CPUs and GPUs of each."""
 
     number: int
     cpus: int
@@ -76,7 +81,7 @@ def connected(address: str | None = None) -> Iterator[Any]:
     An existing connection of the process is used and kept open.
 
     Raises:
-        UserError: Ray is not installed, or there is no cluster at the address.
+        UserError: Ray is not installed, there is no cluster at the address, or Ray cannot start on this machine.
     """
     ray = import_ray()
     if ray.is_initialized():
@@ -85,15 +90,23 @@ def connected(address: str | None = None) -> Iterator[Any]:
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     local = {"include_dashboard": False} if address == "local" else {}
     try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **local)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"no Ray cluster answers at {address}: {reason}") from error
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # failures are reported per image at the end
-    try:
+        try:
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **local)
+        except Exception as error:  # Ray raises plain `Exception` if one of its servers does not start
+            raise _connection_error(address, error) from error
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # failures are reported per image at the end
         yield ray
     finally:
         ray.shutdown()
+
+
+def _connection_error(address: str, error: Exception) -> UserError:
+    if address == "local":
+        return UserError(
+            f"Ray cannot start on this machine ({first_line(error)}): run the command without --ray, or give the "
+            "address of a cluster with --address"
+        )
+    return UserError(f"no Ray cluster answers at {address} ({first_line(error)}): check the address and the cluster")
 
 
 def plan_workers(ray: Any, number: int | None = None, cpus: int | None = None, *, wait: float = WAIT) -> Workers:
@@ -104,21 +117,21 @@ def plan_workers(ray: Any, number: int | None = None, cpus: int | None = None, *
     Args:
         ray: the connected module.
         number: number of workers; None uses the capacity of the cluster.
-        cpus: CPUs of each worker; None chooses up to `MAX_CPUS`.
+        cpus: CPUs of each worker; None uses up to `MAX_CPUS`.
         wait: seconds to wait for a machine with CPUs.
 
     Raises:
         UserError: no machine has `cpus` CPUs, or none has any after `wait` seconds.
     """
     machines = _machines(ray) or _wait_for_machines(ray, cpus or 1, wait)
-    processors = [int(machine["CPU"]) for machine in machines]
+    machine_cpus = [int(machine["CPU"]) for machine in machines]
     gpus = sum(int(machine.get("GPU", 0)) for machine in machines)
     if cpus is None:
-        share = sum(processors) // (number or gpus or 1)
-        cpus = max(1, min(MAX_CPUS, share, *processors))
-    if cpus > max(processors):
-        raise UserError(f"no machine has {cpus} CPUs for a worker: use at most {max(processors)}")
-    return Workers(number or gpus or sum(own // cpus for own in processors), cpus, int(gpus > 0))
+        share = sum(machine_cpus) // (number or gpus or 1)
+        cpus = max(1, min(MAX_CPUS, share, *machine_cpus))
+    if cpus > max(machine_cpus):
+        raise UserError(f"no machine has {cpus} CPUs for a worker: use at most {max(machine_cpus)}")
+    return Workers(number or gpus or sum(count // cpus for count in machine_cpus), cpus, int(gpus > 0))
 
 
 def _machines(ray: Any) -> list[dict[str, float]]:
@@ -128,7 +141,7 @@ def _machines(ray: Any) -> list[dict[str, float]]:
 
 def _wait_for_machines(ray: Any, cpus: int, wait: float) -> list[dict[str, float]]:
     warnings.warn(f"no machine of the cluster has CPUs: waiting up to {wait:.0f} seconds for one", ClusterWarning, 3)
-    _request_processors(cpus)
+    _request_cpus(cpus)
     deadline = time.monotonic() + wait
     while not (machines := _machines(ray)):
         if time.monotonic() > deadline:
@@ -137,19 +150,15 @@ def _wait_for_machines(ray: Any, cpus: int, wait: float) -> list[dict[str, float
                 "`ray start --address HEAD:6379`, or enable the autoscaler"
             )
         time.sleep(INTERVAL)
-    _request_processors(0)  # the workers request their own
+    _request_cpus(0)  # the workers request their own
     return machines
 
 
-def _request_processors(number: int) -> None:
+def _request_cpus(number: int) -> None:
     """Request a total number of CPUs from the autoscaler of the cluster, if it has one."""
     from ray.autoscaler.sdk import request_resources
 
     request_resources(num_cpus=number)
-
-
-ModelFiles = str | dict[str, bytes]
-"""Address on the Hugging Face hub, from which each machine downloads the model, or the files of a model folder."""
 
 
 def read_model(source: str) -> ModelFiles:
@@ -182,7 +191,6 @@ def load_files(files: ModelFiles, engine: EngineName, precision: Precision) -> M
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    weakref.finalize(
-        model, shutil.rmtree, folder, ignore_errors=True
-    )  # `Model.module` reads the folder at the first access
+    # The folder exists as long as the model, since `Model.module` reads it at the first access.
+    weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
     return model

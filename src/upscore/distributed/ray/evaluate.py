@@ -1,4 +1,4 @@
-"""Evaluation on a Ray cluster: workers predict and compare, and the driver sums counts and collects matches."""
+"""Evaluation on a Ray cluster. Workers predict and compare images; the driver adds up counts and collects matches."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 from upscore.data import open_dataset
 from upscore.data.datasets import Dataset, parse_scenes, subset
 from upscore.data.instance_datasets import open_instances
-from upscore.distributed.ray.cluster import connected, load_files, plan_workers, read_model
-from upscore.distributed.ray.task_runner import Row, run
+from upscore.distributed.ray.cluster import ModelFiles, load_files
+from upscore.distributed.ray.task_runner import Row, run_on_cluster
 from upscore.errors import UserError
 from upscore.evaluation.instances import InstanceEvaluator, InstanceScores
 from upscore.evaluation.semantic import SemanticScores, TwoHeadedScores, semantic_scores, two_headed_scores
@@ -71,17 +71,13 @@ def evaluate_on_ray(
     orders = class_orders(predictor, dataset)
     total = _Total(predictor)
     items: list[Row] = [{} for _ in range(len(dataset))]
-    with connected(address) as ray:
-        arguments = {"files": ray.put(read_model(model)), "dataset": ray.put(dataset), "orders": orders}
-        arguments |= {"engine": engine, "precision": precision}
-        plan = plan_workers(ray, workers, cpus)
-        with closing(run(ray, items, Scorer, arguments, plan)) as rows:
-            for done, row in enumerate(rows, start=1):
-                if row["error"]:
-                    raise UserError(row["error"])
-                total.add(row["number"], row)
-                if progress:
-                    progress(done, len(dataset))
+    arguments = {"dataset": dataset, "orders": orders, "engine": engine, "precision": precision}
+    rows = run_on_cluster(model, items, Scorer, arguments, address=address, workers=workers, cpus=cpus)
+    with closing(rows):
+        for done, row in enumerate(rows, start=1):
+            total.add(row["number"], row)
+            if progress:
+                progress(done, len(dataset))
     return Evaluated(scores=total.scores(), images=len(dataset), training=predictor.training)
 
 
@@ -100,20 +96,20 @@ class _Total:
         self.predictor = predictor
         self.counts: np.ndarray | int = 0
         self.geometric: np.ndarray | int = 0
-        self.compared: dict[int, InstanceEvaluator] = {}
+        self.matches: dict[int, InstanceEvaluator] = {}
 
     def add(self, number: int, row: Row) -> None:
         self.counts = self.counts + row["counts"]
         self.geometric = self.geometric + row["geometric"]
-        if row["compared"] is not None:
-            self.compared[number] = row["compared"]
+        if row["matches"] is not None:
+            self.matches[number] = row["matches"]
 
     def scores(self) -> SemanticScores | InstanceScores:
         classes = self.predictor.classes
         if self.predictor.task == "instances":
             merged = InstanceEvaluator(classes, max_detections=self.predictor.max_detections)
-            for number in sorted(self.compared):  # in the order of the images, which breaks ties of scores
-                merged.extend(self.compared[number])
+            for number in sorted(self.matches):  # in the order of the images, which breaks ties of scores
+                merged.extend(self.matches[number])
             return merged.scores(self.predictor.display_threshold)
         semantic = semantic_scores(torch.as_tensor(self.counts), classes)
         if not np.size(self.geometric):
@@ -125,14 +121,13 @@ class _Total:
 class Scorer:
     """Actor that holds the network and the data set."""
 
-    def __init__(self, files: Any, dataset: Any, orders: ClassOrders, engine: EngineName, precision: Precision) -> None:
-        import ray
-
-        self.orders = orders
-        self.dataset: Dataset = ray.get(dataset)
+    def __init__(
+        self, files: ModelFiles, dataset: Dataset, orders: ClassOrders, engine: EngineName, precision: Precision
+    ) -> None:
+        self.dataset, self.orders = dataset, orders
         self.error, self.predictor = "", None
         try:
-            self.predictor = load_files(ray.get(files), engine, precision)
+            self.predictor = load_files(files, engine, precision)
         except UserError as error:
             self.error = str(error)
 
@@ -146,15 +141,15 @@ class Scorer:
             return _row(error=str(error))
 
     def lost(self, item: Row) -> Row:
-        """Return the row of an image on which processes died."""
+        """Return the row of an image on which workers died."""
         names = getattr(self.dataset, "names", None)
         name = names[item["number"]] if names else f"image {item['number'] + 1}"
-        return _row(error=f"{name}: every process that evaluated it died: it may need more memory than a machine has")
+        return _row(error=f"{name}: all workers that evaluated it died: it may need more memory than a machine has")
 
 
 def _compare(predictor: Model, image: Dataset, orders: ClassOrders) -> Row:
     if predictor.task == "instances":
-        return _row(compared=compare_objects(predictor, image, orders=orders))
+        return _row(matches=compare_objects(predictor, image, orders=orders))
     scores = evaluate(predictor, image, orders=orders)
     if isinstance(scores, TwoHeadedScores):
         return _row(counts=scores.confusion, geometric=scores.geometric.confusion)
@@ -165,9 +160,9 @@ def _compare(predictor: Model, image: Dataset, orders: ClassOrders) -> Row:
 def _row(
     counts: list[list[int]] | None = None,
     geometric: list[list[int]] | None = None,
-    compared: InstanceEvaluator | None = None,
+    matches: InstanceEvaluator | None = None,
     error: str = "",
 ) -> Row:
     """Return a row with confusion matrices, matched objects or an error."""
     matrices = {"counts": np.array(counts or [], np.int64), "geometric": np.array(geometric or [], np.int64)}
-    return {**matrices, "compared": compared, "error": error}
+    return {**matrices, "matches": matches, "error": error}

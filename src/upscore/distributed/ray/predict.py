@@ -6,19 +6,17 @@ import json
 import tempfile
 import time
 import unicodedata
-from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from upscore.data.io.decoding import SUFFIXES
 from upscore.data.io.depth import find_depth
-from upscore.distributed.ray.cluster import connected, load_files, plan_workers, read_model
-from upscore.distributed.ray.task_runner import Row, run
-from upscore.distributed.storage import Place, delete_file, delivered, fetched, list_files, place, upload
+from upscore.distributed.ray.cluster import ModelFiles, load_files
+from upscore.distributed.ray.task_runner import Row, run_on_cluster
+from upscore.distributed.storage import Location, delete_file, delivered, fetched, list_files, parse_location, upload
 from upscore.errors import UserError
 from upscore.inference.engines import EngineName, Precision
 from upscore.inference.engines.session import resolve_engine
@@ -28,11 +26,11 @@ from upscore.inference.folder import (
     require_fitting,
     result_ids,
     warmup_sizes,
-    write_found,
+    write_objects,
 )
 from upscore.inference.load import load
 from upscore.inference.model import Model
-from upscore.inference.outputs import ENDINGS, GEOMETRIC, find_images, refuse_overwriting, write_prediction
+from upscore.inference.outputs import ENDINGS, GEOMETRIC, by_name, find_images, refuse_overwriting, write_prediction
 from upscore.inference.run_manifest import (
     FOLDER,
     Fingerprint,
@@ -48,7 +46,9 @@ from upscore.results import InstanceResult
 from upscore.results.writers.coco import RESULTS
 
 
-def list_images(sources: Sequence[str | Path], output: Place) -> tuple[dict[str, Place], dict[Place, Fingerprint]]:
+def list_images(
+    sources: Sequence[str | Path], output: Location
+) -> tuple[dict[str, Location], dict[Location, Fingerprint]]:
     """Find images in local folders and object stores, like `upscore.inference.outputs.find_images`.
 
     Files below `output` are excluded.
@@ -59,14 +59,14 @@ def list_images(sources: Sequence[str | Path], output: Place) -> tuple[dict[str,
     Raises:
         UserError: there are no images, or two images have the same output files.
     """
-    places = [place(source) for source in sources]
-    images: dict[str, Place] = {}
-    if local := [where.local for where in places if where.local is not None]:
-        images = {name: place(path) for name, path in find_images(local, output=output.local).items()}
-    stored: dict[Place, Fingerprint] = {}
-    for where in dict.fromkeys(places):
-        if where.local is None:
-            for name, image in _list_store(where, output, stored).items():
+    locations = [parse_location(source) for source in sources]
+    images: dict[str, Location] = {}
+    if local := [location.local for location in locations if location.local is not None]:
+        images = {name: parse_location(path) for name, path in find_images(local, output=output.local).items()}
+    stored: dict[Location, Fingerprint] = {}
+    for location in dict.fromkeys(locations):
+        if location.local is None:
+            for name, image in _list_store(location, output, stored).items():
                 if images.setdefault(name, image) != image:
                     raise UserError(
                         f"{image} and {images[name]} would be written to the same files: use separate --output folders"
@@ -74,33 +74,27 @@ def list_images(sources: Sequence[str | Path], output: Place) -> tuple[dict[str,
     return images, stored
 
 
-def _list_store(where: Place, output: Place, stored: dict[Place, Fingerprint]) -> dict[str, Place]:
-    found: dict[PurePosixPath, Place] = {}
-    for name, file in list_files(where).items():
-        image = where.below(name) if name else where
+def _list_store(location: Location, output: Location, stored: dict[Location, Fingerprint]) -> dict[str, Location]:
+    """Find images in an object store, by the names of their outputs, and add their fingerprints to `stored`."""
+    found: list[tuple[str, str, Location]] = []
+    for name, file in list_files(location).items():
+        image = location.below(name) if name else location
         path = PurePosixPath(name or image.path.rpartition("/")[2])
-        written = _is_below(image, output) and where != output
+        is_output = _is_below(image, output) and location != output
         hidden = any(part.startswith(".") for part in path.parts)
-        if path.suffix.lower() in SUFFIXES and not hidden and not written:
-            found[path] = image
+        if path.suffix.lower() in SUFFIXES and not hidden and not is_output:
+            found.append((unicodedata.normalize("NFC", str(path.with_suffix(""))), path.suffix, image))
             stored[image] = {"file": path.name, "bytes": file.bytes, "modified": file.modified}
     if not found:
-        raise UserError(f"{where} contains no images: supported suffixes are {', '.join(sorted(SUFFIXES))}")
-    counts = Counter(path.with_suffix("") for path in found)
-    return {_name(path, alone=counts[path.with_suffix("")] == 1): image for path, image in found.items()}
+        raise UserError(f"{location} contains no images: supported suffixes are {', '.join(sorted(SUFFIXES))}")
+    return by_name(found)
 
 
-def _name(path: PurePosixPath, *, alone: bool) -> str:
-    """Return the name of an output: the path without suffix, or with `_suffix` if another image has the same name."""
-    named = path.with_suffix("") if alone else path.with_name(f"{path.stem}_{path.suffix.lstrip('.')}")
-    return unicodedata.normalize("NFC", str(named))
-
-
-def _is_below(image: Place, folder: Place) -> bool:
+def _is_below(image: Location, folder: Location) -> bool:
     return image.store == folder.store and image.path.startswith(f"{folder.path}/")
 
 
-def require_distinct_outputs(images: dict[str, Place], output: Place, task: str, *, geometric: bool) -> None:
+def require_distinct_outputs(images: dict[str, Location], output: Location, task: str, *, geometric: bool) -> None:
     """Check, before the first prediction, that no output overwrites an image or another output.
 
     Raises:
@@ -126,9 +120,9 @@ UPLOAD_INTERVAL = 60.0
 
 @contextmanager
 def run_manifest(
-    output: Place, settings: Settings, *, source: str, resume: bool, exclusive: bool
+    output: Location, settings: Settings, *, source: str, resume: bool, exclusive: bool
 ) -> Iterator[RunManifest]:
-    """Open the manifest of a run, see `RunManifest`; outputs in an object store are not locked.
+    """Open the manifest of a run, see `RunManifest`; an output in an object store is not locked.
 
     Raises:
         UserError: see `RunManifest`; or the object store cannot be reached.
@@ -149,7 +143,7 @@ def run_manifest(
 class _StoreManifest(RunManifest):
     """Manifest in a temporary folder whose journals are uploaded to an object store."""
 
-    def __init__(self, store: Place, folder: Path, settings: Settings, *, source: str, resume: bool) -> None:
+    def __init__(self, store: Location, folder: Path, settings: Settings, *, source: str, resume: bool) -> None:
         super().__init__(folder, settings, source=source, resume=resume)
         self.store = store.below(FOLDER)
         self._uploaded_at = time.monotonic()
@@ -195,10 +189,10 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class WorkerOptions:
     """Options that are sent to each worker."""
 
-    output: Place
+    output: Location
     staging: Path
     """Folder for incomplete files, if the output is not in an object store."""
     engine: EngineName
@@ -208,7 +202,7 @@ class Options:
     overlays: bool
     score_threshold: float | None
     category_ids: list[int] | None
-    """By class index, in `instances.json`; None: class index + 1."""
+    """Category ids by class index, for `instances.json`; None means class index + 1."""
     sizes: tuple[tuple[int, int], ...]
     """Common image sizes (H, W), known before the images are read."""
 
@@ -230,7 +224,7 @@ def predict_on_ray(
     precision: Precision = "auto",
     progress: ProgressCallback | None = None,
 ) -> Outcome:
-    """Run `upscore predict` on a Ray cluster; the work of dead processes is repeated.
+    """Run `upscore predict` on a Ray cluster; the work of workers that die is repeated.
 
     Images and output must be on a file system that all machines share, or in an object store (see
     `upscore.distributed.storage`). The model is sent to the workers.
@@ -250,7 +244,7 @@ def predict_on_ray(
             overwrite an image or cannot be written, the workers cannot load the model, another run is writing to the
             output, or `resume` is set and the output belongs to another model or other options.
     """
-    target = place(output)
+    target = parse_location(output)
     images, stored = list_images(paths, target)
     resolved = resolve_engine(engine, precision)
     predictor = load(model, engine="torch", precision="float32")
@@ -268,12 +262,12 @@ def predict_on_ray(
         precision=precision,
         category_ids=ids.setting,
     )
-    finds_objects, source = predictor.task == "instances", str(predictor.folder or model)
+    detects_objects, source = predictor.task == "instances", str(predictor.folder or model)
     with ExitStack() as stack:
         manifest = stack.enter_context(
-            run_manifest(target, settings, source=source, resume=resume, exclusive=finds_objects)
+            run_manifest(target, settings, source=source, resume=resume, exclusive=detects_objects)
         )
-        options = Options(
+        options = WorkerOptions(
             output=target,
             staging=manifest.staging.absolute(),
             engine=engine,
@@ -285,16 +279,23 @@ def predict_on_ray(
             category_ids=ids.categories,
             sizes=tuple(warmup_sizes([image.local for image in images.values() if image.local is not None])),
         )
-        if finds_objects:  # also after an interruption
+        if detects_objects:  # also after an interruption
             stack.callback(_write_results, manifest, ids.images, target)
         before = _find_earlier(manifest, images, stored, depth, target) if resume else {}
         objects = sum(before.values())
-        rest = {name: image for name, image in images.items() if name not in before}
+        remaining = {name: image for name, image in images.items() if name not in before}
         failures: dict[int, str] = {}
-        rows = stack.enter_context(closing(_rows(model, _items(rest, ids.images), options, address, workers, cpus)))
+        rows = run_on_cluster(
+            model,
+            _items(remaining, ids.images),
+            ImageWorker,
+            {"options": options},
+            address=address,
+            workers=workers,
+            cpus=cpus,
+        )
+        stack.enter_context(closing(rows))
         for done, row in enumerate(rows, start=len(before) + 1):
-            if row["error"]:
-                raise UserError(row["error"])
             if row["failure"]:
                 failures[row["number"]] = row["failure"]
             if row["record"]:
@@ -307,7 +308,7 @@ def predict_on_ray(
                 progress(done, len(images))
     return Outcome(
         images=len(images),
-        objects=objects if finds_objects else None,
+        objects=objects if detects_objects else None,
         classes=predictor.classes,
         failures=[failures[number] for number in sorted(failures)],
         before=len(before),
@@ -316,25 +317,12 @@ def predict_on_ray(
     )
 
 
-def _rows(
-    model: str, items: list[Row], options: Options, address: str | None, workers: int | None, cpus: int | None
-) -> Generator[Row, None, None]:
-    """Yield the rows of all images, see `run`; connects to the cluster only if there are items."""
-    if not items:
-        return
-    with connected(address) as ray:
-        arguments = {"files": ray.put(read_model(model)), "options": options}
-        plan = plan_workers(ray, workers, cpus)
-        with closing(run(ray, items, ImageWorker, arguments, plan)) as rows:
-            yield from rows
-
-
 def _find_earlier(
     manifest: RunManifest,
-    images: Mapping[str, Place],
-    stored: Mapping[Place, Fingerprint],
+    images: Mapping[str, Location],
+    stored: Mapping[Location, Fingerprint],
     depth: Path | None,
-    output: Place,
+    output: Location,
 ) -> dict[str, int]:
     """Return the images that an earlier run has predicted, by name, with their numbers of objects."""
     size = None
@@ -342,47 +330,45 @@ def _find_earlier(
         files = list_files(output)
         size = {name: file.bytes for name, file in files.items()}.get
 
-    def same(image: Place, name: str, before: Sequence[Fingerprint]) -> bool:
+    def same(image: Location, name: str, before: Sequence[Fingerprint]) -> bool:
         try:
-            beside = [] if depth is None else [find_depth(depth, name)]
+            depth_maps = [] if depth is None else [find_depth(depth, name)]
         except UserError:  # reported by the worker
             return False
         if image.local is not None:
-            return unchanged(before, [image.local, *beside])
-        return before[:1] == [stored[image]] and unchanged(before[1:], beside)
+            return unchanged(before, [image.local, *depth_maps])
+        return before[:1] == [stored[image]] and unchanged(before[1:], depth_maps)
 
     records = {name: manifest.find(name, partial(same, image, name), size) for name, image in images.items()}
     return {name: len(record.results) for name, record in records.items() if record is not None}
 
 
-def _items(images: Mapping[str, Place], image_ids: Mapping[str, int]) -> list[Row]:
+def _items(images: Mapping[str, Location], image_ids: Mapping[str, int]) -> list[Row]:
     return [
         {"name": name, "store": image.store, "path": image.path, "image_id": image_ids[name]}
         for name, image in images.items()
     ]
 
 
-def _write_results(manifest: RunManifest, image_ids: Mapping[str, int], output: Place) -> None:
+def _write_results(manifest: RunManifest, image_ids: Mapping[str, int], output: Location) -> None:
     with delivered(output, manifest.staging) as folder:
-        write_found(manifest, image_ids, folder)
+        write_objects(manifest, image_ids, folder)
 
 
 class ImageWorker:
     """Actor that holds the network, reads and predicts images and writes the results."""
 
-    def __init__(self, files: Any, options: Options) -> None:
-        import ray
-
+    def __init__(self, files: ModelFiles, options: WorkerOptions) -> None:
         self.options, self.error, self.predictor = options, "", None
         try:
-            self.predictor = load_files(ray.get(files), options.engine, options.precision)
+            self.predictor = load_files(files, options.engine, options.precision)
             self.predictor.warmup(*options.sizes)
         except UserError as error:
             self.error = str(error)
 
     def do(self, item: Row) -> Row:
         """Predict an image, write its files and return its row."""
-        image = Place(item["store"], item["path"])
+        image = Location(item["store"], item["path"])
         if self.predictor is None:
             return _row(error=self.error)
         try:
@@ -393,13 +379,11 @@ class ImageWorker:
             return _row(failure=f"{image}: prediction failed with {type(error).__name__}: {error}")
 
     def lost(self, item: Row) -> Row:
-        """Return the row of an image on which processes died."""
-        image = Place(item["store"], item["path"])
-        return _row(
-            failure=f"{image}: every process that predicted it died: it may need more memory than a machine has"
-        )
+        """Return the row of an image on which workers died."""
+        image = Location(item["store"], item["path"])
+        return _row(failure=f"{image}: all workers that predicted it died: it may need more memory than a machine has")
 
-    def _predict(self, predictor: Model, image: Place, name: str, image_id: int) -> Record:
+    def _predict(self, predictor: Model, image: Location, name: str, image_id: int) -> Record:
         options = self.options
         depth = None if options.depth is None else find_depth(options.depth, name)
         inputs = [fingerprint(path) for path in (image.local, depth) if path is not None]
@@ -411,13 +395,13 @@ class ImageWorker:
             except UserError as error:
                 raise UserError(str(error).replace(str(path), str(image))) from error
         with delivered(options.output, options.staging) as folder:
-            written = write_prediction(
+            paths = write_prediction(
                 prediction,
                 folder / name,
                 overlays=options.overlays,
                 display_threshold=display_threshold(predictor, options.score_threshold),
             )
-            files = sizes_below(written, folder)
+            files = sizes_below(paths, folder)
         if not isinstance(prediction, InstanceResult):
             return Record(name, inputs, files)
         file_name = (PurePosixPath(name).parent / PurePosixPath(image.path).name).as_posix()

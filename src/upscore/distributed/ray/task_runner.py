@@ -1,4 +1,4 @@
-"""Task runner: processes items on the workers of a Ray cluster and yields one row for each item.
+"""Task runner, which processes items on the workers of a Ray cluster and yields one row for each item.
 
 Ray Data repeats a task when its process dies. A repeated task processes one item at a time, and an item on which
 processes keep dying is abandoned with a row of its own. Attempts are counted in an actor on the driver's machine.
@@ -11,12 +11,13 @@ import tempfile
 from collections import Counter
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from upscore.distributed.ray.cluster import Workers
+from upscore.distributed.ray.cluster import Workers, connected, plan_workers, read_model
 from upscore.errors import UserError
 
 MAX_DEATHS = 2
@@ -39,12 +40,49 @@ class Worker(Protocol):
     """Interface of workers; each process creates one instance."""
 
     def do(self, item: Row) -> Row:
-        """Process an item and return its row; called from several threads."""
+        """Process an item and return its row; several threads call this method."""
         ...
 
     def lost(self, item: Row) -> Row:
         """Return the row of an abandoned item."""
         ...
+
+
+def run_on_cluster(
+    model: str,
+    items: Sequence[Row],
+    worker: type[Worker],
+    arguments: dict[str, Any],
+    *,
+    address: str | None,
+    workers: int | None,
+    cpus: int | None,
+    threads: int | None = None,
+) -> Generator[Row, None, None]:
+    """Connect to a cluster, send a model to its workers and yield the rows of all items; see `run`.
+
+    Without items, no connection is made. Close the generator to release the workers.
+
+    Args:
+        model: source of the model, see `upscore.load`. Workers receive it as the argument `files`, for `load_files`.
+        items, worker, arguments, threads: see `run`. Rows have a field `error`, which is empty on success.
+        address: address of the cluster; None uses RAY_ADDRESS, or else this machine.
+        workers: number of worker processes; None uses the capacity of the cluster.
+        cpus: number of CPUs of each worker.
+
+    Raises:
+        UserError: there is no cluster or model, no worker can be started, or a row has an error.
+    """
+    if not items:
+        return
+    with connected(address) as ray:
+        arguments = {"files": read_model(model), **arguments}
+        plan = plan_workers(ray, workers, cpus)
+        with closing(run(ray, items, worker, arguments, plan, threads=threads)) as rows:
+            for row in rows:
+                if row["error"]:
+                    raise UserError(row["error"])
+                yield row
 
 
 def run(
@@ -64,7 +102,7 @@ def run(
         ray: the connected module.
         items: dictionaries with the same keys; workers receive them with their position added as `number`.
         worker: class that each process instantiates with `arguments`.
-        arguments: arguments of `worker`.
+        arguments: keyword arguments of `worker`, which are sent to each machine once.
         workers: number and size of the workers.
         threads: items that a worker processes in parallel; None uses its number of CPUs plus 1, so that the network
             rarely waits for input and output.
@@ -79,11 +117,12 @@ def run(
     numbered = [{**item, "number": number} for number, item in enumerate(items)]
     dataset = ray.data.from_items(numbered, override_num_blocks=tasks)
     dataset.context.enable_progress_bars = False
-    counter, counts = _start_counter(ray)
+    references = {name: ray.put(value) for name, value in arguments.items()}
+    counter, log = _start_counter(ray)
     rows = dataset.map_batches(
         _Tasks,
         batch_size=None,
-        fn_constructor_args=(worker, arguments, counter, threads or workers.cpus + 1),
+        fn_constructor_args=(worker, references, counter, threads or workers.cpus + 1),
         compute=ray.data.ActorPoolStrategy(size=min(workers.number, tasks), max_tasks_in_flight_per_actor=IN_FLIGHT),
         num_cpus=workers.cpus,
         num_gpus=workers.gpus,
@@ -91,11 +130,11 @@ def run(
     try:
         yield from rows.iter_rows()
     except ray.exceptions.RayActorError as error:
-        reason = (str(error).strip().splitlines() or [""])[-1]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise UserError(f"the cluster cannot start workers: install upscore on all machines ({reason})") from error
     finally:
         ray.kill(counter)
-        counts.unlink(missing_ok=True)
+        log.unlink(missing_ok=True)
 
 
 class AttemptCounter:
@@ -147,8 +186,10 @@ def _start_counter(ray: Any) -> tuple[Any, Path]:
 class _Tasks:
     """Adapter between Ray's column batches and the items and rows of a worker."""
 
-    def __init__(self, worker: type[Worker], arguments: dict[str, Any], counter: Any, threads: int) -> None:
-        self.worker = worker(**arguments)
+    def __init__(self, worker: type[Worker], references: dict[str, Any], counter: Any, threads: int) -> None:
+        import ray
+
+        self.worker = worker(**{name: ray.get(reference) for name, reference in references.items()})
         self.counter = counter
         self.threads = ThreadPoolExecutor(threads)
 
@@ -156,9 +197,10 @@ class _Tasks:
         items = _transposed(columns)
         task = f"task {items[0]['number']}"
         repeated = self._count("begin", task) > 1
-        rows = (
-            [self._process_alone(item) for item in items] if repeated else list(self.threads.map(self.worker.do, items))
-        )
+        if repeated:
+            rows = [self._process_alone(item) for item in items]
+        else:
+            rows = list(self.threads.map(self.worker.do, items))
         self._count("end", task)
         return {"number": [item["number"] for item in items], **{key: [row[key] for row in rows] for key in rows[0]}}
 

@@ -1,4 +1,4 @@
-"""Tiled inference in one image on a Ray cluster."""
+"""Tiled prediction of one image on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from upscore.data.io.rasters import Raster, Window, open_raster
-from upscore.distributed.ray.cluster import connected, load_files, plan_workers, read_model
-from upscore.distributed.ray.task_runner import Row, run
-from upscore.distributed.storage import place
+from upscore.distributed.ray.cluster import ModelFiles, load_files
+from upscore.distributed.ray.task_runner import Row, run_on_cluster
+from upscore.distributed.storage import parse_location
 from upscore.errors import UserError
 from upscore.inference.engines import EngineName, Precision
 from upscore.inference.load import load
 from upscore.inference.model import Model
-from upscore.inference.run_manifest import locked
 from upscore.inference.tiled.detection import detect_in_tile
 from upscore.inference.tiled.in_memory import MEMORY
 from upscore.inference.tiled.instances import InstanceTask, plan_instances, predict_objects
 from upscore.inference.tiled.semantic import SemanticTask, plan_semantic, predict_raster
+from upscore.inference.tiled.tile_store import locked
 from upscore.progress import ProgressCallback
 from upscore.results import InstanceResult
 
@@ -73,23 +73,21 @@ def run_tiles(
         job: description of the work.
         todo: windows of the unfinished tiles by their indices.
         total: number of all tiles.
-        address, workers, cpus: see `upscore.distributed.ray.cluster`.
+        address, workers, cpus: see `run_on_cluster`.
         progress: called after each tile with the number of finished tiles and of all tiles.
 
     Raises:
-        UserError: there is no cluster, or a tile cannot be read or written, or processes die on a tile.
+        UserError: there is no cluster, or a tile cannot be read or written, or workers die on a tile.
     """
     items: list[Row] = [{"tile": number, "left": part.left, "top": part.top} for number, part in todo.items()]
-    with connected(address) as ray:
-        arguments = {"files": ray.put(read_model(model)), "job": job}
-        arguments |= {"engine": predictor.engine, "precision": predictor.precision}
-        plan = plan_workers(ray, workers, cpus)
-        with closing(run(ray, items, TileWorker, arguments, plan, threads=THREADS)) as rows:
-            for done, row in enumerate(rows, start=total - len(items) + 1):
-                if row["error"]:
-                    raise UserError(row["error"])
-                if progress:
-                    progress(done, total)
+    arguments = {"job": job, "engine": predictor.engine, "precision": predictor.precision}
+    rows = run_on_cluster(
+        model, items, TileWorker, arguments, address=address, workers=workers, cpus=cpus, threads=THREADS
+    )
+    with closing(rows):
+        for done, _ in enumerate(rows, start=total - len(items) + 1):
+            if progress:
+                progress(done, total)
 
 
 def shared_path(path: str | Path) -> Path:
@@ -98,7 +96,7 @@ def shared_path(path: str | Path) -> Path:
     Raises:
         UserError: the path is in an object store.
     """
-    local = place(path).local
+    local = parse_location(path).local
     if local is None:
         raise UserError(f"{path} is in an object store: tiles need a file system that all machines share")
     return local
@@ -107,12 +105,10 @@ def shared_path(path: str | Path) -> Path:
 class TileWorker:
     """Actor that holds the network and the image."""
 
-    def __init__(self, files: Any, job: Job, engine: EngineName, precision: Precision) -> None:
-        import ray
-
+    def __init__(self, files: ModelFiles, job: Job, engine: EngineName, precision: Precision) -> None:
         self.source, self.error = job.source, ""
         try:
-            predictor = load_files(ray.get(files), engine, precision)
+            predictor = load_files(files, engine, precision)
             self.process = job.begin(predictor, open_raster(job.source, pyramid_level=job.pyramid_level))
         except UserError as error:
             self.error = str(error)
@@ -128,11 +124,9 @@ class TileWorker:
         return {"error": ""}
 
     def lost(self, item: Row) -> Row:
-        """Return the row of a tile on which processes died."""
+        """Return the row of a tile on which workers died."""
         position = f"x={item['left']}, y={item['top']}"
-        return {
-            "error": f"{self.source}: every process that ran the tile at {position} died: use a smaller --tile-size"
-        }
+        return {"error": f"{self.source}: all workers that ran the tile at {position} died: use a smaller --tile-size"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +182,7 @@ def predict_raster_on_ray(
         The paths of the written files.
 
     Raises:
-        UserError: see `predict_raster`; or there is no cluster, or processes die on a tile.
+        UserError: see `predict_raster`; or there is no cluster, or workers die on a tile.
     """
     image, target = shared_path(source), shared_path(output)
     predictor = load(model, engine=engine, precision=precision)
@@ -251,7 +245,7 @@ def predict_objects_on_ray(
         The objects by descending score; the object at index k has the number k + 1 in the id map.
 
     Raises:
-        UserError: see `predict_objects`; or there is no cluster, or processes die on a tile.
+        UserError: see `predict_objects`; or there is no cluster, or workers die on a tile.
     """
     image, target = shared_path(source), shared_path(output)
     predictor = load(model, engine=engine, precision=precision)

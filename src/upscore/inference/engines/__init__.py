@@ -1,4 +1,4 @@
-"""What runs a network's parts: torch, OpenVINO or ONNX Runtime, in float32, bfloat16 or int8."""
+"""Engines that run the parts of a network: torch, OpenVINO and ONNX Runtime."""
 
 from upscore.inference.engines.base import Device, Engine, EngineName, Precision, Run
 

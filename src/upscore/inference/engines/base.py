@@ -1,4 +1,4 @@
-"""The contract between a network's parts and what runs them."""
+"""Interface between the parts of a network and the engines that run them."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from upscore.warning_filters import ignored_warnings
 EngineName = Literal["auto", "torch", "openvino", "onnxruntime"]
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
 Device = torch.device | str
-"""A device, its name, or "auto"."""
+"""A device, the name of a device, or "auto"."""
 
 
 class Run(Protocol):
-    """A part that is ready to run."""
+    """Compiled part of a network."""
 
     def __call__(self, tensor: Tensor, /) -> tuple[Tensor, ...]:
-        """The part's outputs, which may be overwritten by the next call."""
+        """Return the outputs of the part; the next call may overwrite them."""
         ...
 
     def warmup(self, *shapes: tuple[int, ...]) -> None:
-        """Of what shapes most inputs are going to be, instead of those expected before; others may come too."""
+        """Prepare for inputs of these shapes, which replace those of an earlier call; other shapes remain possible."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class AnyShape:
-    """A `Run` that gains nothing from knowing shapes before."""
+    """`Run` that is equally fast for all shapes and needs no warm-up."""
 
     function: Callable[[Tensor], tuple[Tensor, ...]]
 
@@ -47,44 +47,43 @@ class AnyShape:
 
 
 class Engine(Protocol):
-    """Runs parts of a network: plain modules from a tensor to a tuple of tensors, in evaluation mode."""
+    """Compiles and runs parts of a network: modules in evaluation mode that map a tensor to a tuple of tensors."""
 
     @property
     def name(self) -> str:
-        """As `choose_engine` knows it."""
+        """Name of the engine, see `EngineName`."""
         ...
 
     @property
     def precision(self) -> str:
-        """The number format of the heavy layers: "float32", "bfloat16" or "int8"."""
+        """Number format of the heavy layers: "float32", "bfloat16" or "int8"."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where inputs are taken from without a copy, and outputs are."""
+        """Device on which inputs and outputs are not copied."""
         ...
 
     def compile(self, part: nn.Module, example: Tensor, *, name: str) -> Run:
-        """Make a part ready to run at any size.
+        """Compile a part for inputs of any size.
 
         Args:
-            part: what it is given may differ from call to call in all sizes but the channels: the second of four axes,
-                the last of two.
-            example: an input.
-            name: by which it is told from the network's other parts.
+            part: the module. Inputs have a fixed number of channels (axis 1); all other axes may vary between calls.
+            example: an input, with four axes or two.
+            name: unique name of the part within the network.
         """
         ...
 
 
 _tracing = threading.Lock()
-"""Exporters keep state for the whole process, and fail where two of them run at once."""
+"""Exporters keep state for the whole process and fail if two of them run at the same time."""
 
 
 @contextmanager
 def quiet_tracing() -> Iterator[None]:
-    """Ignore what tracing warns of: its deprecation, and sizes taken for constants, which tests show they are not.
+    """Trace in one thread at a time, without warnings about deprecation and about sizes that become constants.
 
-    One thread at a time traces.
+    Tests show that no size becomes a constant.
     """
     with (
         _tracing,

@@ -1,4 +1,4 @@
-"""Networks on disk as an engine reads them, so that the second start is quick."""
+"""Cache of compiled networks on disk, which makes the second start fast."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from typing import Any
 from upscore.files import atomic_folder, cache_root, file_digest, write_text
 from upscore.timing import processor
 
-MOST_BYTES = 4 * 2**30
-"""Of the whole cache; what was not used for the longest time goes first."""
+MAX_BYTES = 4 * 2**30
+"""Largest size of the whole cache; the least recently used networks are deleted first."""
 
-FACTS = "facts.json"
-"""What is known of a network beside its parts."""
+SPEC = "spec.json"
+"""File with the specification of the network's backbone."""
+
+DIGESTS = "sha256.json"
+"""File with the digests of the files of a part."""
 
 LIBRARIES = ("upscore", "torch", "torchvision", "timm", "openvino")
 SOURCES = ("models", "inference")
-"""Subpackages that define what is exported, and how."""
-
-DIGESTS = "sha256.json"
-"""Of a part's files."""
+"""Subpackages that determine the compiled parts."""
 
 
 class Store:
-    """The parts of one network as an engine reads them, for its precision, the processor and the version of everything.
+    """Compiled parts of one network on disk, for one precision, processor and version of the code.
 
-    It is a cache: where it can't be written, nothing is kept, and where it is damaged, parts are made again.
+    If the folder cannot be written, nothing is stored. Damaged parts count as missing.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def find(self, name: str) -> Path | None:
-        """The folder with a part's files, if they are all there as they were written."""
+        """Return the folder with the files of a part, or None if a file is missing or damaged."""
         folder = self.folder / name
         try:
             digests = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
@@ -50,38 +50,46 @@ class Store:
             return None
 
     def write(self, name: str, save: Callable[[Path], None]) -> None:
-        """Keep a part, whose files `save` writes into a folder."""
+        """Store a part.
+
+        Args:
+            name: name of the part.
+            save: writes the files of the part to a folder.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with atomic_folder(self.folder / name) as folder:
                 save(folder)
                 digests = {path.name: file_digest(path) for path in folder.iterdir()}
                 (folder / DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
-        except (OSError, RuntimeError):  # as the writers of other languages say that a disk is full
+        except (OSError, RuntimeError):  # OpenVINO raises RuntimeError if the disk is full
             return
 
-    def read_facts(self) -> dict[str, Any] | None:
-        """What `write_facts` kept, or None where nothing or something else is there."""
+    def read_spec(self) -> dict[str, Any] | None:
+        """Return what `write_spec` stored, or None if it is missing or damaged."""
         try:
-            facts = json.loads((self.folder / FACTS).read_text(encoding="utf-8"))
+            spec = json.loads((self.folder / SPEC).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return facts if isinstance(facts, dict) else None
+        return spec if isinstance(spec, dict) else None
 
-    def write_facts(self, facts: dict[str, Any]) -> None:
-        """Keep what has to be known of the network beside its parts, as JSON takes it; written last."""
+    def write_spec(self, spec: dict[str, Any]) -> None:
+        """Store the specification of the network's backbone, a JSON-compatible dictionary; call it after `write`."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_text(self.folder / FACTS, json.dumps(facts, indent=2))
+            write_text(self.folder / SPEC, json.dumps(spec, indent=2))
         except OSError:
             return
-        prune(self.folder.parent, MOST_BYTES, keep=self.folder)
+        prune(self.folder.parent, MAX_BYTES, keep=self.folder)
 
 
 @cache
 def code_version() -> tuple[str, ...]:
-    """All that the compiled parts of a network depend on besides its weights and the machine: the versions of the
-    libraries that define and convert layers, and a digest of the package's own sources that do."""
+    """Return what the compiled parts of a network depend on besides its weights and the machine.
+
+    These are the versions of the libraries that define and convert layers, and a digest of the source files of
+    `SOURCES`.
+    """
     versions = [f"{name} {_version(name)}" for name in LIBRARIES]
     root = Path(__file__).parents[2]
     sources = sorted(file for folder in SOURCES for file in (root / folder).rglob("*.py"))
@@ -98,24 +106,30 @@ def _version(name: str) -> str:
         return "none"
 
 
-def store_for(*parts: object) -> Store:
-    """The place for what is made of these: anything whose text differs where the result would."""
-    text = json.dumps([*map(str, parts), processor()])
+def store_for(*key: object) -> Store:
+    """Return the store for a key: values whose text identifies everything that the compiled parts depend on."""
+    text = json.dumps([*map(str, key), processor()])
     return Store(cache_root() / "compiled" / hashlib.sha256(text.encode()).hexdigest()[:32])
 
 
-def prune(root: Path, most: int, keep: Path) -> None:
-    """Delete the networks that were not used for the longest time until the rest has at most so many bytes."""
+def prune(root: Path, max_bytes: int, keep: Path) -> None:
+    """Delete the least recently used networks until the others have at most `max_bytes` bytes.
+
+    Args:
+        root: folder with one folder for each network.
+        max_bytes: largest total size.
+        keep: folder that is not deleted.
+    """
     entries = []
     for folder in root.glob("*"):
         try:
             entries.append((folder.stat().st_mtime, sum(f.stat().st_size for f in folder.rglob("*")), folder))
-        except OSError:  # another process is at it
+        except OSError:  # another process is deleting it
             continue
     total = sum(size for _, size, _ in entries)
-    for used, size, folder in sorted(entries, key=lambda entry: entry[0]):
-        if total <= most:
+    for used_at, size, folder in sorted(entries, key=lambda entry: entry[0]):
+        if total <= max_bytes:
             return
-        if folder != keep and time.time() - used > 60:
+        if folder != keep and time.time() - used_at > 60:
             shutil.rmtree(folder, ignore_errors=True)
             total -= size

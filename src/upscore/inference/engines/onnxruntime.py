@@ -1,4 +1,4 @@
-"""ONNX Runtime, for machines that OpenVINO is not made for."""
+"""ONNX Runtime engine, for machines that OpenVINO does not support."""
 
 from __future__ import annotations
 
@@ -19,19 +19,23 @@ INPUT = "input"
 
 
 def available() -> bool:
-    """Whether it is installed, with what the export needs."""
+    """Return whether ONNX Runtime and the package onnx are installed."""
     return find_spec("onnxruntime") is not None and find_spec("onnx") is not None
 
 
 class ONNXRuntimeEngine:
-    """On a CPU, in float32."""
+    """Engine that runs parts with ONNX Runtime on a CPU, in float32.
+
+    Raises:
+        UserError: ONNX Runtime is not installed.
+    """
 
     name, precision = "onnxruntime", "float32"
     device = torch.device("cpu")
 
     def __init__(self) -> None:
         if not available():
-            raise UserError('ONNX Runtime is not installed: pip install "upscore[onnx]", or choose another engine')
+            raise UserError('ONNX Runtime is not installed: run `pip install "upscore[onnx]"`, or use another engine')
 
     def compile(self, part: nn.Module, example: Tensor, *, name: str) -> AnyShape:
         """See `Engine`."""
@@ -39,7 +43,7 @@ class ONNXRuntimeEngine:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = usual_torch_threads()
-        options.log_severity_level = 3  # warnings of sizes that differ from the traced ones, as they should
+        options.log_severity_level = 3  # no warnings about sizes that differ from those of the trace
         session = onnxruntime.InferenceSession(to_onnx(part, example), options, providers=["CPUExecutionProvider"])
 
         def run_part(tensor: Tensor) -> tuple[Tensor, ...]:
@@ -50,7 +54,7 @@ class ONNXRuntimeEngine:
 
 
 def to_onnx(part: nn.Module, example: Tensor) -> bytes:
-    """A part in ONNX, whose sizes but the channels are left open."""
+    """Export a part to ONNX for inputs of any size and a fixed number of channels."""
     open_axes = {4: {0: "n", 2: "h", 3: "w"}, 2: {0: "n"}}
     with torch.inference_mode(), TemporaryDirectory() as folder, quiet_tracing():
         torch.onnx.export(

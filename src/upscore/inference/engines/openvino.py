@@ -1,4 +1,4 @@
-"""OpenVINO, the fastest on a CPU; the only place that imports it."""
+"""OpenVINO engine, the fastest on a CPU. No other module imports OpenVINO directly."""
 
 from __future__ import annotations
 
@@ -21,32 +21,35 @@ if TYPE_CHECKING:
     import openvino as ov
 
 HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
-"""What layers run in; with int8, those that are not quantized."""
+"""OpenVINO's number formats; with int8, layers that are not quantized run in bfloat16."""
 
-LARGE = 2**21
-"""Pixels of an image from which on a shape that was not expected is compiled for too: the network for all shapes needs
-2.4 times as much memory, of which a large image takes gigabytes."""
+LARGE_PIXELS = 2**21
+"""Images with at least this many pixels get a compiled network of their own: the network for all shapes needs 2.4 times
+as much memory, which is gigabytes for a large image."""
 
-MOST_LARGE = 2**24
-"""Pixels of all unexpected large shapes that stay compiled, besides the last one: the few shapes of tiles."""
+MAX_LARGE_PIXELS = 2**24
+"""Total number of pixels of the large shapes that stay compiled, which suffices for the few shapes of tiles."""
 
 ALIGNMENT = 64
-"""Bytes of a cache line, at whose beginning outputs begin."""
+"""Size of a cache line in bytes, to which outputs are aligned."""
+
+XML = Path("part.xml")
+"""File with the layers of a part; its weights are in a file beside it."""
 
 
 def available() -> bool:
-    """Whether it is installed."""
+    """Return whether OpenVINO is installed."""
     return find_spec("openvino") is not None
 
 
 def import_openvino() -> Any:
-    """The module, without the package of its that reports how it is used.
+    """Import OpenVINO without its telemetry package.
 
     Raises:
-        UserError: it is not installed.
+        UserError: OpenVINO is not installed.
     """
     if not available():
-        raise UserError("OpenVINO is not installed: pip install openvino, or choose the engine torch")
+        raise UserError("OpenVINO is not installed: run `pip install openvino`, or choose the engine torch")
     sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]  # makes its import fail
     import openvino
 
@@ -55,22 +58,25 @@ def import_openvino() -> Any:
 
 @cache
 def core() -> Any:
-    """One for the whole process, which stays: a core that goes takes the stack of the process's signals with it."""
+    """Return the OpenVINO core of the process.
+
+    It is never deleted: the destructor of a core also removes the signal stack of the process.
+    """
     return import_openvino().Core()
 
 
 def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 matrices."""
+    """Return whether OpenVINO runs bfloat16 on this processor."""
     return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class OpenVINOEngine:
-    """A CPU's engine, for any size without compiling again.
+    """Engine that runs parts with OpenVINO on a CPU.
 
     Args:
         precision: "float32", "bfloat16" or "int8".
-        quantized: parts in int8, by their names, for that precision alone; the others run in bfloat16 beside them.
-        store: where parts are kept for the next start, if they are.
+        quantized: parts in int8 by their names, for the precision "int8"; all other parts run in bfloat16.
+        store: cache for the next start; None disables it.
     """
 
     name = "openvino"
@@ -89,48 +95,46 @@ class OpenVINOEngine:
 
     def compile(self, part: nn.Module, example: Tensor, *, name: str) -> Run:
         """See `Engine`."""
-        model = self.quantized.get(name) or self._stored(name)
+        model = self.quantized.get(name) or self._read(name)
         if model is None:
             model = convert(part, example)
             if self.store:
                 self.store.write(name, lambda folder: import_openvino().save_model(model, folder / XML, False))
         return OpenVINOPart(model, lambda model: core().compile_model(model, "CPU", self.config))
 
-    def _stored(self, name: str) -> Any:
-        """The part as an earlier process wrote it, or None."""
+    def _read(self, name: str) -> Any:
+        """Return a part that an earlier process stored, or None."""
         folder = self.store.find(name) if self.store else None
         try:
             return None if folder is None else core().read_model(folder / XML)
-        except RuntimeError:  # of another version, or damaged: it is made again
+        except RuntimeError:  # damaged, or of another version
             return None
 
 
-XML = Path("part.xml")
-"""A part's layers; its weights are beside it."""
-
-
 class OpenVINOPart:
-    """A part that is compiled when it is first needed: once for each of the expected shapes, which makes it faster by
-    up to a third, for the last large one, and once for all others.
+    """Part that is compiled at its first use: for each expected shape, for recent large shapes and for all others.
+
+    A part that is compiled for a single shape is up to a third faster.
 
     Args:
-        model: whose sizes are open.
-        compile_model: for an engine's precision.
+        model: the part, with open sizes.
+        compile_model: compiles a model in the precision of the engine.
     """
 
     def __init__(self, model: ov.Model, compile_model: Callable[[ov.Model], ov.CompiledModel]) -> None:
         self.model, self.compile_model = model, compile_model
         self.requests: dict[tuple[int, ...] | None, tuple[ov.InferRequest, list[Tensor]]] = {}
+        """Request and output tensors by shape; None is the key of the request for all shapes."""
         self.expected: frozenset[tuple[int, ...]] = frozenset()
 
     def __call__(self, tensor: Tensor, /) -> tuple[Tensor, ...]:
         """See `Run`."""
-        given = tuple(tensor.shape)
-        large = tensor.ndim == 4 and given[0] * given[2] * given[3] >= LARGE
-        shape = given if large or given in self.expected else None
+        size = tuple(tensor.shape)
+        large = tensor.ndim == 4 and _pixels(size) >= LARGE_PIXELS
+        shape = size if large or size in self.expected else None
         if shape not in self.requests:
             if large:
-                self._make_room(shape)
+                self._drop_large(shape)
             self.requests[shape] = self._compiled(shape)
         request, outputs = self.requests[shape]
         request.infer([_to_openvino(tensor.contiguous())], share_inputs=True)
@@ -143,20 +147,20 @@ class OpenVINOPart:
         self.expected = frozenset(shapes)
         self.requests = {key: value for key, value in self.requests.items() if key is None or key in self.expected}
 
-    def _make_room(self, shape: tuple[int, ...] | None) -> None:
-        """Before a large shape is compiled, let go of the earliest others."""
+    def _drop_large(self, shape: tuple[int, ...] | None) -> None:
+        """Drop the oldest large shapes before another one is compiled."""
         large = [key for key in self.requests if key is not None and key not in self.expected]
-        while large and sum(map(_pixels, [*large, shape])) > MOST_LARGE:
+        while large and sum(map(_pixels, [*large, shape])) > MAX_LARGE_PIXELS:
             del self.requests[large.pop(0)]
 
     def _compiled(self, shape: tuple[int, ...] | None) -> tuple[ov.InferRequest, list[Tensor]]:
-        """What runs it, for one shape with the tensors that it writes to."""
+        """Compile the part for one shape or for all shapes (None); also return the output tensors of a single shape."""
         if shape is None:
             return self.compile_model(self.model).create_infer_request(), []
         model = self.model.clone()
         model.reshape(list(shape))
         request = self.compile_model(model).create_infer_request()
-        outputs = _side_by_side([request.get_output_tensor(index) for index in range(len(model.outputs))])
+        outputs = _contiguous_tensors([request.get_output_tensor(index) for index in range(len(model.outputs))])
         for index, output in enumerate(outputs):
             request.set_output_tensor(index, _to_openvino(output))
         return request, outputs
@@ -166,8 +170,8 @@ def _pixels(shape: tuple[int, ...] | None) -> int:
     return 0 if shape is None else shape[0] * shape[2] * shape[3]
 
 
-def _side_by_side(tensors: list[ov.Tensor]) -> list[Tensor]:
-    """Tensors like these in one piece of memory: maps that follow one another can be read as one table."""
+def _contiguous_tensors(tensors: list[ov.Tensor]) -> list[Tensor]:
+    """Allocate tensors of the same shapes in one block of memory, so that consecutive maps can be read as one table."""
     starts, size = [], 0
     for tensor in tensors:
         starts.append(size)
@@ -181,7 +185,7 @@ def _side_by_side(tensors: list[ov.Tensor]) -> list[Tensor]:
 
 
 def _to_openvino(tensor: Tensor) -> Any:
-    """The same memory; numpy has no bfloat16."""
+    """Return an OpenVINO tensor that shares the memory of a torch tensor; numpy has no bfloat16."""
     ov = import_openvino()
     if tensor.dtype != torch.bfloat16:
         return ov.Tensor(tensor.numpy(), shared_memory=True)
@@ -189,17 +193,16 @@ def _to_openvino(tensor: Tensor) -> Any:
 
 
 def _to_torch(tensor: Any) -> Tensor:
-    """The same memory."""
+    """Return a torch tensor that shares the memory of an OpenVINO tensor."""
     if tensor.element_type != import_openvino().Type.bf16:
         return torch.from_numpy(tensor.data)
     return torch.from_numpy(tensor.data.view("int16")).view(torch.bfloat16)
 
 
 def convert(part: nn.Module, example: Tensor) -> ov.Model:
-    """A part as OpenVINO's model, normalisations folded into convolutions; all sizes but the channels are left open."""
+    """Convert a part to an OpenVINO model for inputs of any size and a fixed number of channels."""
     ov = import_openvino()
-    # the channels are the second of four axes, the last of two
-    free = [-1, example.shape[1], -1, -1] if example.ndim == 4 else [-1, example.shape[1]]
+    shape = [-1, example.shape[1], -1, -1] if example.ndim == 4 else [-1, example.shape[1]]
     with torch.inference_mode(), quiet_tracing():
         traced = torch.jit.trace(part.eval(), (example,), check_trace=False)
-        return ov.convert_model(traced, example_input=(example,), input=ov.PartialShape(free))
+        return ov.convert_model(traced, example_input=(example,), input=ov.PartialShape(shape))

@@ -1,4 +1,4 @@
-"""The reference engine: torch runs the modules, on the first GPU or the CPU, with CUDA graphs for fixed shapes."""
+"""Torch engine, the reference implementation: modules on a CPU, compiled modules and CUDA graphs on a GPU."""
 
 from __future__ import annotations
 
@@ -12,13 +12,21 @@ from torch import Tensor, nn
 
 from upscore.inference.engines.base import AnyShape
 
+MIN_CALLS = 3
+"""Number of calls with the same shapes before a CUDA graph is captured, since a mixed folder rarely repeats a shape."""
+
+MAX_GRAPHS = 4
+"""Largest number of captured CUDA graphs; each of them holds the memory of all its intermediate results."""
+
+Function = Callable[..., tuple[Tensor, ...]]
+
 
 class TorchEngine:
-    """On a CPU module by module; on a GPU compiled, in channels-last, and as CUDA graphs where shapes repeat.
+    """Engine that runs modules with torch, in the channels-last memory format.
 
     Args:
         precision: "float32" or "bfloat16".
-        device: the first GPU, or the CPU without one, by default.
+        device: device of the modules; None is the first GPU, or the CPU if there is none.
     """
 
     name = "torch"
@@ -31,13 +39,13 @@ class TorchEngine:
         """See `Engine`."""
         part = part.eval().to(self.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
-        run = Graphs(compiled(part)) if self.device.type == "cuda" else part
+        run = CUDAGraphCache(_compiled(part)) if self.device.type == "cuda" else part
 
         @torch.inference_mode()
         def run_part(tensor: Tensor) -> tuple[Tensor, ...]:
-            placed = _channels_last(tensor.to(self.device))
+            inputs = _channels_last(tensor.to(self.device))
             with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-                outputs = run(placed)
+                outputs = run(inputs)
             return tuple(output.float() for output in outputs)
 
         return AnyShape(run_part)
@@ -47,34 +55,25 @@ def _channels_last(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
-REPEATS = 3
-"""Calls with the same shapes before they are captured: a folder of photos repeats them, a mixed one doesn't."""
-
-MOST = 4
-"""Captured graphs that are kept, for each holds the memory of all that it computes."""
-
-Function = Callable[..., tuple[Tensor, ...]]
-
-
-def compiled(part: nn.Module) -> Function:
-    """The part by `torch.compile`, for any sizes; as it is where Triton, which writes the kernels, is not installed."""
+def _compiled(part: nn.Module) -> Function:
+    """Return the part compiled by `torch.compile` for any size, or unchanged if Triton is not installed."""
     return torch.compile(part, dynamic=True) if find_spec("triton") else part
 
 
-class Captured(Protocol):
-    """One call that can be made again with other numbers of the same shapes."""
+class CapturedCall(Protocol):
+    """Call that can be repeated with other inputs of the same shapes."""
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]: ...
 
 
-class Graph:
-    """A CUDA graph: all kernels of a call, launched by a single one. Outputs are overwritten by the next call."""
+class CUDAGraph:
+    """CUDA graph: all kernels of a call, which are launched together. The next call overwrites the outputs."""
 
     def __init__(self, function: Function, inputs: tuple[Tensor, ...]) -> None:
         self.inputs = [tensor.clone() for tensor in inputs]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # what is set up at the first call must not be captured
+        with torch.cuda.stream(side):  # the set-up of the first call must not be captured
             function(*self.inputs)
         torch.cuda.current_stream().wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
@@ -88,29 +87,30 @@ class Graph:
         return self.outputs
 
 
-class Graphs:
-    """Calls a function as it is until shapes have come several times, and from then on their captured call.
+class CUDAGraphCache:
+    """Function whose calls are captured as CUDA graphs for the shapes that occur most recently and repeatedly.
 
     Args:
-        function: from tensors to a tuple of tensors.
-        capture: what makes a captured call of a function and its inputs.
+        function: maps tensors to a tuple of tensors.
+        capture: creates a captured call from a function and its inputs.
     """
 
-    def __init__(self, function: Function, capture: Callable[[Function, Any], Captured] = Graph) -> None:
+    def __init__(self, function: Function, capture: Callable[[Function, Any], CapturedCall] = CUDAGraph) -> None:
         self.function, self.capture = function, capture
-        self.seen: dict[tuple[torch.Size, ...], int] = {}
-        self.captured: OrderedDict[tuple[torch.Size, ...], Captured] = OrderedDict()
+        self.calls: dict[tuple[torch.Size, ...], int] = {}
+        """Number of calls by shapes, for shapes without a graph."""
+        self.captured: OrderedDict[tuple[torch.Size, ...], CapturedCall] = OrderedDict()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         shapes = tuple(tensor.shape for tensor in inputs)
         if shapes in self.captured:
             self.captured.move_to_end(shapes)
             return self.captured[shapes](*inputs)
-        self.seen[shapes] = self.seen.get(shapes, 0) + 1
-        if self.seen[shapes] <= REPEATS:
+        self.calls[shapes] = self.calls.get(shapes, 0) + 1
+        if self.calls[shapes] <= MIN_CALLS:
             return self.function(*inputs)
-        del self.seen[shapes]
+        del self.calls[shapes]
         self.captured[shapes] = self.capture(self.function, inputs)
-        if len(self.captured) > MOST:
+        if len(self.captured) > MAX_GRAPHS:
             self.captured.popitem(last=False)
         return self.captured[shapes](*inputs)

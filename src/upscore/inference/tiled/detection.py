@@ -1,6 +1,6 @@
 """Detect objects in overlapping tiles of an image of any size.
 
-N: objects; H, W: height and width of the image; h, w: height and width of a tile; m: side of a RoI mask.
+N objects, H W image height and width, h w height and width of a tile, m side of a RoI mask.
 
 Tiles along one axis; the core of a tile ends in the middle of the strip that it shares with a neighbour:
 

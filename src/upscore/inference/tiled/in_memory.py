@@ -1,6 +1,6 @@
 """Tiled inference for images in memory that are too large for one pass of the network.
 
-C: classes; N: objects; H, W: height and width of the image; h, w: height and width of the network's input.
+C classes, N objects, H W image height and width, h w height and width of the network's input.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from upscore.results import InstanceResult
 MEMORY = 768 * 2**20
 """Default memory limit of a tile in the network, in bytes."""
 
-SHARE = 0.7
+IMAGE_SHARE = 0.7
 """Fraction of the free memory that the network may need for a whole image."""
 
 TILE_SHARE = 0.25
@@ -71,7 +71,7 @@ def tile_budget(needed: int, device: torch.device) -> int | None:
         device: device on which the network runs.
     """
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
-    if needed <= SHARE * free:
+    if needed <= IMAGE_SHARE * free:
         return None
     return min(MEMORY, int(TILE_SHARE * free))
 

@@ -1,6 +1,6 @@
 """Detect the objects of an image file of any size and write them to files, one tile in memory at a time.
 
-N: objects; H, W: height and width of the image; F: reduction factor of the overview.
+N objects, H W image height and width, F reduction factor of the overview.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from upscore.data.formats.coco.ids import find_ids
 from upscore.data.io.georeference import Georeference, read_georeference
 from upscore.data.io.rasters import Raster, Window, open_raster
 from upscore.inference.model import Model
-from upscore.inference.run_manifest import Setting, locked
+from upscore.inference.run_manifest import Setting, raster_settings
 from upscore.inference.tiled.detection import TileDetector, Tiling, detect_objects, require_detector, tile_detector
 from upscore.inference.tiled.output import check_output, overlay_path, write_map
-from upscore.inference.tiled.semantic import partial_folder, raster_settings
-from upscore.inference.tiled.tile_store import TileCheckpoint, reduction
+from upscore.inference.tiled.tile_store import TileCheckpoint, locked, partial_folder, reduction
 from upscore.progress import ProgressCallback
 from upscore.results import InstanceResult
 from upscore.results.rle import MAX_PIXELS
@@ -61,7 +60,7 @@ class InstanceTask:
 
     @property
     def outputs(self) -> tuple[Path, ...]:
-        """The id map, as a tuple as in `SemanticTask`."""
+        """Paths of the label maps; a tuple, as in `SemanticTask`."""
         return (self.output,)
 
     def tile_detector(self, predictor: Model) -> TileDetector:
@@ -187,7 +186,7 @@ def _write_ids(objects: InstanceResult, task: InstanceTask, georeference: Georef
 
 
 def _entries(objects: InstanceResult, source: Path) -> Iterator[dict[str, Any]]:
-    """The objects in COCO's results format; one after the other, for there may be very many."""
+    """Yield the objects in COCO's results format, one at a time to limit the memory."""
     ids = find_ids([source])
     (image_id,), category_ids = ids.number([source]), ids.match_classes(objects.classes, objects.category_ids)
     for position in range(len(objects)):

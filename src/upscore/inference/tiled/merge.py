@@ -1,6 +1,6 @@
 """Merge detections from overlapping tiles into objects of the whole image.
 
-N: detections in all tiles; P: pairs of detections; m: side of a RoI mask. IoU: intersection over union.
+N detections in all tiles, P pairs of detections, m side of a RoI mask.
 
 Detections that a tile border cuts are parts. Two parts from different tiles whose masks agree in the overlap of the
 tiles belong to one object, and so do the connected components of such pairs over any number of tiles. The parts of an
@@ -166,13 +166,13 @@ def _agree(detections: TileDetections, i: int, j: int) -> bool:
     shared = intersection(detections.windows[detections.tiles[i]], detections.windows[detections.tiles[j]])
     if shared is None:
         return False
-    mine, other = detections.objects.crop_in(i, shared), detections.objects.crop_in(j, shared)
-    both = np.count_nonzero(mine & other)
-    pixels, others = np.count_nonzero(mine), np.count_nonzero(other)
-    if both >= SAME_IOU * max(1, pixels + others - both):
+    first, second = detections.objects.crop_in(i, shared), detections.objects.crop_in(j, shared)
+    both = np.count_nonzero(first & second)
+    first_area, second_area = np.count_nonzero(first), np.count_nonzero(second)
+    if both >= SAME_IOU * max(1, first_area + second_area - both):
         return True
     # Only for two parts: a complete object may reach into the overlap with a tip that another object covers.
-    return bool(detections.cut[i] and detections.cut[j] and both >= SAME_SHARE * max(1, min(pixels, others)))
+    return bool(detections.cut[i] and detections.cut[j] and both >= SAME_SHARE * max(1, min(first_area, second_area)))
 
 
 def intersection(one: Window, other: Window) -> Window | None:

@@ -1,6 +1,6 @@
 """Writers for label maps (TIFF, Zarr) and overlays of huge images.
 
-H, W: height and width of the image.
+H W image height and width, h w height and width of the overview.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A tile consists of a core, whose class map is kept, and a halo that covers the r
 Tiles start on the grid on which the network is shift-invariant, and are cropped at the image's border so that padding
 acts as in the whole image. The joined class map therefore equals that of the whole image.
 
-H, W: height and width of the image; h, w: height and width of a tile.
+H W image height and width, h w height and width of a tile.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OVERHEAD = 1.35
 PIXEL_BYTES = 64
 """Additional bytes per pixel of a tile: image as uint8, as float32 and normalised, and its class."""
 
-LARGEST_CORE = 4096
+MAX_CORE = 4096
 """Largest side of a core in pixels."""
 
 PredictClassMaps = Callable[[Tensor], Sequence[np.ndarray]]
@@ -148,9 +148,9 @@ def class_map_tiles(
 def core_size(net: FCN, halo: int, multiple: int, memory: int) -> int:
     """Return the largest side of a core whose tile needs about `memory` bytes; large cores reduce the overlap.
 
-    The result is a multiple of `multiple`, between `multiple` (even if that exceeds `memory`) and `LARGEST_CORE`.
+    The result is a multiple of `multiple`, between `multiple` (even if that exceeds `memory`) and `MAX_CORE`.
     """
-    cores = range(multiple, LARGEST_CORE + 1, multiple)
+    cores = range(multiple, MAX_CORE + 1, multiple)
     return cores[max(0, bisect_right(cores, memory, key=lambda tile_size: tile_bytes(net, tile_size + 2 * halo)) - 1)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,16 +9,13 @@ from upscore.data.io.georeference import read_georeference
 from upscore.data.io.rasters import open_raster
 from upscore.errors import UserError
 from upscore.inference.model import Model
-from upscore.inference.run_manifest import Setting, image_settings, locked, run_settings
+from upscore.inference.run_manifest import Setting, raster_settings
 from upscore.inference.tiled.in_memory import MEMORY, exact_plan
 from upscore.inference.tiled.output import check_output, overlay_path, write_class_map, write_overview
 from upscore.inference.tiled.plan import TilePlan, class_map_tiles
-from upscore.inference.tiled.tile_store import TileStore
+from upscore.inference.tiled.tile_store import TileStore, locked, partial_folder
 from upscore.models.fcn.fcn import FCN
 from upscore.progress import ProgressCallback
-
-LONGEST_NAME = 255
-"""Longest file name in bytes that common file systems allow."""
 
 
 def predict_raster(
@@ -56,10 +52,8 @@ def predict_raster(
     """
     source, output = Path(source), Path(output)
     task = plan_semantic(predictor, source, output, pyramid_level=pyramid_level, tile_size=tile_size, memory=memory)
-    raster, georeference = (
-        open_raster(source, pyramid_level=pyramid_level),
-        read_georeference(source, pyramid_level=pyramid_level),
-    )
+    raster = open_raster(source, pyramid_level=pyramid_level)
+    georeference = read_georeference(source, pyramid_level=pyramid_level)
     with locked(task.folder):
         store = task.store()
         done = store.done()
@@ -97,7 +91,7 @@ class SemanticTask:
 
     @property
     def folder(self) -> Path:
-        """The folder of finished tiles."""
+        """Folder of the finished tiles."""
         return partial_folder(self.outputs[0])
 
 
@@ -127,14 +121,6 @@ def plan_semantic(
     return SemanticTask(outputs=tuple(outputs), plan=plan, settings=settings)
 
 
-def partial_folder(output: Path) -> Path:
-    """Return the folder of finished tiles of an output: `.NAME.partial`, with a digest for a very long name."""
-    name = f".{output.name}.partial"
-    if len(name.encode()) > LONGEST_NAME:
-        name = f".{hashlib.sha256(output.name.encode()).hexdigest()}.partial"
-    return output.with_name(name)
-
-
 def require_semantic(predictor: Model) -> FCN:
     """Return the network of a semantic segmentation model for RGB images.
 
@@ -147,8 +133,3 @@ def require_semantic(predictor: Model) -> FCN:
         raise UserError("this model requires depth, which is not supported for huge images: use a model for RGB images")
     assert isinstance(predictor.module, FCN)
     return predictor.module
-
-
-def raster_settings(predictor: Model, source: Path, pyramid_level: int) -> dict[str, Setting]:
-    """Return the settings that identify the image and the model of a run."""
-    return {**image_settings(source), "pyramid_level": pyramid_level, **run_settings(predictor)}

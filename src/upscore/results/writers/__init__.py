@@ -1,1 +1,1 @@
-"""Files of results: one module for each format."""
+"""Writers of result files, one module for each format."""

@@ -1,4 +1,4 @@
-"""Objects of many images in one file, in COCO's results format."""
+"""Writer of COCO's results format: the objects of many images in one JSON file."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from upscore.results.instances import InstanceResult
 
 RESULTS = "instances.json"
-"""All objects of all images, one object a line."""
+"""File name of the objects of all images."""
 
 OWN_KEYS = {"image_id", "category_id", "category_name", "score", "segmentation"}
-"""Of an object in a file that upscore wrote; other programs don't write the names of categories."""
+"""Keys of an object in a file that upscore wrote; other programs do not write `category_name`."""
 
 
 def coco_results(
@@ -28,24 +28,26 @@ def coco_results(
     category_ids: Sequence[int] | None = None,
     file_name: str | None = None,
 ) -> list[dict[str, Any]]:
-    """The objects of one image in COCO's results format; see `InstanceResult.to_coco`.
+    """Return the objects of one image in COCO's results format; see `InstanceResult.to_coco`.
 
-    Boxes and scores are unrounded, so that average precision is exactly that of the objects in memory. `area` is the
-    number of the mask's pixels; pycocotools' `loadRes` replaces it by the area of `bbox` (see docs/results.md).
+    Boxes and scores are not rounded, so that the average precision of the file equals that of the objects in memory.
+    `area` is the number of pixels of the mask; pycocotools' `loadRes` replaces it with the area of `bbox` (see
+    docs/results.md).
 
     Raises:
-        UserError: the number of category ids is not that of the classes, or the image has 2 ** 32 pixels or more.
+        UserError: the number of category ids differs from the number of classes, or the image has 2 ** 32 pixels or
+            more.
     """
     ids = category_ids or result.category_ids or range(1, len(result.classes) + 1)
     if len(ids) != len(result.classes):
-        raise UserError(f"{len(ids)} category_ids for {len(result.classes)} classes: give one id for each class")
-    named = {} if file_name is None else {"file_name": file_name}
+        raise UserError(f"category_ids has {len(ids)} ids for {len(result.classes)} classes: give one id per class")
+    file_entry = {} if file_name is None else {"file_name": file_name}
     rles = result.rle()
     columns = (result.boxes.tolist(), result.scores.tolist(), result.labels.tolist(), rles, areas(rles).tolist())
     return [
         {
             "image_id": image_id,
-            **named,
+            **file_entry,
             "category_id": int(ids[label]),
             "category_name": result.classes[label],
             "bbox": [x1, y1, x2 - x1, y2 - y1],
@@ -61,7 +63,7 @@ def require_results(path: Path) -> None:
     """Check that results may be written to a path.
 
     Raises:
-        UserError: something else is there than results that upscore wrote.
+        UserError: the path exists and is not a results file that upscore wrote.
     """
     if path.exists() and not _is_own(path):
         raise not_own(path)
@@ -82,15 +84,15 @@ def write_results(results: Iterable[dict[str, Any]], path: Path) -> None:
     """Write objects as a JSON list, one object a line, atomically.
 
     Args:
-        results: see `coco_results`; they are not all in memory at a time.
-        path: the file.
+        results: objects as from `coco_results`. The iterable is consumed one object at a time.
+        path: output file.
 
     Raises:
-        WriteError: it can't be written.
+        WriteError: the file cannot be written.
     """
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        before = "["
+        separator = "["
         for result in results:
-            file.write(f"{before}\n{json.dumps(result)}")
-            before = ","
-        file.write("[]\n" if before == "[" else "\n]\n")
+            file.write(f"{separator}\n{json.dumps(result)}")
+            separator = ","
+        file.write("[]\n" if separator == "[" else "\n]\n")

@@ -1,4 +1,4 @@
-"""GeoJSON: outlines of objects and of classes, for QuPath and GIS programs.
+"""Conversion of results to GeoJSON for QuPath and GIS programs.
 
 P points.
 """
@@ -19,34 +19,34 @@ if TYPE_CHECKING:
 
 
 class Georeferencer(Protocol):
-    """Turns pixels of an image into map coordinates."""
+    """Protocol of objects that convert pixels to map coordinates."""
 
     @property
     def epsg(self) -> int | None:
-        """The EPSG code of the coordinate reference system; None where it is unknown."""
+        """EPSG code of the coordinate reference system; None if it is unknown."""
         ...
 
     def to_map(self, points: np.ndarray) -> np.ndarray:
-        """(P, 2) x, y in pixels, 0.5 at a pixel's centre -> (P, 2) float64 map coordinates."""
+        """Convert (P, 2) x, y in pixels (pixel centres at 0.5) to (P, 2) float64 map coordinates."""
         ...
 
 
 def instance_features(result: InstanceResult, georeference: Georeferencer | None = None) -> dict[str, Any]:
-    """See `InstanceResult.to_geojson`."""
+    """Return the objects as a FeatureCollection; see `InstanceResult.to_geojson`."""
     colors = class_colors(len(result.classes)).tolist()
     features = []
     for parts, area, label, score in zip(
         result.polygons(), result.areas().tolist(), result.labels.tolist(), result.scores.tolist(), strict=True
     ):
         if parts:
-            measured = {"score": score, "area": area}
+            measurements = {"score": score, "area": area}
             name, color = result.classes[label], colors[label]
-            features.append(_feature(parts, "detection", name, color, measured, georeference))
+            features.append(_feature(parts, "detection", name, color, measurements, georeference))
     return _collection(features, georeference)
 
 
 def class_features(result: SemanticResult, georeference: Georeferencer | None = None) -> dict[str, Any]:
-    """See `SemanticResult.to_geojson`."""
+    """Return the regions of each class as a FeatureCollection; see `SemanticResult.to_geojson`."""
     from upscore.viz.overlays import has_background
 
     colors = class_colors(len(result.classes)).tolist()
@@ -63,7 +63,7 @@ def class_features(result: SemanticResult, georeference: Georeferencer | None = 
 def _collection(features: list[dict[str, Any]], georeference: Georeferencer | None) -> dict[str, Any]:
     collection: dict[str, Any] = {"type": "FeatureCollection"}
     if georeference is not None and georeference.epsg not in (None, 4326):
-        # RFC 7946 knows WGS 84 alone; GDAL and QGIS read this member of GeoJSON 2008
+        # RFC 7946 allows only WGS 84. GDAL and QGIS still read this member, which GeoJSON 2008 defined.
         name = f"urn:ogc:def:crs:EPSG::{georeference.epsg}"
         collection["crs"] = {"type": "name", "properties": {"name": name}}
     return {**collection, "features": features}
@@ -74,7 +74,7 @@ def _feature(
     object_type: str,
     class_name: str,
     color: list[int],
-    measured: dict[str, float],
+    measurements: dict[str, float],
     georeference: Georeferencer | None,
 ) -> dict[str, Any]:
     shapes = [_coordinates(part, georeference) for part in parts]
@@ -88,13 +88,13 @@ def _feature(
         "properties": {
             "objectType": object_type,
             "classification": {"name": class_name, "color": color},
-            "measurements": measured,
+            "measurements": measurements,
         },
     }
 
 
 def _coordinates(part: Polygon, georeference: Georeferencer | None) -> list[list[list[float]]]:
-    """Closed rings, the exterior counterclockwise and holes clockwise, as RFC 7946 wants them."""
+    """Return closed rings, the exterior counterclockwise and the holes clockwise, as RFC 7946 requires."""
     import shapely
 
     rings = [ring.astype(np.float64) for ring in (part.exterior, *part.holes)]

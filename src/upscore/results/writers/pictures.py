@@ -1,6 +1,6 @@
-"""Pictures written beside predictions: label maps as PNG, overlays as JPEG.
+"""Writers of label maps (PNG) and overlays (JPEG).
 
-Each is marked as written by upscore, so that a later run replaces its own files and no others.
+Each file is marked as written by upscore, so that a later run overwrites only files of upscore.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from PIL.TiffImagePlugin import TiffImageFile
 from upscore.files import atomic_path, not_own
 
 SOFTWARE = "upscore"
-"""The mark: `Software` in a PNG and a TIFF, the comment of a JPEG."""
+"""Mark of the files: the field `Software` in PNG and TIFF, the comment in JPEG."""
 
 SOFTWARE_TAG = 305
-"""Of a TIFF."""
+"""Number of the `Software` tag in TIFF."""
 
-QUALITY = 90
-"""Of JPEG. As PNG an overlay takes about 6 times as many bytes, more than all other files of an image together."""
+JPEG_QUALITY = 90
+"""JPEG quality of overlays. As PNG, an overlay takes about 6 times as many bytes."""
 
-LARGEST_JPEG = 65_500
-"""Pixels along a side that JPEG allows; larger overlays are reduced."""
+MAX_JPEG_SIDE = 65_500
+"""Longest side of a JPEG in pixels; larger overlays are downscaled."""
 
 
 def save_labels(picture: Image.Image, path: Path) -> None:
-    """Write a label map or an id map as PNG, atomically.
+    """Write a label map as PNG, atomically.
 
     Raises:
-        WriteError: it can't be written.
+        WriteError: the file cannot be written.
     """
     mark = PngInfo()
     mark.add_text("Software", SOFTWARE)
@@ -43,17 +43,17 @@ def save_overlay(picture: Image.Image, path: Path) -> None:
     """Write an overlay as JPEG, atomically.
 
     Raises:
-        WriteError: it can't be written.
+        WriteError: the file cannot be written.
     """
-    if max(picture.size) > LARGEST_JPEG:
+    if max(picture.size) > MAX_JPEG_SIDE:
         picture = picture.copy()
-        picture.thumbnail((LARGEST_JPEG, LARGEST_JPEG))
+        picture.thumbnail((MAX_JPEG_SIDE, MAX_JPEG_SIDE))
     with atomic_path(path) as temporary:
-        picture.save(temporary, "JPEG", quality=QUALITY, comment=SOFTWARE)
+        picture.save(temporary, "JPEG", quality=JPEG_QUALITY, comment=SOFTWARE)
 
 
 def is_own_picture(path: Path) -> bool:
-    """Whether a file is a picture that upscore wrote."""
+    """Return whether a file is a picture that upscore wrote."""
     try:
         with Image.open(path) as picture:
             if isinstance(picture, TiffImageFile):
@@ -67,7 +67,7 @@ def require_own_picture(path: Path) -> None:
     """Check that a picture may be written to a path.
 
     Raises:
-        UserError: something else is there.
+        UserError: the path exists and is not a picture that upscore wrote.
     """
     if path.exists() and not is_own_picture(path):
         raise not_own(path)

@@ -1,3 +1,5 @@
+"""Writers of label maps and overlays."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -15,7 +17,7 @@ def test_labels_are_read_back(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), labels)
 
 
-def test_overlays_are_small_and_look_the_same(tmp_path: Path) -> None:
+def test_overlays_are_compressed_with_a_small_error(tmp_path: Path) -> None:
     y, x = np.mgrid[:200, :300]
     pixels = np.stack([y, x // 2, (x + y) // 3], -1).astype(np.uint8)
     save_overlay(Image.fromarray(pixels), tmp_path / "a.jpg")
@@ -24,15 +26,15 @@ def test_overlays_are_small_and_look_the_same(tmp_path: Path) -> None:
     assert np.abs(difference).mean() < 2
 
 
-def test_overlays_beyond_the_limit_of_jpeg_are_reduced(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(pictures, "LARGEST_JPEG", 100)
+def test_overlays_larger_than_the_limit_of_jpeg_are_downscaled(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(pictures, "MAX_JPEG_SIDE", 100)
     picture = Image.new("RGB", (400, 50))
     save_overlay(picture, tmp_path / "a.jpg")
     assert Image.open(tmp_path / "a.jpg").width == 100
     assert picture.size == (400, 50)
 
 
-def test_own_pictures_are_known(tmp_path: Path) -> None:
+def test_pictures_of_upscore_are_recognised(tmp_path: Path) -> None:
     picture = Image.new("L", (4, 4))
     save_labels(picture, tmp_path / "own.png")
     save_overlay(picture, tmp_path / "own.jpg")
