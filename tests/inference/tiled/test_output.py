@@ -254,12 +254,12 @@ import re, sys
 from pathlib import Path
 import torch
 from tests.tiny import BACKBONE
-from upscore.data.io import tiff_rasters
+from upscore.data.io import tiff
 from upscore.inference import Model
 from upscore.inference.tiled.semantic import predict_raster
 from upscore.models import build
 
-tiff_rasters.CACHE_BYTES = 1 << 24  # so that both images fill the cache
+tiff.CACHE_BYTES = 1 << 24  # so that both images fill the cache
 torch.set_num_threads(1)
 predictor = Model(build("fcn32s", backbone=BACKBONE, num_classes=3), engine="torch", precision="float32")
 predict_raster(predictor, sys.argv[1] + ".tif", sys.argv[1] + "_out.tif", tile_size=1024)
