@@ -134,7 +134,7 @@ def fingerprint(path: Path) -> Fingerprint:
     try:
         return {**_stat(path), "sha256": _digest(path)}
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error}): check the file") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def unchanged(before: Sequence[Fingerprint], paths: Sequence[Path]) -> bool:
