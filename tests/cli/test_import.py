@@ -87,7 +87,7 @@ def test_options_that_do_not_go_together(tmp_path: Path) -> None:
         import_(path, source="pytorch-fcn", output=output, classes="256")
     with pytest.raises(UserError, match=r"nothing\.txt"):
         import_(path, source="pytorch-fcn", output=output, classes=str(tmp_path / "nothing.txt"))
-    with pytest.raises(UserError, match="torchvision.s vgg16"):
+    with pytest.raises(UserError, match=r"torchvision.s vgg16"):
         import_(path, source="torchvision", output=output, classes="3", model="fcn32s")
     assert not output.exists()
 
