@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -25,6 +25,7 @@ def test_a_hole_is_cut_out_of_its_own_part_only() -> None:
     assert drawn(Shape(label="a", polygons=[Polygon(SQUARE, [HOLE]), inside])).sum() == 30
 
 
+@settings(deadline=None)
 @given(arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))), st.integers(-3, 5), st.integers(-3, 5))
 def test_polygons_along_pixel_edges_give_the_same_pixels(mask: np.ndarray, left: int, top: int) -> None:
     polygons = pixel_polygons(mask, left=left, top=top)
