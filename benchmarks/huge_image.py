@@ -1,9 +1,9 @@
-"""Memory and time of a huge image, from TIFF to TIFF.
+"""Memory and time of tiled prediction of a huge TIFF image.
 
     python benchmarks/huge_image.py /tmp/huge --side 30000 --backbone efficientnet_lite0 --threads 2
 
-The image, tiled and compressed, is made of one texture; the network's weights are random, which changes neither memory
-nor time. With --tiles N it stops after so many, and says how long all would take: memory no longer grows by then.
+The tiled and compressed image has a repeated texture. The network has random weights, which affects neither memory nor
+time. With --tiles N the benchmark stops after N tiles and extrapolates the time; memory is then constant.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BLOCK = 512
 
 
 class StopError(Exception):
-    """Enough tiles."""
+    """The requested number of tiles is done."""
 
 
 def main() -> None:
@@ -48,38 +48,36 @@ def main() -> None:
     if not source.exists():
         write_texture(source, options.side)
     net = build("fcn8s", backbone=options.backbone, num_classes=21)
-    predictor = Model(net, engine=options.engine, precision=options.precision)
+    model = Model(net, engine=options.engine, precision=options.precision)
     raster = open_raster(source)
     plan = exact_plan(net, raster.height, raster.width, memory=options.memory << 20)
-    print(f"core {plan.tile_size}, halo {plan.halo}, {len(plan)} tiles; before them {resident()} MB", flush=True)
+    print(f"tile {plan.tile_size}, halo {plan.halo}, {len(plan)} tiles; before them {resident()} MB", flush=True)
     start = time.perf_counter()
 
     def progress(done: int, of: int) -> None:
         if done % 10 == 0 or done == options.tiles:
             seconds = (time.perf_counter() - start) / done
             print(
-                f"{done} of {of}: {resident()} MB at most, {seconds:.2f} s a tile, {seconds * of / 60:.0f} min in all",
+                f"{done} of {of}: {resident()} MB peak, {seconds:.2f} s per tile, {seconds * of / 60:.0f} min in total",
                 flush=True,
             )
         if done == options.tiles:
             raise StopError
 
     try:
-        predict_raster(
-            predictor, source, options.folder / "classes.tif", memory=options.memory << 20, progress=progress
-        )
+        predict_raster(model, source, options.folder / "classes.tif", memory=options.memory << 20, progress=progress)
     except StopError:
         return
-    print(f"{time.perf_counter() - start:.0f} s in all, {resident()} MB at most")
+    print(f"{time.perf_counter() - start:.0f} s in total, {resident()} MB peak")
 
 
 def resident() -> int:
-    """Megabytes, the most so far."""
+    """Return the peak of the resident memory in megabytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def write_texture(path: Path, side: int) -> None:
-    """A tiled, compressed RGB image of side x side pixels, out of one block over and over."""
+    """Write a tiled, compressed RGB image of side x side pixels that repeats one block."""
     y, x = np.mgrid[:BLOCK, :BLOCK] / BLOCK * 2 * np.pi
     noise = np.random.default_rng(0).integers(0, 8, (BLOCK, BLOCK, 3))
     waves = np.dstack([np.sin(7 * x + 3 * y), np.sin(5 * y), np.cos(11 * x - 2 * y)])

@@ -1,4 +1,4 @@
-"""What each network sees, and what tiles of it cost, as a table.
+"""Table of the receptive fields of networks, and of the overhead of tiles.
 
 python benchmarks/receptive_fields.py
 """
@@ -26,20 +26,20 @@ BYTES = (MEMORY, 4 * 2**30)
 
 def main() -> None:
     torch.set_num_threads(2)
-    names = "network|receptive field of a cell, stride 8|16|32|of a pixel|halo"
+    names = "network|receptive field, stride 8|16|32|of a pixel|halo"
     costs = [f"core at {size / 2**30:g} GiB|computed pixels" for size in BYTES]
     head = [*names.split("|"), *"|".join(costs).split("|")]
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for name, backbone, geometry in NETWORKS:
         net = build(name, backbone=backbone, geometry=geometry, num_classes=21)
         assert isinstance(net, FCN)
-        seen = receptive_field(net)
-        assert seen.rows is not None
-        sizes = [str(seen.maps[stride][0].size) if stride in seen.maps else "" for stride in (8, 16, 32)]
-        row = [f"{name} {backbone} ({geometry})", *sizes, str(seen.rows.size), str(seen.halo)]
+        field = receptive_field(net)
+        assert field.rows is not None
+        sizes = [str(field.maps[stride][0].size) if stride in field.maps else "" for stride in (8, 16, 32)]
+        row = [f"{name} {backbone} ({geometry})", *sizes, str(field.rows.size), str(field.halo)]
         for size in BYTES:
-            tile_size = core_size(net, seen.halo, 256, size)
-            row += [str(tile_size), f"{(1 + 2 * seen.halo / tile_size) ** 2:.1f}x"]
+            tile_size = core_size(net, field.halo, 256, size)
+            row += [str(tile_size), f"{(1 + 2 * field.halo / tile_size) ** 2:.1f}x"]
         print(f"| {' | '.join(row)} |", flush=True)
 
 

@@ -1,10 +1,10 @@
-"""What a cluster will do, computed from what one machine does: `docs/scaling.md`'s table and picture.
+"""Throughput of a cluster, computed from measurements on one machine, for docs/scaling.md.
 
     python benchmarks/scaling.py --docs docs
 
-Measured here: core-seconds of a photo for decoding, for the network and for encoding, bytes of its files, and the rows
-that the driver takes in a second from workers that do nothing. Given: what the storage can do. The rest is arithmetic,
-in `Rates.limits`. About a minute on 2 cores; let the machine do nothing else.
+Measured are the core-seconds per image for decoding, inference and encoding, the sizes of files, and the number of rows
+per second that the driver receives from idle workers. The rates of storage are given. `Rates.limits` computes the
+throughput. About a minute on 2 cores without other load.
 """
 
 from __future__ import annotations
@@ -38,20 +38,22 @@ from upscore.viz.plots import BLUE, FOREGROUND, GREEN, MUTED, ORANGE, new_figure
 
 MACHINES = (1, 10, 100, 1000)
 OBJECTS_TEXT = "x" * 2000
-"""As long as the row of a photo with ten objects."""
+"""Text as long as the row of an image with ten objects."""
 
 
 @dataclass(frozen=True)
 class Storage:
-    """What photos are read from and files are written to."""
+    """Rates of a storage system."""
 
     name: str
     read: float
-    """Bytes per second; so is `write`."""
+    """Bytes read per second."""
     write: float
+    """Bytes written per second."""
     gets: float
-    """Files read per second; `puts` are files written."""
+    """Files read per second."""
     puts: float
+    """Files written per second."""
 
 
 STORAGES = (
@@ -63,29 +65,31 @@ STORAGES = (
 
 @dataclass(frozen=True)
 class Rates:
-    """What was measured: of one photo, and of the driver."""
+    """Measurements per image, and of the driver."""
 
     network: str
     engine: str
     size: str
     cores: int
     decode: float
-    """Core-seconds; so are `infer` and `encode`."""
+    """Core-seconds per image for decoding."""
     infer: float
+    """Core-seconds per image for inference."""
     encode: float
+    """Core-seconds per image for encoding."""
     bytes_in: int
     bytes_out: int
     files_out: int
     rows: float
-    """Photos per second that the driver can count."""
+    """Images per second that the driver can process."""
 
     @property
     def machine(self) -> float:
-        """Photos per second of one machine of so many cores: all that a photo needs shares them."""
+        """Images per second of one machine with `cores` cores."""
         return self.cores / (self.decode + self.infer + self.encode)
 
     def limits(self, machines: float, storage: Storage) -> dict[str, float]:
-        """Photos per second by what bounds them; the least is what the cluster does."""
+        """Return the limits of images per second by cause; the lowest one is the throughput of the cluster."""
         return {
             "machines": machines * self.machine,
             "reading": min(storage.read / self.bytes_in, storage.gets),
@@ -94,20 +98,20 @@ class Rates:
         }
 
 
-class Nothing:
-    """A worker that gives a row back at once."""
+class IdleWorker:
+    """Worker that returns a row immediately."""
 
     def do(self, item: dict[str, Any]) -> dict[str, Any]:
-        """A row of the usual size."""
+        """Return a row of the usual size."""
         return {"found": OBJECTS_TEXT, "objects": 10, "failure": "", "error": ""}
 
     def lost(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Never."""
+        """Fail, since no task is lost."""
         raise AssertionError(item)
 
 
 def seconds(call: Callable[[], object], repeats: int = 5) -> float:
-    """The median of some calls, after one that does not count."""
+    """Return the median time of several calls after a warm-up call."""
     times = []
     for _ in range(repeats + 1):
         start = perf_counter()
@@ -117,21 +121,21 @@ def seconds(call: Callable[[], object], repeats: int = 5) -> float:
 
 
 def measure_photo(backbone: str, overlays: bool, jpeg: bytes, cores: int) -> dict[str, Any]:
-    """Core-seconds and bytes of one photo; FCN-8s by the fastest engine, its weights random."""
+    """Measure core-seconds and bytes of one image, for FCN-8s with random weights and the fastest engine."""
     torch.set_num_threads(cores)
-    predictor = Model(build("fcn8s", backbone=backbone, num_classes=21), max_side=0)
+    model = Model(build("fcn8s", backbone=backbone, num_classes=21), max_side=0)
     with tempfile.TemporaryDirectory() as folder:
-        photo, written = Path(folder) / "photo.jpg", Path(folder) / "out"
-        photo.write_bytes(jpeg)
-        image = read_image(photo)
-        prediction = predictor.predict(image)
-        decode = seconds(lambda: read_image(photo))
-        infer = cores * seconds(lambda: predictor.predict(image))
-        encode = seconds(lambda: write_prediction(prediction, written / "photo", overlays=overlays))
+        image_path, written = Path(folder) / "image_path.jpg", Path(folder) / "out"
+        image_path.write_bytes(jpeg)
+        image = read_image(image_path)
+        prediction = model.predict(image)
+        decode = seconds(lambda: read_image(image_path))
+        infer = cores * seconds(lambda: model.predict(image))
+        encode = seconds(lambda: write_prediction(prediction, written / "image_path", overlays=overlays))
         sizes = [path.stat().st_size for path in written.iterdir()]
     return {
         "network": f"{backbone}{'' if overlays else ', masks only'}",
-        "engine": f"{predictor.engine}, {predictor.precision}",
+        "engine": f"{model.engine}, {model.precision}",
         "size": f"{image.shape[2]}x{image.shape[1]}",
         "decode": decode,
         "infer": infer,
@@ -143,12 +147,12 @@ def measure_photo(backbone: str, overlays: bool, jpeg: bytes, cores: int) -> dic
 
 
 def measure_driver(few: int = 2_000, many: int = 20_000) -> tuple[float, float]:
-    """(photos per second that the driver counts, seconds until the first workers are there)."""
+    """Return the images per second that the driver processes, and the seconds until the first result."""
     with connected("local") as ray:
         times = []
         for count in (few, few, many):
             start = perf_counter()
-            with closing(run(ray, [{"name": f"{n}"} for n in range(count)], Nothing, {}, Workers(2, 1, 0))) as rows:
+            with closing(run(ray, [{"name": f"{n}"} for n in range(count)], IdleWorker, {}, Workers(2, 1, 0))) as rows:
                 next(rows)
                 first = perf_counter() - start
                 assert sum(1 for _ in rows) == count - 1
@@ -157,7 +161,7 @@ def measure_driver(few: int = 2_000, many: int = 20_000) -> tuple[float, float]:
 
 
 def measure_here(backbone: str, jpeg: bytes, cores: int, count: int = 80) -> tuple[float, float]:
-    """(photos per second of one worker once it runs, seconds until its first): what the arithmetic has to meet."""
+    """Return the images per second of one running worker, and the seconds until its first image, for comparison."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         net = build("fcn8s", backbone=backbone, num_classes=21)
@@ -180,16 +184,16 @@ def measure_here(backbone: str, jpeg: bytes, cores: int, count: int = 80) -> tup
 
 
 def table(rates: list[Rates]) -> str:
-    """Markdown: photos per second, hours for a million and what bounds them, by machines."""
-    header = ["network", "storage", "1", "10", "100", "1,000 machines", "grows up to"]
+    """Return a table of images per second, time for a million images, and the largest number of machines that helps."""
+    header = ["network", "storage", "1", "10", "100", "1,000 machines", "scales up to"]
     lines = []
     for rate in rates:
         for storage in STORAGES:
             cells = []
             for machines in MACHINES:
                 limits = rate.limits(machines, storage)
-                least = min(limits, key=lambda name: limits[name])
-                cells.append(f"{limits[least]:,.0f}/s, {_duration(1e6 / limits[least])}")
+                lowest = min(limits, key=lambda name: limits[name])
+                cells.append(f"{limits[lowest]:,.0f}/s, {_duration(1e6 / limits[lowest])}")
             others = {name: value for name, value in rate.limits(1, storage).items() if name != "machines"}
             first = min(others, key=lambda name: others[name])
             end = f"{others[first] / rate.machine:,.0f}: {first}"
@@ -202,10 +206,10 @@ def _duration(seconds: float) -> str:
 
 
 def plot(rates: list[Rates], path: Path) -> None:
-    """Photos per second over machines, both in powers of ten."""
+    """Plot images per second over the number of machines on logarithmic axes."""
     figure = new_figure(7.6, 4.6)
     axes = figure.add_subplot()
-    style(axes, "Photos per second over a cluster", f"{rates[0].size}, machines of {rates[0].cores} cores")
+    style(axes, "Images per second of a cluster", f"{rates[0].size}, machines of {rates[0].cores} cores")
     axes.set_xscale("log")
     axes.set_yscale("log")
     counts = [10 ** (step / 20) for step in range(71)]
@@ -221,29 +225,29 @@ def plot(rates: list[Rates], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--docs", type=Path, help="write results/scaling.json and images/scaling.png below it")
-    parser.add_argument("--cores", type=int, default=2, help="of a machine; the network runs on so many here")
+    parser.add_argument("--docs", type=Path, help="folder to write results/scaling.json and images/scaling.png to")
+    parser.add_argument("--cores", type=int, default=2, help="cores of a machine, used for the measurement")
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 768), metavar=("WIDTH", "HEIGHT"))
-    parser.add_argument("--quality", type=int, default=90, help="of the JPEG")
+    parser.add_argument("--quality", type=int, default=90, help="JPEG quality")
     arguments = parser.parse_args()
     stored = io.BytesIO()
     Image.fromarray(data.astronaut()).resize(arguments.size).save(stored, "jpeg", quality=arguments.quality)
     jpeg, cores = stored.getvalue(), arguments.cores
     rows, first = measure_driver()
     here, start = measure_here("efficientnet_lite0", jpeg, cores)
-    kinds = (("efficientnet_lite0", True), ("vgg16", True), ("efficientnet_lite0", False))
-    rates = [Rates(**measure_photo(*kind, jpeg, cores), cores=cores, rows=rows) for kind in kinds]
+    variants = (("efficientnet_lite0", True), ("vgg16", True), ("efficientnet_lite0", False))
+    rates = [Rates(**measure_photo(*variant, jpeg, cores), cores=cores, rows=rows) for variant in variants]
     print(table(rates))
-    told = {
+    report = {
         "rates": [asdict(rate) | {"machine": rate.machine} for rate in rates],
         "one_worker_over_ray": {"photos_per_second": here, "seconds_to_first": start},
         "workers_that_do_nothing": {"rows_per_second": rows, "seconds_to_first": first},
         "items_of_a_task": MAX_ITEMS,
     }
-    print(json.dumps(told, indent=2))
+    print(json.dumps(report, indent=2))
     if arguments.docs:
         (arguments.docs / "results").mkdir(parents=True, exist_ok=True)
-        (arguments.docs / "results" / "scaling.json").write_text(json.dumps(told, indent=2) + "\n")
+        (arguments.docs / "results" / "scaling.json").write_text(json.dumps(report, indent=2) + "\n")
         plot(rates, arguments.docs / "images" / "scaling.png")
 
 

@@ -1,12 +1,12 @@
-"""Speed and memory of upscore against other libraries, as ratios.
+"""Speed and memory of upscore compared with other libraries, as ratios.
 
     python benchmarks/speed.py --list
     python benchmarks/speed.py                  # all rows; 20 minutes on 2 cores
     python benchmarks/speed.py masks --repeats 9
 
-Ours and the peer's calls take turns in one process, so that the ratio of their medians holds on a busy machine too.
-Results join those that are in the output folder already. With the default --output the page
-docs/results/speed.md and its picture are written too.
+Calls of upscore and of the peer alternate in one process, so that the ratio of their medians is little affected by
+other load. Results are added to those in the output folder. With the default --output, docs/results/speed.md and its
+plot are written as well.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peers.measure import REPEATS, THREADS, Row
-from peers.rows import ROWS, choose
+from peers.rows import ROWS, select_rows
 
 if TYPE_CHECKING:
     from peers.results import Result
@@ -34,31 +34,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from upscore.errors import UserError
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help="what to measure; everything by default")
-    parser.add_argument("--repeats", type=int, default=REPEATS, help="rounds after a first one that does not count")
-    parser.add_argument("--threads", type=int, default=THREADS, help="of both sides")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="rows to measure; all by default")
+    parser.add_argument("--repeats", type=int, default=REPEATS, help="rounds after a warm-up")
+    parser.add_argument("--threads", type=int, default=THREADS, help="threads of both sides")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of results.json, speed.md and speed.png")
     parser.add_argument("--list", action="store_true", help="list the rows, and stop")
-    asked = parser.parse_args(arguments)
-    if asked.list:
+    args = parser.parse_args(arguments)
+    if args.list:
         list_rows()
         return
     for option in ("repeats", "threads"):
-        if getattr(asked, option) < 1:
-            parser.error(f"--{option} {getattr(asked, option)}: it must be 1 at least")
+        if getattr(args, option) < 1:
+            parser.error(f"--{option} {getattr(args, option)} is invalid: give 1 or more")
     try:
-        measure(choose(asked.rows), asked.repeats, asked.threads, asked.output)
+        measure(select_rows(args.rows), args.repeats, args.threads, args.output)
     except UserError as error:
         parser.error(str(error))
 
 
 def measure(rows: Sequence[Row], repeats: int, threads: int, folder: Path) -> None:
-    """Measure rows, print them and write them; a row whose peer is missing is left out with a sentence.
-
-    Results are written after each row, so that none is lost.
-    """
+    """Measure rows, print the results, and write them after each row; rows without their peer are skipped."""
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = str(threads)  # for libraries that count the cores when they are loaded
+        os.environ[variable] = str(threads)  # libraries read it when they are loaded
     from peers.results import read_results, write_results
     from peers.run import run
     from upscore.errors import UserError
@@ -73,7 +70,7 @@ def measure(rows: Sequence[Row], repeats: int, threads: int, folder: Path) -> No
             missing.append(f"{row.name}: {error}")
             continue
         measured.append(result)
-        results = results.joined(result)
+        results = results.with_result(result)
         write_results(results, folder / "results.json")
     if not measured:
         raise UserError("; ".join(missing))
@@ -86,7 +83,7 @@ def measure(rows: Sequence[Row], repeats: int, threads: int, folder: Path) -> No
 
 
 def write_pages(results: Sequence[Result], page: Path, picture: Path) -> None:
-    """The Markdown page and the picture that it shows."""
+    """Write the page in Markdown and its plot."""
     from peers.page import markdown
     from peers.plot import plot_results
     from upscore.files import write_text
@@ -96,21 +93,21 @@ def write_pages(results: Sequence[Result], page: Path, picture: Path) -> None:
 
 
 def list_rows() -> None:
-    from peers.page import times
+    from peers.page import format_ratio
 
     for row in ROWS:
-        targets = ", ".join(f"{times(ratio)} in {side}" for side, ratio in row.target.items())
+        targets = ", ".join(f"{format_ratio(ratio)} in {side}" for side, ratio in row.target.items())
         print(f"{row.name}\n    {row.work}\n    against {row.peer_name}; target {targets or 'none'}")
 
 
 def print_results(results: Sequence[Result]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from peers.page import MEMORY_HEADER, SHORT_HEADER, memory_cells, remarks, short_cells
+    from upscore.console import Console
 
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = Console()
     for header, lines in ((SHORT_HEADER, short_cells), (MEMORY_HEADER, memory_cells)):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         for column in header:

@@ -1,13 +1,13 @@
-"""Memory of the processes that read training data, over an index of COCO's size.
+"""Memory of loader workers with an annotation index of the size of COCO.
 
-Writes a data set of a million outlined objects (photos are links to a few files), opens it, feeds from it as training
-does, and reads from Linux how much memory is each worker's own, and each one's share of what they have in common:
+Writes a data set with a million polygons (images are links to a few files), opens it, loads batches as in training, and
+reads the private and the shared memory of each worker from Linux:
 
     python benchmarks/worker_memory.py --folder /tmp/coco
-    python benchmarks/worker_memory.py --folder /tmp/coco --annotations 50000 --photos 6000
+    python benchmarks/worker_memory.py --folder /tmp/coco --annotations 50000 --images 6000
 
-What is a worker's own has to stay level: a list of Python objects would be copied into each of the workers as it is
-read, for to read an object is to change its count.
+The private memory of a worker has to stay constant: a list of Python objects would be copied into each worker while it
+is read, since reading changes reference counts.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from upscore.training.recipes import INSTANCE_RECIPES
 HEIGHT, WIDTH = 48, 64
 CLASSES = 80
 LINKED = 64
-"""Photos of which all others are links; a file has 65,000 names at most."""
+"""Number of image files that the others are links to; a file can have at most 65,000 links."""
 
 SPLIT = "train"
 BATCH = 8
 MIB = 1 << 20
 
 
-def write_coco(folder: Path, annotations: int, photos: int, *, seed: int = 0) -> None:
-    """Write a data set in COCO's layout, an entry at a time; polygons have 8 to 40 points, as COCO's often do."""
+def write_coco(folder: Path, annotations: int, image_count: int, *, seed: int = 0) -> None:
+    """Write a data set in COCO's layout with polygons of 8 to 40 points, as in COCO."""
     generator = np.random.default_rng(seed)
     (folder / SPLIT).mkdir(parents=True)
-    names = [f"{number:012}.jpg" for number in range(photos)]
+    names = [f"{number:012}.jpg" for number in range(image_count)]
     for number, name in enumerate(names):
         if number < LINKED:
             pixels = generator.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
@@ -63,12 +63,12 @@ def write_coco(folder: Path, annotations: int, photos: int, *, seed: int = 0) ->
         file.write(",\n".join(map(json.dumps, images)))
         file.write('], "annotations": [\n')
         for number in range(1, annotations + 1):
-            file.write((",\n" if number > 1 else "") + json.dumps(_annotation(number, photos, generator)))
+            file.write((",\n" if number > 1 else "") + json.dumps(_annotation(number, image_count, generator)))
         file.write("\n]}\n")
 
 
-def _annotation(number: int, photos: int, generator: np.random.Generator) -> dict[str, object]:
-    """A star-shaped outline somewhere in one of the photos."""
+def _annotation(number: int, image_count: int, generator: np.random.Generator) -> dict[str, object]:
+    """Return an annotation with a star-shaped polygon in a random image."""
     points = int(generator.integers(8, 41))
     angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
     radius = generator.uniform(2, 10) * generator.uniform(0.7, 1, points)
@@ -77,7 +77,7 @@ def _annotation(number: int, photos: int, generator: np.random.Generator) -> dic
     box = x.min(), y.min(), np.ptp(x), np.ptp(y)
     return {
         "id": number,
-        "image_id": int(generator.integers(1, photos + 1)),
+        "image_id": int(generator.integers(1, image_count + 1)),
         "category_id": int(generator.integers(1, CLASSES + 1)),
         "iscrowd": 0,
         "area": round(float(np.ptp(x) * np.ptp(y)), 2),
@@ -87,7 +87,8 @@ def _annotation(number: int, photos: int, generator: np.random.Generator) -> dic
 
 
 def memory_of(process: int | str = "self") -> dict[str, int]:
-    """Bytes of a process: "own" is what no other one has (USS), "share" counts parts of what it shares (PSS)."""
+    """Return the memory of a process in bytes: "own" is private (USS), "share" includes its part of shared pages
+    (PSS)."""
     fields = {}
     for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]:
         name, size, _ = line.split()
@@ -96,14 +97,14 @@ def memory_of(process: int | str = "self") -> dict[str, int]:
 
 
 def worker_memory(dataset: InstanceDataset, workers: int, samples: int, every: int) -> list[dict[str, int]]:
-    """The most that any of the workers has, at the first batch and whenever `every` (whole batches) more were fed."""
-    view = TrainingView(dataset, INSTANCE_RECIPES["modern"], resize=_unchanged, seed=0, epoch=0)
+    """Return the largest memory of a worker at the first batch and after every `every` samples."""
+    view = TrainingView(dataset, INSTANCE_RECIPES["modern"], resize=_no_resize, seed=0, epoch=0)
     measured = []
-    with _left_alone(), closing(batches(view, BATCH, workers)) as feed:
-        for number, _ in enumerate(islice(feed, samples // BATCH + 1)):
+    with _frozen_objects(), closing(batches(view, BATCH, workers)) as loader:
+        for number, _ in enumerate(islice(loader, samples // BATCH + 1)):
             if number * BATCH % every == 0:
                 found = [memory_of(process.pid or "self") for process in multiprocessing.active_children()]
-                measured.append({kind: max(memory[kind] for memory in found) for kind in ("own", "share")})
+                measured.append({field: max(memory[field] for memory in found) for field in ("own", "share")})
                 print(
                     f"  {number * BATCH:>8,} samples: own {measured[-1]['own'] / MIB:7.1f} MiB, "
                     f"share {measured[-1]['share'] / MIB:7.1f} MiB"
@@ -112,8 +113,8 @@ def worker_memory(dataset: InstanceDataset, workers: int, samples: int, every: i
 
 
 @contextmanager
-def _left_alone() -> Iterator[None]:
-    """A collection writes into all objects: pages that this process has in common with its workers would part."""
+def _frozen_objects() -> Iterator[None]:
+    """Freeze the garbage collector, whose writes would unshare pages with the workers."""
     gc.collect()
     gc.freeze()
     try:
@@ -122,29 +123,29 @@ def _left_alone() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _unchanged(sample):
+def _no_resize(sample):
     return sample
 
 
 def main() -> None:
-    """Write what is not there yet, open it, feed from it."""
+    """Write the data set unless it exists, open it, and load batches."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--annotations", type=int, default=1_000_000)
-    parser.add_argument("--photos", type=int, default=118_000)
+    parser.add_argument("--images", type=int, default=118_000)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--samples", type=int, default=8_000)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if not arguments.folder.exists():
-        write_coco(arguments.folder, arguments.annotations, arguments.photos)
+        write_coco(arguments.folder, arguments.annotations, arguments.images)
     json_size = (arguments.folder / f"instances_{SPLIT}.json").stat().st_size
     before, start = memory_of()["own"], time.perf_counter()
     dataset = open_instances(arguments.folder, SPLIT)
     seconds, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-    print(f"{len(dataset):,} photos, {arguments.annotations:,} objects, {json_size / MIB:.0f} MiB of JSON")
+    print(f"{len(dataset):,} images, {arguments.annotations:,} objects, {json_size / MIB:.0f} MiB of JSON")
     print(f"opened in {seconds:.1f} s; index {(memory_of()['own'] - before) / MIB:.0f} MiB, peak {peak / MIB:.0f} MiB")
-    print(f"the largest of {arguments.workers} workers, after")
+    print(f"largest memory of {arguments.workers} workers after")
     every = max(BATCH, arguments.samples // 8 // BATCH * BATCH)
     measured = worker_memory(dataset, arguments.workers, arguments.samples, every=every)
     growth = measured[-1]["own"] - measured[1]["own"]

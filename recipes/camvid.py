@@ -1,11 +1,11 @@
-"""FCN-32s, 16s and 8s over EfficientNet-Lite0 on CamVid, side by side for 8 epochs each, and 8s by the default recipe.
+"""FCN-32s, 16s and 8s with EfficientNet-Lite0 on CamVid for 8 epochs each, and FCN-8s with the default recipe.
 
     python recipes/camvid.py CAMVID --output runs/camvid
 
-CAMVID holds `train/` and `val/` with `images/` and `labels/` each (11 classes, 480x360). Both are pooled and one whole
-video, 0006R0 (101 frames), is held out: frames of a video that is also trained on would flatter the scores.
-Interrupted, the same command goes on where it stopped. The table is written to OUTPUT/camvid.md; the one of a run on
-2 CPU cores is docs/results/camvid.md.
+CAMVID contains `train/` and `val/` with `images/` and `labels/` each (11 classes, 480x360). Both are merged, and the
+video 0006R0 (101 frames) is used for validation, since other frames of a training video would give optimistic scores.
+An interrupted run is resumed by the same command. The table is written to OUTPUT/camvid.md; that of a run on 2 CPU
+cores is docs/results/camvid.md.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import argparse
 import json
 from pathlib import Path
 
-from rich.console import Console
-
+from upscore.console import Console
 from upscore.files import write_text
 from upscore.text import markdown_table
 from upscore.training import train
@@ -27,7 +26,7 @@ RUNS: dict[str, dict] = {
     "fcn8s": {"model": "fcn8s", "epochs": 8},
     "fcn8s, defaults": {"model": "fcn8s"},
 }
-HOLDOUT = "0006R0*"
+VAL_PATTERN = "0006R0*"
 
 
 def main() -> None:
@@ -39,14 +38,14 @@ def main() -> None:
     folders = {name: arguments.output / name.replace(", ", "-") for name in RUNS}
     for name, settings in RUNS.items():
         callbacks = [TerminalProgress(console, name)]
-        train(arguments.data, folders[name], **settings, val_pattern=HOLDOUT, resume=True, callbacks=callbacks)
+        train(arguments.data, folders[name], **settings, val_pattern=VAL_PATTERN, resume=True, callbacks=callbacks)
     text = table(folders)
     write_text(arguments.output / "camvid.md", text)
     print(text)
 
 
 def table(runs: dict[str, Path]) -> str:
-    """The best epoch of each run, per class too, and what it cost."""
+    """Return tables of the best epoch of each run, with scores, times, and the IoU of each class."""
     rows, per_class = [], {}
     for net, run in runs.items():
         records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -57,10 +56,10 @@ def table(runs: dict[str, Path]) -> str:
         cost = [str(len(records)), f"{epochs[len(epochs) // 2]:.0f}", f"{minutes:.0f}"]
         rows.append([net, *(f"{scores[name]:.1%}" for name in shown), *cost])
         per_class[net] = scores["per_class"]
-    title = ["net", "pixel acc.", "mean acc.", "mean IoU", "f.w. IU", "epochs", "s / epoch", "minutes in all"]
+    title = ["net", "pixel acc.", "mean acc.", "mean IoU", "f.w. IoU", "epochs", "s / epoch", "minutes"]
     names = list(next(iter(per_class.values())))
     classes = [[name, *(f"{per_class[net][name]:.1%}" for net in runs)] for name in names]
-    return markdown_table(title, rows) + "\n\n" + markdown_table(["IU", *runs], classes) + "\n"
+    return markdown_table(title, rows) + "\n\n" + markdown_table(["IoU", *runs], classes) + "\n"
 
 
 if __name__ == "__main__":

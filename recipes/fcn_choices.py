@@ -1,9 +1,9 @@
-"""What the FCN paper tried beside the strides: where to start, augmentation, losses, class weights, patches.
+"""Other experiments of the FCN paper: training from scratch, augmentation, losses, class weights, patches.
 
     python recipes/fcn_choices.py --camvid CAMVID --output runs/tables --docs docs/results
 
-FCN-8s over EfficientNet-Lite0, on generated scenes and on CamVid with a whole video held out, three seeds. Interrupted,
-the same command goes on where it stopped; the reference is that of recipes/fcn_table3.py, and is not run twice.
+FCN-8s with EfficientNet-Lite0 on generated scenes and on CamVid (one video for validation), three seeds. An interrupted
+run is resumed by the same command. The reference is that of recipes/fcn_table3.py and is not run again.
 """
 
 from __future__ import annotations
@@ -12,22 +12,21 @@ from table_runs import CAMVID, SCENES, Row, Table
 from tables import main
 
 REMARK = """\
-The paper has a null background about one point lower, after long training. Here it costs more: scores start at zero,
-where each class has a probability of a half, and in a run of a minute the other classes first have to learn not to be
-there. Class weights trade pixels for classes: the mean accuracy rises, the mean IoU falls, as rare classes spread over
-their neighbours. Augmentation brings nothing in so short a run, as in the paper; half of the cells teach as much as all
-of them do when twice as many photos are seen, and those have to be computed."""
+In the paper, a null background lowers mean IoU by about one point after long training. The loss is larger here: initial
+scores of zero give each class a probability of one half, which short training has to correct first. Class weights
+increase mean accuracy and lower mean IoU, since rare classes are predicted too often. Augmentation has no effect in
+short training, as in the paper. Half of the cells with twice as many images give the same scores at a higher cost."""
 
 TABLE = Table(
     name="fcn_choices",
     title="From scratch, without augmentation, other losses",
     plot="mean IoU by what was changed",
     about="""\
-FCN-8s over EfficientNet-Lite0. *From scratch*: random weights, statistics of its own photos. *No augmentation*: crops
-alone, no change of scale or colour, no mirror images. *Sigmoid*: a yes or no for each class instead of one out of all.
-*Null background*: that, and the first class (on CamVid: sky) has no score of its own (FCN section 6.1). *Class
-weights*: rare classes count more, by median frequency. *Patches*: the labels of half of the cells of 32 x 32 pixels are
-taken away at random, and each step and the whole run see twice as many images (section 3.4).""",
+FCN-8s with EfficientNet-Lite0. *From scratch*: random weights, batch statistics. *No augmentation*: crops only, without
+change of scale or colour and without flips. *Sigmoid*: one sigmoid per class instead of a softmax. *Null background*:
+sigmoid, and the first class (on CamVid: sky) has no score (FCN section 6.1). *Class weights*: median frequency
+balancing. *Patches*: the labels of a random half of the cells of 32 x 32 pixels are ignored, with twice as many images
+per step and run (section 3.4).""",
     rows={
         "fcn8s": Row(title="reference"),
         "scratch": Row(title="from scratch", pretrained=False, recipe={"frozen_norm": False}),

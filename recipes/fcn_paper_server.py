@@ -1,4 +1,4 @@
-"""Masks of PASCAL VOC's test photos, packed as its server takes them."""
+"""Writes masks of the PASCAL VOC test images, and an archive for its evaluation server."""
 
 from __future__ import annotations
 
@@ -17,28 +17,37 @@ from upscore.training.run_folder import RunFolder
 from upscore.viz.overlays import index_image
 
 COMPETITION = "comp6"
-"""Segmentation by who has trained on more than VOC's own photos, as those of SBD are."""
+"""Name of the segmentation competition with additional training data, such as SBD."""
 
 
-def submit(model: Path, data: Path, output: Path, *, year: int) -> Path:
-    """Write the masks, a palette PNG each, and the archive with all; returns its path.
+def submit(folder_of_model: Path, data: Path, output: Path, *, year: int) -> Path:
+    """Write a palette PNG for each test image, and the archive.
+
+    Args:
+        folder_of_model: model folder or run.
+        data: folder of PASCAL VOC.
+        output: folder to write to.
+        year: year of the data.
+
+    Returns:
+        The path of the archive.
 
     Raises:
-        UserError: the data has no test set, or the model tells other classes.
+        UserError: the data has no test set, or the classes of the model are not those of PASCAL VOC.
     """
-    predictor = load(model)
-    if predictor.classes != CLASSES:
-        raise UserError(f"{model}: tells other classes than PASCAL VOC's 21, so the server has no use for its masks")
+    model = load(folder_of_model)
+    if model.classes != CLASSES:
+        raise UserError(f"{folder_of_model} does not have the 21 classes of PASCAL VOC: give a model trained on VOC")
     test = open_dataset(data, "test")
     names = getattr(test, "names", None)
-    assert names is not None, "photos in files have names"
+    assert names is not None, "images in files have names"
     folder = output / f"VOC{year}"
-    RunFolder(folder).open({"model": str(model), "data": str(data)}, resume=True)
+    RunFolder(folder).open({"model": str(folder_of_model), "data": str(data)}, resume=True)
     inside = Path("results") / f"VOC{year}" / "Segmentation" / f"{COMPETITION}_test_cls"
     for index, name in enumerate(track(names, "Predicting", transient=True)):
         path = folder / inside / f"{name}.png"
         if not path.exists():
-            mask = as_semantic(predictor.predict(test[index].image)).class_map
+            mask = as_semantic(model.predict(test[index].image)).class_map
             assert mask is not None
             with atomic_path(path) as temporary:
                 index_image(mask, len(CLASSES)).save(temporary)

@@ -1,7 +1,7 @@
-"""What the FCN paper's tables 3, 5, 6 and 7 (journal version) train, on what, and the scores that it prints.
+"""Networks, data sets and scores of tables 3, 5, 6 and 7 of the FCN paper (journal version).
 
-Settings that the paper leaves out are those of the authors' released solvers: constant rates, one photo a step,
-momentum 0.99, 100,000 photos, of which each is drawn from all.
+Settings that the paper does not state are those of the released solvers: constant rates, one image per step, momentum
+0.99, 100,000 images drawn with replacement.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from typing import Literal
 
 IMAGES = 100_000
 COARSE, MIDDLE, FINE = 1e-10, 1e-12, 1e-14
-"""Rates of 32s, and of 16s and 8s on their way from it."""
+"""Learning rates of FCN-32s, and of FCN-16s and FCN-8s that start from it."""
 
-SCORES = ("pixel acc.", "mean acc.", "mean IoU", "f.w. IU")
+SCORES = ("pixel acc.", "mean acc.", "mean IoU", "f.w. IoU")
 GEOMETRIC = "geometric acc."
 
 LOG_DEPTH, HHA = 1, 3
 DEPTH_MEANS = {LOG_DEPTH: (7.844 - log(1000),), HHA: (132.431, 94.076, 118.477)}
-"""Channels of depth -> the authors' means over NYUDv2; they have the logarithm of millimetres."""
+"""Number of depth channels -> means over NYUDv2 in the released code, which uses the logarithm of millimetres."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One network."""
+    """A network of a table."""
 
     title: str
     model: str
     paper: tuple[float, ...]
-    """The published scores in percent, in the table's order."""
+    """Published scores in per cent, in the order of the columns."""
     rate: float = COARSE
     images: int = IMAGES
     after: str | None = None
-    """The row that it starts from."""
+    """Row with the initial weights."""
     depth_after: str | None = None
-    """The row that its backbone for depth starts from."""
+    """Row with the initial weights of the depth backbone."""
     depth: Literal["early", "late", "only"] | None = None
     depth_channels: Literal[1, 3] | None = None
     head_only: bool = False
@@ -44,23 +44,23 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Networks on one data set."""
+    """A table: networks on one data set."""
 
     title: str
     about: str
     train: str
-    """The split to train on; "trainval" is "train" where all but the test set is one."""
+    """Training split; "trainval" is "train" if there is no validation split."""
     test: str
-    """The split to score, once, when all is trained."""
+    """Test split."""
     mean: tuple[float, float, float]
-    """Colour, in red, green, blue, that the authors subtract."""
+    """RGB mean that the released code subtracts."""
     rows: Mapping[str, Row]
     geometric: bool = False
-    """Two heads; the geometric one's pixel accuracy is a fifth score."""
+    """Whether networks have two heads; the pixel accuracy of the geometric head is the fifth score."""
     present: bool = False
-    """Score the classes alone that are in the test set."""
+    """Compute mean IoU over the classes in the test set only."""
     without_background: bool = False
-    """Give the scores without class 0 too."""
+    """Also report the scores without class 0."""
 
 
 VOC_MEAN = (122.67892, 116.66877, 104.00699)
@@ -69,8 +69,8 @@ TABLES = {
     "table3": Table(
         title="FCN's table 3: strides, staged or at once, frozen features, single maps (PASCAL VOC 2011)",
         about="""\
-Trained on the 8,498 photos of SBD's `train.txt`, scored on VOC 2011's `val` without these (736 photos, the authors'
-`seg11valid.txt`). The paper's time for FCN-8s is 36 hours staged, half of it at once, on one Titan X.""",
+Trained on the 8,498 images of SBD's `train.txt`, scored on VOC 2011's `val` without these (736 images, the authors'
+`seg11valid.txt`). In the paper, FCN-8s took 36 hours staged, and half of it at once, on a Titan X.""",
         train="train",
         test="val",
         mean=VOC_MEAN,
@@ -92,9 +92,9 @@ Trained on the 8,498 photos of SBD's `train.txt`, scored on VOC 2011's `val` wit
     "table5": Table(
         title="FCN's table 5: colours and depth (NYUDv2, 40 classes)",
         about="""\
-Trained on the 795 photos of `train.txt` and `val.txt`, scored on the 654 of `test.txt`. The paper does not say how
-long it took. *early*: the depth's logarithm is a fourth channel. *late*: the mean of two networks, which were trained
-before; the authors took them as they were after 28,000 (colours) and 60,000 photos (HHA).""",
+Trained on the 795 images of `train.txt` and `val.txt`, scored on the 654 of `test.txt`. The paper does not state the
+training time. *early*: the logarithm of the depth is a fourth channel. *late*: the mean of two trained networks; the
+authors used those after 28,000 (RGB) and 60,000 images (HHA).""",
         train="trainval",
         test="test",
         mean=(92.318, 97.203, 116.190),
@@ -129,9 +129,9 @@ before; the authors took them as they were after 28,000 (colours) and 60,000 pho
     "table6": Table(
         title="FCN's table 6: semantic and geometric classes (SIFT Flow)",
         about="""\
-Trained on all photos but the 200 of the test set and two without labels, scored on the 200. The networks tell 33
-semantic classes; the mean is over the 30 that are in the test set. The row of 16s is of the paper's first version, and
-neither says how long it took.""",
+Trained on all images except the 200 of the test set and two without labels, scored on the 200. The networks have 33
+semantic classes; the mean is over the 30 in the test set. The row of FCN-16s is from the first version of the paper.
+The training time is not stated.""",
         train="trainval",
         test="test",
         mean=(108.353, 115.294, 114.578),
@@ -150,9 +150,9 @@ neither says how long it took.""",
     "table7": Table(
         title="FCN's table 7: 59 classes of things and stuff (PASCAL-Context)",
         about="""\
-Trained on VOC 2010's 4,998 photos `train`, scored on its 5,105 photos `val`. There are 60 outputs, the background among
-them; the paper does not say whether its scores count it, while the authors' code does. The paper does not say how long
-it took.""",
+Trained on the 4,998 images of VOC 2010's `train`, scored on the 5,105 of `val`. There are 60 classes with the
+background; the paper does not state whether its scores include it, the authors' code does. The training time is not
+stated.""",
         train="train",
         test="val",
         mean=VOC_MEAN,

@@ -1,9 +1,9 @@
-"""Upsampling fixed or learned, and learned with a kernel for each class or for each pair of classes (FCN section 4.3).
+"""Fixed or learned upsampling, with a kernel per class or per pair of classes (FCN section 4.3).
 
     python recipes/fcn_upsampling.py --camvid CAMVID --output runs/tables --docs docs/results
 
-FCN-8s over EfficientNet-Lite0, on generated scenes and on CamVid with a whole video held out, three seeds. Interrupted,
-the same command goes on where it stopped; the reference is that of recipes/fcn_table3.py, and is not run twice.
+FCN-8s with EfficientNet-Lite0 on generated scenes and on CamVid (one video for validation), three seeds. An interrupted
+run is resumed by the same command. The reference is that of recipes/fcn_table3.py and is not run again.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ TABLE = Table(
     title="Upsampling: bilinear and fixed, or learned",
     plot="mean IoU by upsampling",
     about="""\
-FCN-8s over EfficientNet-Lite0. All kernels start out bilinear. *Fixed*: they stay so, as in the released networks.
-*Between the maps*: the two 4x4 ones are learned, as the paper's text has it. *Learned*: the last one too; *per class*
-with one kernel for each class, *dense* with one for each pair of classes, as Caffe's layer has them. The paper has no
-figures for this choice; its authors found no difference that matters.""",
+FCN-8s with EfficientNet-Lite0. All kernels are initially bilinear. *Fixed*: they are not trained, as in the released
+networks. *Between the maps*: the two 4x4 kernels are trained, as described in the paper. *Learned*: the last one is
+trained as well; *per class* with one kernel per class, *dense* with one per pair of classes, as in Caffe. The paper
+reports no numbers; its authors found no significant difference.""",
     rows={
         "fcn8s": Row(title="fixed"),
         "between": Row(title="between the maps", options={"upsampling": "intermediate"}),

@@ -1,14 +1,14 @@
-"""The ablations of Mask R-CNN's table 2 on generated scenes: RoIAlign, RoIWarp or RoIPool, masks, heads, C4 or FPN.
+"""Ablations of Mask R-CNN's table 2 on generated scenes: RoIAlign, RoIWarp or RoIPool, masks, heads, C4 or FPN.
 
     python recipes/mask_rcnn_table2.py --output runs/table2 --docs docs/results
 
-Every row is the same network, Mask R-CNN over EfficientNet-Lite0-FPN, but for one choice. A seed stands for its own
-scenes, to train on and held out, and its own first weights: all rows of a seed see the same scenes in the same order,
-so rows are compared seed by seed. A scene is seen once, hence there is no augmentation; the rest is the recipe
-`modern`. Seven rows times three seeds are run (C4 once), each on 500 scenes.
+Each row is Mask R-CNN with EfficientNet-Lite0-FPN and one change. A seed defines the training and validation scenes and
+the initial weights: all rows of a seed use the same scenes in the same order, so that rows are compared seed by seed.
+Each scene is used once, so there is no augmentation; other settings are those of the recipe `modern`. There are seven
+rows with three seeds (C4 with one), each with 500 scenes.
 
-Interrupted, the same command goes on where it stopped; a run that is in OUTPUT/results.json is not run again. `--rows`
-makes some of them only; they join those that are there. The table is mask_rcnn_table2.md in OUTPUT, or in `--docs`.
+An interrupted run is resumed by the same command; runs in OUTPUT/results.json are not repeated. `--rows` selects rows;
+they are added to the existing ones. The table is written to mask_rcnn_table2.md in OUTPUT, or in `--docs`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from statistics import median
 from typing import Any
 
 import torch
-from rich.console import Console
-from table_pages import Results, choice, count, differences, plot_rows, scores_table, verdict
+from table_pages import Results, compare_with_paper, count, differences, plot_rows, recommend, scores_table
 
+from upscore.console import Console
 from upscore.data.instance_datasets import open_instance_splits
 from upscore.files import write_text
 from upscore.models import build
@@ -38,14 +38,14 @@ from upscore.training.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Row:
-    """One choice, and the mask AP that the paper has for it and for the reference."""
+    """A row of the table: a change of the network, and the paper's mask AP for it and for the reference."""
 
     title: str
     options: dict[str, Any] = field(default_factory=dict)
     paper: tuple[float, float] | None = None
     where: str = ""
     seeds: int = 3
-    """At most: fewer where a run takes longer than a quarter of an hour."""
+    """Largest number of seeds; one for runs longer than 15 minutes."""
 
 
 REFERENCE = "reference"
@@ -61,13 +61,13 @@ ROWS = {
 DEFAULT_ROWS = [row for row in ROWS if row != REFERENCE]
 SCORES = {"AP": "mask AP", "AP50": "AP50", "AP75": "AP75", "box_AP": "box AP"}
 SCENES, SIDE, HELD_OUT, BATCH = 500, 160, 0.1, 4
-"""Scenes to train on; their side in pixels; how many are held out, for each that is trained on; photos in a step."""
+"""Number of training scenes, their side in pixels, validation scenes per training scene, and images per step."""
 
 REGIONS = 128
-"""Regions that are learned from in each scene, which has about five objects."""
+"""Number of regions per scene in training; a scene has about five objects."""
 
 C4_REGIONS = 64
-"""By a C4 network, as in the paper, where one with a pyramid has 512 (section 3.1)."""
+"""Number of regions of a C4 network, as in the paper, which has 512 with a feature pyramid (section 3.1)."""
 
 AP = next(iter(SCORES))
 TITLES = {name: row.title for name, row in ROWS.items()}
@@ -77,38 +77,38 @@ PAPER = {n: "" if row.paper is None else f"{row.paper[0]}, {row.paper[1]} ({row.
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/table2"))
-    parser.add_argument("--docs", type=Path, help="where the table goes, its picture going to ../images from there")
+    parser.add_argument("--docs", type=Path, help="folder of the table; the plot is written to ../images")
     parser.add_argument("--rows", nargs="+", choices=DEFAULT_ROWS, default=DEFAULT_ROWS)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--scenes", type=int, default=SCENES, help="to train on, in each run")
-    asked = parser.parse_args(arguments)
-    if asked.seeds < 1 or asked.scenes < 1:
+    parser.add_argument("--scenes", type=int, default=SCENES, help="training scenes of each run")
+    args = parser.parse_args(arguments)
+    if args.seeds < 1 or args.scenes < 1:
         parser.error("--seeds and --scenes must be 1 or more")
 
-    runs = _read(asked.output / "results.json")
-    for seed in range(asked.seeds):
-        for row in [REFERENCE, *asked.rows]:
+    runs = _read(args.output / "results.json")
+    for seed in range(args.seeds):
+        for row in [REFERENCE, *args.rows]:
             if seed >= ROWS[row].seeds:
                 continue
             name = f"{row}-{seed}"
-            folder = RunFolder(asked.output / name)
-            begun = folder.open({"row": row, "seed": seed, "scenes": asked.scenes}, resume=True)
+            folder = RunFolder(args.output / name)
+            has_state = folder.open({"row": row, "seed": seed, "scenes": args.scenes}, resume=True)
             if name not in runs:
-                runs[name] = run(row, seed, asked.scenes, folder, resume=begun)
-                write_text(asked.output / "results.json", json.dumps(runs, indent=2) + "\n")
-            (folder.path / "state.pt").unlink(missing_ok=True)  # larger than all else, and of no more use
+                runs[name] = run(row, seed, args.scenes, folder, resume=has_state)
+                write_text(args.output / "results.json", json.dumps(runs, indent=2) + "\n")
+            (folder.path / "state.pt").unlink(missing_ok=True)  # large, and not needed any more
     results = {
-        row: [runs[f"{row}-{seed}"] for seed in range(min(asked.seeds, ROWS[row].seeds))]
+        row: [runs[f"{row}-{seed}"] for seed in range(min(args.seeds, ROWS[row].seeds))]
         for row in ROWS
-        if all(f"{row}-{seed}" in runs for seed in range(min(asked.seeds, ROWS[row].seeds)))
+        if all(f"{row}-{seed}" in runs for seed in range(min(args.seeds, ROWS[row].seeds)))
     }
-    table, picture = asked.output / "mask_rcnn_table2.md", asked.output / "mask_rcnn_table2.png"
-    if asked.docs:
-        table, picture = asked.docs / table.name, asked.docs.parent / "images" / picture.name
+    table, picture = args.output / "mask_rcnn_table2.md", args.output / "mask_rcnn_table2.png"
+    if args.docs:
+        table, picture = args.docs / table.name, args.docs.parent / "images" / picture.name
     plot_rows(
-        results, TITLES, picture, title="Mask AP on held-out scenes", score=AP, label="mask AP; numbers are seeds"
+        results, TITLES, picture, title="Mask AP on validation scenes", score=AP, label="mask AP; numbers are seeds"
     )
-    text = report(results, asked.scenes, os.path.relpath(picture, table.parent))
+    text = report(results, args.scenes, os.path.relpath(picture, table.parent))
     write_text(table, text)
     print(text)
 
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(row: str, seed: int, scenes: int, folder: RunFolder, *, resume: bool) -> dict[str, float]:
     """Train and validate one network; returns its scores and the seconds it took."""
     train, val = open_instance_splits(f"scenes:{scenes}:{seed}", fraction=HELD_OUT)
-    torch.manual_seed(seed)  # the mask head is made last: what comes before it is the same in all rows
+    torch.manual_seed(seed)  # the mask head is built last, so that the other layers are equal in all rows
     options = ROWS[row].options
     net = build("mask_rcnn", num_classes=len(train.classes), pretrained=True, min_side=SIDE, **options)
     net.classes = train.classes
@@ -142,12 +142,13 @@ def run(row: str, seed: int, scenes: int, folder: RunFolder, *, resume: bool) ->
 
 
 def report(results: Results, scenes: int, picture: str) -> str:
-    """The page: the table, what it says of the paper's order, and what to choose."""
+    """Return the page: table, comparison with the paper's order, and recommendation."""
     seeds, held_out = len(results[REFERENCE]), max(1, round(scenes * HELD_OUT))
     others = [row for row in results if row != REFERENCE]
     seconds = [scores["seconds"] for runs in results.values() for scores in runs]
     verdicts = "\n".join(
-        f"- {verdict(differences(results, row, REFERENCE, AP), ROWS[row].title, 'the reference')}" for row in others
+        f"- {compare_with_paper(differences(results, row, REFERENCE, AP), ROWS[row].title, 'the reference')}"
+        for row in others
     )
     command = "python recipes/mask_rcnn_table2.py"
     if others != DEFAULT_ROWS:
@@ -158,26 +159,27 @@ def report(results: Results, scenes: int, picture: str) -> str:
 
     {command}
 
-EfficientNet-Lite0-FPN, 7 classes of shapes whose colour and texture say nothing, scenes of {SIDE}x{SIDE} pixels. Each
-run is trained on {scenes} scenes, {BATCH} a step, each seen once; the scores are those of {count(held_out, "other")}.
-{count(seeds, "seed")}, each with its own scenes and first weights; all rows of a seed see the same. A run took
-{median(seconds):.0f} s (the median; {sum(seconds) / 60:.0f} minutes in all). This is a small experiment: it shows which
-way a choice tends, not how much it is worth on photos. Softmax masks are cut where the class of the box has half of the
-probability, which after so short a training few points have; the paper does not say how it treats the background. The
-C4 network pools from one map of stride 16, which has but 10 x 10 cells of these scenes, has EfficientNet-Lite0's last
-stages in its head, and learns from {C4_REGIONS} regions of a scene, as many as the paper's; it has one seed, for its
-runs are many times as long. From 16 regions it had learned a mask AP of 1.8, so it is far from its end after so few
-steps: its row says that a pyramid gets there much sooner, not what a pyramid is worth once both are there.
+EfficientNet-Lite0-FPN, 7 classes that differ in shape only, scenes of {SIDE}x{SIDE} pixels. Each run is trained once on
+{scenes} scenes, {BATCH} per step, and scored on {count(held_out, "other")}. {count(seeds, "seed")}, each with its own
+scenes and initial weights, equal for all rows. A run took
+{median(seconds):.0f} s (the median; {sum(seconds) / 60:.0f} minutes in total). This small experiment shows tendencies,
+not the size of the effects on photographs. Softmax masks are thresholded at a probability of one half for the class of
+the box, which few pixels reach after short training; the paper does not state the treatment of the background. The C4
+network pools from one map of stride 16, with only 10 x 10 cells for these scenes, has the last stages of
+EfficientNet-Lite0 in its head, and is trained on {C4_REGIONS} regions per scene, as in the paper; it has one seed,
+since its runs are many times longer. With 16 regions it reached a mask AP of 1.8, so its training is far from complete:
+its row shows that a network with a feature pyramid is trained faster, not the difference after complete training.
 
 ![Mask AP of each row, a dot for each seed]({picture})
 
-Scores are means over the seeds, of mask AP with the lowest and the highest in brackets. The paper's are AP on COCO, of
-the row and of its reference, with other backbones (in its text, RoIPool over a pyramid costs 1.5 points).
+Scores are means over the seeds, for mask AP with the lowest and the highest in brackets. The paper's scores are AP on
+COCO of the row and of its reference, with other backbones (according to its text, RoIPool with a feature pyramid loses
+1.5 points).
 
-{scores_table(results, TITLES, SCORES, paper=PAPER, whose="the paper's, and its reference")}
+{scores_table(results, TITLES, SCORES, paper=PAPER, whose="paper, and its reference")}
 {verdicts}
 
-{choice(results, TITLES, AP)}
+{recommend(results, TITLES, AP)}
 """
 
 

@@ -1,10 +1,10 @@
-"""Makes the example data set that ships with the package: 56 crops of nuclei images, 256 x 256 pixels each.
+"""Creates the example data set of the package: 56 crops of nuclei images, 256 x 256 pixels each.
 
     python recipes/nuclei_example.py NUCLEI
 
-NUCLEI holds `images/` and `labels/` of the 2018 Data Science Bowl (BBBC038, CC0), as `recipes/nuclei.py` reads them.
-`sources.csv` in the example says which images are taken, and which square of each: train/ from the images that the
-shipped nuclei model was trained on, val/ from those that its training held out.
+NUCLEI contains `images/` and `labels/` of the 2018 Data Science Bowl (BBBC038, CC0), as `recipes/nuclei.py` reads them.
+`sources.csv` in the example lists the images and their crops: train/ has training images of the built-in nuclei model,
+val/ has validation images of it.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from upscore.files import atomic_path
 
 SIDE = 256
 QUALITY = 92
-"""Of the JPEG files of colour images; grey images are PNG, without loss."""
+"""JPEG quality of colour images; grey images are PNG files."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--output", type=Path, default=example_path(), help="holds sources.csv")
-    asked = parser.parse_args(arguments)
-    with (asked.output / "sources.csv").open(encoding="utf-8", newline="") as file:
+    parser.add_argument("--output", type=Path, default=example_path(), help="folder with sources.csv")
+    args = parser.parse_args(arguments)
+    with (args.output / "sources.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            write_pair(row, asked.data, asked.output / row["split"])
+            write_pair(row, args.data, args.output / row["split"])
 
 
 def write_pair(row: dict[str, str], data: Path, folder: Path) -> None:
-    """Write the image and the label map of one row of sources.csv."""
+    """Write the image and the label map of a row of sources.csv."""
     left, top, side = (int(row[name]) for name in ("left", "top", "side"))
     box = (left, top, left + side, top + side)
     image = Image.open(data / "images" / f"{row['source']}.png").convert("RGB").crop(box)
@@ -49,8 +49,8 @@ def write_pair(row: dict[str, str], data: Path, folder: Path) -> None:
         _save(image, folder / "images" / f"{row['name']}.jpg", quality=QUALITY, subsampling=0, optimize=True)
 
     label = np.asarray(Image.open(data / "labels" / f"{row['source']}.png"))[top : top + side, left : left + side]
-    places = (np.arange(SIDE) * 2 + 1) * side // (2 * SIDE)  # the nearest pixel
-    ids = np.unique(label[np.ix_(places, places)], return_inverse=True)
+    nearest = (np.arange(SIDE) * 2 + 1) * side // (2 * SIDE)
+    ids = np.unique(label[np.ix_(nearest, nearest)], return_inverse=True)
     numbers = ids[1].reshape(SIDE, SIDE) + (ids[0][0] != 0)  # from 1, without gaps
     _save(Image.fromarray(numbers.astype(np.uint16)), folder / "labels" / f"{row['name']}.png", optimize=True)
 

@@ -1,4 +1,4 @@
-"""A table of runs as a page: scores with their spread, differences seed by seed, the paper's order, what to choose."""
+"""Parts of pages about runs: score tables, differences by seed, comparison with the paper, recommendation, plots."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from upscore.text import markdown_table
 from upscore.viz.plots import BLUE, FOREGROUND, MUTED, ORANGE, name_ticks, new_figure, save, style
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
-"""row -> what was measured with seeds 0, 1, ..."""
+"""Row -> results of the seeds 0, 1, ..."""
 
 SCORES = {
     "mean_iu": "mean IoU",
     "pixel_accuracy": "pixel acc.",
     "mean_accuracy": "mean acc.",
-    "frequency_weighted_iu": "f.w. IU",
+    "frequency_weighted_iu": "f.w. IoU",
 }
-"""Those of FCN; the first is the one that decides."""
+"""Scores of FCN; the first one is the primary score."""
 
-AS_GOOD = 0.5
-"""Points; a mean difference below it says nothing."""
+NEGLIGIBLE = 0.5
+"""Mean difference in points that is considered negligible."""
 
 
 def scores_table(
@@ -36,9 +36,9 @@ def scores_table(
     paper: Mapping[str, str],
     whose: str,
 ) -> str:
-    """Means over the seeds, of the first score with its spread, the difference to the first row, and the paper's."""
+    """Return a table of mean scores, with range and seeds of the first one, difference to the first row, and paper."""
     first = next(iter(scores))
-    head = ["", *scores.values(), f"{scores[first]}, each seed", "to the first row", "s a run"]
+    head = ["", *scores.values(), f"{scores[first]}, each seed", "vs first row", "s per run"]
     lines = []
     for row, runs in results.items():
         means = [f"{mean(run[name] or 0 for run in runs):.1%}" for name in scores]
@@ -61,52 +61,52 @@ def scores_table(
 
 
 def differences(results: Results, row: str, other: str, score: str) -> list[float]:
-    """A row's score less another's of the same seed, in points; over the seeds that both have."""
+    """Return the differences of a score between two rows for each common seed, in points."""
     return [100 * (ours[score] - theirs[score]) for ours, theirs in zip(results[row], results[other], strict=False)]
 
 
-def verdict(points: Sequence[float], lower: str, higher: str) -> str:
-    """Whether the paper's order, `lower` below `higher`, shows in these differences (lower less higher)."""
+def compare_with_paper(points: Sequence[float], lower: str, higher: str) -> str:
+    """Return whether differences (lower - higher) agree with the paper's order, `lower` below `higher`."""
     agreeing = sum(difference < 0 for difference in points)
     if agreeing == len(points):
-        seen = f"shows in all {len(points)} seeds" if len(points) > 1 else "shows, in one seed"
+        result = f"confirmed in {count(len(points), 'seed')}"
     elif mean(points) < 0:
-        seen = f"shows on average, and in {agreeing} of {count(len(points), 'seed')}"
+        result = f"confirmed on average and in {agreeing} of {count(len(points), 'seed')}"
     else:
-        seen = "does not show"
-    return f"{lower} below {higher}: the paper's order {seen} ({mean(points):+.1f} points)."
+        result = "not confirmed"
+    return f"{lower} below {higher}, as in the paper: {result} ({mean(points):+.1f} points)."
 
 
-def choice(results: Results, titles: Mapping[str, str], score: str) -> str:
-    """What to take: the best row, or the quickest of those that are as good for all that the seeds tell."""
+def recommend(results: Results, titles: Mapping[str, str], score: str) -> str:
+    """Recommend the best row, or the fastest of those that are not significantly worse."""
     best = max(results, key=lambda row: mean(run[score] for run in results[row]))
-    equal = [row for row in results if row == best or _as_good(differences(results, row, best, score))]
-    quickest = min(equal, key=lambda row: median(run["seconds"] for run in results[row]))
-    reached = f"{titles[quickest]} ({mean(run[score] for run in results[quickest]):.1%})"
-    others = _listed([titles[row] for row in equal if row != quickest])
+    equal = [row for row in results if row == best or _is_equal(differences(results, row, best, score))]
+    fastest = min(equal, key=lambda row: median(run["seconds"] for run in results[row]))
+    reached = f"{titles[fastest]} ({mean(run[score] for run in results[fastest]):.1%})"
+    others = _join([titles[row] for row in equal if row != fastest])
     if len(equal) == 1:
-        return f"To choose: {reached}; it is clearly the best."
-    return f"To choose: {reached}, the quickest of what is as good; the seeds do not tell it from {others}."
+        return f"Recommended: {reached}, the best in all seeds."
+    return f"Recommended: {reached}, the fastest to train of the best; the difference to {others} is not significant."
 
 
-def _as_good(points: Sequence[float]) -> bool:
-    return max(points) >= 0 or mean(points) > -AS_GOOD
+def _is_equal(points: Sequence[float]) -> bool:
+    return max(points) >= 0 or mean(points) > -NEGLIGIBLE
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join(names: Sequence[str]) -> str:
     return "".join(names) if len(names) < 2 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def dots(axes: Axes, results: Results, titles: Mapping[str, str], score: str, label: str) -> None:
-    """A dot for each seed and a bar for their mean, row by row, the first on top with a line through all."""
+def plot_seeds(axes: Axes, results: Results, titles: Mapping[str, str], score: str, label: str) -> None:
+    """Plot a dot for each seed and a bar for the mean of each row, with a line at the mean of the first row."""
     for row, runs in enumerate(results.values()):
         each = [run[score] for run in runs]
         axes.plot([mean(each)] * 2, [row - 0.32, row + 0.32], color=ORANGE, linewidth=2.2)
         for seed, value in enumerate(each):
-            place = row + 0.5 * ((seed + 0.5) / len(each) - 0.5)  # seeds under one another, so that none is hidden
-            axes.plot(value, place, "o", color=BLUE, markersize=5)
+            position = row + 0.5 * ((seed + 0.5) / len(each) - 0.5)  # offset by seed, so that no dot is hidden
+            axes.plot(value, position, "o", color=BLUE, markersize=5)
             axes.annotate(
-                str(seed), (value, place), (5, 0), textcoords="offset points", va="center", size=7, color=FOREGROUND
+                str(seed), (value, position), (5, 0), textcoords="offset points", va="center", size=7, color=FOREGROUND
             )
     first = next(iter(results.values()))
     axes.axvline(mean(run[score] for run in first), color=MUTED, linewidth=0.9, linestyle="--")
@@ -117,14 +117,15 @@ def dots(axes: Axes, results: Results, titles: Mapping[str, str], score: str, la
 
 
 def plot_rows(results: Results, titles: Mapping[str, str], path: Path, *, title: str, score: str, label: str) -> None:
-    """The rows' dots as a picture."""
+    """Write a plot of the rows."""
     figure = new_figure(7.2, 1.6 + 0.45 * len(results))
     axes = figure.add_subplot()
     seeds = len(next(iter(results.values())))
     style(axes, title, f"bar: mean of {count(seeds, 'seed')}", ORANGE)
-    dots(axes, results, titles, score, label)
+    plot_seeds(axes, results, titles, score, label)
     save(figure, path)
 
 
 def count(number: int, noun: str) -> str:
+    """Return a number with its noun in the singular or plural."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,8 +1,8 @@
-"""The runs of a table: rows that differ in one choice, each trained once for every seed, and what they measured.
+"""Runs of a table: rows that differ in one setting, trained once for each seed.
 
-Every run belongs to a data set, a row and a seed, and has a folder OUTPUT/DATA/ROW-SEED; all runs of all tables that
-share an OUTPUT are in OUTPUT/results.json. A seed stands for the first weights, the order and the augmentation of the
-photos, and on generated scenes for the scenes: rows are compared seed by seed.
+The run of a data set, a row and a seed has the folder OUTPUT/DATA/ROW-SEED; OUTPUT/results.json contains the results of
+all tables with the same OUTPUT. A seed defines initial weights, order and augmentation, and generated scenes, so that
+rows are compared seed by seed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from statistics import mean
 from typing import Any
 
 import torch
-from rich.console import Console
 from table_pages import SCORES
 
+from upscore.console import Console
 from upscore.data.datasets import Dataset, open_splits
 from upscore.data.resizing import resize_longest
 from upscore.data.samples import Sample
@@ -29,66 +29,66 @@ from upscore.models.fcn.fcn import FCN
 from upscore.training import fit
 from upscore.training.callbacks import Callback, TerminalProgress
 from upscore.training.dataset_stats import median_frequency_weights
-from upscore.training.init_weights import start_from
+from upscore.training.init_weights import load_initial_weights
 from upscore.training.recipes import MODERN, Recipe
 from upscore.training.run_folder import RunFolder
 
 Runs = dict[str, dict[str, Any]]
-"""DATA/ROW-SEED -> what was measured."""
+"""DATA/ROW-SEED -> results."""
 
 SCENES, CAMVID = "scenes", "camvid"
-HOLDOUT, SIDE = "0006R0*", 240
-"""The video of CamVid that is held out, and the longer side in pixels to which its photos are reduced."""
+VAL_PATTERN, SIDE = "0006R0*", 240
+"""Validation images of CamVid, and the longer side in pixels to which images are reduced."""
 
 IMAGES, DIFFERENT, HELD_OUT = 900, 400, 200
-"""Images seen in a run; of generated scenes, how many different ones, and how many others are scored."""
+"""Training images of a run, counting repetitions; number of different training scenes, and of validation scenes."""
 
 BASE = MODERN.model_copy(update={"crop": 160, "scale": (0.75, 1.33), "frozen_norm": True, "patience": 0})
-"""The default recipe, with crops as large as a scene and statistics of the classifier, for runs of a minute."""
+"""The default recipe with crops as large as a scene and frozen batch normalisation, for runs of a minute."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One choice."""
+    """A row of a table: a network and its training."""
 
     title: str
     model: str = "fcn8s"
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Of `build`."""
+    """Options of `build`."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    """What is changed of the table's recipe."""
+    """Changes of the table's recipe."""
     pretrained: bool = True
     head_only: bool = False
     after: str | None = None
-    """The row whose network of the same seed it starts from."""
+    """Row with the initial weights, with the same seed."""
     share: float = 1
-    """Of the images that other rows see; a row that starts from another has the rest from there."""
+    """Fraction of the training images of other rows, for rows that start from another row."""
     paper: str = ""
-    """The paper's mean IoU."""
+    """Mean IoU in the paper."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows, and what the paper says of their order."""
+    """A table of runs."""
 
     name: str
     title: str
     about: str
     rows: Mapping[str, Row]
     hidden: Mapping[str, Row] = field(default_factory=dict)
-    """Stages on the way to a row, which are no rows themselves."""
+    """Stages of a row, which are not shown."""
     orders: Sequence[tuple[str, str]] = ()
-    """(lower, higher), as the paper has them."""
+    """Pairs (lower, higher) of rows in the paper."""
     base: Recipe = BASE
-    paper: str = "the paper's mean IoU"
+    paper: str = "mean IoU in the paper"
     plot: str = ""
-    """The title of its plots."""
+    """Title of the plots."""
     remarks: Mapping[str, str] = field(default_factory=dict)
-    """Data set -> what was found where an order does not show."""
+    """Data set -> remarks on differences from the paper."""
 
 
-class Remembered:
-    """A data set read once and kept in memory, at the size at which the network sees it."""
+class CachedDataset:
+    """Data set in memory, resized to the network's input size."""
 
     def __init__(self, dataset: Dataset, max_side: int) -> None:
         self.classes = dataset.classes
@@ -101,8 +101,8 @@ class Remembered:
         return self.samples[index]
 
 
-class Repeated:
-    """A data set over and over, so that one epoch has any number of images."""
+class RepeatedDataset:
+    """Data set that repeats another one, so that an epoch has a given number of images."""
 
     def __init__(self, dataset: Dataset, length: int) -> None:
         self.classes = dataset.classes
@@ -116,7 +116,7 @@ class Repeated:
 
 
 class Losses(Callback):
-    """Keeps the loss of every step."""
+    """Records the loss of each step."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
@@ -126,40 +126,40 @@ class Losses(Callback):
 
 
 def make_runs(table: Table, data: str, source: Path | None, output: Path, *, seeds: int, images: int) -> None:
-    """All runs of a table on one data set that are not there yet."""
+    """Run all rows and seeds of a table on a data set that are not finished."""
     for seed in range(seeds):
-        sets: tuple[Remembered, Remembered] | None = None
+        sets: tuple[CachedDataset, CachedDataset] | None = None
         for name, row in {**table.hidden, **table.rows}.items():
             folder = RunFolder(output / data / f"{name}-{seed}")
-            begun = folder.open({"row": name, "seed": seed, "images": images}, resume=True)
+            has_state = folder.open({"row": name, "seed": seed, "images": images}, resume=True)
             if (folder.path / "result.json").exists():
                 continue
             sets = sets or open_data(data, source, seed)
             start = None if row.after is None else output / data / f"{row.after}-{seed}" / "best"
-            result = run(row, table.base, *sets, folder, start=start, seed=seed, images=images, resume=begun)
+            result = run(row, table.base, *sets, folder, start=start, seed=seed, images=images, resume=has_state)
             if row.after is not None:
                 result["seconds"] += read_runs(output)[f"{data}/{row.after}-{seed}"]["seconds"]
             write_text(folder.path / "result.json", json.dumps(result) + "\n")
-            for left in ("state.pt", "metrics.jsonl"):
-                (folder.path / left).unlink(missing_ok=True)
+            for name_of_file in ("state.pt", "metrics.jsonl"):
+                (folder.path / name_of_file).unlink(missing_ok=True)
             shutil.rmtree(folder.last, ignore_errors=True)
             write_text(output / "results.json", json.dumps(read_runs(output), indent=1) + "\n")
 
 
 def read_runs(output: Path) -> Runs:
-    """What all finished runs measured."""
+    """Read the results of all finished runs."""
     paths = sorted(output.glob("*/*/result.json"))
     return {str(path.parent.relative_to(output)): json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 
-def open_data(data: str, source: Path | None, seed: int) -> tuple[Remembered, Remembered]:
-    """What to train on and what to score."""
+def open_data(data: str, source: Path | None, seed: int) -> tuple[CachedDataset, CachedDataset]:
+    """Open the training and validation data."""
     if data == SCENES:
         train, val = open_splits(f"scenes:{DIFFERENT}:{seed}", fraction=HELD_OUT / DIFFERENT)
     else:
         assert source is not None
-        train, val = open_splits(source, val_pattern=HOLDOUT)
-    return Remembered(train, SIDE), Remembered(val, SIDE)
+        train, val = open_splits(source, val_pattern=VAL_PATTERN)
+    return CachedDataset(train, SIDE), CachedDataset(val, SIDE)
 
 
 def run(
@@ -174,13 +174,13 @@ def run(
     images: int,
     resume: bool,
 ) -> dict[str, Any]:
-    """Train and score one network; returns its scores, the seconds it took and its losses."""
+    """Train and score a network; returns its scores, training time in seconds and losses."""
     torch.manual_seed(seed)
     net = build(row.model, num_classes=len(train.classes), pretrained=row.pretrained, **row.options)
     assert isinstance(net, FCN)
     net.classes = list(train.classes)
     if start is not None:
-        start_from(net, start)
+        load_initial_weights(net, start)
     recipe = base.model_copy(update={"images": max(1, round(images * row.share)), **row.recipe})
     if recipe.class_weights == "median":
         net.class_weights = torch.tensor(median_frequency_weights(train))
@@ -188,10 +188,10 @@ def run(
         grown = {name: round(getattr(recipe, name) / recipe.patches) for name in ("batch_size", "images")}
         recipe = recipe.model_copy(update=grown)
     losses = Losses()
-    bar = TerminalProgress(Console(stderr=True), f"{folder.path.parent.name}/{folder.path.name}")
+    progress = TerminalProgress(Console(stderr=True), f"{folder.path.parent.name}/{folder.path.name}")
     result = fit(
         net,
-        Repeated(train, recipe.images),
+        RepeatedDataset(train, recipe.images),
         val,
         recipe,
         folder,
@@ -199,7 +199,7 @@ def run(
         head_only=row.head_only,
         seed=seed,
         resume=resume,
-        callbacks=[bar, losses],
+        callbacks=[progress, losses],
     )
     last = result.records[-1]
     return {
@@ -211,13 +211,13 @@ def run(
 
 
 def _thinned(losses: Sequence[float], points: int = 60) -> list[float]:
-    """At most so many means of neighbouring steps."""
+    """Reduce losses to at most `points` means of consecutive steps."""
     edges = [round(index * len(losses) / points) for index in range(points + 1)]
     parts = [losses[start:stop] for start, stop in pairwise(edges)]
     return [round(mean(part), 5) for part in parts if part]
 
 
 def _per_class(folder: RunFolder) -> dict[str, float | None]:
-    card = json.loads((folder.best / "model.json").read_text(encoding="utf-8"))
-    per_class = card["scores"]["validation"]["per_class"]
+    config = json.loads((folder.best / "model.json").read_text(encoding="utf-8"))
+    per_class = config["scores"]["validation"]["per_class"]
     return {name: None if iu is None else round(iu, 4) for name, iu in per_class.items()}

@@ -1,1 +1,1 @@
-"""Speed and memory of upscore against other libraries, as ratios; `benchmarks/speed.py` runs it."""
+"""Comparison of speed and memory with other libraries, run by `benchmarks/speed.py`."""

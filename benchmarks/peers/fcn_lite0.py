@@ -1,4 +1,4 @@
-"""FCN-8s over EfficientNet-Lite0 against torchvision's small network, from an image's bytes to the class map."""
+"""FCN-8s with EfficientNet-Lite0 compared with torchvision's LR-ASPP, from a uint8 image to the class map."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ HEIGHT, WIDTH, CLASSES = 360, 480, 21
 
 
 def row() -> Row:
-    """Batch 1, both without trained weights."""
+    """Return the row: batch size 1, random weights."""
     return Row(
         name="fcn-lite0",
         work=f"FCN-8s Lite0, {WIDTH}x{HEIGHT}, batch 1, image to class map",
@@ -20,7 +20,7 @@ def row() -> Row:
 
 
 def prepare() -> Sides:
-    """Either network with its own preprocessing."""
+    """Build both networks, each with its own preprocessing."""
     import torch
     from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
@@ -28,7 +28,7 @@ def prepare() -> Sides:
     from upscore.inference.engines import Precision
     from upscore.models import build
 
-    theirs = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=CLASSES).eval()
+    peer_net = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=CLASSES).eval()
     mean, deviation = (torch.tensor(x)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     net = build("fcn8s", backbone="efficientnet_lite0", num_classes=CLASSES)
     with_random_weights(net)
@@ -37,10 +37,10 @@ def prepare() -> Sides:
     @torch.inference_mode()
     def peer() -> object:
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-        return theirs((pixels / 255 - mean) / deviation)["out"].argmax(1)[0].numpy()
+        return peer_net((pixels / 255 - mean) / deviation)["out"].argmax(1)[0].numpy()
 
     def ours(precision: Precision) -> Side:
-        predictor = Model(net, "openvino", precision)
-        return lambda: predictor.predict(image)
+        model = Model(net, "openvino", precision)
+        return lambda: model.predict(image)
 
     return {"bfloat16": ours("bfloat16"), "float32": ours("float32")}, peer

@@ -1,4 +1,4 @@
-"""FCN-8s over VGG16 against pytorch-fcn's, from an image's bytes to the class of each pixel."""
+"""FCN-8s with VGG16 compared with pytorch-fcn, from a uint8 image to the class map."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SIDE, CLASSES = 512, 21
 
 
 def row() -> Row:
-    """Batch 1. Ours pads as much as convolutions take away; pytorch-fcn pads by 100, as the authors did."""
+    """Return the row: batch size 1; upscore uses the geometry "same", pytorch-fcn a padding of 100 as in the paper."""
     return Row(
         name="fcn-vgg16",
         work=f"FCN-8s VGG16, {SIDE}x{SIDE}, batch 1, image to class map",
@@ -20,7 +20,7 @@ def row() -> Row:
 
 
 def prepare() -> Sides:
-    """Random weights on both sides; int8 is calibrated on noise, which is enough for its speed."""
+    """Build both networks with random weights; int8 is calibrated on noise, which does not affect its speed."""
     import torch
 
     from upscore.inference import Model
@@ -28,7 +28,7 @@ def prepare() -> Sides:
     from upscore.inference.engines import Precision
     from upscore.models import build
 
-    theirs = with_random_weights(torchfcn_models().FCN8s(n_class=CLASSES))
+    peer_net = with_random_weights(torchfcn_models().FCN8s(n_class=CLASSES))
     net = build("fcn8s", backbone="vgg16", num_classes=CLASSES)
     with_random_weights(net)
     image = noise(SIDE, SIDE)
@@ -36,12 +36,12 @@ def prepare() -> Sides:
     @torch.inference_mode()
     def peer() -> object:
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-        return theirs(net.backbone.prepare(pixels)).argmax(1)[0].numpy()
+        return peer_net(net.backbone.prepare(pixels)).argmax(1)[0].numpy()
 
     def ours(precision: Precision) -> Side:
         parts = quantize(net, [image]) if precision == "int8" else None
-        predictor = Model(net, "openvino", precision, quantized=parts)
-        predictor.warmup((SIDE, SIDE))
-        return lambda: predictor.predict(image)
+        model = Model(net, "openvino", precision, quantized=parts)
+        model.warmup((SIDE, SIDE))
+        return lambda: model.predict(image)
 
     return {"int8": ours("int8"), "bfloat16": ours("bfloat16"), "float32": ours("float32")}, peer

@@ -1,4 +1,4 @@
-"""A folder of photos to files against the network alone, on the same photos decoded before."""
+"""Prediction of a folder to files compared with the network only, on decoded images in memory."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from pathlib import Path
 from peers.measure import Row, Side, Sides
 from peers.shared import with_random_weights
 
-PHOTOS, HEIGHT, WIDTH, CLASSES = 500, 375, 500, 21
+IMAGES, HEIGHT, WIDTH, CLASSES = 500, 375, 500, 21
 DIFFERENT = 25
-"""Scenes that are drawn; the others are copies of them, for what is measured is the work on a photo."""
+"""Number of different images; the others are copies."""
 
 QUALITY = 90
-MOST = 1.15
-"""How many times as long as the network alone the whole may take."""
+MAX_OVERHEAD = 1.15
+"""Largest ratio of the time with files to that of the network only."""
 
 
 def row() -> Row:
-    """JPEGs of scenes; masks only, and with overlays, which take several times as long as masks to make."""
+    """Return the row: JPEG files of scenes, to masks only, and to masks and overlays."""
     return Row(
         name="folder",
-        work=f"folder of {PHOTOS} JPEGs, {WIDTH}x{HEIGHT}, FCN-8s Lite0 bfloat16, to files",
-        peer_name="the network alone, photos in memory",
-        target={"masks": 1 / MOST},
+        work=f"folder of {IMAGES} JPEGs, {WIDTH}x{HEIGHT}, FCN-8s Lite0 bfloat16, to files",
+        peer_name="the network only, images in memory",
+        target={"masks": 1 / MAX_OVERHEAD},
         prepare=prepare,
     )
 
 
 def prepare() -> Sides:
-    """Photos in a temporary folder, and in memory."""
+    """Write images to a temporary folder, and read them into memory."""
     from upscore.data.io.images import read_image
     from upscore.inference import Model
     from upscore.inference.folder import predict_folder
@@ -40,35 +40,35 @@ def prepare() -> Sides:
 
     folder = Path(tempfile.mkdtemp(prefix="upscore-bench-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    write_photos(folder / "photos")
-    photos = find_images([folder / "photos"])
-    images = [read_image(photo) for photo in list(photos.values())[:DIFFERENT]]
+    write_images(folder / "images")
+    paths = find_images([folder / "images"])
+    images = [read_image(path) for path in list(paths.values())[:DIFFERENT]]
     net = build("fcn8s", backbone="efficientnet_lite0", num_classes=CLASSES)
-    predictor = Model(with_random_weights(net), "openvino", "bfloat16")  # pyright: ignore[reportArgumentType]
+    model = Model(with_random_weights(net), "openvino", "bfloat16")  # pyright: ignore[reportArgumentType]
 
-    def alone() -> None:
-        for number in range(PHOTOS):
-            predictor.predict(images[number % DIFFERENT])
+    def network_only() -> None:
+        for number in range(IMAGES):
+            model.predict(images[number % DIFFERENT])
 
-    def whole(*, overlays: bool) -> Side:
+    def predict_to_files(*, overlays: bool) -> Side:
         def side() -> None:
-            for outcome in predict_folder(predictor, photos, folder / "out", overlays=overlays):
+            for outcome in predict_folder(model, paths, folder / "out", overlays=overlays):
                 assert outcome.error is None, outcome.error
 
         return side
 
-    return {"masks": whole(overlays=False), "with overlays": whole(overlays=True)}, alone
+    return {"masks": predict_to_files(overlays=False), "with overlays": predict_to_files(overlays=True)}, network_only
 
 
-def write_photos(folder: Path) -> None:
-    """Scenes as JPEGs, some of them under many names."""
+def write_images(folder: Path) -> None:
+    """Write scenes as JPEG files, with copies."""
     from PIL import Image
 
     from upscore.data.synthetic import SceneDataset
 
     folder.mkdir()
     scenes = SceneDataset(DIFFERENT, size=(HEIGHT, WIDTH))
-    for number in range(PHOTOS):
+    for number in range(IMAGES):
         path = folder / f"{number:04}.jpg"
         if number < DIFFERENT:
             Image.fromarray(scenes[number].image.permute(1, 2, 0).numpy()).save(path, quality=QUALITY)

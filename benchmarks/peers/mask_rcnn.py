@@ -1,4 +1,4 @@
-"""Mask R-CNN over ResNet-50 and a pyramid against torchvision's, from a photo's bytes to the masks of 100 objects."""
+"""Mask R-CNN with ResNet-50-FPN compared with torchvision's, from a uint8 image to the masks of 100 objects."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ DEVIATIONS = {
     "rpn.head.bbox_pred": 0.03,
     "roi_heads.mask_predictor.mask_fcn_logits": 0.3,
 }
-"""Of the weights of layers that at birth say the same of all regions."""
+"""Standard deviations of the weights of layers whose initial outputs are nearly equal for all regions."""
+
 BLOCK = 8
-"""Pixels of the photo's side that have about the same colour."""
+"""Size in pixels of the blocks of the noise image."""
 
 
 def row() -> Row:
-    """Both with the same weights and torchvision's numbers: seen at 800x1066, 1000 proposals, 100 objects at most."""
+    """Both networks have the same weights and torchvision's settings: images of 800x1066, 1000 proposals and at most
+    100 objects."""
     return Row(
         name="mask-rcnn",
         work=f"Mask R-CNN R-50-FPN, {HEIGHT}x{WIDTH}, {OBJECTS} objects, to masks",
@@ -33,7 +35,7 @@ def row() -> Row:
 
 
 def prepare() -> Sides:
-    """Random weights that find many objects; int8 is calibrated on the photo itself, which is enough for its speed."""
+    """Build both networks with random weights that detect many objects; int8 is calibrated on the same image."""
     import torch
 
     from upscore.checkpoints.importers.torchvision import import_torchvision_mask_rcnn
@@ -42,13 +44,13 @@ def prepare() -> Sides:
     from upscore.inference.engines import Precision
     from upscore.results import as_instances
 
-    image = _photo()
-    theirs = _peer(image)
-    net = import_torchvision_mask_rcnn(theirs.state_dict())
+    image = _image()
+    peer_net = _peer(image)
+    net = import_torchvision_mask_rcnn(peer_net.state_dict())
 
     @torch.inference_mode()
     def peer() -> object:
-        return theirs([image / 255])[0]["masks"]
+        return peer_net([image / 255])[0]["masks"]
 
     def ours(precision: Precision) -> Side:
         parts = quantize(net, [image]) if precision == "int8" else None
@@ -56,7 +58,7 @@ def prepare() -> Sides:
         predictor.warmup((HEIGHT, WIDTH))
 
         def side() -> object:
-            found = as_instances(predictor.predict(image, score_threshold=0))  # all of them, as the peer returns
+            found = as_instances(predictor.predict(image, score_threshold=0))  # all objects, as the peer returns
             return found.bitmasks()
 
         return side
@@ -64,8 +66,8 @@ def prepare() -> Sides:
     return {"int8": ours("int8"), "bfloat16": ours("bfloat16"), "float32": ours("float32")}, peer
 
 
-def _photo() -> Tensor:
-    """(3, H, W) uint8, blurred noise."""
+def _image() -> Tensor:
+    """Return an image of blurred noise, (3, H, W) uint8."""
     import torch
     from torch.nn import functional as F
 
@@ -74,7 +76,7 @@ def _photo() -> Tensor:
 
 
 def _peer(image: Tensor) -> MaskRCNN:
-    """torchvision's, with its defaults; what its random weights say of regions is spread so that objects are found."""
+    """Build torchvision's network with defaults, and random weights whose outputs differ enough to detect objects."""
     import torch
     from torch import nn
     from torchvision.models.detection import maskrcnn_resnet50_fpn
@@ -83,17 +85,18 @@ def _peer(image: Tensor) -> MaskRCNN:
     peer = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=CLASSES).eval()
     predictor = peer.get_submodule("roi_heads.box_predictor")
     weight, bias = (predictor.get_parameter(f"cls_score.{name}") for name in ("weight", "bias"))
-    seen: list[Tensor] = []
+    features: list[Tensor] = []
     with torch.no_grad():
         for name, layer in peer.named_modules():
             if isinstance(layer, nn.BatchNorm2d) and name.endswith("bn3"):
-                layer.weight.fill_(0.3)  # sums over blocks would explode
+                layer.weight.fill_(0.3)  # otherwise the sums over blocks overflow
         for layer, deviation in DEVIATIONS.items():
             peer.get_parameter(f"{layer}.weight").normal_(std=deviation)
-        hook = predictor.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        hook = predictor.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
         peer([image / 255])
         hook.remove()
-        differences = seen[0] - seen[0].mean(dim=0)  # all regions of random networks look much the same
+        # the features of a random network are nearly equal for all regions: scale the classifier by their differences
+        differences = features[0] - features[0].mean(dim=0)
         weight.normal_(std=3 / differences.norm(dim=1).mean().item())
-        bias.copy_(-(weight @ seen[0].mean(dim=0)))
+        bias.copy_(-(weight @ features[0].mean(dim=0)))
     return peer

@@ -1,4 +1,4 @@
-"""Masks in RoI form to pixels of a photo."""
+"""Conversion of masks from RoI form to pixels of an image."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from peers.measure import Row, Sides
 
 HEIGHT, WIDTH, OBJECTS, CELLS = 1500, 2000, 100, 28
 SMALLEST, LARGEST = 20, 500
-"""Sides of boxes in pixels; small ones are as many as large ones, by order of magnitude."""
+"""Range of the sides of boxes in pixels, distributed uniformly on a logarithmic scale."""
 
 
 def row() -> Row:
-    """The same pixels either way; ours are a crop of the photo for each object, RLE and planes for information."""
+    """Return the row: crops for each object compared with full-size masks; RLE and full-size masks for information."""
     return Row(
         name="masks",
         work=f"Masks of {OBJECTS} objects on {HEIGHT}x{WIDTH}",
@@ -22,7 +22,7 @@ def row() -> Row:
 
 
 def prepare() -> Sides:
-    """Random masks in random boxes inside the photo."""
+    """Create random masks in random boxes."""
     import numpy as np
     import torch
     from torchvision.models.detection.roi_heads import paste_masks_in_image
@@ -33,7 +33,7 @@ def prepare() -> Sides:
     sides = SMALLEST * (LARGEST / SMALLEST) ** torch.rand(OBJECTS, 2)
     corners = torch.rand(OBJECTS, 2) * (torch.tensor([WIDTH, HEIGHT]) - sides)
     boxes, masks = torch.cat([corners, corners + sides], 1), torch.rand(OBJECTS, CELLS, CELLS)
-    found = InstanceResult(
+    instances = InstanceResult(
         boxes=boxes.numpy(),
         scores=np.linspace(1, 0, OBJECTS, dtype=np.float32),
         labels=np.zeros(OBJECTS, np.int64),
@@ -42,10 +42,10 @@ def prepare() -> Sides:
         classes=["object"],
         mask_paste="legacy",  # torchvision's rule
     )
-    list(found[:1].crops())  # so that what libraries take once is not counted as the masks'
+    list(instances[:1].crops())  # so that one-time allocations of libraries are not counted
     ours = {
-        "crops": lambda: list(found.crops()),
-        "RLE": found.rle,
-        "planes": found.bitmasks,
+        "crops": lambda: list(instances.crops()),
+        "RLE": instances.rle,
+        "planes": instances.bitmasks,
     }
-    return ours, lambda: paste_masks_in_image(masks[:, None], boxes, (HEIGHT, WIDTH)) >= found.mask_threshold
+    return ours, lambda: paste_masks_in_image(masks[:, None], boxes, (HEIGHT, WIDTH)) >= instances.mask_threshold

@@ -1,4 +1,4 @@
-"""Working memory of one side of a comparison, in a process of its own."""
+"""Measures the working memory of one side of a comparison in a separate process."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def peak_memory(row: Row, side: str | None, *, threads: int = THREADS) -> int | None:
-    """The most bytes that the first call of a side takes over those that were resident once all sides were prepared.
+    """Measure the peak memory of the first call of a side above the resident memory after preparation.
 
     Args:
-        side: one of ours, or None for the peer.
+        row: the row.
+        side: name of our variant, or None for the peer.
+        threads: number of threads of torch.
 
     Returns:
-        None where the system does not tell (it is asked as Linux does).
+        Bytes, or None on systems other than Linux.
     """
     if not (STATUS.exists() and CLEAR.exists()):
         return None
@@ -32,7 +34,7 @@ def _peak(row: Row, side: str | None, threads: int) -> int:
     ours, peer = row.prepare()
     call = peer if side is None else ours[side]
     gc.collect()
-    CLEAR.write_text("5")  # forgets the peak so far
+    CLEAR.write_text("5")  # resets the peak
     before = _resident("VmRSS")
     result = call()
     peak = _resident("VmHWM")
@@ -40,7 +42,7 @@ def _peak(row: Row, side: str | None, threads: int) -> int:
     return max(0, peak - before)
 
 
-def _resident(kind: str) -> int:
-    """Bytes, by a line of the process's status such as "VmHWM:	  123 kB"."""
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(kind))
+def _resident(field: str) -> int:
+    """Read a field of the process status in bytes, such as "VmHWM:	  123 kB"."""
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) << 10

@@ -1,4 +1,4 @@
-"""Results in words: cells of the table, and the Markdown page."""
+"""Tables and Markdown page of the results."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from upscore.text import markdown_table
 
 HEADER = ("work", "peer", "peer takes", "ours", "takes", "ratio", "spread", "target", "reached")
 SHORT_HEADER = ("name", "peer takes", "ours", "takes", "ratio", "target", "reached")
-MEMORY_HEADER = ("name", "peer takes", "ours", "takes", "share", "target", "reached")
+MEMORY_HEADER = ("name", "peer takes", "ours", "takes", "format_share", "target", "reached")
 ABOUT = (
-    "A ratio is the peer's time over ours, by the medians of rounds in which all sides take turns in one process; "
-    "the spread is its least and its greatest value within a round. Both sides start from the same input in memory. "
-    "Weights are random: quality is measured beside it, on trained networks."
+    "The ratio is the peer's median time divided by ours, over rounds in which all sides alternate in one process; the "
+    "spread is its smallest and largest value within a round. Both sides start from the same input in memory. Weights "
+    "are random; scores of trained networks are measured separately."
 )
 ABOUT_MEMORY = (
-    "Working memory is what the first call adds to the resident memory of a process of its own, "
-    "at its peak, once the networks are loaded."
+    "Working memory is the peak of the first call above the resident memory of a separate process after the networks "
+    "are loaded."
 )
 
 
 def cells(row: Result) -> Iterator[tuple[str, ...]]:
-    """A line for each of our sides, by `HEADER`; what they share is on the first one alone."""
-    shared = row.work, row.peer_name, in_words(row.peer_seconds)
+    """Yield a table row for each variant, with the columns `HEADER`; common cells are in the first row only."""
+    common = row.work, row.peer_name, format_seconds(row.peer_seconds)
     for number, side in enumerate(row.sides):
         yield (
-            *(("", "", "") if number else shared),
+            *(("", "", "") if number else common),
             side.name,
-            in_words(side.seconds),
-            times(side.ratio),
-            f"{times(side.low)} to {times(side.high)}",
-            "" if side.target is None else times(side.target),
+            format_seconds(side.seconds),
+            format_ratio(side.ratio),
+            f"{format_ratio(side.low)} to {format_ratio(side.high)}",
+            "" if side.target is None else format_ratio(side.target),
             "" if side.reached is None else ("yes" if side.reached else "no"),
         )
 
 
 def short_cells(row: Result) -> Iterator[tuple[str, ...]]:
-    """As `cells`, by `SHORT_HEADER`: for a terminal."""
+    """Yield the rows of `cells` with the columns `SHORT_HEADER`, for the terminal."""
     for _work, _peer, peer_takes, ours, takes, ratio, _spread, target, reached in cells(row):
         yield row.name if peer_takes else "", peer_takes, ours, takes, ratio, target, reached
 
 
 def memory_cells(row: Result) -> Iterator[tuple[str, ...]]:
-    """A line for each of our sides whose memory was measured, by `MEMORY_HEADER`."""
+    """Yield a table row for each variant whose memory was measured, with the columns `MEMORY_HEADER`."""
     for side in row.sides:
         if side.memory is None or not row.peer_memory or side.memory_share is None:
             continue
@@ -53,33 +53,33 @@ def memory_cells(row: Result) -> Iterator[tuple[str, ...]]:
             f"{row.peer_memory / MIB:,.0f} MiB",
             side.name,
             f"{side.memory / MIB:,.1f} MiB",
-            share(side.memory / row.peer_memory),
-            share(side.memory_share),
+            format_share(side.memory / row.peer_memory),
+            format_share(side.memory_share),
             "yes" if row.memory_reached(side) else "no",
         )
 
 
-def times(ratio: float) -> str:
-    """ "38x", "8.5x", "0.87x": as many digits as say something."""
+def format_ratio(ratio: float) -> str:
+    """Format a ratio with two or three significant digits, as "38x", "8.5x" or "0.87x"."""
     return f"{ratio:.0f}x" if ratio >= 20 else f"{ratio:.1f}x" if ratio >= 1.95 else f"{ratio:.2f}x"
 
 
-def share(part: float) -> str:
-    """ "33%", "0.4%"."""
+def format_share(part: float) -> str:
+    """Format a fraction as "33%" or "0.4%"."""
     return f"{part:.0%}" if part >= 0.095 else f"{part:.1%}"
 
 
-def in_words(seconds: float) -> str:
-    """ "1.84 s", "54 ms", "3.1 ms"."""
+def format_seconds(seconds: float) -> str:
+    """Format a time as "1.84 s", "54 ms" or "3.1 ms"."""
     if seconds >= 1:
         return f"{seconds:.2f} s"
     return f"{1e3 * seconds:.0f} ms" if seconds >= 0.01 else f"{1e3 * seconds:.1f} ms"
 
 
 def markdown(rows: Sequence[Result], picture: str) -> str:
-    """The page, which shows the picture of that address."""
+    """Return the page in Markdown; `picture` is the path of the plot."""
     parts = [
-        "# Speed, against peers",
+        "# Speed compared with peers",
         "    python benchmarks/speed.py",
         f"![ratios, with their targets]({picture})",
         markdown_table(HEADER, (line for row in rows for line in cells(row)), left=len(HEADER)),
@@ -91,7 +91,7 @@ def markdown(rows: Sequence[Result], picture: str) -> str:
 
 
 def remarks(rows: Sequence[Result]) -> list[str]:
-    """Where and when the rows were measured, and what to beware of."""
+    """Return lines about machine and date of the rows, and warnings."""
     lines = []
     for environment in dict.fromkeys(row.environment for row in rows):
         here = [row for row in rows if row.environment == environment]
@@ -100,7 +100,7 @@ def remarks(rows: Sequence[Result]) -> list[str]:
     repeats = sorted({row.repeats for row in rows})
     lines.append(f"rounds: {_span([str(number) for number in repeats])}")
     if few := [row.name for row in rows if row.repeats < REPEATS]:
-        lines.append(f"fewer rounds than {REPEATS}, so a glance and no measurement: {', '.join(few)}")
+        lines.append(f"fewer rounds than {REPEATS}, not reliable: {', '.join(few)}")
     lines += [f"{row.name}: {row.warning}" for row in rows if row.warning]
     return lines
 

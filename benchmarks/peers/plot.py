@@ -1,4 +1,4 @@
-"""The picture of results: a bar for each side, as long as its ratio, and the target as a line across it."""
+"""Plot of the results: a bar for the ratio of each variant, with a line at the target."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from peers.page import times
+from peers.page import format_ratio
 from peers.results import Result, SideResult
 from upscore.viz.plots import BACKGROUND, BLUE, FOREGROUND, MUTED, ORANGE, PALE_BLUE, new_figure, save, style
 
 BAR, GAP, SPACE = 0.62, 1.0, 0.25
-"""The thickness of a bar, what a row's title takes, and what is left free below a row; from bar to bar is 1."""
+"""Height of a bar, height of a row's title, and gap below a row, in units of the distance of bars."""
 
 
 def plot_results(rows: Sequence[Result], path: Path) -> None:
-    """Ratios from 1 on a logarithmic axis; a whisker shows the spread."""
-    places = _places(rows)
-    height = places[-1][1] + 0.5
+    """Plot the ratios on a logarithmic axis, with their spread."""
+    positions = _positions(rows)
+    height = positions[-1][1] + 0.5
     figure = new_figure(8.2, 1.5 + 0.29 * height)
     axes = figure.add_subplot()
-    style(axes, "How many times as fast as its peer", "the peer's time over ours")
+    style(axes, "Speed relative to peers", "the peer's time divided by ours")
     _scale(axes, rows, height)
-    for row, y, side in places:
+    for row, y, side in positions:
         _bar(axes, y, side)
         if side is row.sides[0]:
             _title(axes, y - GAP + 0.12, row)
-    axes.set_yticks([y for _, y, _ in places], [side.name for _, _, side in places])
+    axes.set_yticks([y for _, y, _ in positions], [side.name for _, _, side in positions])
     _legend(axes)
     save(figure, path)
 
 
-def _places(rows: Sequence[Result]) -> list[tuple[Result, float, SideResult]]:
-    """Where each side's bar lies, from the top down."""
-    places, y = [], 0.0
+def _positions(rows: Sequence[Result]) -> list[tuple[Result, float, SideResult]]:
+    """Return the position of the bar of each variant, from the top."""
+    positions, y = [], 0.0
     for row in rows:
         y += GAP
         for side in row.sides:
-            places.append((row, y, side))
+            positions.append((row, y, side))
             y += 1
         y += SPACE
-    return places
+    return positions
 
 
 def _scale(axes: Axes, rows: Sequence[Result], height: float) -> None:
@@ -68,7 +68,7 @@ def _bar(axes: Axes, y: float, side: SideResult) -> None:
     if side.target is not None:
         axes.plot([side.target] * 2, [y - 0.46, y + 0.46], color=FOREGROUND, linewidth=2.2, solid_capstyle="butt")
     end = max(side.ratio, side.high, side.target or 0, 1)
-    text = axes.annotate(times(side.ratio), (end, y), (6, 0), textcoords="offset points", va="center")
+    text = axes.annotate(format_ratio(side.ratio), (end, y), (6, 0), textcoords="offset points", va="center")
     text.set(size=9, color=FOREGROUND, weight="bold" if side.target is not None else "normal")
 
 

@@ -1,6 +1,6 @@
-"""What an engine and a number format cost in quality, on a trained network and labelled photos.
+"""Measures scores and speed of engines and number formats, for a trained network on labelled images.
 
-C classes, N objects; photos are predicted one by one, at their own size.
+C classes; images are predicted one by one in original size.
 """
 
 from __future__ import annotations
@@ -23,66 +23,74 @@ from upscore.results import InstanceResult, Result, SemanticResult
 
 
 @dataclass(frozen=True)
-class Way:
-    """To run a network."""
+class Setting:
+    """Engine and number format."""
 
     engine: EngineName
     precision: Precision
 
 
-REFERENCE = Way("torch", "float32")
-WAYS = (
+REFERENCE = Setting("torch", "float32")
+SETTINGS = (
     REFERENCE,
-    Way("torch", "bfloat16"),
-    Way("onnxruntime", "float32"),
-    Way("openvino", "float32"),
-    Way("openvino", "bfloat16"),
-    Way("openvino", "int8"),
+    Setting("torch", "bfloat16"),
+    Setting("onnxruntime", "float32"),
+    Setting("openvino", "float32"),
+    Setting("openvino", "bfloat16"),
+    Setting("openvino", "int8"),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """Of one way to run a network; shares are 0 to 1."""
+    """Score, agreement and speed of a setting."""
 
-    way: Way
+    setting: Setting
     score: float
-    """Mean IU over the C classes, or COCO's mask AP."""
+    """Mean IoU over the C classes, or COCO's mask AP, in 0..1."""
     agreement: float
-    """With the reference, the mean over photos: of class maps the share of equal pixels, of objects `ap_dsb`."""
+    """Mean agreement with the reference over images, in 0..1: fraction of equal pixels, or `ap_dsb` of objects."""
     seconds: float
-    """A photo, from its pixels to its class map or its objects; the median."""
+    """Median time per image in seconds, from pixels to the class map or the objects."""
 
 
 def measure_quality(
-    models: dict[Way, Model], dataset: Dataset, *, progress: ProgressCallback | None = None
+    models: dict[Setting, Model], dataset: Dataset, *, progress: ProgressCallback | None = None
 ) -> list[Quality]:
-    """Predict each photo in every way, one after the other, and score all of them.
+    """Predict each image in all settings in turn, and compute the scores.
 
     Args:
-        models: one trained network, `REFERENCE` among its ways.
-        dataset: labelled photos whose classes are the network's own.
+        models: a trained network by setting, including `REFERENCE`.
+        dataset: labelled images with the classes of the network.
+        progress: receives the progress.
     """
-    meters = {way: _Objects(model) if model.task == "instances" else _Pixels(model) for way, model in models.items()}
-    agreements: dict[Way, list[float]] = {way: [] for way in models}
-    seconds: dict[Way, list[float]] = {way: [] for way in models}
+    meters = {
+        setting: _Objects(model) if model.task == "instances" else _Pixels(model) for setting, model in models.items()
+    }
+    agreements: dict[Setting, list[float]] = {setting: [] for setting in models}
+    seconds: dict[Setting, list[float]] = {setting: [] for setting in models}
     expected = common_sizes([_size(dataset[index]) for index in range(0, len(dataset), max(1, len(dataset) // SAMPLE))])
     for model in models.values():
         model.warmup(*expected)
     for index in range(len(dataset)):
-        sample, shown = dataset[index], {}
-        for way in _rotated(list(models), index):
+        sample, results = dataset[index], {}
+        for setting in _rotate(list(models), index):
             start = perf_counter()
-            found = meters[way].predict(sample)
-            seconds[way].append(perf_counter() - start)
-            shown[way] = meters[way].update(found, sample)
-        for way, prediction in shown.items():
-            agreements[way].append(agreement(shown[REFERENCE], prediction))
+            result = meters[setting].predict(sample)
+            seconds[setting].append(perf_counter() - start)
+            results[setting] = meters[setting].update(result, sample)
+        for setting, prediction in results.items():
+            agreements[setting].append(agreement(results[REFERENCE], prediction))
         if progress is not None:
             progress(index + 1, len(dataset))
     return [
-        Quality(way=way, score=meters[way].score(), agreement=mean(agreements[way]), seconds=median(seconds[way]))
-        for way in models
+        Quality(
+            setting=setting,
+            score=meters[setting].score(),
+            agreement=mean(agreements[setting]),
+            seconds=median(seconds[setting]),
+        )
+        for setting in models
     ]
 
 
@@ -97,38 +105,37 @@ class _Pixels:
     def predict(self, sample: Sample) -> Result:
         return self.model.predict(sample.image)
 
-    def update(self, found: Result, sample: Sample) -> Result:
-        assert isinstance(found, SemanticResult)
+    def update(self, result: Result, sample: Sample) -> Result:
+        assert isinstance(result, SemanticResult)
         assert sample.class_map is not None
-        self.confusion.update(found.class_map, sample.class_map)
-        return found
+        self.confusion.update(result.class_map, sample.class_map)
+        return result
 
     def score(self) -> float:
         return semantic_scores(self.confusion.counts, self.model.classes).mean_iu
 
 
 class _Objects:
-    """All candidates are ranked for average precision; those from the model's own operating point on are compared."""
+    """Scores all objects for average precision, and compares those above the model's display threshold."""
 
     def __init__(self, model: Model) -> None:
-
         self.model, self.score_threshold = model, model.display_threshold
         self.evaluator = InstanceEvaluator(model.classes, max_detections=model.max_detections)
 
     def predict(self, sample: Sample) -> Result:
         return self.model.predict(sample.image, score_threshold=0.0)
 
-    def update(self, found: Result, sample: Sample) -> Result:
-        """What a user would see of it."""
-        assert isinstance(found, InstanceResult)
+    def update(self, result: Result, sample: Sample) -> Result:
+        """Add a prediction, and return its objects above the display threshold."""
+        assert isinstance(result, InstanceResult)
         assert sample.objects is not None
-        self.evaluator.update(found, sample.objects)
-        return found.filter(score_threshold=self.score_threshold).mask_nms()
+        self.evaluator.update(result, sample.objects)
+        return result.filter(score_threshold=self.score_threshold).mask_nms()
 
     def score(self) -> float:
         return self.evaluator.scores(self.score_threshold).AP
 
 
-def _rotated(ways: Sequence[Way], by: int) -> list[Way]:
-    place = by % len(ways)
-    return [*ways[place:], *ways[:place]]
+def _rotate(settings: Sequence[Setting], by: int) -> list[Setting]:
+    start = by % len(settings)
+    return [*settings[start:], *settings[:start]]

@@ -1,6 +1,6 @@
-"""What was measured, and the file it is kept in.
+"""Results of the comparison, and their JSON file.
 
-Ratios are the peer's median time over ours: over 1 where ours is faster. Memory is in bytes.
+Ratios are the peer's median time divided by ours, above 1 if ours is faster. Memory is in bytes.
 """
 
 from __future__ import annotations
@@ -17,33 +17,34 @@ MIB = 1 << 20
 
 
 class Frozen(BaseModel):
-    """Read strictly: a field that is unknown is a mistake."""
+    """Base class of immutable models that reject unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class SideResult(Frozen):
-    """One of our sides."""
+    """Result of one of our variants."""
 
     name: str
     seconds: PositiveFloat
     ratio: PositiveFloat
     low: PositiveFloat
-    """The least ratio within a round."""
+    """Smallest ratio within a round."""
     high: PositiveFloat
+    """Largest ratio within a round."""
     target: PositiveFloat | None = None
     memory: int | None = None
     memory_share: PositiveFloat | None = None
-    """The largest share of the peer's that is aimed at."""
+    """Target of the ratio of memory to the peer's."""
 
     @property
     def reached(self) -> bool | None:
-        """Whether the ratio is that of the target; None where there is none."""
+        """Whether the target is reached; None without target."""
         return None if self.target is None else self.ratio >= self.target
 
 
 class Result(Frozen):
-    """A row, measured."""
+    """Result of a row."""
 
     name: str
     work: str
@@ -57,43 +58,41 @@ class Result(Frozen):
     date: str
 
     def memory_reached(self, side: SideResult) -> bool | None:
-        """Whether it takes no more than the share aimed at; None where that is not known."""
+        """Return whether the memory target is reached; None if unknown."""
         if side.memory is None or self.peer_memory is None or side.memory_share is None:
             return None
         return side.memory <= side.memory_share * self.peer_memory
 
 
 class Results(Frozen):
-    """Rows by their names."""
+    """Results by name of the row."""
 
     rows: dict[str, Result] = {}
 
-    def joined(self, result: Result) -> Results:
-        """With a row, in place of what was there of that name."""
+    def with_result(self, result: Result) -> Results:
+        """Return the results with a row added or replaced."""
         return Results(rows={**self.rows, result.name: result})
 
     def ordered(self, names: Sequence[str]) -> list[Result]:
-        """In the order of these names, others after them."""
-        place = {name: index for index, name in enumerate(names)}
-        return sorted(self.rows.values(), key=lambda row: place.get(row.name, len(place)))
+        """Return the results in the order of names, followed by others."""
+        position = {name: index for index, name in enumerate(names)}
+        return sorted(self.rows.values(), key=lambda row: position.get(row.name, len(position)))
 
 
 def read_results(path: Path) -> Results:
-    """What is there; nothing where no file is.
+    """Read results; empty if the file does not exist.
 
     Raises:
-        UserError: it is not such a file.
+        UserError: the file does not contain results.
     """
     if not path.exists():
         return Results()
     try:
         return Results.model_validate_json(path.read_bytes())
     except (ValidationError, OSError) as error:
-        raise UserError(
-            f"{path}: no results of benchmarks/speed.py; move it away, or choose another --output"
-        ) from error
+        raise UserError(f"{path} has no results of benchmarks/speed.py: move it, or choose another --output") from error
 
 
 def write_results(results: Results, path: Path) -> None:
-    """As JSON."""
+    """Write results as JSON."""
     write_text(path, results.model_dump_json(indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""All that is measured, in the order of the table."""
+"""All rows in the order of the table."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ ROWS = (
 )
 
 
-def choose(names: Sequence[str]) -> list[Row]:
-    """The rows of these names, in the table's order; all of them without one.
+def select_rows(names: Sequence[str]) -> list[Row]:
+    """Return the rows with these names in the order of the table; all rows without names.
 
     Raises:
-        UserError: there is no such row.
+        UserError: a name is unknown.
     """
     known = [row.name for row in ROWS]
     for name in names:
         if name not in known:
-            raise UserError(f"no benchmark is called {name!r}; choose among {', '.join(known)}")
+            raise UserError(f"benchmark {name!r} does not exist: choose from {', '.join(known)}")
     return [row for row in ROWS if not names or row.name in names]

@@ -1,4 +1,4 @@
-"""A row becomes a result."""
+"""Measures a row."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from upscore.progress import ProgressCallback
 def run(
     row: Row, repeats: int = REPEATS, *, threads: int = THREADS, progress: ProgressCallback | None = None
 ) -> Result:
-    """Memory first, each side in a process of its own, then the times of all in one.
+    """Measure the memory of each side in a separate process, and then the times of all sides in this one.
 
     Raises:
-        UserError: a peer, or something of ours, is not installed.
+        UserError: a peer or an extra of upscore is not installed.
     """
     warning = busy()
     fix_threads(threads)

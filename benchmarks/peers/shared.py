@@ -1,4 +1,4 @@
-"""What rows share: peers that need help to be imported, photos, weights."""
+"""Common parts of rows: import of peers, images, weights."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 def torchfcn_models() -> ModuleType:
-    """pytorch-fcn's networks, without the data sets, downloads and viewers that its packages import first.
+    """Import pytorch-fcn's networks without the data sets, downloads and viewers that its packages import.
 
     Raises:
-        UserError: it is not installed.
+        UserError: pytorch-fcn is not installed.
     """
     if "torchfcn.models" in sys.modules:
         return sys.modules["torchfcn.models"]
     spec = importlib.util.find_spec("torchfcn")
     if spec is None or spec.submodule_search_locations is None:
         raise UserError("pytorch-fcn, the peer, is not installed: pip install --no-deps torchfcn")
-    parent = ModuleType("torchfcn")  # an empty parent, and a stand-in for `fcn`, which downloads
+    parent = ModuleType("torchfcn")  # an empty parent, and an empty replacement of `fcn`, which downloads files
     parent.__path__ = list(spec.submodule_search_locations)
     sys.modules.setdefault("torchfcn", parent)
     sys.modules.setdefault("fcn", ModuleType("fcn"))
@@ -34,14 +34,14 @@ def torchfcn_models() -> ModuleType:
 
 
 def noise(height: int, width: int) -> np.ndarray:
-    """(H, W, 3) uint8, the same at every call. What is timed here does not depend on what a photo shows."""
+    """Return a noise image (H, W, 3) uint8, the same at every call; the times do not depend on its content."""
     import numpy as np
 
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def with_random_weights(net: nn.Module) -> nn.Module:
-    """Convolutions that keep the size of their inputs, where a network begins with zeros or lets them fade away."""
+    """Initialise convolutions so that activations neither vanish nor are zero."""
     import torch
     from torch.nn import Conv2d, init
 

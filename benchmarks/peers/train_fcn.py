@@ -1,4 +1,4 @@
-"""A training step of FCN-8s over VGG16 against pytorch-fcn's."""
+"""Training step of FCN-8s with VGG16 compared with pytorch-fcn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RATE, MOMENTUM, DECAY = 1e-10, 0.99, 5e-4
 
 
 def row() -> Row:
-    """Batch 1, SGD as FCN section 4.3 has it. Ours pads as much as convolutions take away; pytorch-fcn pads by 100."""
+    """Return the row: batch size 1, SGD as in FCN section 4.3; geometry "same" compared with a padding of 100."""
     return Row(
         name="train-fcn-vgg16",
         work=f"FCN-8s VGG16, {SIDE}x{SIDE}, batch 1, a training step",
@@ -27,7 +27,7 @@ def row() -> Row:
 
 
 def prepare() -> Sides:
-    """Ours is the trainer's whole step, from a batch's bytes. Weights are random on both sides."""
+    """Create both networks with random weights; our side is a complete step of the trainer from a uint8 batch."""
     import torch
     from accelerate import Accelerator
 
@@ -36,8 +36,8 @@ def prepare() -> Sides:
     from upscore.training.recipes import HEAVY
     from upscore.training.trainer import Trainer
 
-    theirs, cross_entropy = with_random_weights(torchfcn_models().FCN8s(n_class=CLASSES)).train(), torchfcn_loss()
-    optimizer = torch.optim.SGD(theirs.parameters(), lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
+    peer_net, cross_entropy = with_random_weights(torchfcn_models().FCN8s(n_class=CLASSES)).train(), torchfcn_loss()
+    optimizer = torch.optim.SGD(peer_net.parameters(), lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
     net = build("fcn8s", backbone="vgg16", num_classes=CLASSES)
     with_random_weights(net)
     trainer = Trainer(net, HEAVY, Accelerator(cpu=True), dtype=torch.bfloat16)
@@ -49,7 +49,7 @@ def prepare() -> Sides:
 
     def peer() -> object:
         optimizer.zero_grad()
-        loss = cross_entropy(theirs(images), targets, size_average=False)
+        loss = cross_entropy(peer_net(images), targets, size_average=False)
         loss.backward()
         optimizer.step()
         return loss.item()
@@ -58,10 +58,10 @@ def prepare() -> Sides:
 
 
 def torchfcn_loss() -> Callable[..., Any]:
-    """pytorch-fcn's own, of the module that it trains with.
+    """Import pytorch-fcn's loss function.
 
     Raises:
-        UserError: what that module imports is not installed.
+        UserError: a package that its module imports is not installed.
     """
     torchfcn_models()
     try:

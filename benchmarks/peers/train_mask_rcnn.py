@@ -1,4 +1,4 @@
-"""A training step of Mask R-CNN over ResNet-50 and a feature pyramid against torchvision's."""
+"""Training step of Mask R-CNN with ResNet-50-FPN compared with torchvision's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ RATE, MOMENTUM, DECAY = 1e-6, 0.9, 1e-4
 
 
 def row() -> Row:
-    """Batch 1, SGD; stem and res2 are frozen, and so is batch normalisation, as torchvision fine-tunes by default."""
+    """Return the row: batch size 1, SGD, with frozen stem, res2 and batch normalisation, as by default in
+    torchvision."""
     return Row(
         name="train-mask-rcnn-r50",
         work=f"Mask R-CNN R-50-FPN, {HEIGHT}x{WIDTH}, a training step",
@@ -29,7 +30,7 @@ def row() -> Row:
 
 
 def prepare() -> Sides:
-    """Ours is the trainer's whole step, from a batch's bytes. Weights are random on both sides."""
+    """Create both networks with random weights; our side is a complete step of the trainer from a uint8 batch."""
     import torch
     from accelerate import Accelerator
     from torchvision.models import resnet50
@@ -46,9 +47,9 @@ def prepare() -> Sides:
 
     torch.manual_seed(0)
     labels, masks = torch.arange(len(BOXES)), ellipses()
-    theirs = MaskRCNN(_resnet_fpn_extractor(resnet50(norm_layer=FrozenBatchNorm2d), 3), CLASSES + 1).train()
-    learned = [parameter for parameter in theirs.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(learned, lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
+    peer_net = MaskRCNN(_resnet_fpn_extractor(resnet50(norm_layer=FrozenBatchNorm2d), 3), CLASSES + 1).train()
+    trainable = [parameter for parameter in peer_net.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trainable, lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
     net = build("mask_rcnn", backbone="resnet50", num_classes=CLASSES, preset="torchvision", norm="frozen")
     assert isinstance(net.backbone, ResNetBackbone)
     net.backbone.freeze_at(2)
@@ -63,7 +64,7 @@ def prepare() -> Sides:
 
     def peer() -> object:
         optimizer.zero_grad()
-        loss = torch.stack([*theirs([image], [target]).values()]).sum()
+        loss = torch.stack([*peer_net([image], [target]).values()]).sum()
         loss.backward()
         optimizer.step()
         return loss.item()
@@ -72,7 +73,7 @@ def prepare() -> Sides:
 
 
 def ellipses() -> Tensor:
-    """(objects, H, W) boolean, one in each of the boxes."""
+    """Return masks with an ellipse in each box, (N, H, W) bool."""
     import torch
 
     y, x = torch.meshgrid(torch.arange(HEIGHT) + 0.5, torch.arange(WIDTH) + 0.5, indexing="ij")

@@ -1,4 +1,4 @@
-"""From an FCN's coarse scores to the class of each pixel."""
+"""Upsampling of coarse FCN scores to a class map."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CLASSES, STRIDE = 21, 8
 
 
 def row(height: int, width: int) -> Row:
-    """Bilinear, from stride 8; the result is that of `interpolate` up to rounding."""
+    """Return the row: bilinear upsampling from stride 8, equal to `interpolate` up to rounding."""
     return Row(
         name=f"upsampling-{height}x{width}",
         work=f"Upsampling + argmax, {CLASSES} classes, {height}x{width}",
@@ -22,7 +22,7 @@ def row(height: int, width: int) -> Row:
 
 
 def prepare(height: int, width: int) -> Sides:
-    """Scores as a network leaves them, contiguous."""
+    """Create random scores."""
     import torch
     from torch.nn import functional as F
 

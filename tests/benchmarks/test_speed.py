@@ -1,4 +1,4 @@
-"""`benchmarks/speed.py`, with rows that take no time."""
+"""`benchmarks/speed.py` with rows that take a few milliseconds."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def prepare_without_peer():
 
 @pytest.fixture(autouse=True)
 def _tiny_rows(monkeypatch):
-    """A row that reaches its target, one that can't, and one without its peer."""
+    """Use a row that reaches its target, one that cannot, and one without its peer."""
     import torch
 
     before = torch.get_num_threads()
@@ -35,9 +35,9 @@ def _tiny_rows(monkeypatch):
         Row(name=name, work=f"nothing, {name}", peer_name="sleep", target={"fast": target}, prepare=prepare)
         for name, target in (("one", 1e-6), ("two", 1e6))
     ]
-    lost = Row(name="lost", work="w", peer_name="thatlib", target={"fast": 2}, prepare=prepare_without_peer)
+    missing = Row(name="missing", work="w", peer_name="thatlib", target={"fast": 2}, prepare=prepare_without_peer)
     for module in (rows, speed):
-        monkeypatch.setattr(module, "ROWS", (*tiny, lost))
+        monkeypatch.setattr(module, "ROWS", (*tiny, missing))
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(variable, os.environ.get(variable, "2"))
     yield
@@ -48,7 +48,7 @@ def run(output, *arguments, repeats=1):
     speed.main([*arguments, "--repeats", str(repeats), "--threads", "1", "--output", str(output)])
 
 
-def test_results_page_and_picture(tmp_path, capsys):
+def test_results_page_and_plot(tmp_path, capsys):
     run(tmp_path / "new/out", "one", "two", repeats=2)
     assert sorted(path.name for path in (tmp_path / "new/out").iterdir()) == FILES
     found = json.loads((tmp_path / "new/out/results.json").read_text())["rows"]
@@ -61,28 +61,28 @@ def test_results_page_and_picture(tmp_path, capsys):
     assert "speed.png" in page
 
 
-def test_what_is_measured_joins_what_was(tmp_path):
+def test_new_results_are_added_to_the_old(tmp_path):
     run(tmp_path, "two")
     before = json.loads((tmp_path / "results.json").read_text())["rows"]["two"]
     run(tmp_path, "one")
     found = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert found["two"] == before
     page = (tmp_path / "speed.md").read_text()
-    assert page.index("nothing, one") < page.index("nothing, two")  # in the order of the table
+    assert page.index("nothing, one") < page.index("nothing, two")  # the order of the table
 
 
-def test_a_missing_peer_leaves_out_its_row_alone(tmp_path, capsys):
-    run(tmp_path, "lost", "one")
-    assert "lost: thatlib, the peer, is not installed" in capsys.readouterr().err
+def test_row_without_its_peer_is_skipped(tmp_path, capsys):
+    run(tmp_path, "missing", "one")
+    assert "missing: thatlib, the peer, is not installed" in capsys.readouterr().err
     assert list(json.loads((tmp_path / "results.json").read_text())["rows"]) == ["one"]
     with pytest.raises(SystemExit):
-        run(tmp_path, "lost")
-    assert "lost: thatlib" in capsys.readouterr().err
+        run(tmp_path, "missing")
+    assert "missing: thatlib" in capsys.readouterr().err
 
 
-def test_mistakes(tmp_path, capsys):
+def test_wrong_arguments(tmp_path, capsys):
     (tmp_path / "file").touch()
-    for output, arguments, said in (
+    for output, arguments, message in (
         ("out", ["three"], "'three'"),
         ("out", ["one", "--repeats", "0"], "--repeats 0"),
         ("out", ["one", "--threads", "0"], "--threads 0"),
@@ -90,7 +90,7 @@ def test_mistakes(tmp_path, capsys):
     ):
         with pytest.raises(SystemExit):
             speed.main(["--repeats", "1", *arguments, "--output", str(tmp_path / output)])
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -98,12 +98,12 @@ def test_list(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     speed.main(["--list"])
     out = capsys.readouterr().out
-    assert [line for line in out.splitlines() if not line.startswith(" ")] == ["one", "two", "lost"]
+    assert [line for line in out.splitlines() if not line.startswith(" ")] == ["one", "two", "missing"]
     assert "against thatlib; target 2.0x in fast" in out
     assert not list(tmp_path.iterdir())
 
 
-def test_the_script_lists_all_rows():
+def test_script_lists_all_rows():
     script = Path(speed.__file__)
     found = subprocess.run([sys.executable, script, "--list"], capture_output=True, text=True, check=True)
     assert "fcn-vgg16" in found.stdout.splitlines()

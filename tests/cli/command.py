@@ -1,4 +1,4 @@
-"""Running the command line in this process."""
+"""Runs the command line in this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from upscore.cli import main
 
 
 def upscore(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    """`upscore ARGUMENTS`; returns the exit code."""
+    """Run `upscore ARGUMENTS` and return the exit code."""
     monkeypatch.setattr(sys, "argv", ["upscore", *map(str, arguments)])
     with pytest.raises(SystemExit) as stop:
         main()
@@ -19,7 +19,7 @@ def upscore(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
 
 
 def sentence(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one sentence on standard error."""
+    """Return the one sentence on standard error."""
     error = capsys.readouterr().err
     assert error.startswith("upscore: "), error
     assert error.count("\n") == 1, error

@@ -15,7 +15,7 @@ from upscore.errors import UserError
 
 
 @pytest.fixture(autouse=True)
-def _same_threads_afterwards():
+def _restore_threads():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -50,7 +50,7 @@ def test_every_setting_is_measured(trained: Path, tmp_path: Path, capsys: pytest
     assert report["left_out"] == []
 
 
-def test_images_and_what_can_not_run_here(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_and_unavailable_settings(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "a.png")
     bench(
         str(trained),
@@ -71,7 +71,7 @@ def test_images_and_what_can_not_run_here(trained: Path, tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "value"),
     [
         ({"batch_size": [0]}, "--batch-size 0"),
         ({"rounds": 0}, "--rounds 0"),
@@ -82,12 +82,12 @@ def test_images_and_what_can_not_run_here(trained: Path, tmp_path: Path, capsys:
         ({"engine": ["torch"], "precision": ["int8"]}, "int8"),
     ],
 )
-def test_mistakes(trained: Path, options: dict, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_invalid_options_are_named(trained: Path, options: dict, value: str) -> None:
+    with pytest.raises(UserError, match=value):
         bench(str(trained), options.pop("images", None), **options)
 
 
-def test_a_file_that_can_not_be_written_is_refused_first(tmp_path: Path) -> None:
+def test_an_unwritable_file_is_refused_first(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=str(tmp_path / "file")):
         bench("no such model", json=tmp_path / "file" / "bench.json")

@@ -1,4 +1,4 @@
-"""`upscore analyze ceiling`, from labels on disk to four files and advice."""
+"""`upscore analyze ceiling`: files and advice for labels on disk."""
 
 import json
 
@@ -13,7 +13,7 @@ FILES = ["ceiling.json", "ceiling.md", "ceiling.png", "per_class.png"]
 
 
 def write_streets(root, *, side=96, count=2):
-    """Photos of a street, a pole 3 pixels wide, and a class that never occurs."""
+    """Write images of a street with a pole 3 pixels wide, and a class that does not occur."""
     for folder in ("images", "labels"):
         (root / folder).mkdir(parents=True)
     label = np.zeros((side, side), np.uint8)
@@ -26,7 +26,7 @@ def write_streets(root, *, side=96, count=2):
     return root
 
 
-def test_four_files_and_advice(tmp_path, capsys):
+def test_files_and_advice(tmp_path, capsys):
     data = write_streets(tmp_path / "streets")
     ceiling(str(data), output=tmp_path / "new/out")
     assert sorted(path.name for path in (tmp_path / "new/out").iterdir()) == FILES
@@ -40,7 +40,7 @@ def test_four_files_and_advice(tmp_path, capsys):
     for sentence in report["advice"]:
         assert sentence in out
         assert sentence in page
-    assert "pole has only 576 pixels, in 2 photos" in out
+    assert "576 pixels in 2 images" in out
 
 
 def test_labels_are_reduced_as_in_training(tmp_path):
@@ -49,7 +49,7 @@ def test_labels_are_reduced_as_in_training(tmp_path):
     report = json.loads((tmp_path / "out/ceiling.json").read_text())
     assert report["reduced"] == 2
     assert sum(report["pixels"].values()) == 2 * 48 * 48
-    assert any("2 of 2 were reduced first" in sentence for sentence in report["advice"])
+    assert any("2 of 2 images" in sentence and "--max-side" in sentence for sentence in report["advice"])
 
 
 def test_generated_scenes(tmp_path, capsys):
@@ -58,23 +58,23 @@ def test_generated_scenes(tmp_path, capsys):
     assert (tmp_path / "per_class.png").exists()
 
 
-def test_labels_of_objects_are_refused_in_one_sentence(tmp_path):
+def test_labels_of_objects_are_refused(tmp_path):
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "images/a.png")
     Image.fromarray(np.full((8, 8), 300, np.uint16)).save(tmp_path / "labels/a.png")
-    with pytest.raises(UserError, match="object ids") as caught:
+    with pytest.raises(UserError, match=str(tmp_path)) as caught:
         ceiling(str(tmp_path), output=tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_what_cannot_be_done_is_told(tmp_path):
+def test_invalid_options_are_named(tmp_path):
     data = str(write_streets(tmp_path / "streets"))
-    with pytest.raises(UserError, match="has no split 'val'"):
+    with pytest.raises(UserError, match="'val'"):
         ceiling(data, split="val", output=tmp_path / "out")
     with pytest.raises(UserError, match="max_side=-1"):
         ceiling(data, max_side=-1, output=tmp_path / "out")
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="can't be written"):
+    with pytest.raises(UserError, match="file"):
         ceiling(data, output=tmp_path / "file/out")

@@ -18,7 +18,7 @@ from upscore.inference import evaluate
 KEYS = {"pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu", "per_class", "images"}
 
 
-def test_scores_as_a_file_and_as_a_table(
+def test_scores_are_printed_and_written(
     trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written = ("--json", tmp_path / "new/scores.json", "--plots", tmp_path / "plots")
@@ -38,15 +38,15 @@ def test_scores_as_a_file_and_as_a_table(
     assert all(name in out for name in report["per_class"])
 
 
-def test_what_cannot_be_scored(
+def test_invalid_inputs_are_named(
     trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert upscore(monkeypatch, "evaluate", trained, tmp_path / "missing") == 2
-    assert "there is no such folder" in capsys.readouterr().err
+    assert "missing" in capsys.readouterr().err
     assert upscore(monkeypatch, "evaluate", tmp_path / "missing", photos) == 2
-    assert "missing is not a folder" in sentence(capsys)
+    assert "missing" in sentence(capsys)
     assert upscore(monkeypatch, "evaluate", trained, photos, "--split", "val") == 2
-    assert "has no split 'val'" in sentence(capsys)
+    assert "'val'" in sentence(capsys)
     (tmp_path / "file").touch()
     assert upscore(monkeypatch, "evaluate", trained, photos, "--json", tmp_path / "file/scores.json") == 2
     out, err = capsys.readouterr()
@@ -55,7 +55,7 @@ def test_what_cannot_be_scored(
     assert "--json" in err
 
 
-def test_photos_that_were_trained_on_are_warned_about(
+def test_training_images_are_warned_about(
     trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     net, config = load_model(trained)
@@ -66,9 +66,7 @@ def test_photos_that_were_trained_on_are_warned_about(
     assert capsys.readouterr().err == ""
 
 
-def test_data_without_names_and_without_the_last_class(
-    trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_data_without_class_names(trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for part in ("images", "labels"):
         (tmp_path / "data" / part).mkdir(parents=True)
         for path in sorted((photos / part).iterdir())[:3]:

@@ -16,11 +16,11 @@ VERBS = {
     "import": "upscore import",
     "demo": "upscore demo",
 }
-"""Each verb and an example that its help shows."""
+"""Verb -> an example in its help."""
 
 
 def test_help_shows_examples_and_imports_nothing_heavy() -> None:
-    """All of them in one process: what one imports would still be there after the others."""
+    """All verbs run in one process, since imports of one remain loaded for the others."""
     script = f"""
 import sys
 from upscore.cli import app
@@ -50,7 +50,7 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["train"], ["train", "data", "--output", "x", "--bogus", "1"]])
-def test_what_is_no_command(arguments: list[str]) -> None:
+def test_unknown_commands_and_options(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-m", "upscore", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Error" in done.stderr + done.stdout

@@ -15,7 +15,7 @@ from upscore.cli.predict import _targets
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of 2 x 3 scenes, as a TIFF."""
+    """TIFF of 2 x 3 scenes."""
     pixels = [scenes(6, seed=3, side=160)[index].image.permute(1, 2, 0).numpy() for index in range(6)]
     path = tmp_path_factory.mktemp("huge") / "field.tif"
     tifffile.imwrite(path, np.concatenate([np.concatenate(pixels[:3], 1), np.concatenate(pixels[3:], 1)]))
@@ -23,20 +23,20 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_classes_in_tiles(
+def test_tiled_class_maps(
     trained: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = ("predict", trained, image, "--output", tmp_path / "out", "--precision", "float32")
     assert upscore(monkeypatch, *run, "--tiled", "--tile-size", "256") == 0
     assert f"{tmp_path / 'out/field.tif'}: 8 classes, by openvino in float32" in capsys.readouterr().out
     found = tifffile.imread(tmp_path / "out/field.tif")
-    whole = package.load(trained, precision="float32")
-    whole.max_side = 0
-    assert (found == whole.predict(image).class_map).mean() > 0.9999  # but for sums in another order
+    model = package.load(trained, precision="float32")
+    model.max_side = 0
+    assert (found == model.predict(image).class_map).mean() > 0.9999  # the order of summation differs
     assert set(outputs(tmp_path / "out")) == {"field.tif", "field_overlay.jpg"}
     written = (tmp_path / "out/field.tif").stat().st_mtime_ns
     assert upscore(monkeypatch, *run, "--tiled", "--tile-size", "256") == 0
-    assert f"{tmp_path / 'out/field.tif'}: exists already, skipped" in capsys.readouterr().out
+    assert f"{tmp_path / 'out/field.tif'}: already exists, skipped" in capsys.readouterr().out
     assert (tmp_path / "out/field.tif").stat().st_mtime_ns == written
     assert upscore(monkeypatch, *run, "--tiled", "--tile-size", "512", "--resume") == 2
     message = sentence(capsys)
@@ -62,14 +62,14 @@ def test_names_of_tiled_outputs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_objects_in_tiles(
+def test_tiled_objects(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
-    gone = image.with_name("gone.tif")
+    missing = image.with_name("missing.tif")
     run = ("predict", "nuclei", image, "--output", output, "--tiled", "--tile-size", "256", "--score-threshold", "0.05")
-    assert upscore(monkeypatch, *run[:2], gone, *run[2:]) == 1
-    assert "gone.tif" in sentence(capsys)
+    assert upscore(monkeypatch, *run[:2], missing, *run[2:]) == 1
+    assert "missing.tif" in sentence(capsys)
     ids, results = tifffile.imread(output / "field.tif"), json.loads((output / "field_instances.json").read_text())
     assert ids.shape == (320, 480)
     assert ids.max() <= len(results)
@@ -78,7 +78,7 @@ def test_objects_in_tiles(
     assert set(outputs(output)) == {"field.tif", "field_overlay.jpg", "field_instances.json"}
     capsys.readouterr()
     assert upscore(monkeypatch, *run) == 0
-    assert capsys.readouterr().out == f"{output / 'field.tif'}: exists already, skipped\n"
+    assert capsys.readouterr().out == f"{output / 'field.tif'}: already exists, skipped\n"
     assert upscore(monkeypatch, *run[:-1], "0.5") == 0
     assert "object" in capsys.readouterr().out
     assert upscore(monkeypatch, *run[:-1], "1.5") == 2
@@ -87,16 +87,16 @@ def test_objects_in_tiles(
     assert "tile_size=0" in sentence(capsys)
 
 
-def test_what_does_not_go_together(
+def test_invalid_options_are_named(
     trained: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = ("predict", trained, image, "--output", tmp_path / "out")
-    for flags, words in (
+    for flags, value in (
         (("--tile-size", "256"), "--tiled"),
         (("--workers", "2"), "--ray"),
         (("--tiled", "--scores"), "--scores"),
     ):
         assert upscore(monkeypatch, *run, *flags) == 2
-        assert words in sentence(capsys)
+        assert value in sentence(capsys)
     assert upscore(monkeypatch, "predict", trained, image.parent, "--output", tmp_path / "out", "--tiled") == 2
-    assert "is a folder" in sentence(capsys)
+    assert str(image.parent) in sentence(capsys)

@@ -17,8 +17,8 @@ from upscore.inference import evaluate, load
 
 
 @pytest.fixture
-def some(tmp_path: Path) -> Path:
-    """Photos of three kinds in a folder that has no labels."""
+def images(tmp_path: Path) -> Path:
+    """Folder of RGB, grey and RGBA images without labels."""
     random = np.random.default_rng(0)
     folder = tmp_path / "some"
     (folder / "below").mkdir(parents=True)
@@ -28,8 +28,8 @@ def some(tmp_path: Path) -> Path:
     return folder
 
 
-def test_images_are_segmented(some: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert superpixels([str(some)], output=tmp_path / "out", segments=6) == 0
+def test_images_are_segmented(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert superpixels([str(images)], output=tmp_path / "out", segments=6) == 0
     names = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png"))
     stems = ("below/clear", "color", "grey")
     assert names == [f"{stem}{ending}" for stem in stems for ending in ("_ids.png", "_segments.png")]
@@ -40,10 +40,10 @@ def test_images_are_segmented(some: Path, tmp_path: Path, capsys: pytest.Capture
 
 
 def test_a_damaged_image_does_not_stop_the_others(
-    some: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (some / "bad.png").write_bytes(b"garbage")
-    assert superpixels([str(some)], output=tmp_path / "out", method="kmeans", segments=4) == 1
+    (images / "bad.png").write_bytes(b"garbage")
+    assert superpixels([str(images)], output=tmp_path / "out", method="kmeans", segments=4) == 1
     out, err = capsys.readouterr()
     assert "3 of 4 images" in out
     assert "bad.png" in err
@@ -51,7 +51,7 @@ def test_a_damaged_image_does_not_stop_the_others(
     assert not (tmp_path / "out/bad_ids.png").exists()
 
 
-def test_labelled_data_beside_a_network(
+def test_labelled_data_with_a_network(
     trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
@@ -63,41 +63,41 @@ def test_labelled_data_beside_a_network(
     report = json.loads((tmp_path / "watershed.json").read_text(), parse_constant=pytest.fail)
     expected = evaluate(load(str(trained)), open_dataset(photos))
     assert report["network"] == json.loads(json.dumps(expected.to_json()))
-    assert [oracle["aimed"] for oracle in report["oracle"]] == [3, 9, 30, 95]
-    assert report["photos"] == 8
+    assert [oracle["requested"] for oracle in report["oracle"]] == [3, 9, 30, 95]
+    assert report["images"] == 8
     out = capsys.readouterr().out
     assert "unsupervised" in out
     assert "FCN, trained" in out
     assert f"{report['unsupervised']['mean_iu']:.1%}" in (tmp_path / "watershed.md").read_text()
 
 
-def test_some_of_the_data_and_no_picture(photos: Path, tmp_path: Path) -> None:
+def test_a_part_of_the_data_without_figure(photos: Path, tmp_path: Path) -> None:
     superpixels([str(photos)], output=tmp_path, segments=9, limit=2, pictures=0, sweep=False, val_pattern="*3")
     report = json.loads((tmp_path / "slic.json").read_text())
-    assert (report["photos"], report["network"], len(report["oracle"])) == (1, None, 1)
+    assert (report["images"], report["network"], len(report["oracle"])) == (1, None, 1)
     assert not (tmp_path / "slic.png").exists()
 
 
-def test_what_cannot_be_done(photos: Path, some: Path, trained: Path, tmp_path: Path) -> None:
+def test_invalid_options_are_named(photos: Path, images: Path, trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(UserError, match="--model"):
-        superpixels([str(some)], output=out, model=str(trained))
-    with pytest.raises(UserError, match=r"--split val --val-pattern \*3"):
+        superpixels([str(images)], output=out, model=str(trained))
+    with pytest.raises(UserError, match=r"--split val .*--val-pattern \*3"):
         superpixels([str(photos)], output=out, split="val", val_pattern="*3")
     with pytest.raises(UserError, match="--limit 0"):
         superpixels([str(photos)], output=out, limit=0)
-    with pytest.raises(UserError, match="aims at 1 to 10,000"):
-        superpixels([str(some)], output=out, segments=0)
-    (some / "color_ids.png").write_bytes((some / "grey.png").read_bytes())
-    with pytest.raises(UserError, match="would be overwritten"):
-        superpixels([str(some)], output=some)
-    with pytest.raises(UserError, match="can't be written"):
-        superpixels([str(photos)], output=some / "grey.png", segments=4, sweep=False)
+    with pytest.raises(UserError, match=r"--segments 0 .*10,000"):
+        superpixels([str(images)], output=out, segments=0)
+    (images / "color_ids.png").write_bytes((images / "grey.png").read_bytes())
+    with pytest.raises(UserError, match=r"color_ids\.png"):
+        superpixels([str(images)], output=images)
+    with pytest.raises(UserError, match=r"grey\.png"):
+        superpixels([str(photos)], output=images / "grey.png", segments=4, sweep=False)
     assert not out.exists()
 
 
 @pytest.mark.parametrize(
-    ("split", "val_pattern", "trained_holdout", "learned"),
+    ("split", "val_pattern", "trained_holdout", "is_trained_on"),
     [
         ("val", None, None, False),
         ("train", None, None, True),
@@ -110,10 +110,10 @@ def test_what_cannot_be_done(photos: Path, some: Path, trained: Path, tmp_path: 
     ],
 )
 def test_models_trained_on_the_scored_images_are_recognized(
-    split: str | None, val_pattern: str | None, trained_holdout: str | None, learned: bool, tmp_path: Path
+    split: str | None, val_pattern: str | None, trained_holdout: str | None, is_trained_on: bool, tmp_path: Path
 ) -> None:
     training = {"data": str(tmp_path / "x/.."), "val_pattern": trained_holdout}
-    assert _trained_on(training, str(tmp_path), split, val_pattern) is learned
+    assert _trained_on(training, str(tmp_path), split, val_pattern) is is_trained_on
     assert not _trained_on(training, str(tmp_path / "other"), split, val_pattern)
     assert not _trained_on({}, str(tmp_path), split, val_pattern)
 

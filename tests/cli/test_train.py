@@ -16,11 +16,11 @@ from tests.tiny import BACKBONE, metrics, outcome, same, write_photos
 QUICK = ("--backbone", BACKBONE, "--weights", "none", "--precision", "float32")
 
 
-def test_a_run_and_what_goes_wrong_with_it(
+def test_training_and_resuming(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ("train", photos, "--output", tmp_path / "run", *QUICK, "--epochs", "1", "--workers", "0")
-    assert upscore(monkeypatch, *command, "--resume") == 0  # nothing is there yet: it begins
+    assert upscore(monkeypatch, *command, "--resume") == 0  # without a run, --resume starts one
     out, err = capsys.readouterr()
     assert f"{tmp_path / 'run'}: mean IoU" in out
     assert out.strip().endswith("after epoch 1")
@@ -35,7 +35,7 @@ def test_a_run_and_what_goes_wrong_with_it(
     assert upscore(monkeypatch, *command, "--resume") == 0
 
 
-def test_what_cannot_be_trained_on(
+def test_invalid_inputs_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = ("--output", tmp_path / "run", *QUICK)
@@ -59,7 +59,7 @@ def command(photos: Path, output: Path, *more: str) -> list[str]:
 
 
 def stopped(arguments: list[str], marker: Path, how: signal.Signals, *, step: int) -> int:
-    """Run until a step is done, then send a signal to the process."""
+    """Run until a step is done, send a signal to the process, and return its exit code."""
     arguments = [*arguments[:2], "tests.training.stopping_program", str(step), str(marker), *arguments[3:]]
     root = Path(__file__).parents[2]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root)
@@ -80,23 +80,23 @@ def stopped(arguments: list[str], marker: Path, how: signal.Signals, *, step: in
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_ctrl_c_and_kill_then_resume(workers: str, tmp_path: Path) -> None:
-    photos = write_photos(tmp_path / "photos", 24)  # 19 to train on: 10 steps of 2 an epoch
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run(command(photos, whole), check=True, capture_output=True)
-    again = command(photos, broken, "--resume", "--workers", workers)
+    photos = write_photos(tmp_path / "photos", 24)  # 19 training images: 10 steps of 2 per epoch
+    uninterrupted, interrupted = tmp_path / "uninterrupted", tmp_path / "interrupted"
+    subprocess.run(command(photos, uninterrupted), check=True, capture_output=True)
+    again = command(photos, interrupted, "--resume", "--workers", workers)
     assert stopped(again, tmp_path / "stopped", signal.SIGINT, step=12) == 130
-    assert len(metrics(broken)) == 1
-    progress = torch.load(broken / "state.pt", weights_only=True)["progress"]
+    assert len(metrics(interrupted)) == 1
+    progress = torch.load(interrupted / "state.pt", weights_only=True)["progress"]
     assert (progress["epoch"], progress["step"], progress["position"]) == (1, 12, 4)
     assert stopped(again, tmp_path / "killed", signal.SIGKILL, step=23) == -signal.SIGKILL
-    assert len(metrics(broken)) == 2
+    assert len(metrics(interrupted)) == 2
     subprocess.run(again, check=True, capture_output=True)
-    assert same(outcome(whole), outcome(broken))
+    assert same(outcome(uninterrupted), outcome(interrupted))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_a_damaged_photo_ends_the_run_in_one_sentence(workers: str, tmp_path: Path) -> None:
+def test_a_damaged_image_ends_the_run_with_one_error(workers: str, tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 6)
     for path in (photos / "images").iterdir():
         path.write_bytes(path.read_bytes()[:1000])
@@ -108,8 +108,8 @@ def test_a_damaged_photo_ends_the_run_in_one_sentence(workers: str, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_fault_of_ours_does_not_leave_the_process_waiting(tmp_path: Path) -> None:
-    """Readers must not keep a process alive that ends by an exception."""
+def test_an_exception_in_training_ends_the_process(tmp_path: Path) -> None:
+    """Loader workers do not keep a process alive that ends with an exception."""
     script = f"""
 from tests.tiny import RECIPES, scenes, tiny_net
 from upscore.training.callbacks import Callback

@@ -1,4 +1,4 @@
-"""The page is whole: valid nesting, nothing fetched, text escaped, every picture inside and described."""
+"""The page is valid: correct nesting, no external resources, escaped text, embedded images with descriptions."""
 
 from html.parser import HTMLParser
 
@@ -6,14 +6,14 @@ import pytest
 from PIL import Image
 
 from upscore.demo import page as charts
-from upscore.demo.page import Chapter, figure, join, page, picture, row, stressed, terminal, text, tile
+from upscore.demo.page import Chapter, figure, join, page, picture, row, summary, terminal, text, tile
 
 VOID = {"meta", "link", "img", "br", "path", "circle"}
 IN_FLOW = {"p", "h1", "h2", "h3", "figure", "ul", "ol", "dl", "table", "pre", "div", "section"}
 
 
 class Reader(HTMLParser):
-    """Follows the tags of a document and notes what is wrong with it."""
+    """Parses a document, and fails an assertion if it is invalid."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Reader(HTMLParser):
 
 
 def read(document: str) -> Reader:
-    """The document's parts, after checking what holds of every page."""
+    """Parse a document and check it."""
     reader = Reader()
     reader.feed(document)
     reader.close()
@@ -63,11 +63,11 @@ def chapter(*parts):
     return Chapter(anchor="one", title="A < B", body=join(*parts))
 
 
-def rendered(*parts):
+def render(*parts):
     return page("Title & more", "lead", [("5 %", "of <all>")], [chapter(*parts)], "end")
 
 
-def test_the_reader_notices_what_it_is_for():
+def test_the_reader_rejects_invalid_documents():
     for broken in (
         "<p><b></p></b>",
         "<p>",
@@ -82,14 +82,14 @@ def test_the_reader_notices_what_it_is_for():
             read(broken)
 
 
-def test_every_kind_of_content_nests():
+def test_all_elements_are_nested_correctly():
     image = picture(Image.new("RGB", (8, 6), "red"), 'a "red" <field>')
     colors = {"a": "c32", "b": "c8"}
     lines = {"a": [(0.0, 0.0), (10.0, 1.0)], "b": [(10.0, 0.5)]}
     reader = read(
-        rendered(
+        render(
             text("plain", "with `code` and *stress*"),
-            stressed("so it is"),
+            summary("so it is"),
             figure(row([tile(image, "x < y"), tile(image, "z")], "pair"), "a caption"),
             charts.ranking([("cat & dog", 0.7)]),
             charts.score_table(["mean IoU"], {"a": [0.1], "b": [0.2]}),
@@ -100,30 +100,30 @@ def test_every_kind_of_content_nests():
         )
     )
     assert len(reader.images) == 2
-    assert {"cat & dog", "x < y", "why?"} & set(map(str.strip, reader.text)) >= {"cat & dog", "x < y"}
+    assert {"cat & dog", "x < y"} <= set(map(str.strip, reader.text))
 
 
 def test_text_is_escaped_everywhere():
-    evil = '<b id="x">&'
-    document = rendered(
-        text(evil, f"`{evil}`"),
-        figure(tile(picture(Image.new("RGB", (2, 2)), evil), evil), evil),
-        charts.ranking([(evil, 0.5)]),
-        charts.score_table([evil], {evil: [0.5]}),
-        charts.confusion_table([[1]], [evil]),
-        terminal([evil, f"# {evil}"]),
+    markup = '<b id="x">&'
+    document = render(
+        text(markup, f"`{markup}`"),
+        figure(tile(picture(Image.new("RGB", (2, 2)), markup), markup), markup),
+        charts.ranking([(markup, 0.5)]),
+        charts.score_table([markup], {markup: [0.5]}),
+        charts.confusion_table([[1]], [markup]),
+        terminal([markup, f"# {markup}"]),
     )
     assert "<b " not in document
-    assert "".join(read(document).text).count(evil) == 11
+    assert "".join(read(document).text).count(markup) == 11
 
 
-def test_the_best_of_each_column_is_stressed():
+def test_the_highest_value_of_each_column_is_emphasised():
     table = charts.score_table(["x", "y"], {"a": [0.1, 0.4], "b": [0.2, 0.3]})
     assert '<td class="">10.0</td><td class="best">40.0</td>' in table
     assert '<td class="best">20.0</td><td class="">30.0</td>' in table
 
 
-def test_confusions_are_shares_of_the_true_class():
+def test_confusion_table_has_fractions_of_the_true_class():
     table = charts.confusion_table([[3, 1], [0, 8]], ["a", "b"])
     assert '<td class="deep" style="--share:75.0%">75</td><td class="" style="--share:25.0%">25</td>' in table
     assert '<td class="" style="--share:0.0%"></td><td class="deep" style="--share:100.0%">100</td>' in table

@@ -1,4 +1,4 @@
-"""The whole demo, with little of everything."""
+"""The complete demo with small settings."""
 
 import json
 
@@ -12,10 +12,10 @@ from tests.demo.test_page import read
 from upscore.data.datasets import subset
 from upscore.data.synthetic import SceneDataset
 from upscore.demo import nuclei
-from upscore.demo import run as heatmap
+from upscore.demo import run as demo
 from upscore.demo.nuclei import NucleiSettings
 from upscore.demo.run import run
-from upscore.demo.strides import STRIP_WIDTH, THIN, Settings, choose, draw_scenes
+from upscore.demo.strides import PICTURE_WIDTH, THIN, Settings, choose_scenes, draw_scenes
 from upscore.errors import UserError
 
 TINY = Settings(side=64, train=8, validation=2, test=4, images=16, batch_size=4)
@@ -29,31 +29,33 @@ def test_no_scene_is_in_two_splits():
     assert all(not torch.equal(a, b) for i, a in enumerate(scenes) for b in scenes[:i])
 
 
-def test_chosen_scenes_have_a_thin_shape_and_two_others():
+def test_chosen_scenes_have_a_thin_class_and_two_others():
     scenes = SceneDataset(60, seed=5, size=(64, 64))
-    chosen = choose(scenes, 4)
+    chosen = choose_scenes(scenes, 4)
     names = [{scenes.classes[k] for k in scenes[i].class_map.unique().tolist()} - {"background"} for i in chosen]
     assert all(shapes & set(THIN) and len(shapes - set(THIN)) >= 2 for shapes in names)
     assert chosen == sorted(chosen)
 
 
 @pytest.mark.slow
-def test_the_demo_leaves_a_page_pictures_and_networks(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(heatmap, "SUBJECTS", {"tripod": heatmap.SUBJECTS["tripod"]})
-    few = nuclei.held_out()
+def test_the_demo_writes_a_page_images_and_networks(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "PHOTOGRAPHS", {"tripod": demo.PHOTOGRAPHS["tripod"]})
+    images = nuclei.validation_images()
     names = [*nuclei.SHOWN, *nuclei.COMPARED]
-    monkeypatch.setattr(nuclei, "held_out", lambda: subset(few, [few.names.index(name) for name in names]))
+    monkeypatch.setattr(
+        nuclei, "validation_images", lambda: subset(images, [images.names.index(name) for name in names])
+    )
     (tmp_path / "mine.txt").write_text("mine")
     page = run(tmp_path, seed=1, settings=TINY, nuclei_settings=TINY_NUCLEI)
     assert page == tmp_path / "report.html"
     reader = read(page.read_text(encoding="utf-8"))
-    assert reader.ids == ["nuclei", "train", "where", "strides", "yours"]
-    assert len(reader.images) - (2 * 4 + 2 * 6 + 4 * 4 + 2 + 3 + 4 * 5) in (0, 5)  # 5 more where a nucleus is found
+    assert reader.ids == ["nuclei", "train", "heatmap", "strides", "own-images"]
+    assert len(reader.images) - (2 * 4 + 2 * 6 + 4 * 4 + 2 + 3 + 4 * 5) in (0, 5)  # 5 more if a nucleus is found
     assert f"upscore predict {tmp_path}/nuclei" in capsys.readouterr().out
 
     pictures = sorted(path.name for path in (tmp_path / "images").iterdir())
     assert {"heatmap_tripod.jpg", "strides.jpg", "curves_fcn8s.png", "confusion_fcn32s.png"} <= set(pictures)
-    assert Image.open(tmp_path / "images/strides.jpg").width == STRIP_WIDTH
+    assert Image.open(tmp_path / "images/strides.jpg").width == PICTURE_WIDTH
 
     text = "".join(reader.text)
     for name in ("fcn32s", "fcn16s", "fcn8s"):
@@ -66,15 +68,15 @@ def test_the_demo_leaves_a_page_pictures_and_networks(tmp_path, monkeypatch, cap
     assert not (tmp_path / "nuclei/state.pt").exists()
     assert f"{TINY_NUCLEI.images} random crops" in text
 
-    (tmp_path / "fcn8s/run.json").write_text("{}")  # somebody continues training there
+    (tmp_path / "fcn8s/run.json").write_text("{}")  # a training run in the same folder
     with pytest.raises(UserError, match="fcn8s"):
         run(tmp_path, settings=TINY)
     assert page.exists()
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
-def test_what_cannot_be_written_is_told(tmp_path):
+def test_an_unwritable_file_is_named(tmp_path):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/demo.json").mkdir()  # in the place of a file
+    (tmp_path / "out/demo.json").mkdir()  # a folder with the name of a file
     with pytest.raises(UserError, match=r"demo\.json"):
         run(tmp_path / "out", settings=TINY)

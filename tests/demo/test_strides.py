@@ -1,53 +1,64 @@
-"""The sentences follow from the numbers, whichever way they fall."""
+"""Sentences and intervals of the chapter about strides."""
 
 import pytest
 import torch
 
-from upscore.demo.strides import Trained, certainty, finer_wins, gain, thin_classes, verdict
+from upscore.demo.strides import (
+    Trained,
+    bootstrap_gain,
+    compare_mean_iu,
+    compare_thin_classes,
+    describe_gains,
+    increases,
+)
 from upscore.evaluation.semantic import semantic_scores
 
 CLASSES = ["background", "disk", "bar"]
 
 
 def network(name, bar, disk=0.5, scenes=50):
-    """A network that gets these shares of the pixels of its classes right; the rest it calls background."""
+    """Return a network that predicts these fractions of the pixels of its classes, and background elsewhere."""
     rows = [[900, 0, 0], [round(100 * (1 - disk)), round(100 * disk), 0], [round(100 * (1 - bar)), 0, round(100 * bar)]]
     counts = torch.tensor(rows).repeat(scenes, 1, 1)
     scores = semantic_scores(counts.sum(0), CLASSES)
     return Trained(name=name, records=[], losses=[], class_maps=[], counts=counts, scores=scores)
 
 
-def race(*bars):
+def make_networks(*bars):
     return [network(name, bar) for name, bar in zip(("fcn32s", "fcn16s", "fcn8s"), bars, strict=True)]
 
 
-def test_finer_wins():
-    networks = race(0.1, 0.3, 0.6)
-    assert finer_wins(networks)
+def test_increasing_mean_iu():
+    networks = make_networks(0.1, 0.3, 0.6)
+    assert increases(networks)
     gained = 100 * (networks[2].scores.mean_iu - networks[0].scores.mean_iu)
-    assert f"{gained:.1f} points" in verdict(networks)
-    assert all(f"{net.scores.mean_iu:.1%}" in verdict(networks) for net in networks)
-    assert all(value in thin_classes(networks, ["bar"]) for value in ("10%", "60%"))
+    assert f"{gained:.1f} points" in compare_mean_iu(networks)
+    assert all(f"{net.scores.mean_iu:.1%}" in compare_mean_iu(networks) for net in networks)
+    assert all(value in compare_thin_classes(networks, ["bar"]) for value in ("10%", "60%"))
 
 
-def test_each_outcome_has_a_sentence_of_its_own():
-    wins, wins_in_the_end, loses = race(0.1, 0.3, 0.6), race(0.3, 0.1, 0.6), race(0.6, 0.3, 0.1)
-    assert [finer_wins(networks) for networks in (wins, wins_in_the_end, loses)] == [True, False, False]
-    assert len({verdict(networks).split(":")[0] for networks in (wins, wins_in_the_end, loses)}) == 3
-    (gains,), (loss,), (tie,) = certainty(wins), certainty(loses), certainty(race(0.3, 0.3, 0.3))
-    assert (gains.count("gains"), loss.count("loses")) == (2, 2)
+def test_sentences_depend_on_the_scores():
+    rising, mixed, falling = make_networks(0.1, 0.3, 0.6), make_networks(0.3, 0.1, 0.6), make_networks(0.6, 0.3, 0.1)
+    assert [increases(networks) for networks in (rising, mixed, falling)] == [True, False, False]
+    assert len({compare_mean_iu(networks).split(":")[0] for networks in (rising, mixed, falling)}) == 3
+    (gains,), (loss,), (tie,) = (
+        describe_gains(rising),
+        describe_gains(falling),
+        describe_gains(make_networks(0.3, 0.3, 0.3)),
+    )
+    assert (gains.count("gains"), loss.count("falling")) == (2, 2)
     assert (gains.count("uncertain"), tie.count("uncertain")) == (0, 2)
-    assert thin_classes(loses, ["bar"]).endswith("in this run.")
+    assert compare_thin_classes(falling, ["bar"]).endswith("in this run.")
 
 
-def test_gain_of_scenes_that_are_all_alike_is_certain():
+def test_the_interval_of_equal_scenes_is_a_point():
     coarse, fine = network("fcn16s", 0.2), network("fcn8s", 0.5)
-    by, low, high = gain(coarse, fine)
-    assert by == pytest.approx(fine.scores.mean_iu - coarse.scores.mean_iu)
-    assert (low, high) == pytest.approx((by, by))
+    difference, low, high = bootstrap_gain(coarse, fine)
+    assert difference == pytest.approx(fine.scores.mean_iu - coarse.scores.mean_iu)
+    assert (low, high) == pytest.approx((difference, difference))
 
 
-def test_gain_is_less_certain_with_fewer_scenes():
+def test_the_interval_is_wider_with_fewer_scenes():
     def spread(scenes):
         generator = torch.Generator().manual_seed(1)
         nets = []
@@ -55,8 +66,8 @@ def test_gain_is_less_certain_with_fewer_scenes():
             counts = torch.randint(1, 100, (scenes, 3, 3), generator=generator)
             scores = semantic_scores(counts.sum(0), CLASSES)
             nets.append(Trained(name=name, records=[], losses=[], class_maps=[], counts=counts, scores=scores))
-        by, low, high = gain(*nets)
-        assert low < by < high
+        difference, low, high = bootstrap_gain(*nets)
+        assert low < difference < high
         return high - low
 
     assert spread(1000) < spread(20) / 3

@@ -1,4 +1,4 @@
-"""Classes of the data meet those of the model by name, and by position only where there are no names."""
+"""Classes of data and model are matched by name, and by position only if one side has no names."""
 
 import pytest
 
@@ -9,7 +9,7 @@ NUMBERED = [f"class_{index}" for index in range(5)]
 
 
 @pytest.mark.parametrize(
-    ("data", "model", "indices", "noted"),
+    ("data", "model", "indices", "has_note"),
     [
         (["road", "car"], ["road", "car"], (0, 1), False),
         (["car"], ["road", "car"], (1,), False),
@@ -26,10 +26,10 @@ NUMBERED = [f"class_{index}" for index in range(5)]
         (["nucleus"], ["object"], (0,), True),
     ],
 )
-def test_matches(data, model, indices, noted):
+def test_match_classes(data, model, indices, has_note):
     match = match_classes(data, model)
     assert match.indices == indices
-    assert bool(match.note) == noted
+    assert bool(match.note) == has_note
 
 
 @pytest.mark.parametrize(
@@ -47,14 +47,14 @@ def test_matches(data, model, indices, noted):
         (["CAR"], ["car", "Car"]),
     ],
 )
-def test_refuses_and_shows_both_lists(data, model):
+def test_unmatched_classes_raise_an_error_with_both_lists(data, model):
     with pytest.raises(UserError) as error:
         match_classes(data, model)
     assert all(name in str(error.value) for name in data)
     assert model[0] in str(error.value)
 
 
-def test_names_are_printed_safely():
+def test_class_names_in_errors_are_escaped_and_shortened():
     with pytest.raises(UserError) as error:
         match_classes(["\x1b[31mred", "x" * 2000], ["road"])
     assert "\x1b" not in str(error.value)

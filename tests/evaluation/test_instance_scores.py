@@ -1,4 +1,4 @@
-"""Scores of objects are those of pycocotools, and those of matched objects are what counting by hand gives."""
+"""Scores of instance segmentation, compared with pycocotools and with values calculated by hand."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from upscore.annotations import ObjectAnnotations
 from upscore.errors import UserError
-from upscore.evaluation.average_precision import labelled_in
+from upscore.evaluation.average_precision import coco_annotations
 from upscore.evaluation.instances import InstanceEvaluator
 from upscore.results import InstanceResult, rle
 
@@ -25,8 +25,8 @@ COCO_MINI = Path(__file__).parents[3] / "shared/data/coco_mini"
 
 
 @dataclass
-class Found:
-    """What the evaluator asks of `InstanceResult`, made of bitmasks."""
+class BitmaskInstances:
+    """Replaces `InstanceResult` with bitmasks."""
 
     masks: np.ndarray  # (N, H, W) bool, in descending order of the scores
     scores: np.ndarray
@@ -62,10 +62,10 @@ class Found:
         return label_map
 
 
-def found(masks, scores, labels=None, size=(20, 20)):
+def predicted(masks, scores, labels=None, size=(20, 20)):
     masks = np.array(masks, bool).reshape(-1, *size)
     labels = [0] * len(masks) if labels is None else labels
-    return Found(masks, np.array(scores, np.float32), np.array(labels, np.int64))
+    return BitmaskInstances(masks, np.array(scores, np.float32), np.array(labels, np.int64))
 
 
 def rectangle(x1, y1, x2, y2, size=(20, 20)):
@@ -80,40 +80,40 @@ def objects(masks, labels=None, crowd=None, size=(20, 20)):
     return ObjectAnnotations.from_masks(masks, labels, None if crowd is None else torch.tensor(crowd, dtype=torch.bool))
 
 
-def evaluate(*photos, classes=("thing",), score_threshold=None, **options):
+def evaluate(*images, classes=("thing",), score_threshold=None, **options):
     evaluator = InstanceEvaluator(list(classes), **options)
-    for instances, labelled in photos:
+    for instances, labelled in images:
         evaluator.update(instances, labelled)
     return evaluator.scores(score_threshold)
 
 
 def jittered(masks, labels, classes, generator):
-    """Detections near the labelled masks, some of another class, twice or not at all, with scores that have ties."""
-    moved, kinds = [], []
+    """Return detections near the labelled masks: some missing, duplicated or of another class, with equal scores."""
+    moved, classes_of_moved = [], []
     for mask, label in zip(masks, labels, strict=True):
         for _ in range(generator.integers(0, 3)):
             near = np.roll(mask, generator.integers(-2, 3, 2), (0, 1))
             if generator.random() < 0.5:
                 near = ndimage.binary_dilation(near, iterations=int(generator.integers(1, 4)))
             moved.append(near)
-            kinds.append(label if generator.random() < 0.8 else generator.integers(classes))
+            classes_of_moved.append(label if generator.random() < 0.8 else generator.integers(classes))
     scores = np.sort(generator.integers(1, 40, len(moved)) / 40)[::-1].copy()
     order = generator.permutation(len(moved))
-    return [moved[i] for i in order], scores, [int(kinds[i]) for i in order]
+    return [moved[i] for i in order], scores, [int(classes_of_moved[i]) for i in order]
 
 
-def reference(truth, photos, overlap):
-    """pycocotools' own twelve numbers. `truth` is a COCO data set, `photos` are Found by image id."""
+def reference(truth, images, overlap):
+    """Return pycocotools' twelve scores of `images`, predictions by image id, on the COCO data set `truth`."""
     detections = [
-        {"image_id": image, "category_id": int(label), "score": float(score)}
+        {"image_id": image_id, "category_id": int(label), "score": float(score)}
         | (
             {"segmentation": rle}
             if overlap == "segm"
             else {"bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)]}
         )
-        for image, photo in photos.items()
+        for image_id, image in images.items()
         for rle, (x1, y1, x2, y2), score, label in zip(
-            photo.rle(), photo.boxes.astype(np.float64), photo.scores, photo.labels, strict=True
+            image.rle(), image.boxes.astype(np.float64), image.scores, image.labels, strict=True
         )
     ]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -135,15 +135,15 @@ def assert_same(scores, masks, boxes):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not COCO_MINI.exists(), reason="the labelled photos of coco_mini are not here")
-def test_coco_scores_are_those_of_pycocotools(capsys):
+@pytest.mark.skipif(not COCO_MINI.exists(), reason="shared/data/coco_mini is missing")
+def test_coco_scores_equal_pycocotools(capsys):
     truth = json.loads((COCO_MINI / "instances_val2017.json").read_text())
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(COCO_MINI / "instances_val2017.json")
     numbers = {category["id"]: index for index, category in enumerate(truth["categories"])}
     generator = np.random.default_rng(0)
     evaluator = InstanceEvaluator([category["name"] for category in truth["categories"]])
-    photos = {}
+    predictions = {}
     for image in coco.getImgIds():
         annotations = [a for a in coco.loadAnns(coco.getAnnIds([image])) if coco.annToMask(a).any()]
         masks = np.array([coco.annToMask(a) for a in annotations], bool)
@@ -152,9 +152,9 @@ def test_coco_scores_are_those_of_pycocotools(capsys):
         made = objects(masks, labels, [bool(a["iscrowd"]) for a in annotations], size)
         boxes = torch.tensor([a["bbox"] for a in annotations]).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        photos[image] = found(*jittered(masks, labels, 80, generator), size)
+        predictions[image] = predicted(*jittered(masks, labels, 80, generator), size)
         areas = torch.tensor([a["area"] for a in annotations])
-        evaluator.update(photos[image], replace(made, boxes=boxes, areas=areas))
+        evaluator.update(predictions[image], replace(made, boxes=boxes, areas=areas))
     for part in ("annotations", "categories"):
         for entry in truth[part]:
             key = "category_id" if part == "annotations" else "id"
@@ -162,17 +162,17 @@ def test_coco_scores_are_those_of_pycocotools(capsys):
     capsys.readouterr()
     scores = evaluator.scores()
     assert capsys.readouterr().out == ""
-    assert_same(scores, *(reference(truth, photos, overlap) for overlap in ("segm", "bbox")))
+    assert_same(scores, *(reference(truth, predictions, overlap) for overlap in ("segm", "bbox")))
     assert 0.2 < scores.AP < 0.9
     assert (scores.images, scores.crowds) == (66, sum(a["iscrowd"] for a in truth["annotations"]))
     assert sum(entry.objects for entry in scores.per_class.values()) == scores.objects
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_random_scores_are_those_of_pycocotools(seed):
-    """With crowds, objects of all areas, classes and photos without objects, and photos where nothing is found."""
+def test_random_scores_equal_pycocotools(seed):
+    """The data has crowds, objects of all areas, classes and images without objects, and images without predictions."""
     generator = np.random.default_rng(seed)
-    size, evaluator, photos, annotations = (130, 150), InstanceEvaluator(["a", "b", "c", "d"]), {}, []
+    size, evaluator, predictions, annotations = (130, 150), InstanceEvaluator(["a", "b", "c", "d"]), {}, []
     for image in range(8):
         masks, labels, crowd = [], [], []
         for _ in range(0 if image == 3 else generator.integers(1, 9)):
@@ -184,8 +184,8 @@ def test_random_scores_are_those_of_pycocotools(seed):
         made = objects(masks, labels, crowd, size)
         made.areas = made.areas * torch.from_numpy(generator.uniform(0.6, 1.1, len(made))).float()
         near = jittered([*masks, rectangle(5, 5, 9, 30, size)], [*labels, 3], 4, generator)
-        photos[image + 1] = found([], [], size=size) if image == 5 else found(*near, size)
-        evaluator.update(photos[image + 1], made)
+        predictions[image + 1] = predicted([], [], size=size) if image == 5 else predicted(*near, size)
+        evaluator.update(predictions[image + 1], made)
         for k in range(len(made)):
             x1, y1, x2, y2 = made.boxes[k].tolist()
             annotations.append(
@@ -199,15 +199,15 @@ def test_random_scores_are_those_of_pycocotools(seed):
                     "segmentation": coco_mask.encode(np.asfortranarray(made.bitmask(k).numpy().astype(np.uint8))),
                 }
             )
-    images = [{"id": image, "height": size[0], "width": size[1]} for image in photos]
+    images = [{"id": image, "height": size[0], "width": size[1]} for image in predictions]
     truth = {"images": images, "categories": [{"id": k} for k in range(4)], "annotations": annotations}
     scores = evaluator.scores()
-    assert_same(scores, *(reference(truth, photos, overlap) for overlap in ("segm", "bbox")))
+    assert_same(scores, *(reference(truth, predictions, overlap) for overlap in ("segm", "bbox")))
     assert math.isnan(scores.per_class["d"].AP)
     assert scores.to_json()["per_class"]["d"] == {"objects": 0, "AP": None, "AP50": None, "box_AP": None}
 
 
-def test_run_lengths_are_those_of_the_bitmasks():
+def test_run_lengths_equal_those_of_bitmasks():
     generator = np.random.default_rng(0)
     masks = [ndimage.binary_dilation(generator.random((23, 31)) < 0.02, iterations=2) for _ in range(9)]
     whole, corner = np.ones((23, 31), bool), np.zeros((23, 31), bool)
@@ -217,17 +217,17 @@ def test_run_lengths_are_those_of_the_bitmasks():
     expected = [
         coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"] for mask in [*masks, whole, corner]
     ]
-    counts = [annotation["segmentation"]["counts"].encode() for annotation in labelled_in(made).annotations]
+    counts = [annotation["segmentation"]["counts"].encode() for annotation in coco_annotations(made).annotations]
     assert counts == expected
-    some = labelled_in(made[torch.tensor([10, 2])]).annotations
+    some = coco_annotations(made[torch.tensor([10, 2])]).annotations
     assert [annotation["segmentation"]["counts"].encode() for annotation in some] == [expected[10], expected[2]]
 
 
-def test_only_so_many_objects_per_photo_and_class_count():
+def test_max_detections_limits_objects_per_image_and_class():
     squares = [rectangle(5 * k, 0, 5 * k + 4, 4) for k in range(4)]
-    photo = found(squares, [0.9, 0.8, 0.7, 0.6]), objects(squares)
-    assert evaluate(photo, max_detections=2).AR_max == pytest.approx(0.5)
-    scores = evaluate(photo, max_detections=4)
+    image = predicted(squares, [0.9, 0.8, 0.7, 0.6]), objects(squares)
+    assert evaluate(image, max_detections=2).AR_max == pytest.approx(0.5)
+    scores = evaluate(image, max_detections=4)
     assert (scores.AR1, scores.AR10, scores.AR_max) == pytest.approx((0.25, 1, 1))
     assert scores.ap_dsb["0.9"] == scores.f1["0.9"] == 1
 
@@ -235,13 +235,13 @@ def test_only_so_many_objects_per_photo_and_class_count():
 def test_more_objects_than_255():
     size = 60, 45
     dots = [rectangle(3 * x, 3 * y, 3 * x + 2, 3 * y + 2, size) for x in range(15) for y in range(20)]
-    photo = found(dots, np.linspace(1, 0.5, 300), size=size), objects(dots, size=size)
-    scores = evaluate(photo, max_detections=500)
+    image = predicted(dots, np.linspace(1, 0.5, 300), size=size), objects(dots, size=size)
+    scores = evaluate(image, max_detections=500)
     assert scores.AR_max == pytest.approx(1)
     assert scores.detections == scores.objects == 300
 
 
-def test_real_instances_agree_with_themselves():
+def test_instance_results_match_their_own_annotations():
     boxes = np.array([[2.0, 3, 12, 15], [10, 10, 30, 28], [0, 0, 6, 6]], np.float32)
     masks = np.random.default_rng(0).random((3, 28, 28), np.float32) + 0.4
     instances = InstanceResult(
@@ -265,9 +265,9 @@ def test_real_instances_agree_with_themselves():
     assert evaluator.scores(0.0).ap_dsb["0.5"] == 0.5
 
 
-def test_nothing_at_all_is_not_a_number():
-    for photos in ([], [(found([], []), objects([]))]):
-        scores = evaluate(*photos)
+def test_scores_without_objects_are_nan():
+    for images in ([], [(predicted([], []), objects([]))]):
+        scores = evaluate(*images)
         assert math.isnan(scores.AP)
         assert math.isnan(scores.ap_dsb["0.5"])
         report = json.loads(json.dumps(scores.to_json(), allow_nan=False))
@@ -277,6 +277,6 @@ def test_nothing_at_all_is_not_a_number():
         assert report["per_class"] == {"thing": {"objects": 0, "AP": None, "AP50": None, "box_AP": None}}
 
 
-def test_classes_of_one_name_are_refused():
-    with pytest.raises(UserError, match="two classes are called 'cell'"):
+def test_duplicate_class_names_are_refused():
+    with pytest.raises(UserError, match="'cell'"):
         InstanceEvaluator(["cell", "cell"])

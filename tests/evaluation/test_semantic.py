@@ -1,4 +1,4 @@
-"""The scores against hand-made matrices, a slow loop over pixels, and torchmetrics where it means the same."""
+"""Scores of semantic segmentation, compared with values calculated by hand, a loop over pixels, and torchmetrics."""
 
 import json
 import math
@@ -28,30 +28,30 @@ def score(rows):
     return semantic_scores(torch.tensor(rows), [f"class {k}" for k in range(len(rows))])
 
 
-def test_rows_are_the_truth_and_columns_the_prediction():
+def test_rows_are_true_classes_and_columns_predicted_classes():
     matrix = count(predicted=[0, 1, 1, 2], target=[0, 0, 0, 1], num_classes=3)
     assert matrix.counts.tolist() == [[1, 2, 0], [0, 0, 1], [0, 0, 0]]
     assert matrix.counts.dtype == torch.int64
 
 
-def test_void_and_every_other_value_that_is_no_class_is_left_out():
+def test_targets_that_are_no_class_are_not_counted():
     matrix = count(predicted=[0, 1, 0, 1, 1], target=[1, 2, VOID, -1, 1], num_classes=2)
     assert matrix.counts.tolist() == [[0, 0], [1, 1]]
 
 
 @pytest.mark.parametrize("predicted", [[0, 2], [0, -1], [0, VOID]])
-def test_a_prediction_that_is_no_class_is_our_own_fault_even_under_void(predicted):
+def test_a_prediction_that_is_no_class_fails_an_assertion(predicted):
     with pytest.raises(AssertionError, match="predicted"):
         count(predicted=predicted, target=[0, VOID], num_classes=2)
 
 
-def test_maps_of_different_sizes_are_our_own_fault():
+def test_maps_of_different_sizes_fail_an_assertion():
     with pytest.raises(AssertionError, match="3 pixels predicted, 2 labelled"):
         count(predicted=[0, 0, 0], target=[0, 0], num_classes=1)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int32, np.int64, np.uint32])
-def test_any_integers_count_the_same(dtype):
+def test_all_integer_types_are_counted(dtype):
     target = np.array([[0, 1], [2, 100]]).astype(dtype)
     predicted = np.array([[0, 2], [2, 1]]).astype(dtype)
     matrix = ConfusionMatrix(3)
@@ -68,21 +68,21 @@ def test_read_only_and_mirrored_arrays_are_counted(recwarn):
     assert not recwarn.list
 
 
-def test_maps_larger_than_a_block_are_counted_whole():
+def test_maps_larger_than_a_block_are_counted():
     target = torch.arange(BLOCK + 5) % 3
     matrix = count(predicted=target, target=target, num_classes=3)
     assert matrix.counts.diagonal().tolist() == target.bincount().tolist()
     assert matrix.counts.sum() == BLOCK + 5
 
 
-def test_the_sum_of_two_matrices_has_seen_both():
+def test_adding_confusion_matrices():
     first, second = count([0, 1], [0, 0], 2), count([1], [1], 2)
     both = first + second
     assert both.counts.tolist() == [[1, 1], [0, 1]]
     assert first.counts.tolist() == [[1, 1], [0, 0]]
 
 
-def test_scores_of_a_matrix_worked_out_by_hand():
+def test_scores_match_a_calculation_by_hand():
     scores = score([[50, 10, 0], [5, 20, 5], [0, 0, 10]])
     assert scores.pixel_accuracy == 80 / 100
     assert scores.mean_accuracy == pytest.approx((50 / 60 + 20 / 30 + 10 / 10) / 3)
@@ -94,7 +94,7 @@ def test_scores_of_a_matrix_worked_out_by_hand():
     assert scores.pixels == {"class 0": 60, "class 1": 30, "class 2": 10}
 
 
-def test_a_class_that_never_occurs_changes_no_score():
+def test_a_class_that_does_not_occur_changes_no_score():
     without, with_absent = score([[6, 2], [1, 3]]), score([[6, 0, 2], [0, 0, 0], [1, 0, 3]])
     for mean in MEANS:
         assert getattr(with_absent, mean) == getattr(without, mean)
@@ -103,7 +103,7 @@ def test_a_class_that_never_occurs_changes_no_score():
     assert with_absent.per_class_precision["class 1"] is None
 
 
-def test_a_class_absent_from_the_truth_but_predicted_lowers_mean_iu_alone():
+def test_a_predicted_class_without_ground_truth_lowers_mean_iu_only():
     scores = score([[8, 2], [0, 0]])
     assert scores.per_class == {"class 0": 0.8, "class 1": 0.0}
     assert scores.mean_iu == pytest.approx(0.4)
@@ -113,7 +113,7 @@ def test_a_class_absent_from_the_truth_but_predicted_lowers_mean_iu_alone():
     assert scores.per_class_precision["class 1"] == 0.0
 
 
-def test_a_set_without_a_labelled_pixel_scores_zero():
+def test_scores_without_labelled_pixels_are_zero():
     matrix = count(predicted=[0, 1], target=[VOID, VOID], num_classes=2)
     matrix.update(torch.zeros(0, dtype=torch.uint8), torch.zeros(0, dtype=torch.uint8))
     scores = semantic_scores(matrix.counts, ["a", "b"])
@@ -121,7 +121,7 @@ def test_a_set_without_a_labelled_pixel_scores_zero():
     assert scores.per_class == {"a": None, "b": None}
 
 
-def test_scores_are_valid_json():
+def test_scores_are_json_serialisable():
     scores = score([[8, 2, 0], [0, 0, 0], [0, 0, 0]])
     read = json.loads(json.dumps(scores.to_json(), allow_nan=False))
     assert set(read) == {*MEANS, "per_class", "per_class_accuracy", "per_class_precision", "pixels", "confusion"}
@@ -129,8 +129,8 @@ def test_scores_are_valid_json():
     assert read["per_class"] == {"class 0": 0.8, "class 1": 0.0, "class 2": None}
 
 
-def test_two_classes_of_one_name_are_refused():
-    with pytest.raises(UserError, match="two classes are called 'car'"):
+def test_duplicate_class_names_are_refused():
+    with pytest.raises(UserError, match="'car'"):
         semantic_scores(torch.eye(2, dtype=torch.int64), ["car", "car"])
 
 
@@ -145,7 +145,7 @@ def maps(draw):
 
 @given(maps())
 @settings(deadline=None)
-def test_scores_equal_those_of_a_slow_loop_over_pixels(drawn):
+def test_scores_equal_a_loop_over_pixels(drawn):
     num_classes, predicted, target = drawn
     scores = semantic_scores(count(predicted, target, num_classes).counts, [str(k) for k in range(num_classes)])
 
@@ -170,7 +170,7 @@ def test_scores_equal_those_of_a_slow_loop_over_pixels(drawn):
 
 @pytest.mark.parametrize("absent", [None, 3])
 def test_scores_equal_torchmetrics(absent):
-    """Class 3 may be missing from truth and prediction alike; torchmetrics then writes its IU as 0 but skips it too."""
+    """Without class 3 in truth and prediction, torchmetrics reports its IoU as 0 but excludes it from the mean."""
     generator = torch.Generator().manual_seed(0)
     target, predicted = torch.randint(0, 5, (2, 4, 60, 80), generator=generator).where(
         torch.rand(2, 4, 60, 80, generator=generator) < 0.5, torch.tensor(1)
@@ -189,8 +189,8 @@ def test_scores_equal_torchmetrics(absent):
     assert scores.mean_accuracy == pytest.approx(accuracy(average="macro").item())
 
 
-def test_where_torchmetrics_means_something_else():
-    """A class that is predicted but not in the truth has no accuracy here; torchmetrics averages it in as 0."""
+def test_mean_accuracy_differs_from_torchmetrics_without_ground_truth():
+    """A class that is predicted but not in the truth has no accuracy here, and accuracy 0 in torchmetrics."""
     predicted, target = torch.tensor([0, 0, 1]), torch.tensor([0, 0, 0])
     scores = semantic_scores(count(predicted, target, 2).counts, "ab")
     assert scores.mean_accuracy == pytest.approx(2 / 3)

@@ -1,4 +1,4 @@
-"""The paper's tables: run on a few small photos in the published layouts, and what is counted how."""
+"""Recipes of the FCN paper's tables, on small data in the published layouts."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def row_of(page: Path, title: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_scores_by_hand() -> None:
+def test_scores_match_a_calculation_by_hand() -> None:
     confusion = [[50, 10, 0], [20, 20, 0], [0, 0, 0]]
     pixel, accuracy, iu, weighted = paper.four_scores(confusion)
     assert pixel == pytest.approx(0.7)
     assert accuracy == pytest.approx((50 / 60 + 20 / 40) / 2)
     assert iu == pytest.approx((50 / 80 + 20 / 50) / 2)
     assert weighted == pytest.approx((60 * 50 / 80 + 40 * 20 / 50) / 100)
-    # what is predicted where there is none lowers the mean, unless the classes of the truth alone count
+    # a predicted class without ground truth lowers the mean, unless `present` is set
     confusion = [[50, 0, 10], [20, 20, 0], [0, 0, 0]]
     assert paper.four_scores(confusion)[2] == pytest.approx((50 / 80 + 20 / 40 + 0) / 3)
     assert paper.four_scores(confusion, present=True)[2] == pytest.approx((50 / 80 + 20 / 40) / 2)
-    # without class 0, its own pixels are no one's error, but those taken for it are
+    # without class 0, its true pixels are not counted, but pixels that are predicted as class 0 are errors
     confusion = [[5, 3, 2], [4, 6, 0], [1, 0, 9]]
     pixel, accuracy, iu, _ = paper.four_scores(confusion, first=1)
     assert pixel == accuracy == pytest.approx(15 / 20)
@@ -52,13 +52,13 @@ def test_scores_by_hand() -> None:
 
 
 def test_rows_come_after_those_that_they_start_from() -> None:
-    assert paper.with_starts(paper.TABLES["table3"], ["fcn8s"]) == ["fcn32s", "fcn16s", "fcn8s"]
-    assert paper.with_starts(paper.TABLES["table5"], ["late", "rgb"]) == ["rgb", "hha", "late"]
+    assert paper.with_dependencies(paper.TABLES["table3"], ["fcn8s"]) == ["fcn32s", "fcn16s", "fcn8s"]
+    assert paper.with_dependencies(paper.TABLES["table5"], ["late", "rgb"]) == ["rgb", "hha", "late"]
     for table in paper.TABLES.values():
-        assert paper.with_starts(table, list(table.rows)) == list(table.rows)
+        assert paper.with_dependencies(table, list(table.rows)) == list(table.rows)
 
 
-def test_an_empty_page_has_the_published_scores() -> None:
+def test_a_page_without_runs_has_the_published_scores() -> None:
     for name, table in paper.TABLES.items():
         page = paper.report(name, {})
         for row in table.rows.values():
@@ -68,20 +68,20 @@ def test_an_empty_page_has_the_published_scores() -> None:
 
 @pytest.mark.parametrize("wrong", [["table3", "x"], ["table4", "x"], ["table5", "x", "--rows", "fcn8s"],
                                    ["table5", "x", "--caffe"], ["table5", "x", "--images", "0"]])  # fmt: skip
-def test_what_cannot_be_asked_for(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_are_rejected(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         paper.main(wrong)
     assert "error: " in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_table3_and_the_servers_table4(tmp_path: Path) -> None:
+def test_table3_and_table4(tmp_path: Path) -> None:
     names = ["v1", "v2", "v3"]
     voc = published.voc(tmp_path / "VOC2011", {"train": ["t1"], "val": names, "test": ["x1", "x2"]}, SIZE)
     sbd = published.sbd(tmp_path / "sbd", {"train": ["s1", "v1"]}, SIZE)
     listed = published.write_list(tmp_path / "some.txt", ["v3"])
-    asked = ["table3", str(voc), "--sbd", str(sbd), "--names", str(listed), *options(tmp_path / "runs")]
-    paper.main(asked)
+    arguments = ["table3", str(voc), "--sbd", str(sbd), "--names", str(listed), *options(tmp_path / "runs")]
+    paper.main(arguments)
     runs, page = tmp_path / "runs" / "table3", tmp_path / "runs" / "table3.md"
     assert all(all(row_of(page, row.title)) for row in paper.TABLES["table3"].rows.values())
     scores = json.loads((runs / "fcn8s" / "result.json").read_text())
@@ -102,7 +102,7 @@ def test_table3_and_the_servers_table4(tmp_path: Path) -> None:
             assert (mask.mode, mask.size) == ("P", SIZE[::-1])
             assert mask.getpalette()[:6] == [0, 0, 0, 128, 0, 0]
             assert np.asarray(mask).max() < 21
-    with pytest.raises(UserError, match="was started with model="):
+    with pytest.raises(UserError, match="model="):
         paper.main([*model[:2], "--model", str(runs / "fcn16s"), *model[4:]])
 
 
@@ -145,21 +145,21 @@ def test_table7(tmp_path: Path) -> None:
     root = published.pascal_context(tmp_path / "context", size=SIZE)
     paper.main(["table7", str(root), *options(tmp_path / "runs"), "--rows", "fcn32s"])
     page = (tmp_path / "runs" / "table7.md").read_text()
-    assert "without the background" in page
+    assert "over 59 classes" in page
     assert len(json.loads((tmp_path / "runs" / "table7" / "fcn32s" / "result.json").read_text())["confusion"]) == 60
     assert page.count("| FCN-32s |") == 2
     assert page.count("| FCN-8s |") == 1
 
 
 @pytest.mark.slow
-def test_caffes_numbers_are_seen_as_the_authors_have_them(tmp_path: Path) -> None:
+def test_caffe_weights_have_the_preprocessing_of_the_released_code(tmp_path: Path) -> None:
     from upscore.models.backbones.factory import build_backbone
 
     backbone = build_backbone(BACKBONE)
     torch.save(backbone.get_submodule("body").state_dict(), tmp_path / "classifier.pth")
     home = published.nyud(tmp_path / "nyud", size=SIZE)
-    asked = [*options(tmp_path / "runs"), "--caffe", "--weights", str(tmp_path / "classifier.pth")]
-    paper.main(["table5", str(home), *asked, "--rows", "rgbd"])
+    arguments = [*options(tmp_path / "runs"), "--caffe", "--weights", str(tmp_path / "classifier.pth")]
+    paper.main(["table5", str(home), *arguments, "--rows", "rgbd"])
     net, _ = load_model(tmp_path / "runs" / "table5" / "rgbd")
     assert net.preprocessing.channel_order == "BGR"
     assert net.preprocessing.mean == (92.318, 97.203, 116.190)

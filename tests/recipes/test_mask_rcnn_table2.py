@@ -1,4 +1,4 @@
-"""The ablations: run on a few scenes, and what is said of results."""
+"""Recipe of Mask R-CNN's ablations: page, and runs on a few scenes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ table2 = recipe("mask_rcnn_table2")
 
 
 def scores(*aps: float) -> list[dict[str, float]]:
-    """Of as many seeds."""
+    """Return results with the given AP for each seed."""
     return [{"AP": ap, "AP50": ap + 0.2, "AP75": ap - 0.1, "box_AP": ap + 0.05, "seconds": 60} for ap in aps]
 
 
@@ -27,7 +27,7 @@ def results() -> dict[str, list[dict[str, float]]]:
     }
 
 
-def test_the_page_has_every_number(tmp_path: Path) -> None:
+def test_the_page_has_all_numbers(tmp_path: Path) -> None:
     page = table2.report(results(), table2.SCENES, "../images/x.png")
     rows = "roipool softmax mlp"
     assert f"    python recipes/mask_rcnn_table2.py --rows {rows}\n" in page
@@ -35,9 +35,8 @@ def test_the_page_has_every_number(tmp_path: Path) -> None:
         "| RoIPool | 29.0% (27.0% to 30.0%) | 49.0% | 19.0% | 34.0% | 27.0%, 30.0%, 30.0% | -2.0 | 60 "
         "| 26.9, 30.3 (2c, R-50-C4) |"
     ) in page
-    assert "RoIPool below the reference: the paper's order shows in all 3 seeds (-2.0 points)." in page
-    assert "scored on" not in page
-    assert f"of {table2.SCENES // 10} others" in page
+    assert "RoIPool below the reference, as in the paper: confirmed in 3 seeds (-2.0 points)." in page
+    assert f"{table2.SCENES // 10} others" in page
     assert "A run took\n60 s" in page
     assert "(../images/x.png)" in page
     fewer = {row: results()[row] for row in ("reference", "mlp")}
@@ -45,7 +44,7 @@ def test_the_page_has_every_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_runs_are_made_once_and_join_the_table(tmp_path: Path) -> None:
+def test_finished_runs_are_not_repeated(tmp_path: Path) -> None:
     runs, docs = tmp_path / "runs", tmp_path / "docs" / "results"
     common = ["--output", str(runs), "--docs", str(docs), "--seeds", "1", "--scenes", "4"]
     table2.main([*common, "--rows", "softmax"])
@@ -60,7 +59,7 @@ def test_runs_are_made_once_and_join_the_table(tmp_path: Path) -> None:
 
     table2.main([*common, "--rows", "mlp"])
     second = json.loads((runs / "results.json").read_text())
-    assert {name: second[name] for name in first} == first  # the seconds too: they were not run again
+    assert {name: second[name] for name in first} == first  # with equal times, so they were not run again
     page = (docs / "mask_rcnn_table2.md").read_text()
     assert "| softmax masks |" in page
     assert "| MLP mask head |" in page

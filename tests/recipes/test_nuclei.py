@@ -1,4 +1,4 @@
-"""The nuclei: a model is scored by modality, drawn and shipped; a short training leads to the same."""
+"""Recipe of nuclei: scores by modality, figure, export, and a short training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COUNT = 20
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Numbered objects in 20 photos, two of three of which are called fluorescence."""
+    """Folder of 20 images with label maps; two of three have the modality fluorescence."""
     root = tmp_path_factory.mktemp("nuclei") / "nuclei"
     for part in ("images", "labels"):
         (root / part).mkdir(parents=True)
@@ -41,7 +41,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network with random weights that has not yet learnt to find anything."""
+    """Network with random weights."""
     torch.manual_seed(0)
     sizes = {"channels": 16, "box_features": 16, "min_side": 64, "max_side": 128, "smallest_anchor": 8}
     net = build("mask_rcnn", backbone=BACKBONE, num_classes=1, **sizes)
@@ -50,10 +50,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_model_is_scored_by_modality_drawn_and_shipped(data: Path, model: Path, tmp_path: Path) -> None:
+def test_a_model_is_scored_by_modality_and_exported(data: Path, model: Path, tmp_path: Path) -> None:
     docs, shipped = tmp_path / "docs" / "results", tmp_path / "shipped"
     out = ["--output", str(tmp_path / "out")]
-    nuclei.main([str(data), *out, "--model", str(model), "--docs", str(docs), "--ship", str(shipped)])
+    nuclei.main([str(data), *out, "--model", str(model), "--docs", str(docs), "--export_half", str(shipped)])
     page = (docs / "nuclei.md").read_text()
     rows = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:3] for line in page.splitlines() if "| " in line}
     _, val = open_instance_splits(data)
@@ -62,7 +62,7 @@ def test_a_model_is_scored_by_modality_drawn_and_shipped(data: Path, model: Path
     assert rows["all"] == [str(len(samples)), str(sum(len(sample.objects or []) for sample in samples))]
     assert rows["colour stained"] == [str(len(stained)), str(sum(len(sample.objects or []) for sample in stained))]
     assert int(rows["all"][0]) == int(rows["fluorescence"][0]) + int(rows["colour stained"][0]) == COUNT // 5
-    assert "Training took" not in page  # a model folder does not say it
+    assert "Training took" not in page  # a model folder does not contain it
     with Image.open(tmp_path / "out" / "nuclei.jpg") as picture:
         assert picture.height > 3 * nuclei.HEIGHT
         assert picture.width > len(samples) * nuclei.HEIGHT
@@ -74,24 +74,24 @@ def test_a_model_is_scored_by_modality_drawn_and_shipped(data: Path, model: Path
     assert all(torch.allclose(half[name].float(), whole[name].float(), rtol=1e-3, atol=1e-6) for name in whole)
 
 
-def test_a_model_that_is_too_large_is_told(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nuclei, "LARGEST_SHIPPED", 1000)
-    with pytest.raises(SystemExit, match="not less than"):
-        nuclei.ship(model, tmp_path / "shipped")
+def test_a_model_that_is_too_large_is_refused(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nuclei, "MAX_SIZE", 1000)
+    with pytest.raises(SystemExit, match="shipped"):
+        nuclei.export_half(model, tmp_path / "shipped")
 
 
-def test_modalities_take_turns_in_the_picture() -> None:
+def test_examples_alternate_between_modalities() -> None:
     def entries(modality: str, count: int) -> list:
-        return [nuclei.Shown(None, modality, None, None) for _ in range(count)]
+        return [nuclei.Example(None, modality, None, None) for _ in range(count)]
 
     groups = {"b": entries("b", 6), "a": entries("a", 1), "c": entries("c", 6)}
-    chosen = nuclei.choose(groups)
+    chosen = nuclei.choose_examples(groups)
     assert [entry.modality for entry in chosen] == ["a", "b", "b", "b", "c", "c"]
     assert chosen[1] is groups["b"][0]
-    assert nuclei.choose({"b": entries("b", 2)})[0].modality == "b"
+    assert nuclei.choose_examples({"b": entries("b", 2)})[0].modality == "b"
 
 
-def test_labels_are_painted_where_they_are() -> None:
+def test_labels_are_drawn_inside_of_objects() -> None:
     sample = scenes()[0]
     assert sample.objects is not None
     image = sample.image.permute(1, 2, 0).numpy()
@@ -102,7 +102,7 @@ def test_labels_are_painted_where_they_are() -> None:
 
 
 @pytest.mark.slow
-def test_training_and_scoring_from_end_to_end(data: Path, tmp_path: Path) -> None:
+def test_training_and_scoring(data: Path, tmp_path: Path) -> None:
     (data.parent / "few").mkdir()
     for part in ("images", "labels"):
         (data.parent / "few" / part).mkdir()
@@ -115,4 +115,4 @@ def test_training_and_scoring_from_end_to_end(data: Path, tmp_path: Path) -> Non
     assert "| of unknown modality | 1 |" in page
     assert json.loads((run / "run.json").read_text())["backbone"] == "efficientnet_lite0"
     assert (run / "nuclei.jpg").exists()
-    nuclei.ship(run, tmp_path / "shipped")
+    nuclei.export_half(run, tmp_path / "shipped")

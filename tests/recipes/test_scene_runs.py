@@ -1,4 +1,4 @@
-"""Two heads and depth: what is said of results, and runs on a few scenes."""
+"""Recipes of two heads and of depth: recommendations, and runs on a few scenes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 
 from tests.recipes.load import FOLDER, recipe
 
-sys.path.insert(0, str(FOLDER))  # where recipes find what they share
+sys.path.insert(0, str(FOLDER))  # recipes import common modules from there
 two_heads, rgbd = recipe("two_heads"), recipe("rgbd")
 
 
 def runs(seconds: float, **scores: tuple[float, ...]) -> list[dict[str, Any]]:
-    """Of as many seeds."""
+    """Return results with the given scores for each seed."""
     names = list(scores)
     return [{**dict(zip(names, each, strict=True)), "seconds": seconds} for each in zip(*scores.values(), strict=True)]
 
@@ -35,13 +35,13 @@ def heads(semantic: tuple[float, ...], geometric: tuple[float, ...]) -> dict[str
     }
 
 
-def test_two_heads_are_for_those_who_lose_nothing() -> None:
+def test_two_heads_are_recommended_without_loss() -> None:
     equal = two_heads.advice(heads((0.49, 0.62), (0.71, 0.79)))
-    assert equal.startswith("To choose: two heads")
+    assert equal.startswith("Recommended: two heads")
     assert "60% of the time" in equal
     assert "+0.5 points (semantic) and +0.0 points (geometric)" in equal
     worse = two_heads.advice(heads((0.45, 0.55), (0.71, 0.79)))
-    assert worse.startswith("To choose: a network for each question where the semantic classes matter most")
+    assert worse.startswith("Recommended: separate networks if the semantic classes")
 
 
 def fused(early: tuple[float, float], late: tuple[float, float]) -> dict[str, list[dict[str, Any]]]:
@@ -52,15 +52,15 @@ def fused(early: tuple[float, float], late: tuple[float, float]) -> dict[str, li
     }
 
 
-def test_depth_is_for_those_whom_it_helps_in_every_seed() -> None:
-    assert "use it: late fusion is +6.0 points" in rgbd.advice(fused((0.52, 0.62), (0.56, 0.66)))
-    assert "trains 2.0 times as long" in rgbd.advice(fused((0.52, 0.62), (0.56, 0.66)))
-    assert "not surely worth its trouble" in rgbd.advice(fused((0.4, 0.8), (0.4, 0.6)))
+def test_depth_is_recommended_if_it_helps_in_every_seed() -> None:
+    assert "late fusion changes mean IoU by +6.0 points" in rgbd.advice(fused((0.52, 0.62), (0.56, 0.66)))
+    assert "2.0 times as long" in rgbd.advice(fused((0.52, 0.62), (0.56, 0.66)))
+    assert "not significant" in rgbd.advice(fused((0.4, 0.8), (0.4, 0.6)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("module", "count"), [(two_heads, 3), (rgbd, 5)])
-def test_runs_are_made_once_and_fill_the_page(module: Any, count: int, tmp_path: Path) -> None:
+def test_finished_runs_are_not_repeated(module: Any, count: int, tmp_path: Path) -> None:
     name = module.__name__.removeprefix("recipes_")
     arguments = ["--output", str(tmp_path / "runs"), "--docs", str(tmp_path / "docs" / "results")]
     arguments += ["--seeds", "1", "--scenes", "4"]

@@ -13,7 +13,7 @@ TITLES = {"reference": "8s", "lower": "32s", "mixed": "16s"}
 
 
 def runs(*ius: float) -> list[dict[str, Any]]:
-    """Of as many seeds."""
+    """Return results with the given mean IoU for each seed."""
     others = {"pixel_accuracy": 0.9, "mean_accuracy": 0.7, "frequency_weighted_iu": 0.8}
     return [{"mean_iu": iu, **others, "seconds": 10 * seed} for seed, iu in enumerate(ius)]
 
@@ -22,49 +22,50 @@ def results() -> dict[str, list[dict[str, Any]]]:
     return {"reference": runs(0.30, 0.32, 0.31), "lower": runs(0.27, 0.30, 0.30), "mixed": runs(0.31, 0.33, 0.28)}
 
 
-def test_differences_are_those_of_the_same_seed() -> None:
+def test_differences_are_computed_by_seed() -> None:
     assert pages.differences(results(), "lower", "reference", "mean_iu") == pytest.approx([-3, -2, -1])
     assert pages.differences(results(), "mixed", "lower", "mean_iu") == pytest.approx([4, 3, -2])
 
 
 @pytest.mark.parametrize(
-    ("points", "words"),
+    ("points", "result"),
     [
-        ([-3.0, -2.0, -1.0], "shows in all 3 seeds (-2.0 points)"),
-        ([-5.0, 1.0, -3.0], "shows on average, and in 2 of 3 seeds (-2.3 points)"),
-        ([1.0, 2.0, -1.0], "does not show (+0.7 points)"),
-        ([-1.0], "shows, in one seed (-1.0 points)"),
+        ([-3.0, -2.0, -1.0], "confirmed in 3 seeds (-2.0 points)"),
+        ([-5.0, 1.0, -3.0], "confirmed on average and in 2 of 3 seeds (-2.3 points)"),
+        ([1.0, 2.0, -1.0], "not confirmed (+0.7 points)"),
+        ([-1.0], "confirmed in 1 seed (-1.0 points)"),
     ],
 )
-def test_the_verdict_follows_from_the_numbers(points: list[float], words: str) -> None:
-    assert pages.verdict(points, "32s", "8s") == f"32s below 8s: the paper's order {words}."
+def test_comparison_with_the_paper(points: list[float], result: str) -> None:
+    assert pages.compare_with_paper(points, "32s", "8s") == f"32s below 8s, as in the paper: {result}."
 
 
-def test_the_choice_is_the_quickest_of_what_the_seeds_cannot_tell_apart() -> None:
-    assert pages.choice(results(), TITLES, "mean_iu") == (
-        "To choose: 8s (31.0%), the quickest of what is as good; the seeds do not tell it from 16s."
-    )
+def test_the_fastest_row_without_a_significant_difference_is_recommended() -> None:
+    recommended = pages.recommend(results(), TITLES, "mean_iu")
+    assert recommended.startswith("Recommended: 8s (31.0%)")
+    assert "16s" in recommended
+    assert "32s" not in recommended
     slower = {**results(), "reference": [{**run, "seconds": 99} for run in results()["reference"]]}
-    assert pages.choice(slower, TITLES, "mean_iu").startswith("To choose: 16s (30.7%), the quickest")
+    assert pages.recommend(slower, TITLES, "mean_iu").startswith("Recommended: 16s (30.7%)")
     clear = {"reference": runs(0.3, 0.3), "lower": runs(0.2, 0.29)}
-    assert pages.choice(clear, TITLES, "mean_iu") == "To choose: 8s (30.0%); it is clearly the best."
+    assert "32s" not in pages.recommend(clear, TITLES, "mean_iu")
     close = {"reference": runs(0.3, 0.3), "lower": runs(0.297, 0.298)}
-    assert "do not tell it from 32s" in pages.choice(close, TITLES, "mean_iu")
+    assert "32s" in pages.recommend(close, TITLES, "mean_iu")
 
 
-def test_the_table_has_every_number() -> None:
+def test_the_table_has_all_numbers() -> None:
     table = pages.scores_table(
         results(), TITLES, paper={"reference": "65.5", "lower": "63.6", "mixed": ""}, whose="VOC"
     )
     lines = table.splitlines()
-    assert lines[0].endswith("| to the first row | s a run | VOC |")
+    assert lines[0].endswith("| vs first row | s per run | VOC |")
     assert lines[2] == ("| 8s | 31.0% (30.0% to 32.0%) | 90.0% | 70.0% | 80.0% | 30.0%, 32.0%, 31.0% |  | 10 | 65.5 |")
     assert lines[3].endswith("| 27.0%, 30.0%, 30.0% | -2.0 | 10 | 63.6 |")
     without = pages.scores_table(results(), TITLES, paper=dict.fromkeys(TITLES, ""), whose="VOC")
     assert "VOC" not in without
 
 
-def test_the_plot(tmp_path: Path) -> None:
+def test_plot_rows(tmp_path: Path) -> None:
     pages.plot_rows(results(), TITLES, tmp_path / "a.png", title="Scenes", score="mean_iu", label="mean IoU")
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.width > 800

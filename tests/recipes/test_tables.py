@@ -1,4 +1,4 @@
-"""The tables of FCN: what their rows ask for, and that runs are made once and join the page."""
+"""Recipes of the FCN tables: their rows, and runs on a few scenes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ table2, table3, choices, upsampling = (
 
 
 @pytest.mark.parametrize("module", [table2, table3, choices, upsampling])
-def test_every_row_can_be_built_and_orders_name_rows(module) -> None:  # type: ignore[no-untyped-def]
+def test_all_rows_can_be_built(module) -> None:  # type: ignore[no-untyped-def]
     table = module.TABLE
     every = {**table.hidden, **table.rows}
     for row in every.values():
@@ -30,12 +30,12 @@ def test_every_row_can_be_built_and_orders_name_rows(module) -> None:  # type: i
     assert {row for order in table.orders for row in order} <= table.rows.keys()
 
 
-def test_an_image_counts_as_much_in_regimes_that_are_called_equal() -> None:
-    """The weight of an image in the weights after j further ones, by a simulation of both."""
+def test_equivalent_regimes_have_equal_updates() -> None:
+    """The effect of an image on the weights after further images, by a simulation of both regimes."""
 
     def after(regime: dict[str, float], images: int = 2000) -> list[float]:
         batch, momentum, rate = int(regime["accumulate"]), regime["momentum"], regime["learning_rate"]
-        moved = []  # how far the first image has moved the weights, at every 100 images
+        moved = []  # change of the weights by the first image, after every 100 images
         velocity = weight = 0.0
         for step in range(images // batch):
             gradient = 1 / batch if step == 0 else 0.0
@@ -45,13 +45,13 @@ def test_an_image_counts_as_much_in_regimes_that_are_called_equal() -> None:
                 moved.append(weight)
         return moved
 
-    for row, twin in table2.PAIRS.items():
-        ours, theirs = (after(dict(table2.TABLE.rows[name].recipe)) for name in (row, twin))
+    for row, equivalent_row in table2.PAIRS.items():
+        ours, theirs = (after(dict(table2.TABLE.rows[name].recipe)) for name in (row, equivalent_row))
         assert ours == pytest.approx(theirs, rel=0.06)  # steps of 20 images are coarser than of one
     assert table2.momentum_at(20, 0.9, 1) == pytest.approx(0.9948, abs=1e-4)  # FCN section 6.2
 
 
-def test_stages_share_the_images() -> None:
+def test_stages_divide_the_images() -> None:
     rows = {**table3.TABLE.hidden, **table3.TABLE.rows}
     chain, name = [], "staged"
     while name is not None:
@@ -62,7 +62,7 @@ def test_stages_share_the_images() -> None:
 
 
 @pytest.mark.slow
-def test_runs_are_made_once_and_join_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_runs_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["table_runs"], "DIFFERENT", 4)
     monkeypatch.setattr(sys.modules["table_runs"], "HELD_OUT", 2)
     kept = ("staged", "frozen", "fcn32s")
@@ -76,12 +76,12 @@ def test_runs_are_made_once_and_join_the_page(tmp_path: Path, monkeypatch: pytes
     page = (docs / "small.md").read_text()
     assert "--seeds 1 --images 6" in page
     assert "| 8s staged |" in page
-    assert "32s frozen below 32s: the paper's order" in page
+    assert "32s frozen below 32s, as in the paper" in page
     assert (docs / "../images/small_scenes.png").exists()
 
     tables.main(replace(small, rows={**small.rows, "fcn8s": table3.TABLE.rows["fcn8s"]}), "", common)
     second = json.loads((runs / "results.json").read_text())
     assert second.keys() - first.keys() == {"scenes/fcn8s-0"}
-    assert {name: second[name] for name in first} == first  # the seconds too: they were not run again
+    assert {name: second[name] for name in first} == first  # with equal times, so they were not run again
     staged = json.loads((runs / "scenes/staged-0/run.json").read_text())
     assert staged == {"row": "staged", "seed": 0, "images": 6}

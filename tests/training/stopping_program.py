@@ -1,6 +1,7 @@
-"""`python -m tests.training.stopping_program STEP MARKER ...` is `python -m upscore ...` that waits for a signal.
+"""Runs `python -m upscore ...`, but waits for a signal during training.
 
-After step number STEP of the training it creates the file MARKER, and goes on when it has received SIGINT.
+`python -m tests.training.stopping_program STEP MARKER ...` creates the file MARKER after training step STEP, and
+continues once it has received SIGINT.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from upscore.training.callbacks import TerminalProgress
 
 
 class Stopping(TerminalProgress):
-    """Waits for SIGINT after a step."""
+    """Progress bar that waits for SIGINT after a step."""
 
     step = 0
     marker = Path()

@@ -9,7 +9,7 @@ from upscore.training.dataset_stats import median_frequency_weights
 
 
 class Maps:
-    """A data set of these class maps."""
+    """Data set of given class maps."""
 
     def __init__(self, classes: int, *maps: list[list[int]]) -> None:
         self.classes = [f"class {index}" for index in range(classes)]
@@ -23,15 +23,15 @@ class Maps:
         return Sample(name=str(index), image=torch.zeros(3, *class_map.shape, dtype=torch.uint8), class_map=class_map)
 
 
-def test_weights_by_hand() -> None:
-    # class 0: 5 of 8 valid pixels; 1: 2 of those 4 where it occurs; 2: 1 of 4; 3 never
+def test_median_frequency_weights_match_a_calculation_by_hand() -> None:
+    # frequencies: class 0 has 5 of 8 valid pixels, class 1 has 2 of 4 in its image, class 2 has 1 of 4, class 3 none
     dataset = Maps(4, [[0, 0, 1], [1, VOID, VOID]], [[0, 0, 0], [2, VOID, VOID]])
-    middle = 0.5
-    assert median_frequency_weights(dataset) == pytest.approx([middle / (5 / 8), 1, middle / (1 / 4), 1])
+    median = 0.5
+    assert median_frequency_weights(dataset) == pytest.approx([median / (5 / 8), 1, median / (1 / 4), 1])
 
 
-def test_progress_and_nothing_labelled() -> None:
-    seen: list[tuple[int, int]] = []
+def test_median_frequency_weights_report_progress_and_are_1_without_labels() -> None:
+    calls: list[tuple[int, int]] = []
     dataset = Maps(2, [[VOID]], [[VOID]])
-    assert median_frequency_weights(dataset, lambda done, total: seen.append((done, total))) == [1, 1]
-    assert seen == [(1, 2), (2, 2)]
+    assert median_frequency_weights(dataset, lambda done, total: calls.append((done, total))) == [1, 1]
+    assert calls == [(1, 2), (2, 2)]

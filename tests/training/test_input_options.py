@@ -1,4 +1,4 @@
-"""From data with a second label map and depth to models that use them, and back to scores."""
+"""Training with depth input and a second label map."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from upscore.models.build import Option, build
 from upscore.models.fcn.fcn import FCN
 from upscore.models.fcn.two_heads import TwoHeads
 from upscore.models.preprocessing import IMAGENET, LITE0, DepthPreprocessing
-from upscore.training.dataset_stats import fitting_depth
-from upscore.training.init_weights import start_from
+from upscore.training.dataset_stats import fit_depth_preprocessing
+from upscore.training.init_weights import load_initial_weights
 from upscore.training.recipes import HEAVY, MODERN
 from upscore.training.train import train
 from upscore.training.trainer import Trainer
 
 
-def made(name: str = "fcn16s", *, data: SceneDataset | None = None, seed: int = 0, **options: Option) -> FCN:
-    """A network for scenes, with scores that are not zero."""
+def build_net(name: str = "fcn16s", *, data: SceneDataset | None = None, seed: int = 0, **options: Option) -> FCN:
+    """Build a network for scenes with random score layers."""
     torch.manual_seed(seed)
     net = build(name, backbone=BACKBONE, num_classes=8, **options)
     data = data or scenes(2)
@@ -49,7 +49,7 @@ def saved(net: FCN, path: Path) -> Path:
     return path
 
 
-def seen(net: FCN, seed: int = 0) -> Tensor:
+def outputs(net: FCN, seed: int = 0) -> Tensor:
     channels = 3 if net.backbone.depth_preprocessing is None else 4
     images = torch.randn(1, channels, 64, 64, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
@@ -59,10 +59,10 @@ def seen(net: FCN, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize(
     "options", [{"geometric_classes": 3}, {"depth": "early"}, {"depth": "late"}, {"depth": "only"}]
 )
-def test_a_few_steps_lower_the_loss_and_the_loss_is_that_of_all_parts(options: dict[str, Option]) -> None:
-    net = made(**options)
+def test_training_lowers_the_loss_which_is_the_sum_of_its_terms(options: dict[str, Option]) -> None:
+    net = build_net(**options)
     if net.backbone.depth_preprocessing is not None:
-        net.backbone.depth_preprocessing = fitting_depth(scenes(4), net.preprocessing)
+        net.backbone.depth_preprocessing = fit_depth_preprocessing(scenes(4), net.preprocessing)
     trainer = Trainer(net, small(MODERN, learning_rate=2e-3, ema=0), Accelerator())
     batch = batch_of(scenes(4), 0, 1, 2, 3)
     trainer.train_mode()
@@ -79,7 +79,7 @@ def test_a_few_steps_lower_the_loss_and_the_loss_is_that_of_all_parts(options: d
     assert ("geometric_pixel_accuracy" in recorded) == ("geometric_classes" in options)
 
 
-def test_networks_without_them_are_fed_photos_and_classes_alone() -> None:
+def test_rgb_networks_get_no_depth_and_no_second_label_map() -> None:
     trainer = Trainer(tiny_net(), small(HEAVY), Accelerator())
     sample = trainer.task.resize(trainer.net, 0)(scenes(1)[0])
     assert sample.depth is None
@@ -94,8 +94,8 @@ def test_networks_without_them_are_fed_photos_and_classes_alone() -> None:
     "options",
     [{"geometric_classes": 3}, {"depth": "early"}, {"depth": "late"}, {"geometric_classes": 3, "depth": "only"}],
 )
-def test_a_model_folder_has_all_of_it(options: dict[str, Option], tmp_path: Path) -> None:
-    net = made(**options)
+def test_model_folders_keep_geometric_classes_and_depth(options: dict[str, Option], tmp_path: Path) -> None:
+    net = build_net(**options)
     if "depth" in options:
         net.backbone.depth_preprocessing = DepthPreprocessing(mean=(2.5,), std=(0.25,))
     loaded, config = load_model(saved(net, tmp_path / "model"))
@@ -105,7 +105,7 @@ def test_a_model_folder_has_all_of_it(options: dict[str, Option], tmp_path: Path
     assert loaded.backbone.depth_preprocessing == net.backbone.depth_preprocessing
     assert config.geometric_classes == (["ground", "lying", "stacked"] if "geometric_classes" in options else [])
     assert getattr(loaded, "geometric_classes", []) == config.geometric_classes
-    assert torch.equal(seen(loaded), seen(net))
+    assert torch.equal(outputs(loaded), outputs(net))
 
     path = tmp_path / "model" / "model.json"
     text = json.loads(path.read_text())
@@ -118,8 +118,8 @@ def test_a_model_folder_has_all_of_it(options: dict[str, Option], tmp_path: Path
         load_model(tmp_path / "model")
 
 
-def test_a_card_from_before_them_loads(tmp_path: Path) -> None:
-    net = made()
+def test_model_json_without_newer_fields_loads(tmp_path: Path) -> None:
+    net = build_net()
     path = saved(net, tmp_path / "model") / "model.json"
     config = json.loads(path.read_text())
     for field in ("geometric_classes", "depth_preprocessing"):
@@ -129,15 +129,15 @@ def test_a_card_from_before_them_loads(tmp_path: Path) -> None:
     path.write_text(json.dumps(config))
     loaded, _ = load_model(tmp_path / "model")
     assert isinstance(loaded, FCN)
-    assert torch.equal(seen(loaded), seen(net))
+    assert torch.equal(outputs(loaded), outputs(net))
 
 
-def test_two_heads_start_from_one_and_from_two(tmp_path: Path) -> None:
-    one = made("fcn32s")
+def test_two_heads_start_from_one_head_or_two_heads(tmp_path: Path) -> None:
+    one = build_net("fcn32s")
     both = build("fcn16s", backbone=BACKBONE, num_classes=8, geometric_classes=3)
     assert isinstance(both, TwoHeads)
     both.classes, both.geometric_classes = one.classes, scenes(1).geometric_classes
-    start_from(both, saved(one, tmp_path / "one"))
+    load_initial_weights(both, saved(one, tmp_path / "one"))
     assert all(torch.equal(both.state_dict()[name], value) for name, value in one.state_dict().items())
     assert not any(parameter.any() for parameter in both.geometric.score.parameters())
 
@@ -145,20 +145,20 @@ def test_two_heads_start_from_one_and_from_two(tmp_path: Path) -> None:
     assert isinstance(finer, TwoHeads)
     finer.classes, finer.geometric_classes = both.classes, both.geometric_classes
     nn.init.ones_(both.geometric.score["16"].weight)
-    start_from(finer, saved(both, tmp_path / "both"))
+    load_initial_weights(finer, saved(both, tmp_path / "both"))
     assert finer.geometric.score["16"].weight.all()
     finer.geometric_classes = ["other", "names", "here"]
     nn.init.zeros_(finer.geometric.score["16"].weight)
-    start_from(finer, tmp_path / "both")
+    load_initial_weights(finer, tmp_path / "both")
     assert not finer.geometric.score["16"].weight.any()
 
 
 @pytest.mark.parametrize("fusion", ["early", "late", "only"])
-def test_depth_starts_from_photos(fusion: str, tmp_path: Path) -> None:
-    colour = made()
+def test_networks_with_depth_start_from_rgb_networks(fusion: str, tmp_path: Path) -> None:
+    colour = build_net()
     net = build("fcn16s", backbone=BACKBONE, num_classes=8, depth=fusion)
     net.classes = colour.classes
-    start_from(net, saved(colour, tmp_path / "colour"))
+    load_initial_weights(net, saved(colour, tmp_path / "colour"))
     images = torch.randn(1, 3, 64, 64)
     inputs = torch.cat([images, torch.zeros(1, 1, 64, 64)], 1)
     with torch.no_grad():
@@ -171,44 +171,44 @@ def test_depth_starts_from_photos(fusion: str, tmp_path: Path) -> None:
         assert torch.allclose(maps[32][:, :channels], expected[32] / 2, atol=1e-5)
     else:
         assert torch.allclose(maps[32], colour.backbone(0 * images)[32], atol=1e-5)
-    # there were no scores for a depth's features
+    # score layers are copied only for features of the same type
     assert any(parameter.any() for parameter in net.score.parameters()) == (fusion == "early")
-    with pytest.raises(UserError, match=f"its depth is '{fusion}', but 'none' is asked for"):
-        start_from(made(), saved(net, tmp_path / "net"))
+    with pytest.raises(UserError, match=f"--depth {fusion}.*--depth none"):
+        load_initial_weights(build_net(), saved(net, tmp_path / "net"))
 
 
-def test_late_fusion_starts_as_the_mean_of_two(tmp_path: Path) -> None:
-    colour, depth = made(seed=1), made(seed=2, depth="only")
+def test_late_fusion_starts_as_the_mean_of_two_networks(tmp_path: Path) -> None:
+    colour, depth = build_net(seed=1), build_net(seed=2, depth="only")
     depth.backbone.depth_preprocessing = DepthPreprocessing(mean=(2.0,), std=(0.5,))
     folders = saved(colour, tmp_path / "colour"), saved(depth, tmp_path / "depth")
     late = build("fcn16s", backbone=BACKBONE, num_classes=8, depth="late")
     late.classes = colour.classes
-    start_from(late, *folders)
+    load_initial_weights(late, *folders)
     inputs = torch.randn(1, 4, 64, 64)
     with torch.no_grad():
         mean = (colour(inputs[:, :3]) + depth(inputs)) / 2
         assert torch.allclose(late.eval()(inputs), mean, atol=1e-4)
     assert late.backbone.depth_preprocessing == depth.backbone.depth_preprocessing
-    with pytest.raises(UserError, match="does not see depth of 1 channels alone"):
-        start_from(late, folders[0], folders[0])
-    with pytest.raises(UserError, match="sees depth too"):
-        start_from(late, folders[1], folders[1])
-    with pytest.raises(UserError, match="are where late fusion starts"):
-        start_from(made(depth="early"), *folders)
+    with pytest.raises(UserError, match=r"--depth-weights .*colour"):
+        load_initial_weights(late, folders[0], folders[0])
+    with pytest.raises(UserError, match=r"--weights .*depth"):
+        load_initial_weights(late, folders[1], folders[1])
+    with pytest.raises(UserError, match="--depth late"):
+        load_initial_weights(build_net(depth="early"), *folders)
 
 
-def test_depth_is_brought_to_the_spread_of_photos() -> None:
+def test_preprocessed_depth_has_the_standard_deviation_of_preprocessed_images() -> None:
     depths = torch.stack([sample.depth for sample in scenes(5) if sample.depth is not None])
     known = depths[depths.isfinite()].log()
     for colours in (IMAGENET, LITE0):
-        found = fitting_depth(scenes(5), colours)
+        found = fit_depth_preprocessing(scenes(5), colours)
         assert found.mean[0] == pytest.approx(known.mean().item(), rel=1e-4)
         spread = found(depths)[depths.isfinite()].std().item()
         assert spread == pytest.approx(np.mean(IMAGENET.std) / np.mean(colours.std), rel=1e-3)
 
 
 @pytest.mark.slow
-def test_from_the_command_to_scores(tmp_path: Path) -> None:
+def test_train_and_evaluate_with_geometric_classes_and_depth(tmp_path: Path) -> None:
     common = {"backbone": BACKBONE, "weights": "none", "epochs": 1, "changes": QUICK, "workers": 0}
     train("scenes:4", tmp_path / "run", model="fcn16s", geometric=True, depth="early", **common)  # type: ignore[arg-type]
     predictor = load(tmp_path / "run")
@@ -234,15 +234,12 @@ def test_from_the_command_to_scores(tmp_path: Path) -> None:
     assert type(evaluate(load(tmp_path / "only"), Subset(data, [0]))) is not TwoHeadedScores
 
 
-def test_data_without_them_is_told(tmp_path: Path) -> None:
+def test_missing_depth_and_label_maps_are_user_errors(tmp_path: Path) -> None:
     from tests.tiny import write_photos
 
     folder = write_photos(tmp_path / "photos", 3)
-    for options, match in (
-        ({"geometric": True}, "no second label map"),
-        ({"depth": "early"}, "photos alone, no depth"),
-    ):
-        with pytest.raises(UserError, match=match):
+    for options, option in (({"geometric": True}, "--geometric"), ({"depth": "early"}, "--depth early")):
+        with pytest.raises(UserError, match=option):
             train(folder, tmp_path / "run", backbone=BACKBONE, weights="none", **options)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="--geometric is an option of the FCNs"):
+    with pytest.raises(UserError, match=r"--geometric .*mask_rcnn"):
         train("scenes:4", tmp_path / "run", model="mask_rcnn", geometric=True)

@@ -1,4 +1,4 @@
-"""Mask R-CNN through the same trainer, loop and folder as the FCNs."""
+"""Training and prediction of Mask R-CNN by the same trainer, loop and run folder as FCN."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from upscore.models.build import build
 from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 from upscore.results import InstanceResult, as_instances
 from upscore.training.callbacks import Callback
-from upscore.training.dataset_stats import enough_detections, most_objects
-from upscore.training.init_weights import start_from
+from upscore.training.dataset_stats import default_max_detections, max_objects_per_image
+from upscore.training.init_weights import load_initial_weights
 from upscore.training.loop import fit
 from upscore.training.recipes import MASK_RCNN_PAPER, MODERN_INSTANCES
 from upscore.training.run_folder import RunFolder
@@ -43,14 +43,14 @@ SMALL = MODERN_INSTANCES.model_copy(update={"images": 12, "validate_every": 1, "
 
 
 def tiny_rcnn(classes: int = 7, **options: Any) -> MaskRCNN:
-    """A network that sees photos at 64 pixels, the same at each call."""
+    """Build a network that resizes images to 64 pixels, with the same weights at each call."""
     torch.manual_seed(0)
     sizes = {"channels": 16, "box_features": 16, "min_side": 64, "max_side": 128, "smallest_anchor": 8}
     return build("mask_rcnn", backbone=BACKBONE, num_classes=classes, **{**sizes, **options})
 
 
 class Shapes:
-    """Scenes whose objects are to be found, of classes without a background."""
+    """Scenes for instance segmentation, without the background class."""
 
     def __init__(self, count: int = 6, *, seed: int = 0) -> None:
         self.scenes = scenes(count, seed=seed)
@@ -64,7 +64,7 @@ class Shapes:
 
 
 class Renamed(Shapes):
-    """The same under other class names, in another order."""
+    """`Shapes` with other class names in another order."""
 
     def __init__(self, names: list[str], order: list[int]) -> None:
         super().__init__(3, seed=4)
@@ -77,7 +77,7 @@ class Renamed(Shapes):
 
 
 def empty(index: int) -> Sample:
-    """A photo in which nothing is labelled."""
+    """Return an image without objects."""
     nothing = ObjectAnnotations.from_id_map(torch.zeros(64, 64, dtype=torch.int32))
     return replace(scenes()[index], class_map=None, objects=nothing)
 
@@ -99,8 +99,8 @@ class Stop(Callback):
 
 
 @pytest.fixture(scope="module")
-def knowing() -> MaskRCNN:
-    """A network that was shown two scenes until it finds their objects."""
+def trained() -> MaskRCNN:
+    """Network that was trained on two scenes until it finds their objects."""
     sizes = {"channels": 32, "box_features": 64, "min_side": 64, "max_side": 128, "smallest_anchor": 8}
     torch.manual_seed(0)
     net = build("mask_rcnn", num_classes=7, pretrained=True, **sizes)
@@ -114,11 +114,11 @@ def knowing() -> MaskRCNN:
     return net
 
 
-def test_validating_every_other_epoch_and_going_on(tmp_path: Path) -> None:
+def test_validating_every_second_epoch_and_resuming(tmp_path: Path) -> None:
     recipe = SMALL.model_copy(update={"images": 18, "validate_every": 2})
     run(tmp_path / "whole", recipe)
     records = metrics(tmp_path / "whole")
-    assert [record["epoch"] for record in records if "AP" in record] == [2, 3]  # after the last there always is one
+    assert [record["epoch"] for record in records if "AP" in record] == [2, 3]  # the last epoch is always validated
     for step in (1, 3, 5):  # in the first, second and third epoch, of two steps each
         with pytest.raises(InterruptedError):
             run(tmp_path / "broken", recipe, resume=(tmp_path / "broken/state.pt").exists(), callbacks=[Stop(step)])
@@ -126,8 +126,8 @@ def test_validating_every_other_epoch_and_going_on(tmp_path: Path) -> None:
     assert same(outcome(tmp_path / "broken"), outcome(tmp_path / "whole"))
 
 
-def test_patience_waits_for_a_validation(tmp_path: Path) -> None:
-    """Of an untrained network AP stays zero, so the first validation is the best."""
+def test_patience_counts_until_a_validation(tmp_path: Path) -> None:
+    """The AP of an untrained network stays zero, so the first validation is the best."""
     recipe = SMALL.model_copy(
         update={"images": 60, "validate_every": 2, "patience": 3, "learning_rate": 1e-12, "score_rate": 1}
     )
@@ -136,7 +136,7 @@ def test_patience_waits_for_a_validation(tmp_path: Path) -> None:
     assert "AP" in progress.records[-1]
 
 
-def test_records_and_cards(tmp_path: Path) -> None:
+def test_records_and_model_json(tmp_path: Path) -> None:
     progress = run(tmp_path / "run")
     first = metrics(tmp_path / "run")[-1]
     assert set(first) == {
@@ -155,7 +155,7 @@ def test_records_and_cards(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_photos_without_objects(dtype: torch.dtype) -> None:
+def test_training_and_validating_images_without_objects(dtype: torch.dtype) -> None:
     trainer = Trainer(tiny_rcnn(), SMALL, Accelerator(), dtype=dtype)
     trainer.train_mode()
     before = copy.deepcopy(trainer.net.state_dict())
@@ -169,9 +169,9 @@ def test_photos_without_objects(dtype: torch.dtype) -> None:
     assert trainer.task.record(scores)["AP"] is None
 
 
-def test_validation_leaves_the_operating_point(knowing: MaskRCNN) -> None:
-    """What is validated: the losses in evaluation mode, and what is found where the network is the most often right."""
-    trainer = Trainer(copy.deepcopy(knowing), SMALL.model_copy(update={"ema": 0}), Accelerator())
+def test_validation_sets_the_best_score_threshold(trained: MaskRCNN) -> None:
+    """Validation returns losses in evaluation mode, and scores at the threshold with the highest `ap_dsb`."""
+    trainer = Trainer(copy.deepcopy(trained), SMALL.model_copy(update={"ema": 0}), Accelerator())
     batches = [collate([Shapes()[index]]) for index in range(2)]
     loss, scores = trainer.validate(batches)
     assert (loss, scores) == trainer.validate(batches)
@@ -182,7 +182,7 @@ def test_validation_leaves_the_operating_point(knowing: MaskRCNN) -> None:
         trainer.net.score_threshold = other
         found = evaluate(Model(trainer.net, "torch", "float32"), _first_two())
         assert found.ap_dsb["0.5"] <= record["ap_dsb"] + 1e-9, other
-        assert pytest.approx(record["AP"], abs=1e-6) == found.AP  # ranks all, wherever the operating point is
+        assert pytest.approx(record["AP"], abs=1e-6) == found.AP  # AP does not depend on the score threshold
 
 
 def _first_two() -> Any:
@@ -191,7 +191,7 @@ def _first_two() -> Any:
     return subset(Shapes(), [0, 1])
 
 
-def test_a_gradient_is_cut_to_its_length() -> None:
+def test_gradients_are_clipped_to_their_norm() -> None:
     def first_step(norm: float) -> float:
         recipe = SMALL.model_copy(update={"optimizer": "sgd", "clip_norm": norm, "learning_rate": 1.0, "ema": 0})
         recipe = recipe.model_copy(update={"score_rate": 1, "weight_decay": 0})
@@ -202,13 +202,13 @@ def test_a_gradient_is_cut_to_its_length() -> None:
         moved = [(value.detach() - before[name]).square().sum() for name, value in trainer.net.named_parameters()]
         return math.sqrt(sum(moved))
 
-    whole = first_step(0)
-    assert whole > 0.02
+    norm = first_step(0)
+    assert norm > 0.02
     assert first_step(0.01) == pytest.approx(0.01, rel=1e-3)
-    assert first_step(10 * whole) == pytest.approx(whole, rel=1e-4)
+    assert first_step(10 * norm) == pytest.approx(norm, rel=1e-4)
 
 
-def test_the_papers_recipe() -> None:
+def test_paper_recipe() -> None:
     assert MASK_RCNN_PAPER.learning_rate / MASK_RCNN_PAPER.batch_size == 0.02 / 16
     assert MASK_RCNN_PAPER.images == 90_000 * 16
 
@@ -216,34 +216,34 @@ def test_the_papers_recipe() -> None:
 # predicting and scoring
 
 
-def test_objects_at_the_photos_own_size(knowing: MaskRCNN) -> None:
-    predictor = Model(copy.deepcopy(knowing), "torch", "float32")
+def test_objects_have_coordinates_of_the_original_image(trained: MaskRCNN) -> None:
+    predictor = Model(copy.deepcopy(trained), "torch", "float32")
     assert predictor.task == "instances"
-    photo = torch.nn.functional.interpolate(Shapes()[0].image[None], size=(150, 200))[0]
-    every = predictor.predict(photo, score_threshold=0.0)
+    image = torch.nn.functional.interpolate(Shapes()[0].image[None], size=(150, 200))[0]
+    every = predictor.predict(image, score_threshold=0.0)
     assert isinstance(every, InstanceResult)
     assert every.size == (150, 200)
     assert every.image is not None
     assert every.image.shape == (150, 200, 3)
     assert (np.diff(every.scores) <= 0).all()
-    assert every.boxes[:, 2].max() > 100  # in pixels of the photo, not of the 64 that the network saw
+    assert every.boxes[:, 2].max() > 100  # in pixels of the image, not of the network's input of 64 pixels
     predictor.module.score_threshold = float(every.scores[2])
-    default = predictor.predict(photo)
+    default = predictor.predict(image)
     assert isinstance(default, InstanceResult)
-    expected = every[:3].mask_nms()  # without what is all behind better ones
+    expected = every[:3].mask_nms()
     assert np.array_equal(default.scores, expected.scores)
     for wrong in (-0.1, 1.5):
-        with pytest.raises(UserError, match="scores are from 0 to 1"):
-            predictor.predict(photo, score_threshold=wrong)
-    with pytest.raises(UserError, match="no class probabilities"):
-        predictor.predict(photo, scores=True)
-    with pytest.raises(UserError, match="score_threshold is for models that find objects"):
-        Model(tiny_net()).predict(photo, score_threshold=0.5)
+        with pytest.raises(UserError, match=str(wrong)):
+            predictor.predict(image, score_threshold=wrong)
+    with pytest.raises(UserError, match="probabilities"):
+        predictor.predict(image, scores=True)
+    with pytest.raises(UserError, match="score_threshold"):
+        Model(tiny_net()).predict(image, score_threshold=0.5)
 
 
-def test_bfloat16_finds_the_same(knowing: MaskRCNN) -> None:
+def test_bfloat16_finds_the_same_objects(trained: MaskRCNN) -> None:
     found = [
-        as_instances(Model(copy.deepcopy(knowing), "torch", precision).predict(Shapes()[0].image, score_threshold=0.5))
+        as_instances(Model(copy.deepcopy(trained), "torch", precision).predict(Shapes()[0].image, score_threshold=0.5))
         for precision in ("float32", "bfloat16")
     ]
     assert len(found[0]) > 0
@@ -251,14 +251,14 @@ def test_bfloat16_finds_the_same(knowing: MaskRCNN) -> None:
     assert np.allclose(found[0].boxes[0], found[1].boxes[0], atol=3)
 
 
-def test_classes_are_matched_by_name(knowing: MaskRCNN) -> None:
-    predictor = Model(copy.deepcopy(knowing), "torch", "float32")
-    straight = Renamed(knowing.classes, list(range(7)))
-    backwards = Renamed(knowing.classes[::-1], list(range(6, -1, -1)))
+def test_classes_are_matched_by_name(trained: MaskRCNN) -> None:
+    predictor = Model(copy.deepcopy(trained), "torch", "float32")
+    straight = Renamed(trained.classes, list(range(7)))
+    backwards = Renamed(trained.classes[::-1], list(range(6, -1, -1)))
     expected = evaluate(predictor, straight)
     assert same(evaluate(predictor, backwards).to_json(), expected.to_json())
     with pytest.raises(UserError, match="dragon"):
-        evaluate(predictor, Renamed([*knowing.classes[:-1], "dragon"], list(range(7))))
+        evaluate(predictor, Renamed([*trained.classes[:-1], "dragon"], list(range(7))))
 
     class Unlabelled(Shapes):
         def __getitem__(self, index: int) -> Sample:
@@ -271,22 +271,22 @@ def test_classes_are_matched_by_name(knowing: MaskRCNN) -> None:
 # model folders
 
 
-def test_half_the_size(knowing: MaskRCNN, tmp_path: Path) -> None:
-    knowing.score_threshold = 0.375
+def test_half_precision_model_folders_have_half_the_size(trained: MaskRCNN, tmp_path: Path) -> None:
+    trained.score_threshold = 0.375
     for name, half in (("whole", False), ("half", True)):
-        save_model(tmp_path / name, knowing, classes=knowing.classes, half=half)
+        save_model(tmp_path / name, trained, classes=trained.classes, half=half)
     sizes = {name: (tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half")}
     assert sizes["half"] < 0.55 * sizes["whole"]
     net, config = load_model(tmp_path / "half")
     assert net.score_threshold == config.score_threshold == 0.375
     assert {parameter.dtype for parameter in net.parameters()} == {torch.float32}
     stored = weights(tmp_path / "half")
-    for name, value in knowing.state_dict().items():
+    for name, value in trained.state_dict().items():
         assert torch.allclose(net.state_dict()[name].double(), value.double(), rtol=1e-3, atol=1e-4), name
         assert stored[name].dtype == (torch.float16 if value.dtype == torch.float32 else value.dtype), name
-    huge = copy.deepcopy(knowing)
+    huge = copy.deepcopy(trained)
     next(huge.parameters()).data[:] = 1e6
-    with pytest.raises(ValueError, match="beyond the range of float16"):
+    with pytest.raises(ValueError, match="float16"):
         save_model(tmp_path / "huge", huge, classes=huge.classes, half=True)
 
 
@@ -294,7 +294,7 @@ def test_half_the_size(knowing: MaskRCNN, tmp_path: Path) -> None:
     ("field", "value", "complaint"),
     [("backbone", 5, "architecture.backbone"), ("colour", "red", "colour"), ("norm", [1], "norm")],
 )
-def test_a_card_that_is_not_valid(field: str, value: object, complaint: str, tmp_path: Path) -> None:
+def test_invalid_fields_of_model_json_are_named(field: str, value: object, complaint: str, tmp_path: Path) -> None:
     net = tiny_rcnn()
     save_model(tmp_path / "model", net, classes=net.classes)
     path = tmp_path / "model/model.json"
@@ -314,19 +314,19 @@ def test_built_in_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert upscore.load("shapes").task == "instances"
     with pytest.raises(UserError, match=r"dogs is not a folder.*shapes"):
         upscore.load("dogs")
-    with pytest.raises(UserError, match=r"runs/shapes is not a folder"):
+    with pytest.raises(UserError, match=r"runs/shapes"):
         upscore.load("runs/shapes")
-    Path("shapes").mkdir()  # what is on disk comes first
+    Path("shapes").mkdir()  # a folder takes precedence over a built-in model
     with pytest.raises(UserError, match=r"shapes .*model\.json"):
         upscore.load("shapes")
 
 
-# from a folder of photos to a model
+# a folder of images
 
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """8 photos of 64 x 64 whose labels number the objects."""
+    """Folder of 8 images of 64 x 64 pixels with label maps of objects."""
     root = tmp_path_factory.mktemp("objects") / "shapes"
     for part in ("images", "labels"):
         (root / part).mkdir(parents=True)
@@ -342,7 +342,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SIZES = ("--model", "mask_rcnn", "--backbone", BACKBONE, "--weights", "none", "--min-side", "64", "--max-side", "128")
 
 
-def test_the_command_line(
+def test_train_and_evaluate_on_the_command_line(
     labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "run"
@@ -350,8 +350,8 @@ def test_the_command_line(
     assert command(monkeypatch, *arguments, "--workers", "1") == 0
     out, err = capsys.readouterr()
     assert f"{output}: mask AP" in out
-    most = max(most_objects(part) for part in open_instance_splits(labelled))
-    assert f"detections per image: 100 (up to {most} objects in the data)" in " ".join(err.split())
+    most = max(max_objects_per_image(part) for part in open_instance_splits(labelled))
+    assert f"max detections: 100 (up to {most} objects" in " ".join(err.split())
     assert "AP50" in err
     assert err.count("epoch ") == 1
     for name in ("curves.png", "precision_recall.png"):
@@ -376,47 +376,48 @@ def test_the_command_line(
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "values"),
     [
-        (("--model", "mask_rcnn", "--recipe", "heavy"), "'heavy'; choose one of modern, paper for mask_rcnn"),
-        (("--recipe", "paper"), "'paper'; choose one of modern, heavy, accum, staged, at-once for fcn8s"),
-        (("--model", "mask_rcnn", "--geometry", "caffe"), "--geometry is an option of the FCNs; --model is mask_rcnn"),
-        (("--model", "mask_rcnn", "--upsampling", "fixed"), "--upsampling is an option of the FCNs"),
-        (("--model", "mask_rcnn", "--dense"), "--dense is an option of the FCNs"),
-        (("--max-detections", "200"), "is an option of mask_rcnn; --model is fcn8s"),
-        (("--min-side", "200"), "--min-side is an option of mask_rcnn"),
-        (("--preset", "paper"), "--preset is an option of mask_rcnn"),
-        (("--validate-every", "0"), "--validate-every 0"),
-        (("--model", "mask_rcnn", "--max-detections", "0"), "max_detections is 0"),
+        (("--model", "mask_rcnn", "--recipe", "heavy"), ["--recipe heavy", "modern, paper"]),
+        (("--recipe", "paper"), ["--recipe paper", "modern, heavy, accum, staged, at-once"]),
+        (("--model", "mask_rcnn", "--geometry", "caffe"), ["--geometry", "--model is mask_rcnn"]),
+        (("--model", "mask_rcnn", "--upsampling", "fixed"), ["--upsampling", "--model is mask_rcnn"]),
+        (("--model", "mask_rcnn", "--dense"), ["--dense", "--model is mask_rcnn"]),
+        (("--max-detections", "200"), ["--max-detections", "--model is fcn8s"]),
+        (("--min-side", "200"), ["--min-side", "--model is fcn8s"]),
+        (("--preset", "paper"), ["--preset", "--model is fcn8s"]),
+        (("--validate-every", "0"), ["--validate-every 0"]),
+        (("--model", "mask_rcnn", "--max-detections", "0"), ["max_detections", "0"]),
     ],
 )
-def test_options_of_the_other_task(
+def test_options_of_the_other_task_are_refused(
     options: tuple[str, ...],
-    complaint: str,
+    values: list[str],
     labelled: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert command(monkeypatch, "train", labelled, "--output", tmp_path / "run", "--backbone", BACKBONE, *options) == 2
-    assert complaint in sentence(capsys)
+    message = sentence(capsys)
+    assert all(value in message for value in values), message
     assert not (tmp_path / "run").exists()
 
 
-def test_counting_objects() -> None:
-    told: list[tuple[int, int]] = []
+def test_max_objects_per_image_and_default_max_detections() -> None:
+    calls: list[tuple[int, int]] = []
     counts = [len(Shapes()[index].objects) for index in range(6)]  # type: ignore[arg-type]
-    assert most_objects(Shapes(), lambda done, total: told.append((done, total))) == max(counts)
-    assert told == [(done, 6) for done in range(1, 7)]
+    assert max_objects_per_image(Shapes(), lambda done, total: calls.append((done, total))) == max(counts)
+    assert calls == [(done, 6) for done in range(1, 7)]
 
     class Counted(Shapes):
         def object_counts(self) -> list[int]:
             return [3, 9]
 
         def __getitem__(self, index: int) -> Sample:
-            raise AssertionError("there is no need to read it")
+            raise AssertionError("read an image")
 
-    assert most_objects(Counted()) == 9
+    assert max_objects_per_image(Counted()) == 9
 
     class Crowded(Shapes):
         def __getitem__(self, index: int) -> Sample:
@@ -424,30 +425,30 @@ def test_counting_objects() -> None:
             assert sample.objects is not None
             return replace(sample, objects=replace(sample.objects, crowd=torch.ones(len(sample.objects)).bool()))
 
-    with pytest.raises(UserError, match=r"none of 6 images .* has an object"):
-        most_objects(Crowded())
-    assert [enough_detections(count) for count in (1, 66, 67, 100, 101, 375)] == [100, 100, 150, 150, 200, 600]
+    with pytest.raises(UserError, match=r"6 images .*iscrowd"):
+        max_objects_per_image(Crowded())
+    assert [default_max_detections(count) for count in (1, 66, 67, 100, 101, 375)] == [100, 100, 150, 150, 200, 600]
 
 
-def test_a_start_from_another_model(tmp_path: Path) -> None:
-    """All that has the same shape, whatever the classes are called."""
+def test_all_layers_of_equal_shape_are_loaded(tmp_path: Path) -> None:
+    """Layers are loaded by shape, even if the class names differ."""
     known = tiny_rcnn()
     for parameter in known.parameters():
         torch.nn.init.uniform_(parameter)
     save_model(tmp_path / "model", known, classes=[f"other_{index}" for index in range(7)])
     for classes in (7, 2):
         net = tiny_rcnn(classes)
-        born = copy.deepcopy(net.state_dict())
-        start_from(net, tmp_path / "model")
+        initial = copy.deepcopy(net.state_dict())
+        load_initial_weights(net, tmp_path / "model")
         for name, value in net.state_dict().items():
             theirs = known.state_dict()[name]
-            assert torch.equal(value, theirs if theirs.shape == value.shape else born[name]), name
-    with pytest.raises(UserError, match="its backbone is"):
-        start_from(build("mask_rcnn", backbone="timm/test_efficientnet", num_classes=7), tmp_path / "model")
+            assert torch.equal(value, theirs if theirs.shape == value.shape else initial[name]), name
+    with pytest.raises(UserError, match=r"backbone=.*timm/test_efficientnet"):
+        load_initial_weights(build("mask_rcnn", backbone="timm/test_efficientnet", num_classes=7), tmp_path / "model")
 
 
-def test_an_older_run_goes_on(labelled: Path, tmp_path: Path) -> None:
-    """A run from before a setting existed, and before losses were kept one by one."""
+def test_runs_of_older_versions_resume(labelled: Path, tmp_path: Path) -> None:
+    """A run without a newer setting and without loss terms resumes."""
     options: dict[str, Any] = {"model": "mask_rcnn", "backbone": BACKBONE, "weights": "none", "workers": 0}
     options |= {"min_side": 64, "max_side": 128, "epochs": 1}
     train(labelled, tmp_path / "run", **options)
@@ -460,7 +461,7 @@ def test_an_older_run_goes_on(labelled: Path, tmp_path: Path) -> None:
     assert train(labelled, tmp_path / "run", resume=True, **options).epoch == 1
 
 
-def test_a_model_knows_the_category_ids_of_its_data(tmp_path: Path) -> None:
+def test_models_keep_the_category_ids_of_their_data(tmp_path: Path) -> None:
     for number in range(1, 6):
         (tmp_path / "data/images").mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(tmp_path / f"data/images/{number}.png")
@@ -485,14 +486,14 @@ def test_a_model_knows_the_category_ids_of_its_data(tmp_path: Path) -> None:
     }
 
 
-def test_batches_keep_their_objects() -> None:
+def test_collate_keeps_objects() -> None:
     batch = collate([Shapes()[0], empty(1)])
     assert isinstance(batch, Batch)
     assert batch.objects is not None
     assert [len(objects) > 0 for objects in batch.objects] == [True, False]
 
 
-def test_labels_of_objects_are_told_to_who_asks_for_classes(tmp_path: Path) -> None:
+def test_fcn_on_instance_labels_suggests_mask_rcnn(tmp_path: Path) -> None:
     for folder in ("images", "labels"):
         (tmp_path / "cells" / folder).mkdir(parents=True)
     for name in "abc":

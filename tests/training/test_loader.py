@@ -15,11 +15,11 @@ from upscore.training.loader import (
     Resize,
     TrainingView,
     ValidationView,
-    _tell_unless_parent_gone,
+    _report_unless_parent_ended,
     batches,
     default_workers,
+    derive_seed,
     epoch_order,
-    seed_of,
 )
 from upscore.training.recipes import MODERN
 
@@ -38,53 +38,53 @@ def contents(feed: list[Batch]) -> list:
     return [[batch.images, batch.class_maps, batch.names] for batch in feed]
 
 
-def test_an_epoch_goes_through_all_photos_in_another_order_each_time() -> None:
+def test_each_epoch_shuffles_all_images() -> None:
     orders = [epoch_order(50, replacement=False, seed=seed, epoch=epoch) for seed in (0, 1) for epoch in (0, 1)]
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert len({tuple(order) for order in orders}) == 4
     assert (orders[0] == epoch_order(50, replacement=False, seed=0, epoch=0)).all()
 
 
-def test_drawing_with_replacement() -> None:
+def test_order_with_replacement() -> None:
     order = epoch_order(500, replacement=True, seed=0, epoch=0)
     assert len(order) == 500
     assert set(order) <= set(range(500))
     assert 280 < len(set(order)) < 350  # 1 - 1 / e of them
 
 
-def test_seeds_of_neighbours_differ() -> None:
-    seeds = {seed_of(*parts) for parts in [(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0), (0, 0, 1), (0, 1, 0)]}
+def test_derived_seeds_differ() -> None:
+    seeds = {derive_seed(*parts) for parts in [(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0), (0, 0, 1), (0, 1, 0)]}
     assert len(seeds) == 8
     assert all(0 <= seed < 2**63 for seed in seeds)
-    assert seed_of(-1) != seed_of(1)
+    assert derive_seed(-1) != derive_seed(1)
 
 
-def test_a_view_from_the_middle_is_the_rest_of_the_whole() -> None:
+def test_a_view_from_a_position_is_the_rest_of_the_epoch() -> None:
     whole, rest = view(), view(start=4)
     assert len(rest) == 2
     for position in range(2):
         assert torch.equal(whole[4 + position].image, rest[position].image)
 
 
-def test_augmentation_follows_seed_epoch_and_place() -> None:
+def test_augmentation_depends_on_seed_and_epoch() -> None:
     one = view()[0].image
     assert torch.equal(one, view()[0].image)
     assert not torch.equal(one, view(seed=1)[0].image)
     assert not torch.equal(one, view(epoch=1)[0].image)
 
 
-def test_crops_are_no_larger_than_the_photo() -> None:
+def test_crops_are_no_larger_than_the_image() -> None:
     small = TrainingView(scenes(2, side=32), AUGMENTED, resize=at_most(0), seed=0, epoch=0)
     assert small[0].image.shape == (3, 32, 32)
     assert view()[0].image.shape == (3, 40, 40)
 
 
-def test_larger_photos_are_reduced() -> None:
+def test_larger_images_are_reduced() -> None:
     assert ValidationView(scenes(), resize=at_most(48))[0].image.shape == (3, 48, 48)
     assert TrainingView(scenes(), RECIPES["heavy"], resize=at_most(48), seed=0, epoch=0)[0].image.shape == (3, 48, 48)
 
 
-def test_workers_change_nothing() -> None:
+def test_workers_do_not_change_batches() -> None:
     alone, read_ahead = (contents(list(batches(view(), 4, workers))) for workers in (0, 1))
     assert [len(names) for _, _, names in alone] == [4, 2]
     assert same(alone, read_ahead)
@@ -103,18 +103,18 @@ class Damaged:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_photo_that_cannot_be_read_is_told_in_its_own_sentence(workers: int, tmp_path: Path) -> None:
+def test_errors_of_unreadable_images_keep_their_message(workers: int, tmp_path: Path) -> None:
     read = []
     with pytest.raises(UserError) as error:
         read.extend(batches(ValidationView(Damaged(), resize=at_most(0)), 1, workers))
     assert str(error.value) == "photo_2.jpg: is cut short; fetch it again."
 
 
-def test_a_reader_says_nothing_of_a_parent_that_is_gone(capfd: pytest.CaptureFixture[str]) -> None:
+def test_workers_do_not_report_that_their_parent_ended(capfd: pytest.CaptureFixture[str]) -> None:
     for error in (ConnectionResetError(), BrokenPipeError(), EOFError()):
-        _tell_unless_parent_gone(type(error), error, None)
+        _report_unless_parent_ended(type(error), error, None)
     assert capfd.readouterr().err == ""
-    _tell_unless_parent_gone(KeyError, KeyError("handle"), None)
+    _report_unless_parent_ended(KeyError, KeyError("handle"), None)
     assert "KeyError: 'handle'" in capfd.readouterr().err
 
 

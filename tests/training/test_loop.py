@@ -30,7 +30,7 @@ def train(folder: Path, recipe: Recipe, **options: Any) -> Progress:
 
 
 class Stop(Callback):
-    """Calls `act` once `step` steps, or `epoch` epochs, are done."""
+    """Calls `act` after step `step` or epoch `epoch`."""
 
     def __init__(self, act: Any, *, step: int = 0, epoch: int = 0) -> None:
         self.act, self.at_step, self.at_epoch = act, step, epoch
@@ -45,7 +45,7 @@ class Stop(Callback):
 
 
 class KilledError(Exception):
-    """Stands for a process that ends without a chance to save."""
+    """Simulates a process that is killed before it can save."""
 
 
 def kill() -> None:
@@ -62,7 +62,7 @@ def terminate() -> None:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What each recipe comes to."""
+    """Outcome of each recipe."""
     folders = {name: tmp_path_factory.mktemp(name) / "run" for name in RECIPES}
     for name, folder in folders.items():
         train(folder, RECIPES[name])
@@ -70,10 +70,10 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[st
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_run_that_goes_on_ends_as_if_it_had_not_stopped(
+def test_a_resumed_run_equals_an_uninterrupted_run(
     recipe: str, tmp_path: Path, uninterrupted: dict[str, dict[str, Any]]
 ) -> None:
-    """Ctrl-C in the middle of the first epoch, then a kill in the second, which so begins again."""
+    """The run is interrupted by Ctrl-C in the first epoch, and killed in the second, which then starts again."""
     in_epoch = {"modern": (1, 3), "heavy": (4, 9), "accum": (1, 3)}[recipe]
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", RECIPES[recipe], callbacks=[Stop(interrupt, step=in_epoch[0])])
@@ -88,21 +88,21 @@ def test_a_run_that_goes_on_ends_as_if_it_had_not_stopped(
     assert same(outcome(tmp_path / "run"), uninterrupted[recipe])
 
 
-def test_a_worker_changes_nothing(tmp_path: Path, uninterrupted: dict[str, dict[str, Any]]) -> None:
+def test_a_loader_worker_does_not_change_the_run(tmp_path: Path, uninterrupted: dict[str, dict[str, Any]]) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", RECIPES["modern"], workers=1, callbacks=[Stop(terminate, step=1)])
     train(tmp_path / "run", RECIPES["modern"], workers=1, resume=True)
     assert same(outcome(tmp_path / "run"), uninterrupted["modern"])
 
 
-def test_another_seed_gives_other_weights(tmp_path: Path, uninterrupted: dict[str, dict[str, Any]]) -> None:
+def test_the_seed_changes_the_weights(tmp_path: Path, uninterrupted: dict[str, dict[str, Any]]) -> None:
     train(tmp_path / "run", RECIPES["modern"], seed=1)
     ours, theirs = weights(tmp_path / "run" / "last"), uninterrupted["modern"]["last"]
     assert not torch.equal(ours["score.8.weight"], theirs["score.8.weight"])
 
 
 @pytest.mark.parametrize("stop", [interrupt, terminate])
-def test_interrupted_in_the_middle_of_validation(
+def test_a_run_interrupted_during_validation_resumes(
     stop: Any, tmp_path: Path, uninterrupted: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     validate = Trainer.validate
@@ -121,18 +121,18 @@ def test_interrupted_in_the_middle_of_validation(
     assert same(outcome(tmp_path / "run"), uninterrupted["modern"])
 
 
-def test_killed_once_the_last_epoch_was_told(tmp_path: Path, uninterrupted: dict[str, dict[str, Any]]) -> None:
-    """Who watches sees an epoch before the state says that it is over, so that a resumed run leaves nothing out."""
-    told: list[int] = []
+def test_a_run_killed_in_a_callback_repeats_it(tmp_path: Path, uninterrupted: dict[str, dict[str, Any]]) -> None:
+    """Callbacks run before the state is saved, so that a resumed run does not omit any."""
+    epochs: list[int] = []
     recipe = RECIPES["modern"]
     with pytest.raises(KilledError):
         train(tmp_path / "run", recipe, callbacks=[Stop(kill, epoch=2)])
-    train(tmp_path / "run", recipe, resume=True, callbacks=[Stop(lambda: told.append(2), epoch=2)])
-    assert told == [2]
+    train(tmp_path / "run", recipe, resume=True, callbacks=[Stop(lambda: epochs.append(2), epoch=2)])
+    assert epochs == [2]
     assert same(outcome(tmp_path / "run"), uninterrupted["modern"])
 
 
-def test_interrupted_while_an_epoch_is_written(tmp_path: Path, uninterrupted: dict[str, dict[str, Any]]) -> None:
+def test_a_run_interrupted_in_a_callback_resumes(tmp_path: Path, uninterrupted: dict[str, dict[str, Any]]) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", RECIPES["modern"], callbacks=[Stop(interrupt, epoch=1)])
     assert RunFolder(tmp_path / "run").load_state()["progress"]["epoch"] == 1
@@ -140,14 +140,14 @@ def test_interrupted_while_an_epoch_is_written(tmp_path: Path, uninterrupted: di
     assert same(outcome(tmp_path / "run"), uninterrupted["modern"])
 
 
-def test_signals_are_what_they_were_after_training(tmp_path: Path) -> None:
+def test_signal_handlers_are_restored(tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", RECIPES["modern"], callbacks=[Stop(interrupt, step=1)])
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_a_second_interrupt_does_not_wait(tmp_path: Path) -> None:
+def test_a_second_interrupt_raises_at_once(tmp_path: Path) -> None:
     def twice() -> None:
         interrupt()
         interrupt()
@@ -158,7 +158,7 @@ def test_a_second_interrupt_does_not_wait(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "state.pt").exists()
 
 
-def test_a_finished_run_has_nothing_to_go_on_with(tmp_path: Path) -> None:
+def test_resuming_a_finished_run_does_nothing(tmp_path: Path) -> None:
     train(tmp_path / "run", RECIPES["modern"])
     before = outcome(tmp_path / "run")
     progress = train(tmp_path / "run", RECIPES["modern"], resume=True)
@@ -166,7 +166,7 @@ def test_a_finished_run_has_nothing_to_go_on_with(tmp_path: Path) -> None:
     assert same(outcome(tmp_path / "run"), before)
 
 
-def test_the_average_is_what_is_kept(uninterrupted: dict[str, dict[str, Any]]) -> None:
+def test_averaged_weights_are_saved(uninterrupted: dict[str, dict[str, Any]]) -> None:
     kept, state = uninterrupted["modern"]["last"], uninterrupted["modern"]["state"]
     for name, value in kept.items():
         assert torch.equal(value, state["average"][f"module.{name}"]), name
@@ -188,7 +188,7 @@ def test_records(uninterrupted: dict[str, dict[str, Any]]) -> None:
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> None:
-    """Let validation find these mean IUs, epoch by epoch."""
+    """Replace the mean IoU of each epoch's validation."""
     validate = Trainer.validate
 
     def instead(trainer: Trainer, batches: Iterable[Batch]) -> tuple[float, SemanticScores]:
@@ -198,7 +198,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> None:
     monkeypatch.setattr(Trainer, "validate", instead)
 
 
-def test_best_and_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_and_last_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, [0.3, 0.5, 0.4])
     recipe = small(RECIPES["modern"], 18)
     progress = train(tmp_path / "run", recipe)
@@ -209,14 +209,14 @@ def test_best_and_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not same(weights(tmp_path / "run" / "best"), weights(tmp_path / "run" / "last"))
 
 
-def test_patience(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patience_ends_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, [0.2, 0.3, 0.3, 0.1, 0.9])
     recipe = small(RECIPES["modern"], 30, patience=2)
-    assert train(tmp_path / "run", recipe).epoch == 4  # as good as before is no better
+    assert train(tmp_path / "run", recipe).epoch == 4  # an equal score is no improvement
     assert train(tmp_path / "run", recipe, resume=True).epoch == 4
 
 
-def test_divergence_leaves_the_last_good_model(tmp_path: Path) -> None:
+def test_the_best_model_is_kept_if_the_loss_diverges(tmp_path: Path) -> None:
     recipe = small(RECIPES["heavy"], 60, momentum=0.0)
 
     def diverge() -> None:
@@ -240,13 +240,13 @@ def test_divergence_leaves_the_last_good_model(tmp_path: Path) -> None:
     json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
 
 
-def test_a_model_that_diverged_in_its_last_step_is_not_kept(tmp_path: Path) -> None:
+def test_a_model_that_diverged_in_its_last_step_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match="validation loss"):
         train(tmp_path / "run", small(RECIPES["heavy"], 6, learning_rate=1e38, accumulate=6))
     assert not (tmp_path / "run" / "best").exists()
 
 
-def test_precisions_after_one_another(tmp_path: Path) -> None:
+def test_runs_of_different_precision_in_one_process(tmp_path: Path) -> None:
     recipe = small(RECIPES["modern"], 6)
     for dtype in (torch.bfloat16, torch.float32):
         train(tmp_path / str(dtype), recipe, dtype=dtype)
@@ -254,7 +254,7 @@ def test_precisions_after_one_another(tmp_path: Path) -> None:
     assert not same(one, other)
 
 
-def test_counting() -> None:
+def test_count_epochs_and_steps() -> None:
     recipe = MODERN.model_copy(update={"images": 100, "max_epochs": 5, "batch_size": 4, "accumulate": 3})
     assert count_epochs(recipe, 30) == 4
     assert count_epochs(recipe, 10) == 5
@@ -262,7 +262,7 @@ def test_counting() -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "pickle"])
-def test_a_damaged_state(damage: str, tmp_path: Path, run: Path) -> None:
+def test_a_damaged_state_is_a_user_error(damage: str, tmp_path: Path, run: Path) -> None:
     state = (run / "state.pt").read_bytes()
     content = {"cut": state[: len(state) // 2], "empty": b"", "pickle": b"cos\nsystem\n(S'touch x'\ntR."}[damage]
     (tmp_path / "state.pt").write_bytes(content)

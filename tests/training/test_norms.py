@@ -1,4 +1,4 @@
-"""Batch normalisation is frozen only where statistics were loaded; from scratch it normalises by the batch."""
+"""Batch normalisation is frozen only with loaded statistics; networks from scratch use batch statistics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from upscore.training.trainer import FrozenStatisticsWarning, Trainer
 SMALL: dict[str, Any] = {"channels": 16, "box_features": 16, "min_side": 64, "max_side": 128, "smallest_anchor": 8}
 
 
-def stepped(net: Any, recipe: Recipe, **options: Any) -> Trainer:
+def trained(net: Any, recipe: Recipe, **options: Any) -> Trainer:
     trainer = Trainer(net, recipe.model_copy(update={"ema": 0}), Accelerator(cpu=True), **options)
     trainer.train_mode()
     trainer.step([batch_of(scenes(2), 0, 1)], 1.0)
@@ -38,31 +38,31 @@ def test_mask_rcnn_from_scratch_normalises(backbone: str, recipe: str) -> None:
     assert untrained_batchnorms(net)
     with warnings.catch_warnings():
         warnings.simplefilter("error", FrozenStatisticsWarning)
-        trainer = stepped(net, INSTANCE_RECIPES[recipe])
+        trainer = trained(net, INSTANCE_RECIPES[recipe])
     assert not untrained_batchnorms(trainer.net)
 
 
 def test_fcn_from_scratch_normalises() -> None:
     net = build("fcn32s", backbone=BACKBONE, num_classes=8)
-    assert not untrained_batchnorms(stepped(net, HEAVY).net)
+    assert not untrained_batchnorms(trained(net, HEAVY).net)
 
 
-def test_loaded_statistics_stay() -> None:
+def test_loaded_statistics_are_not_updated() -> None:
     net = build("mask_rcnn", num_classes=7, pretrained=True, **SMALL)
     before = {name: value.clone() for name, value in net.named_buffers()}
     assert not untrained_batchnorms(net)
-    trainer = stepped(net, INSTANCE_RECIPES["modern"])
+    trainer = trained(net, INSTANCE_RECIPES["modern"])
     assert all(torch.equal(value, before[name]) for name, value in trainer.net.named_buffers())
 
 
 @pytest.mark.parametrize(("options", "head_only"), [({"norm": "frozen"}, False), ({}, True)])
-def test_a_warning_of_frozen_layers_without_statistics(options: dict[str, Any], head_only: bool) -> None:
+def test_frozen_layers_with_initial_statistics_warn(options: dict[str, Any], head_only: bool) -> None:
     net = build("mask_rcnn", backbone="resnet18", num_classes=7, **SMALL, **options)
     with pytest.warns(FrozenStatisticsWarning, match=r"20 .*backbone\.body\.bn1"):
         Trainer(net, INSTANCE_RECIPES["modern"], Accelerator(cpu=True), head_only=head_only)
 
 
-def test_the_norm_follows_from_the_weights(tmp_path: Path) -> None:
+def test_the_norm_depends_on_the_weights(tmp_path: Path) -> None:
     options: dict[str, Any] = {
         "model": "mask_rcnn",
         "backbone": "resnet18",

@@ -16,8 +16,8 @@ from upscore.training.recipes import HEAVY, MODERN, RECIPES, Recipe
 from upscore.training.trainer import Trainer
 
 
-def steps_of(recipe: Recipe, count: int = 5) -> FCN:
-    """The network after some steps on photos with 3000 valid pixels each."""
+def train_steps(recipe: Recipe, count: int = 5) -> FCN:
+    """Train a network for some steps on images with 3000 valid pixels each."""
     data = scenes(count)
     trainer = Trainer(tiny_net(), recipe, Accelerator())
     trainer.train_mode()
@@ -31,27 +31,27 @@ def steps_of(recipe: Recipe, count: int = 5) -> FCN:
 
 @torch.no_grad()
 def distance(one: FCN, other: FCN) -> float:
-    """How far two networks are from each other, relative to how far the first has come."""
+    """Return the distance of two networks' weights, relative to the distance of the first from its initial weights."""
     start = dict(tiny_net().named_parameters())
     moved = sum((value - start[name]).square().sum() for name, value in one.named_parameters())
     pairs = zip(one.parameters(), other.parameters(), strict=True)
     return math.sqrt(sum((a - b).square().sum() for a, b in pairs) / moved)
 
 
-def test_a_sum_is_a_mean_at_n_times_the_rate_and_an_nth_of_the_decay() -> None:
-    """FCN sections 4.3: the unnormalised loss at (rate, decay) is the mean over N pixels at (rate N, decay / N)."""
+def test_summed_loss_equals_mean_loss_at_a_scaled_rate_and_decay() -> None:
+    """FCN section 4.3: the summed loss at (rate, decay) equals the mean over N pixels at (rate N, decay / N)."""
     pixels = 3000
     rates = {"learning_rate": 2e-6, "weight_decay": 600.0, "momentum": 0.9}
     summed = HEAVY.model_copy(update=rates)
     scaled = {"learning_rate": 2e-6 * pixels, "loss": "mean"}
     mean = summed.model_copy(update={**scaled, "weight_decay": 600.0 / pixels})
     undivided = summed.model_copy(update=scaled)
-    reached = steps_of(summed)
-    assert distance(reached, steps_of(mean)) < 1e-3
-    assert distance(reached, steps_of(undivided)) > 0.1
+    reached = train_steps(summed)
+    assert distance(reached, train_steps(mean)) < 1e-3
+    assert distance(reached, train_steps(undivided)) > 0.1
 
 
-def test_momentum_decay_and_doubled_rate_are_those_of_caffe() -> None:
+def test_momentum_decay_and_bias_rate_match_caffe() -> None:
     """v = m v + rate (g + decay w); w -= v, with twice the rate and no decay for biases (the released solvers)."""
     recipe = HEAVY.model_copy(update={"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.5})
     net = tiny_net()
@@ -75,7 +75,7 @@ def test_momentum_decay_and_doubled_rate_are_those_of_caffe() -> None:
 @pytest.mark.parametrize(
     ("upsampling", "learned"), [("fixed", set()), ("intermediate", {"16", "8"}), ("learned", None)]
 )
-def test_every_parameter_is_in_one_group(upsampling: Upsampling, learned: set[str] | None) -> None:
+def test_every_trainable_parameter_is_in_one_group(upsampling: Upsampling, learned: set[str] | None) -> None:
     net = tiny_net(upsampling=upsampling)
     names = {id(parameter): name for name, parameter in net.named_parameters()}
     groups = parameter_groups(net, HEAVY)
@@ -96,21 +96,21 @@ def test_every_parameter_is_in_one_group(upsampling: Upsampling, learned: set[st
             assert group["weight_decay"] == (HEAVY.weight_decay if decays else 0), names[id(parameter)]
 
 
-def test_modern_gives_what_is_new_a_higher_rate() -> None:
+def test_modern_trains_score_layers_at_a_higher_rate() -> None:
     net = tiny_net()
     rates = {id(p): group["lr"] for group in parameter_groups(net, MODERN) for p in group["params"]}
     assert rates[id(net.score["8"].weight)] == 4 * MODERN.learning_rate
     assert {rates[id(p)] for p in net.backbone.parameters() if p.requires_grad} == {MODERN.learning_rate}
 
 
-def test_what_is_frozen_is_in_no_group() -> None:
+def test_frozen_parameters_are_in_no_group() -> None:
     net = tiny_net()
     net.backbone.requires_grad_(False)
     found = {id(parameter) for group in parameter_groups(net, HEAVY) for parameter in group["params"]}
     assert found == {id(parameter) for parameter in net.score.parameters()}
 
 
-def test_cosine() -> None:
+def test_cosine_schedule() -> None:
     factors = [rate_factor(MODERN, step, 100) for step in range(100)]
     assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert factors[5] == 1
@@ -120,18 +120,18 @@ def test_cosine() -> None:
     assert rate_factor(MODERN, 0, 1) == 1  # a run of one step
 
 
-def test_constant() -> None:
+def test_constant_schedule() -> None:
     assert {rate_factor(HEAVY, step, 100) for step in range(100)} == {1.0}
 
 
-def test_a_factor_applies_to_each_groups_own_rate() -> None:
+def test_set_rates_scales_the_base_rate_of_each_group() -> None:
     optimizer = make_optimizer(tiny_net(), HEAVY)
     set_rates(optimizer, 0.5)
     set_rates(optimizer, 0.5)
     assert {group["lr"] for group in optimizer.param_groups} == {0.5e-10, 1e-10}
 
 
-def test_the_released_solvers() -> None:
+def test_recipes_match_the_released_solvers() -> None:
     """FCN section 4.3; `solver.prototxt` of voc-fcn32s and of voc-fcn-alexnet."""
     heavy, accum = RECIPES["heavy"], RECIPES["accum"]
     assert (heavy.optimizer, heavy.loss, heavy.learning_rate, heavy.momentum) == ("sgd", "sum", 1e-10, 0.99)
@@ -144,7 +144,7 @@ def test_the_released_solvers() -> None:
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
-def test_sgd_is_torchs_whatever_the_layout(momentum: float, memory_format: torch.memory_format) -> None:
+def test_sgd_equals_torch_sgd_in_any_memory_layout(momentum: float, memory_format: torch.memory_format) -> None:
     torch.manual_seed(0)
     ours = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), nn.Linear(4, 2)).to(memory_format=memory_format)  # type: ignore[call-overload]
     theirs = copy.deepcopy(ours).to(memory_format=torch.contiguous_format)
@@ -157,7 +157,7 @@ def test_sgd_is_torchs_whatever_the_layout(momentum: float, memory_format: torch
         ours[2].bias.grad = theirs[2].bias.grad = None
         optimizer.step()
         expected.step()
-        if step == 2:  # a run goes on from what torch's wrote, too
+        if step == 2:  # the state of torch's SGD can be loaded
             optimizer.load_state_dict(copy.deepcopy(expected.state_dict()))
         for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):
             assert torch.equal(own, other)

@@ -1,4 +1,4 @@
-"""Training in "auto" precision takes the format that is measured to be faster, and keeps it when it is resumed."""
+"""Precision "auto" selects the format that is measured to be faster; a resumed run keeps it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Log(Callback):
 
 @pytest.fixture
 def faster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """The format that measurements find faster; a list that tests change. Each is measured by a real call."""
+    """One-element list with the format that measurements report as faster; tests may change it."""
     names = ["bfloat16"]
 
     def measure(ways: dict[str, Any], rounds: int) -> dict[str, float]:
@@ -55,7 +55,7 @@ def faster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         ("mask_rcnn", SMALL),
     ],
 )
-def test_a_measurement_leaves_the_network_alone(name: str, options: dict[str, Any], faster: list[str]) -> None:
+def test_measuring_does_not_change_the_network(name: str, options: dict[str, Any], faster: list[str]) -> None:
     net = build(name, backbone=BACKBONE, num_classes=5, **options)
     before, random = copy.deepcopy(net.state_dict()), torch.get_rng_state()
     choice = choose_precision(net)
@@ -65,11 +65,11 @@ def test_a_measurement_leaves_the_network_alone(name: str, options: dict[str, An
     assert torch.equal(random, torch.get_rng_state())
     assert all(parameter.grad is None for parameter in net.parameters())
     faster[0] = "float32"
-    assert choose_precision(net) == choice  # it is not measured again
+    assert choose_precision(net) == choice  # the measurement is cached
     assert choose_precision(net, head_only=True).name == "float32"
 
 
-def test_what_needs_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precision_without_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "has_bfloat16_instructions", lambda: False)
     monkeypatch.setattr(precision, "fastest", None)
     net = tiny_net()
@@ -77,7 +77,7 @@ def test_what_needs_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_precision(net, "bfloat16").name == "bfloat16"
 
 
-def test_a_run_keeps_its_precision(faster: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_keeps_its_precision(faster: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {"backbone": BACKBONE, "weights": "none", "epochs": 1, "changes": QUICK, "workers": 0}
     options["validation"] = scenes(2, seed=1)
     log = Log()
@@ -87,4 +87,5 @@ def test_a_run_keeps_its_precision(faster: list[str], tmp_path: Path, monkeypatc
     monkeypatch.setattr(precision, "has_bfloat16_instructions", lambda: False)
     log = Log()
     upscore.train(scenes(4), tmp_path / "run", resume=True, callbacks=[log], **options)
-    assert log.messages[0].startswith("precision: bfloat16 (as this run")
+    assert log.messages[0].startswith("precision: bfloat16 (")
+    assert "measured" not in log.messages[0]

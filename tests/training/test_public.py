@@ -1,4 +1,4 @@
-"""`upscore.train` and `upscore.evaluate`, and what they say of data and machines that are not fit for them."""
+"""`upscore.train` and `upscore.evaluate`: data sets, callbacks, resumption, unusable data and limited machines."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OPTIONS: dict[str, Any] = {
 
 
 class Recorder(Callback):
-    """Keeps the names of the methods that were called, in order."""
+    """Records the names of the called methods in order."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -54,7 +54,7 @@ class Recorder(Callback):
         self.calls.append("end")
 
 
-def test_a_data_set_is_trained_on_and_scored(tmp_path: Path) -> None:
+def test_train_and_evaluate_take_data_sets(tmp_path: Path) -> None:
     recorder = Recorder()
     progress = upscore.train(scenes(6), tmp_path / "run", validation=scenes(2, seed=1), callbacks=[recorder], **OPTIONS)
     assert progress.epoch == 1
@@ -68,7 +68,7 @@ def test_a_data_set_is_trained_on_and_scored(tmp_path: Path) -> None:
         upscore.evaluate(model, scenes(2), split="val")
 
 
-def test_a_fifth_is_held_out(tmp_path: Path) -> None:
+def test_a_fifth_of_a_data_set_is_used_for_validation(tmp_path: Path) -> None:
     upscore.train(scenes(6), tmp_path / "run", **OPTIONS)
     asked = json.loads((tmp_path / "run/run.json").read_text())
     assert (asked["train_images"], asked["validation_images"]) == (5, 1)
@@ -89,12 +89,12 @@ def test_callbacks_end_when_training_fails(tmp_path: Path) -> None:
     assert recorder.calls == ["start run", "step 1/2", "end"]
 
 
-# the same data
+# resuming with the same data
 
 
 @pytest.fixture
-def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with data/ and the finished run of it in run/; the working directory."""
+def finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Working directory with the folder data/ and its finished run in run/."""
     monkeypatch.chdir(tmp_path)
     write_photos(tmp_path / "data", 5)
     upscore.train("data", "run", **OPTIONS)
@@ -105,19 +105,19 @@ def resumed() -> int:
     return upscore.train("data", "run", resume=True, **OPTIONS).epoch
 
 
-def test_a_path_is_compared_as_a_path(begun: Path) -> None:
-    for spelling in ("data/", "./data", begun / "data", "run/../data"):
+def test_paths_are_compared_after_resolution(finished_run: Path) -> None:
+    for spelling in ("data/", "./data", finished_run / "data", "run/../data"):
         assert upscore.train(spelling, "run", resume=True, **OPTIONS).epoch == 1
     shutil.move("data", "moved")
     assert upscore.train("moved", "run", resume=True, **OPTIONS).epoch == 1
 
 
 @pytest.mark.parametrize("change", ["exchanged", "renamed", "touched", "edited"])
-def test_changed_data_is_refused(change: str, begun: Path) -> None:
+def test_changed_data_is_refused(change: str, finished_run: Path) -> None:
     assert resumed() == 1
-    image, label = (sorted((begun / "data" / part).iterdir())[0] for part in ("images", "labels"))
+    image, label = (sorted((finished_run / "data" / part).iterdir())[0] for part in ("images", "labels"))
     if change == "exchanged":
-        other = sorted((begun / "data/images").iterdir())[1]
+        other = sorted((finished_run / "data/images").iterdir())[1]
         shutil.copy2(other, image)
     elif change == "renamed":
         image.rename(image.with_stem("zz"))
@@ -126,11 +126,11 @@ def test_changed_data_is_refused(change: str, begun: Path) -> None:
         os.utime(image, (1, 1))
     else:
         label.write_bytes(label.read_bytes() + b"\0")
-    with pytest.raises(UserError, match="run was started on other files"):
+    with pytest.raises(UserError, match=r"/data .*run.*--output"):
         resumed()
 
 
-def test_sources_however_they_are_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_source_compares_resolved_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "camvid").mkdir()
     for other in ("camvid/", "./camvid", str(tmp_path / "camvid"), tmp_path / "camvid"):
@@ -142,11 +142,11 @@ def test_sources_however_they_are_spelled(tmp_path: Path, monkeypatch: pytest.Mo
     assert not same_source(None, "camvid")
 
 
-# nothing to learn
+# data without labels
 
 
 class Void:
-    """Scenes whose pixels are all void."""
+    """Scenes with void pixels only."""
 
     classes = scenes().classes
 
@@ -158,7 +158,7 @@ class Void:
 
 
 class Regions:
-    """Scenes with crowds alone, or with no object at all."""
+    """Scenes with crowds only, or without objects."""
 
     classes = scenes().classes[1:]
 
@@ -179,24 +179,24 @@ class Regions:
 @pytest.mark.parametrize(
     ("data", "options", "cause"),
     [
-        (Void(), {}, r"3 images to train on are void \(255\)"),
-        (Regions(crowds=True), {"model": "mask_rcnn"}, r"all \d+ labelled regions are crowds"),
-        (Regions(crowds=True), {"model": "mask_rcnn", "max_detections": 100}, r"all \d+ labelled regions are crowds"),
-        (Regions(crowds=False), {"model": "mask_rcnn"}, "none of 3 images .* an object with pixels"),
+        (Void(), {}, r"3 images to train on .*255"),
+        (Regions(crowds=True), {"model": "mask_rcnn"}, r"3 images .*all \d+ .*iscrowd"),
+        (Regions(crowds=True), {"model": "mask_rcnn", "max_detections": 100}, r"3 images .*all \d+ .*iscrowd"),
+        (Regions(crowds=False), {"model": "mask_rcnn"}, "3 images .*object"),
     ],
 )
-def test_nothing_to_learn(data: Any, options: dict[str, Any], cause: str, tmp_path: Path) -> None:
+def test_data_without_labels_is_a_user_error(data: Any, options: dict[str, Any], cause: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=cause):
         upscore.train(data, tmp_path / "run", validation=data, **{**OPTIONS, "changes": None, **options})
     assert not (tmp_path / "run").exists()
-    with pytest.raises(UserError, match="3 images to validate on are void"):
+    with pytest.raises(UserError, match=r"3 images to validate on .*255"):
         upscore.train(scenes(2), tmp_path / "run", validation=Void(), **OPTIONS)
 
 
 # the machine
 
 
-def test_batches_of_reading_processes_take_no_shared_memory() -> None:
+def test_batches_of_workers_use_no_shared_memory() -> None:
     view = ValidationView(scenes(4), resize=lambda sample: sample)
     for batch, expected in zip(batches(view, 2, 1), batches(view, 2, 0), strict=True):
         assert not batch.images.is_shared()
@@ -210,7 +210,7 @@ def test_batches_of_reading_processes_take_no_shared_memory() -> None:
             assert isinstance(one, ObjectAnnotations)
             assert torch.equal(one.id_map, other.id_map)
         assert batch.names == expected.names
-        batch.images += 1  # it can be written
+        batch.images += 1  # the tensor is writable
 
 
 def python(script: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -221,7 +221,7 @@ def python(script: str, *arguments: str, **options: Any) -> subprocess.Completed
 
 
 @pytest.mark.slow
-def test_a_script_without_a_main_guard(tmp_path: Path) -> None:
+def test_a_script_without_a_main_guard_gets_one_error(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(f"""
 import multiprocessing, sys
 multiprocessing.set_start_method("spawn", force=True)
@@ -239,12 +239,12 @@ upscore.train("scenes:4", {str(tmp_path / "run")!r}, **{ {**OPTIONS, "workers": 
 
 
 def limited() -> None:
-    """Let no file be larger than 100 kB, as if the disk were full."""
+    """Limit files to 100 kB, which acts like a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
 
 @pytest.mark.slow
-def test_a_full_disk_leaves_a_run_to_go_on_with(tmp_path: Path) -> None:
+def test_a_run_resumes_after_the_disk_was_full(tmp_path: Path) -> None:
     data = write_photos(tmp_path / "data", 5)
     arguments = ["train", str(data), "--output", str(tmp_path / "run"), "--backbone", BACKBONE, "--weights", "none"]
     arguments += ["--epochs", "1", "--workers", "0", "--precision", "float32", "--crop", "48"]

@@ -1,4 +1,4 @@
-"""Reading processes end with the process that started them, however it ends."""
+"""Loader workers end with their parent process, even if it is killed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ os.read(0, 1)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_readers_end_when_their_parent_is_killed(how: signal.Signals) -> None:
+def test_workers_end_when_their_parent_is_killed(how: signal.Signals) -> None:
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
@@ -34,7 +34,7 @@ def test_readers_end_when_their_parent_is_killed(how: signal.Signals) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"reading\n"
         process.send_signal(how)
-        assert process.stdout.read() == b""  # the readers have it too, and so it ends with the last of them
+        assert process.stdout.read() == b""  # the workers inherit the pipe, so it ends with the last of them
     finally:
         process.kill()
     assert process.wait() == -how

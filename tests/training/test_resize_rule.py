@@ -1,4 +1,4 @@
-"""Training, validation and prediction see an image at the same size, resized by the same rule."""
+"""Training, validation and prediction use the same resize rule."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZES = {"channels": 16, "box_features": 16, "min_side": 64, "max_side": 96, "sm
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("size", [(200, 150), (64, 64), (40, 50)])
-def test_all_three_see_the_same(preset: str, size: tuple[int, int]) -> None:
+def test_training_validation_and_prediction_resize_equally(preset: str, size: tuple[int, int]) -> None:
     net = build("mask_rcnn", backbone=BACKBONE, num_classes=7, preset=preset, **SIZES)
     net.resizing = type(net.resizing)(min_side=64, max_side=96, rule=net.resizing.rule, shrink=True)
     data = SceneDataset(1, seed=0, size=size)
@@ -31,15 +31,15 @@ def test_all_three_see_the_same(preset: str, size: tuple[int, int]) -> None:
         TrainingView(data, recipe, resize=resize, seed=0, epoch=0),
     ):
         batch = collate([view[0]])
-        seen = INSTANCES.inputs(net, batch, torch.device("cpu"))[0]
-        assert seen.dtype == torch.float32
-        assert seen.shape == predicted.shape
-        assert (seen - predicted).abs().max() < 1e-4
+        inputs = INSTANCES.inputs(net, batch, torch.device("cpu"))[0]
+        assert inputs.dtype == torch.float32
+        assert inputs.shape == predicted.shape
+        assert (inputs - predicted).abs().max() < 1e-4
         assert batch.objects is not None
         assert batch.objects[0].size == tuple(predicted.shape[-2:])
 
 
-def test_augmented_floats_stay_near_augmented_bytes() -> None:
+def test_augmentation_of_floats_agrees_with_bytes() -> None:
     sample = SceneDataset(1, seed=0, size=(80, 80))[0]
     augmentation = Augmentation(crop=(64, 64), flip=0.5, colour=0.3)
     expected = augmentation(sample, 1).image

@@ -15,26 +15,26 @@ from upscore.labels import VOID
 from upscore.models.build import build
 from upscore.models.fcn.fcn import FCN
 from upscore.models.fcn.two_heads import TwoHeads
-from upscore.training.optimizer import averaged
+from upscore.training.optimizer import make_average
 from upscore.training.recipes import HEAVY, MODERN, Recipe
 from upscore.training.trainer import DivergedError, Trainer
 
 SGD = HEAVY.model_copy(update={"loss": "mean", "learning_rate": 0.05, "momentum": 0.9})
 
 
-def trainer_of(recipe: Recipe, net: FCN | None = None, *, head_only: bool = False, seed: int = 0) -> Trainer:
+def make_trainer(recipe: Recipe, net: FCN | None = None, *, head_only: bool = False, seed: int = 0) -> Trainer:
     trainer = Trainer(net or tiny_net(), recipe, Accelerator(), head_only=head_only, seed=seed)
     trainer.train_mode()
     return trainer
 
 
-def copied(net: FCN) -> dict[str, torch.Tensor]:
+def copy_state(net: FCN) -> dict[str, torch.Tensor]:
     return copy.deepcopy(net.state_dict())
 
 
-def test_accumulating_batches_of_one_is_one_batch() -> None:
+def test_accumulated_batches_equal_one_large_batch() -> None:
     data = scenes(6)
-    synchronized, apart = trainer_of(SGD), trainer_of(SGD)
+    synchronized, apart = make_trainer(SGD), make_trainer(SGD)
     for indices in [(0, 1, 2), (3, 4, 5), (2, 0, 4)]:
         one = synchronized.step([batch_of(data, *indices)], 1.0)
         other = apart.step([batch_of(data, index) for index in indices], 1.0)
@@ -47,10 +47,10 @@ def test_accumulating_batches_of_one_is_one_batch() -> None:
     assert synchronized.progress.step == apart.progress.step == 3
 
 
-def test_head_only_leaves_the_backbone_and_its_statistics_alone() -> None:
+def test_head_only_keeps_the_backbone_and_its_statistics() -> None:
     recipe = MODERN.model_copy(update={"ema": 0.5})
-    trainer = trainer_of(recipe, head_only=True)
-    before = copied(trainer.net)
+    trainer = make_trainer(recipe, head_only=True)
+    before = copy_state(trainer.net)
     for index in range(3):
         trainer.step([batch_of(scenes(3), index)], 1.0)
     for net in (trainer.net, trainer.result):
@@ -58,10 +58,10 @@ def test_head_only_leaves_the_backbone_and_its_statistics_alone() -> None:
             assert torch.equal(value, before[name]) == name.startswith("backbone."), name
 
 
-def test_frozen_norm() -> None:
+def test_frozen_norm_keeps_running_statistics() -> None:
     def changed(*, frozen: bool) -> set[str]:
-        trainer = trainer_of(SGD.model_copy(update={"frozen_norm": frozen}))
-        before = copied(trainer.net)
+        trainer = make_trainer(SGD.model_copy(update={"frozen_norm": frozen}))
+        before = copy_state(trainer.net)
         for index in range(3):
             trainer.step([batch_of(scenes(3), index)], 1.0)
         assert trainer.net.training
@@ -73,34 +73,34 @@ def test_frozen_norm() -> None:
     assert any(name.startswith("backbone.") for name in changed(frozen=True))
 
 
-def test_a_loss_that_is_not_finite_names_step_and_photos() -> None:
-    trainer = trainer_of(SGD)
+def test_a_loss_that_is_not_finite_names_step_and_images() -> None:
+    trainer = make_trainer(SGD)
     trainer.step([batch_of(scenes(), 0)], 1.0)
     trainer.net.score["8"].bias.data[0] = float("inf")
     before = {name: value.clone() for name, value in trainer.net.named_parameters()}
-    with pytest.raises(DivergedError, match=r"nan at step 2 \(epoch 1\), in the batch of scene_00002, scene_00005"):
+    with pytest.raises(DivergedError, match=r"nan .*step 2 \(epoch 1\).*scene_00002, scene_00005"):
         trainer.step([batch_of(scenes(), 2, 5)], 1.0)
     assert same(before, dict(trainer.net.named_parameters()))
     assert all(parameter.grad is None for parameter in trainer.net.parameters())
     assert trainer.progress.step == 1
 
 
-def test_a_rate_that_is_too_high_is_told_of() -> None:
-    trainer = trainer_of(SGD.model_copy(update={"learning_rate": 1e30}))
+def test_a_high_learning_rate_raises_diverged_error() -> None:
+    trainer = make_trainer(SGD.model_copy(update={"learning_rate": 1e30}))
     trainer.step([batch_of(scenes(), 0)], 1.0)
-    with pytest.raises(DivergedError, match="lower --learning-rate"):
+    with pytest.raises(DivergedError, match="--learning-rate"):
         trainer.step([batch_of(scenes(), 1)], 1.0)
 
 
-def test_validation_too_tells_of_a_loss_that_is_not_finite() -> None:
-    trainer = trainer_of(SGD)
+def test_a_validation_loss_that_is_not_finite_names_the_image() -> None:
+    trainer = make_trainer(SGD)
     trainer.net.score["8"].bias.data[0] = float("nan")
-    with pytest.raises(DivergedError, match="validation loss is nan after epoch 1, on scene_00000"):
+    with pytest.raises(DivergedError, match=r"nan .*epoch 1.*scene_00000"):
         trainer.validate([batch_of(scenes(), 0)])
 
 
-def test_validation_is_the_mean_over_all_pixels_of_the_averaged_network_at_rest() -> None:
-    trainer = trainer_of(MODERN.model_copy(update={"ema": 0.5, "learning_rate": 1e-2}))
+def test_validation_loss_is_the_mean_over_all_pixels_of_the_averaged_network() -> None:
+    trainer = make_trainer(MODERN.model_copy(update={"ema": 0.5, "learning_rate": 1e-2}))
     for index in range(3):
         trainer.step([batch_of(scenes(), index)], 1.0)
     batches = [batch_of(scenes(), index) for index in (3, 4)]
@@ -131,8 +131,8 @@ def test_validation_is_the_mean_over_all_pixels_of_the_averaged_network_at_rest(
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("heads", [1, 2])
-def test_validation_divides_as_training_does(heads: int, weighted: bool) -> None:
-    """The loss of one batch is the same in training and validation, whichever labels are void in which head."""
+def test_validation_and_training_losses_have_the_same_denominator(heads: int, weighted: bool) -> None:
+    """The loss of a batch is the same in training and validation, even if void pixels differ between the heads."""
     data = scenes()
     names = geometric_classes(data)
     torch.manual_seed(0)
@@ -155,9 +155,9 @@ def test_validation_divides_as_training_does(heads: int, weighted: bool) -> None
     assert trainer.validate(apart)[0] == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_average_forgets_faster_at_first() -> None:
+def test_the_average_has_a_smaller_decay_at_first() -> None:
     net = tiny_net()
-    average = averaged(net, 0.3)
+    average = make_average(net, 0.3)
     expected = None
     for count, value in enumerate([1.0, 2.0, 4.0, 8.0, 16.0]):
         net.score["8"].bias.data.fill_(value)
@@ -169,7 +169,7 @@ def test_the_average_forgets_faster_at_first() -> None:
 
 
 def test_running_statistics_are_averaged_too() -> None:
-    trainer = trainer_of(MODERN.model_copy(update={"ema": 0.9}))
+    trainer = make_trainer(MODERN.model_copy(update={"ema": 0.9}))
     for index in range(4):
         trainer.step([batch_of(scenes(), index)], 1.0)
     name = next(name for name, _ in trainer.net.named_buffers() if name.endswith("running_mean"))
@@ -184,18 +184,18 @@ def test_bfloat16_and_float32_in_one_process() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         trainer = Trainer(tiny_net(), recipe, Accelerator(mixed_precision="no"), dtype=dtype)
         trainer.train_mode()
-        seen = []
+        dtypes = []
         convolution = next(layer for layer in trainer.net.backbone.modules() if isinstance(layer, nn.Conv2d))
-        hook = convolution.register_forward_hook(lambda _m, _i, output, seen=seen: seen.append(output.dtype))
+        hook = convolution.register_forward_hook(lambda _m, _i, output, dtypes=dtypes: dtypes.append(output.dtype))
         losses[dtype] = [trainer.step([batch_of(scenes(), index)], 1.0) for index in range(3)]
         hook.remove()
-        assert set(seen) == {dtype}
+        assert set(dtypes) == {dtype}
         assert {parameter.dtype for parameter in trainer.net.parameters()} == {torch.float32}
     assert losses[torch.bfloat16] == pytest.approx(losses[torch.float32], rel=0.02)
 
 
-def test_dropout_follows_the_seed_and_the_step_alone() -> None:
-    trainer = trainer_of(SGD)
+def test_dropout_depends_on_seed_and_step_only() -> None:
+    trainer = make_trainer(SGD)
     drawn = []
     trainer.net.score["8"].register_forward_pre_hook(lambda _m, _i: drawn.append(torch.rand(1).item()))
     for seed in (0, 0, 1):

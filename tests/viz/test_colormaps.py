@@ -27,7 +27,7 @@ def test_colors_of_overlays_differ_and_none_is_dark():
     assert (class_colors(5) == colors[:5]).all()
 
 
-def test_the_gradient_is_even_in_lightness():
+def test_heat_colors_are_even_in_lightness():
     """CIE lightness increases monotonically, in steps within a factor of two of their mean."""
     linear = (heat_colors() / 255) ** 2.2 @ [0.2126, 0.7152, 0.0722]
     lightness = 116 * np.cbrt(linear[::16]) - 16

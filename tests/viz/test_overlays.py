@@ -9,14 +9,14 @@ from PIL import Image
 from upscore.errors import UserError
 from upscore.labels import VOID
 from upscore.results import InstanceResult, SemanticResult
-from upscore.viz import overlays as rendering
+from upscore.viz import overlays
 from upscore.viz.colormaps import class_colors, palette
 from upscore.viz.overlays import heat_overlay, index_image, instance_overlay, object_colors, overlay, side_by_side
 
 CAMVID = Path(__file__).parents[2] / "../shared/data/camvid"
 
 
-def photo(height, width, seed=0):
+def random_image(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -35,12 +35,12 @@ def test_an_invalid_label_is_named_in_the_error(value):
     with pytest.raises(UserError, match=rf"value {value}\b"):
         index_image(class_map, 3)
     with pytest.raises(UserError, match=rf"value {value}\b"):
-        overlay(photo(1, 2), class_map, ["a", "b", "c"])
+        overlay(random_image(1, 2), class_map, ["a", "b", "c"])
 
 
 @pytest.mark.parametrize("name", ["background", "_background_", "Background", "class_0", "void", "BG"])
 def test_background_is_not_coloured(name):
-    image, class_map = photo(30, 40), np.zeros((30, 40), np.uint8)
+    image, class_map = random_image(30, 40), np.zeros((30, 40), np.uint8)
     class_map[10:20] = 1
     class_map[20:] = VOID
     drawn = np.asarray(overlay(image, class_map, [name, "cat"], legend=False))
@@ -49,14 +49,14 @@ def test_background_is_not_coloured(name):
     assert not np.array_equal(drawn[10:20], image[10:20])
 
 
-def test_any_other_first_class_is_tinted():
+def test_other_first_classes_are_coloured():
     image = np.full((30, 40, 3), 100, np.uint8)
     drawn = np.asarray(overlay(image, np.zeros((30, 40), np.uint8), ["Sky", "Road"], opacity=1, legend=False))
     assert (drawn == class_colors(1)[0]).all()
 
 
-def test_opacity_goes_from_the_photo_to_the_colors():
-    image, class_map = photo(20, 20), np.ones((20, 20), np.uint8)
+def test_opacity_blends_from_the_image_to_the_colors():
+    image, class_map = random_image(20, 20), np.ones((20, 20), np.uint8)
     bare = np.asarray(overlay(image, class_map, ["a", "b"], opacity=0, legend=False))
     assert np.array_equal(bare, image)
     color = class_colors(2)[1].astype(int)
@@ -71,7 +71,7 @@ def test_opacity_goes_from_the_photo_to_the_colors():
 @pytest.mark.parametrize("opacity", [-0.1, 55])
 def test_an_opacity_outside_0_to_1_is_rejected(opacity):
     with pytest.raises(UserError, match=f"opacity={opacity}"):
-        overlay(photo(4, 6), np.zeros((4, 6), np.uint8), ["a"], opacity=opacity)
+        overlay(random_image(4, 6), np.zeros((4, 6), np.uint8), ["a"], opacity=opacity)
 
 
 def test_regions_have_a_thin_line_inside_their_border():
@@ -86,7 +86,7 @@ def test_regions_have_a_thin_line_inside_their_border():
     assert (drawn[class_map == 0] == 60).all()
 
 
-def test_small_photos_have_no_lines_that_hide_them():
+def test_small_images_have_no_lines():
     image, class_map = np.full((64, 64, 3), 60, np.uint8), np.zeros((64, 64), np.uint8)
     class_map[20:40, 20:40] = 1
     drawn = np.asarray(overlay(image, class_map, ["background", "box"], legend=False))
@@ -96,8 +96,8 @@ def test_small_photos_have_no_lines_that_hide_them():
 @pytest.mark.parametrize(
     ("height", "width", "factor"), [(1, 1, 256), (48, 64, 4), (256, 256, 1), (1080, 1920, 1), (40, 6000, 1)]
 )
-def test_the_legend_is_below_the_photo_and_small_photos_are_enlarged(height, width, factor):
-    image, class_map = photo(height, width), np.zeros((height, width), np.uint8)
+def test_the_legend_is_below_the_image_and_small_images_are_enlarged(height, width, factor):
+    image, class_map = random_image(height, width), np.zeros((height, width), np.uint8)
     drawn = overlay(image, class_map, ["background", "cat"])
     assert drawn.mode == "RGB"
     assert drawn.width == width * factor
@@ -106,9 +106,9 @@ def test_the_legend_is_below_the_photo_and_small_photos_are_enlarged(height, wid
     assert np.array_equal(top, image.repeat(factor, 0).repeat(factor, 1))
 
 
-def test_a_narrow_and_high_image_is_above_its_legend():
-    drawn = overlay(photo(900, 10), np.zeros((900, 10), np.uint8), ["background"])
-    assert drawn.width == rendering.READABLE_WIDTH
+def test_the_legend_of_a_narrow_image_is_wider():
+    drawn = overlay(random_image(900, 10), np.zeros((900, 10), np.uint8), ["background"])
+    assert drawn.width == overlays.READABLE_WIDTH
     assert 900 < drawn.height < 1000
 
 
@@ -117,11 +117,11 @@ def legend_of(image, class_map, classes):
     return drawn[len(image) :]
 
 
-def test_the_legend_has_the_classes_that_occur_by_falling_share():
+def test_the_legend_has_the_classes_by_descending_share():
     class_map = np.full((300, 300), 2, np.uint8)
     class_map[:100] = 4
     class_map[:20] = VOID
-    strip = legend_of(photo(300, 300), class_map, ["a", "b", "c", "d", "e"])
+    strip = legend_of(random_image(300, 300), class_map, ["a", "b", "c", "d", "e"])
     colors = class_colors(5)
     left = [np.flatnonzero((strip == color).all(-1).any(0)) for color in colors]
     assert [len(columns) > 5 for columns in left] == [False, False, True, False, True]
@@ -131,30 +131,30 @@ def test_the_legend_has_the_classes_that_occur_by_falling_share():
 def test_a_legend_of_many_long_names_wraps_and_stays_inside():
     class_map = np.arange(40, dtype=np.uint8).repeat(20)[:, None].repeat(400, 1)
     strip = legend_of(
-        photo(800, 400), class_map, [f"a rather long name, number {k}, that goes on " * 3 for k in range(40)]
+        random_image(800, 400), class_map, [f"a rather long name, number {k}, that goes on " * 3 for k in range(40)]
     )
     assert len(strip) > 40 * 12
-    assert (strip[:, -5:] == rendering.BACKGROUND).all()
+    assert (strip[:, -5:] == overlays.BACKGROUND).all()
     for color in class_colors(40):
         assert (strip == color).all(-1).sum() > 50
 
 
 def test_names_outside_ascii_are_drawn():
     """A missing letter is drawn as a box, the same for every letter."""
-    image, class_map = photo(256, 256), np.zeros((256, 256), np.uint8)
+    image, class_map = random_image(256, 256), np.zeros((256, 256), np.uint8)
     first, second = (legend_of(image, class_map, [name]) for name in ("Bär", "Bör"))
     assert not np.array_equal(first, second)
 
 
 def test_a_map_of_another_size_is_rejected():
     with pytest.raises(UserError, match=r"class map.*\(2, 3\).*\(4, 6\)"):
-        overlay(photo(4, 6), np.zeros((2, 3), np.uint8), ["a"])
+        overlay(random_image(4, 6), np.zeros((2, 3), np.uint8), ["a"])
     with pytest.raises(UserError, match=r"heat map.*\(2, 3\)"):
-        heat_overlay(photo(4, 6), np.zeros((2, 3)), "cat")
+        heat_overlay(random_image(4, 6), np.zeros((2, 3)), "cat")
 
 
-def test_a_prediction_draws_itself():
-    image, class_map = photo(300, 400), np.zeros((300, 400), np.uint8)
+def test_semantic_results_draw_their_overlay():
+    image, class_map = random_image(300, 400), np.zeros((300, 400), np.uint8)
     class_map[100:] = 1
     prediction = SemanticResult(class_map=class_map, classes=["sky", "sea"], image=image)
     assert prediction.overlay(0.3).tobytes() == overlay(image, class_map, ["sky", "sea"], opacity=0.3).tobytes()
@@ -183,15 +183,15 @@ def test_pictures_in_a_row_have_one_height_and_keep_their_shapes():
 
 def test_the_width_of_pictures_side_by_side_is_limited():
     row = side_by_side([Image.new("L", (3000, 1)), Image.new("L", (1, 3000))], ["wide", "high"])
-    assert row.width < 1.1 * rendering.MAX_SIDE
+    assert row.width < 1.1 * overlays.MAX_SIDE
     assert row.height < 100
     with pytest.raises(UserError, match="images"):
         side_by_side([], [])
 
 
-def test_real_labels_are_drawn_with_the_sky_in_color():
+def test_real_labels_are_drawn_in_color():
     if not CAMVID.is_dir():
-        pytest.skip("the labelled road scenes (../shared/data/camvid) are not on this machine")
+        pytest.skip("../shared/data/camvid is missing")
     classes = (CAMVID / "classes.txt").read_text().split()
     label = sorted((CAMVID / "val/labels").glob("*.png"))[40]
     class_map = np.asarray(Image.open(label))
@@ -202,7 +202,7 @@ def test_real_labels_are_drawn_with_the_sky_in_color():
     assert np.array_equal(drawn[class_map == VOID], image[class_map == VOID])
 
 
-def found(*boxes, size=(300, 400), labels=None):
+def make_instances(*boxes, size=(300, 400), labels=None):
     count = len(boxes)
     return InstanceResult(
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
@@ -214,20 +214,20 @@ def found(*boxes, size=(300, 400), labels=None):
     )
 
 
-PHOTO = np.full((300, 400, 3), 120, np.uint8)
+IMAGE = np.full((300, 400, 3), 120, np.uint8)
 LEFT, RIGHT = (40, 60, 160, 220), (160, 60, 290, 220)
 
 
 def test_every_object_has_its_own_colour_and_the_rest_is_the_image():
-    picture = np.array(instance_overlay(PHOTO, found(LEFT, RIGHT), ["cell"], legend=False))
-    assert picture.shape == PHOTO.shape
+    picture = np.array(instance_overlay(IMAGE, make_instances(LEFT, RIGHT), ["cell"], legend=False))
+    assert picture.shape == IMAGE.shape
     left, right, beside = picture[180, 100], picture[180, 230], picture[20, 20]
     assert np.abs(left.astype(int) - right).sum() > 60
     assert (beside == 120).all()
     assert np.abs(left.astype(int) - 120).sum() > 30
 
 
-def test_neighbours_are_never_of_the_same_colour():
+def test_neighbours_have_different_colours():
     grid = np.array([[x, y, x + 11, y + 11] for y in range(0, 200, 10) for x in range(0, 200, 10)], np.float64)
     colors = object_colors(grid)
     for index, box in enumerate(grid):
@@ -236,46 +236,46 @@ def test_neighbours_are_never_of_the_same_colour():
         assert not (colors[near] == colors[index]).all(1).any()
 
 
-def test_a_small_object_is_seen_in_front_of_a_large_one_of_a_higher_score():
+def test_small_objects_are_in_front_of_large_ones():
     around, inside = (20, 20, 380, 280), (200, 150, 250, 200)
-    both = np.array(instance_overlay(PHOTO, found(around, inside), ["cell"], legend=False))
-    alone = np.array(instance_overlay(PHOTO, found(around), ["cell"], legend=False))
+    both = np.array(instance_overlay(IMAGE, make_instances(around, inside), ["cell"], legend=False))
+    alone = np.array(instance_overlay(IMAGE, make_instances(around), ["cell"], legend=False))
     changed = (both != alone).any(-1)
     assert changed[152:198, 202:248].all()
     changed[149:201, 199:251] = False
     assert not changed.any()
 
 
-def test_an_object_with_room_carries_a_label_and_a_small_one_does_not():
-    large = np.array(instance_overlay(PHOTO, found((40, 60, 360, 280)), ["cell"], legend=False))
+def test_only_large_objects_are_labelled():
+    large = np.array(instance_overlay(IMAGE, make_instances((40, 60, 360, 280)), ["cell"], legend=False))
     middle, corner = large[150:200, 150:250], large[60:80, 40:120]
     assert len(np.unique(middle.reshape(-1, 3), axis=0)) == 1
     assert len(np.unique(corner.reshape(-1, 3), axis=0)) > 5
-    small = np.array(instance_overlay(PHOTO, found((40, 60, 60, 80)), ["cell"], legend=False))
+    small = np.array(instance_overlay(IMAGE, make_instances((40, 60, 60, 80)), ["cell"], legend=False))
     assert len(np.unique(small[60:80, 40:60].reshape(-1, 3), axis=0)) <= 3
 
 
-def test_the_legend_counts_the_objects_beneath_the_photo():
-    none = instance_overlay(PHOTO, found(), ["cell", "nerve"])
-    some = instance_overlay(PHOTO, found(LEFT, RIGHT, labels=[1, 0]), ["cell", "nerve"])
+def test_the_legend_counts_the_objects():
+    none = instance_overlay(IMAGE, make_instances(), ["cell", "nerve"])
+    some = instance_overlay(IMAGE, make_instances(LEFT, RIGHT, labels=[1, 0]), ["cell", "nerve"])
     assert none.width == some.width == 400
     assert some.height > 300
-    assert np.array_equal(np.array(none)[:300], PHOTO)
+    assert np.array_equal(np.array(none)[:300], IMAGE)
 
 
-def test_small_photos_are_enlarged_for_their_legend():
-    picture = instance_overlay(PHOTO[:64, :64], found((5, 5, 30, 30), size=(64, 64)), ["cell"])
+def test_small_images_are_enlarged_for_their_legend():
+    picture = instance_overlay(IMAGE[:64, :64], make_instances((5, 5, 30, 30), size=(64, 64)), ["cell"])
     assert picture.width == 256
 
 
-def test_a_result_draws_its_overlay():
-    result = found(LEFT)
-    result.image = PHOTO
-    assert np.array_equal(np.array(result.overlay()), np.array(instance_overlay(PHOTO, found(LEFT), ["cell"])))
+def test_instance_results_draw_their_overlay():
+    result = make_instances(LEFT)
+    result.image = IMAGE
+    assert np.array_equal(np.array(result.overlay()), np.array(instance_overlay(IMAGE, make_instances(LEFT), ["cell"])))
 
 
 def test_invalid_arguments_are_rejected():
     with pytest.raises(UserError, match="resized"):
-        instance_overlay(PHOTO[:100], found(LEFT), ["cell"])
+        instance_overlay(IMAGE[:100], make_instances(LEFT), ["cell"])
     with pytest.raises(UserError, match="opacity"):
-        instance_overlay(PHOTO, found(LEFT), ["cell"], opacity=2)
+        instance_overlay(IMAGE, make_instances(LEFT), ["cell"], opacity=2)

@@ -15,7 +15,7 @@ from PIL import Image
 from upscore.errors import UserError
 from upscore.evaluation.instances import CLASS_COLUMNS, ClassScores, InstanceEvaluator, class_rows, summary_rows
 from upscore.evaluation.semantic import semantic_scores
-from upscore.viz import plots as plots
+from upscore.viz import plots
 from upscore.viz.plots import plot_class_precision, plot_confusion, plot_curves, plot_per_class, plot_precision_recall
 
 
@@ -100,7 +100,7 @@ def test_curves_mark_the_epoch_of_the_best_mean_iu(tmp_path, figure):
         assert [2, 2] in [list(line.get_xdata()) for line in axes.lines]
 
 
-def test_curves_without_mean_iu_go_by_validation_loss(tmp_path, figure):
+def test_curves_without_mean_iu_mark_the_lowest_validation_loss(tmp_path, figure):
     records = [{"epoch": e, "val_loss": loss} for e, loss in [(1, 3.0), (2, 1.0), (3, float("nan")), (4, 2.0)]]
     plot_curves(records, tmp_path / "curves.png")
     loss, metrics = figure().axes

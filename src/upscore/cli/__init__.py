@@ -29,11 +29,11 @@ from upscore.errors import UserError
 from upscore.memory import is_out_of_memory
 from upscore.text import printable
 
-NO_MEMORY = "not enough memory: raise the limit (ulimit -v, the container's), or use a machine with more"
+OUT_OF_MEMORY = "out of memory: raise the limit (ulimit -v, or that of the container), or use a machine with more"
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
-_formatwarning = warnings.formatwarning
+_default_format = warnings.formatwarning
 
 app = App(
     name="upscore",
@@ -99,7 +99,7 @@ analyze.command(superpixels, name="superpixels")
 
 def main() -> None:
     """Run a command and exit; print a `UserError` as one sentence on standard error."""
-    warnings.formatwarning = _plainly
+    warnings.formatwarning = _format_warning
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names may contain bytes that cannot be decoded
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -111,7 +111,7 @@ def main() -> None:
     except (MemoryError, RuntimeError, IndexError, ImportError, OSError) as error:
         if not is_out_of_memory(error):
             raise
-        print(f"upscore: {NO_MEMORY} ({type(error).__name__}: {_first_line(error)})", file=sys.stderr)
+        print(f"upscore: {OUT_OF_MEMORY} ({type(error).__name__}: {_first_line(error)})", file=sys.stderr)
         status = EXIT_FAILED
     except KeyboardInterrupt:
         print("upscore: interrupted", file=sys.stderr)
@@ -123,13 +123,13 @@ def _first_line(error: BaseException) -> str:
     return printable(next(iter(str(error).strip().splitlines()), ""))
 
 
-def _plainly(
+def _format_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
     """Format warnings of upscore like its errors, and all others as Python does."""
     if category.__module__.startswith("upscore"):
         return f"upscore: {printable(str(message))}\n"
-    return _formatwarning(message, category, filename, lineno, line)
+    return _default_format(message, category, filename, lineno, line)
 
 
 def _refuse_torchrun() -> None:
@@ -140,6 +140,6 @@ def _refuse_torchrun() -> None:
     if os.environ.get("RANK", "0") != "0":
         sys.exit(EXIT_USAGE)
     raise UserError(
-        f"torchrun started {processes} processes, and each would do all of `{sys.argv[1]}`: run it without torchrun "
-        "(`predict` and `evaluate` share their work with --ray)"
+        f"`{sys.argv[1]}` cannot be distributed by torchrun, which started {processes} processes: run it without "
+        "torchrun (`predict` and `evaluate` run on several processes with --ray)"
     )

@@ -75,12 +75,18 @@ def bench(
     from upscore.errors import UserError
     from upscore.files import require_writable_file, write_text
 
-    least = {"--batch-size": min(batch_size or [1]), "--rounds": rounds, "--threads": 1 if threads is None else threads}
-    for option, value in least.items():
+    counts = {
+        "--batch-size": min(batch_size or [1]),
+        "--rounds": rounds,
+        "--threads": 1 if threads is None else threads,
+    }
+    for option, value in counts.items():
         if value < 1:
-            raise UserError(f"{option} {value}: give 1 or more")
+            raise UserError(f"{option} {value} is invalid: give 1 or more")
     if images and image_size:
-        raise UserError(f"--image-size {image_size[0]} resizes the built-in image: leave it out, or give no images")
+        raise UserError(
+            f"--image-size {image_size[0]} applies to the built-in image only: leave it out, or give no images"
+        )
     sizes = [_size(text) for text in image_size or [DEFAULT_SIZE]]
     if json is not None:
         require_writable_file(json, "choose another --json")
@@ -112,17 +118,17 @@ def bench(
 
 
 def _size(text: str) -> tuple[int, int]:
-    """ "640x480" -> (480, 640)."""
+    """Parse a size: "640x480" -> (480, 640)."""
     from upscore.errors import UserError
 
     match = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text)
     if match is None:
-        raise UserError(f"--image-size {text}: write WIDTHxHEIGHT in pixels, such as {DEFAULT_SIZE}")
+        raise UserError(f"--image-size {text} is invalid: give WIDTHxHEIGHT in pixels, such as {DEFAULT_SIZE}")
     return int(match[2]), int(match[1])
 
 
 def _images(paths: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-    """(H, W, 3) uint8: the files, or the built-in image at these sizes."""
+    """Return the images of the files, or the built-in image in the given sizes, each (H, W, 3) uint8."""
     import numpy as np
 
     from upscore.data import read_image
@@ -184,5 +190,5 @@ def _print(
 
 
 def _number(value: float) -> str:
-    """ "0.0421", "8.5", "37", "1200": two digits or more, and no exponent."""
+    """Format a number with at least two significant digits and without exponent, as "0.042", "8.5" or "1200"."""
     return f"{value:.0f}" if value >= 10 else f"{value:.2g}"

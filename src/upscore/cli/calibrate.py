@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from upscore.progress import ProgressCallback
 
 
+MIN_HELD_OUT = 20
+"""From this number of images on, half of them are held out to measure the agreement."""
+
+
 def calibrate(
     model: str,
     paths: list[Path],
@@ -20,7 +24,7 @@ def calibrate(
     data: str | None = None,
     split: str | None = None,
     output: Path | None = None,
-    photos: int = 100,
+    max_images: int = 100,
 ) -> int:
     """Quantize a model to int8, and measure the loss of accuracy.
 
@@ -53,7 +57,7 @@ def calibrate(
     output
         Write a copy of the model with its int8 network to this new folder
         instead of changing the model's folder.
-    photos
+    max_images
         Maximum number of images to use, spread evenly over all; includes the
         images that are held out for the measurement.
     """
@@ -68,30 +72,30 @@ def calibrate(
     from upscore.inference.quantized import part_names, save_quantized
     from upscore.progress import progress_bars
 
-    if photos < 1:
-        raise UserError(f"--photos {photos}: give 1 or more")
+    if max_images < 1:
+        raise UserError(f"--max-images {max_images} is invalid: give 1 or more")
     if split is not None and data is None:
         raise UserError(f"--split {split} needs --data: add --data, or leave --split out")
     folder = find_model(model)
-    _require_place(model, folder, output)
-    given = list(find_images(paths).values())
+    _require_output(model, folder, output)
+    images = list(find_images(paths).values())
     net, config = load_model(folder)
     require_quantizable(net)
     reference = Model(net, "openvino", "float32", max_side=config.max_side)
     labelled = None if data is None else _labelled(reference, data, split)
     with progress_bars() as progress:
-        sound, failures = _readable(evenly_spaced(given, photos), progress)
-        others = len(sound) >= MANY
-        seen, unseen = (sound[::2], sound[1::2]) if others else (sound, sound)
-        parts = quantize(net, seen, max_images=len(seen), progress=_shown(progress))
+        readable, failures = _readable(evenly_spaced(images, max_images), progress)
+        held_out = len(readable) >= MIN_HELD_OUT
+        calibration, validation = (readable[::2], readable[1::2]) if held_out else (readable, readable)
+        parts = quantize(net, calibration, max_images=len(calibration), progress=_calibration_progress(progress))
         int8 = Model(net, "openvino", "int8", max_side=config.max_side, quantized=parts)
         both = {"float32": reference, "int8": int8}
         report = {
-            "agreement": _agreement(both, unseen, progress),
-            "images": len(given),
-            "calibrated on": len(seen),
-            "measured on": len(unseen),
-            "measured on others": others,
+            "agreement": _agreement(both, validation, progress),
+            "images": len(images),
+            "calibrated on": len(calibration),
+            "measured on": len(validation),
+            "measured on others": held_out,
             "int8": list(parts),
             "bfloat16": [name for name in part_names(net) if name not in parts],
         }
@@ -104,11 +108,7 @@ def calibrate(
     return FAILED if failures else 0
 
 
-MANY = 20
-"""From this number of images on, half of them are held out to measure the agreement."""
-
-
-def _require_place(model: str, folder: Path, output: Path | None) -> None:
+def _require_output(model: str, folder: Path, output: Path | None) -> None:
     from upscore.checkpoints.model_folder import BUILT_IN
     from upscore.errors import UserError
     from upscore.files import require_writable
@@ -117,7 +117,7 @@ def _require_place(model: str, folder: Path, output: Path | None) -> None:
     if output is None and folder.is_relative_to(BUILT_IN):
         raise UserError(f"{model} is part of the package and can't be changed: give --output for a copy")
     if output is not None and (output.exists() or output.is_symlink()):
-        raise UserError(f"{output} exists already: choose a new --output")
+        raise UserError(f"--output {output} already exists: choose a new folder")
     require_writable(output or folder, ELSEWHERE)
 
 
@@ -139,25 +139,25 @@ def _readable(images: list[Path], progress: Progress) -> tuple[list[Path], list[
     from upscore.data.io.images import read_image
     from upscore.errors import UserError
 
-    sound: list[Path] = []
+    readable: list[Path] = []
     failures: list[str] = []
     for image in progress.track(images, description="Reading"):
         try:
             read_image(image)
-            sound.append(image)
+            readable.append(image)
         except UserError as error:
             failures.append(str(error))
-    if not sound:
+    if not readable:
         raise UserError(f"none of the {len(images)} images can be read; the first error is: {failures[0]}")
-    return sound, failures
+    return readable, failures
 
 
-def _shown(progress: Progress) -> ProgressCallback:
+def _calibration_progress(progress: Progress) -> ProgressCallback:
     task = progress.add_task("Calibrating")
 
     def advance(done: int, total: int) -> None:
         progress.update(task, completed=done, total=total)
-        if done == total:  # the next step takes as long and reports no progress
+        if done == total:  # the next step takes about as long, but reports no progress
             progress.update(task, description="Choosing the ranges", total=None)
 
     return advance
@@ -181,22 +181,22 @@ def _scores(both: dict[str, Model], dataset: Dataset, progress: Progress) -> dic
     scores: dict[str, Any] = {}
     for precision, predictor in both.items():
         task = progress.add_task(f"Scoring {precision}", total=len(dataset))
-        found = evaluate(predictor, dataset, progress=lambda done, _, task=task: progress.update(task, completed=done))
-        scores[precision] = {"AP": found.AP} if isinstance(found, InstanceScores) else {"mean IoU": found.mean_iu}
+        result = evaluate(predictor, dataset, progress=lambda done, _, task=task: progress.update(task, completed=done))
+        scores[precision] = {"AP": result.AP} if isinstance(result, InstanceScores) else {"mean IoU": result.mean_iu}
     return scores
 
 
 def _print(report: dict[str, Any], folder: Path) -> None:
-    seen, given = report["calibrated on"], report["images"]
-    which = f"all {given} images" if seen == given else f"{seen} of {given} images, evenly spread"
-    print(f"{folder}: int8, calibrated on {which}")
-    left = f"; in bfloat16: {', '.join(report['bfloat16'])}, which did not run for any of these images"
-    print(f"  in int8: {', '.join(report['int8'])}{left if report['bfloat16'] else ''}")
-    same = f"the images that it was calibrated on (with {MANY} or more, half would be held out)"
-    on = f"{report['measured on']} other images" if report["measured on others"] else same
-    print(f"  agreement with float32 {report['agreement']:.2%}, on {on}")
+    used, images = report["calibrated on"], report["images"]
+    selection = f"all {images} images" if used == images else f"{used} of {images} images, evenly spread"
+    print(f"{folder}: int8, calibrated on {selection}")
+    unused = f"; in bfloat16: {', '.join(report['bfloat16'])}, which did not run for these images"
+    print(f"  in int8: {', '.join(report['int8'])}{unused if report['bfloat16'] else ''}")
+    same = f"the calibration images (give {MIN_HELD_OUT} or more images to hold out half of them)"
+    measured = f"{report['measured on']} other images" if report["measured on others"] else same
+    print(f"  agreement with float32 {report['agreement']:.2%}, on {measured}")
     if "scores" in report:
         (name, before), *_ = report["scores"]["float32"].items()
         after = report["scores"]["int8"][name]
-        on = ", ".join(filter(None, (report["data"], report["split"])))
-        print(f"  {name} {after:.2%}, float32 {before:.2%} ({100 * (after - before):+.2f} points), on {on}")
+        data = ", ".join(filter(None, (report["data"], report["split"])))
+        print(f"  {name} {after:.2%}, float32 {before:.2%} ({100 * (after - before):+.2f} points), on {data}")

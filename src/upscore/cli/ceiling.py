@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def ceiling(data: str, /, *, split: str | None = None, output: Path = Path("ceiling"), max_side: int = 1024) -> None:
-    """Compute the highest mean IoU that each output stride allows.
+    """Compute the upper bound of mean IoU for each output stride.
 
     ```
     upscore analyze ceiling camvid/
@@ -20,11 +20,11 @@ def ceiling(data: str, /, *, split: str | None = None, output: Path = Path("ceil
     upscore analyze ceiling scenes:200
     ```
 
-    A network that predicts scores every 32 pixels can't draw a pole 3 pixels
-    wide. Your labels are downsampled to strides 2, 4, ... 128, upsampled
-    again, and scored against the originals. No network is trained, so it
-    takes about a minute. The last lines recommend a network to train, and
-    name the classes that no stride can resolve.
+    A network that predicts scores every 32 pixels can't segment a pole 3
+    pixels wide. The labels are downsampled to strides 2, 4, ... 128,
+    upsampled again, and compared with the originals. No network is trained,
+    so it takes about a minute. The last lines recommend a network to train,
+    and list the classes that no stride can resolve.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def ceiling(data: str, /, *, split: str | None = None, output: Path = Path("ceil
 
     if task_of(data) == "instances":
         raise UserError(
-            f"{data}: its labels are object ids, but a ceiling is computed from class maps; give class maps."
+            f"{data} has labels of objects, but upper bounds are computed for class maps: give data with class maps"
         )
     require_writable(output, "choose another --output")
     dataset = open_dataset(data, split)
@@ -58,11 +58,11 @@ def ceiling(data: str, /, *, split: str | None = None, output: Path = Path("ceil
     reduced = 0
     with progress_bars() as progress:
         for index in progress.track(range(len(dataset)), description="Measuring"):
-            whole = dataset[index]
-            sample = resize_longest(whole, max_side)
+            original = dataset[index]
+            sample = resize_longest(original, max_side)
             if sample.class_map is None:
-                raise UserError(f"{data}: {sample.name} has no class map to measure.")
-            reduced += sample is not whole
+                raise UserError(f"{data}: {sample.name} has no class map: label it, or remove the image")
+            reduced += sample is not original
             meter.update(sample.class_map)
     ceilings = meter.ceilings()
     sentences = advice(ceilings, reduced=reduced)
@@ -73,7 +73,9 @@ def ceiling(data: str, /, *, split: str | None = None, output: Path = Path("ceil
             ceilings, title, sentences, output, {"data": data, "split": split, "max_side": max_side, "reduced": reduced}
         )
     except OSError as error:
-        raise UserError(f"{error.filename or output}: can't be written ({error.strerror})") from error
+        raise UserError(
+            f"{error.filename or output} can't be written ({error.strerror}): choose another --output"
+        ) from error
 
 
 def _write(
@@ -100,9 +102,9 @@ def _print(ceilings: Ceilings, title: str, sentences: Sequence[str]) -> None:
     from upscore.experiments.ceiling.report import ABOUT_CEILINGS, ABOUT_PAPER, TITLES, class_rows, mean_rows
 
     console = Console()
-    classes = [[name, pixels, *shares] for name, pixels, _images, *shares in class_rows(ceilings, digits=0)]
-    means = [[name, "", *shares] for name, *shares in mean_rows(ceilings, digits=0)]
-    console.print(f"{title}: IoU at each output stride, in pixels", style="italic")
+    classes = [[name, pixels, *ious] for name, pixels, _images, *ious in class_rows(ceilings, digits=0)]
+    means = [[name, "", *ious] for name, *ious in mean_rows(ceilings, digits=0)]
+    console.print(f"{title}: upper bound of IoU by output stride in pixels", style="italic")
     for header, rows in ((("class", "pixels"), classes), (("mean IoU", ""), means)):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for number, column in enumerate((*header, *map(str, ceilings.strides))):
@@ -110,9 +112,9 @@ def _print(ceilings: Ceilings, title: str, sentences: Sequence[str]) -> None:
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    console.print("The IoU of a class is that of the better of two methods:")
-    for method, words in METHODS.items():
-        console.print(f"  {TITLES[method]}: {words}.")
+    console.print("The IoU of a class is the higher one of two methods:")
+    for method, definition in METHODS.items():
+        console.print(f"  {TITLES[method]}: {definition}.")
     console.print(f"{ABOUT_PAPER}\n{ABOUT_CEILINGS}\n")
     for sentence in sentences:
         console.print(sentence, style="bold" if sentence is sentences[-1] else None)

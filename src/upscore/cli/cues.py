@@ -1,4 +1,4 @@
-"""`upscore analyze cues`: measure how much a network relies on objects, their shape, and their surroundings."""
+"""`upscore analyze cues`: measure how much a network relies on objects, their shape, and the background."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def cues(
         recipe of the others; or the name of a network: fcn8s, fcn16s, fcn32s
         (as in the paper).
     foreground
-        Comma-separated names of the classes that are objects; all others are
+        Comma-separated names of the foreground classes; all others are
         background. By default all but the first, if that is background.
     output
         The folder to write to.
@@ -80,7 +80,7 @@ def cues(
         longer side has this many pixels; by default 1024, 0 for none.
     val_pattern
         Test on the images whose names match this pattern; by default the
-        images that the given model held out.
+        validation images of the given model.
     seed
         Random seed.
     workers
@@ -92,24 +92,24 @@ def cues(
     from upscore.data.instance_datasets import task_of
     from upscore.errors import UserError
     from upscore.experiments.cues.report import advice, definitions, write_cues
-    from upscore.experiments.cues.run import Experiment, count_classes, foreground_of, measure_cues
+    from upscore.experiments.cues.run import Experiment, count_classes, measure_cues, select_foreground
     from upscore.experiments.cues.training_setup import budget, training_setup
     from upscore.files import require_writable
     from upscore.training.callbacks import RunFolderWriter, TerminalProgress
     from upscore.training.loader import default_workers
 
     if task_of(data) == "instances":
-        raise UserError(f"{data}: its labels are object ids, but cues need class maps: give class maps")
+        raise UserError(f"{data} has labels of objects, but cues need class maps: give data with class maps")
     if workers is not None and workers < 0:
-        raise UserError(f"--workers {workers}: give 0 or more")
+        raise UserError(f"--workers {workers} is invalid: give 0 or more")
     require_writable(output, "choose another --output")
     train, val = open_splits(data, val_pattern=val_pattern)
     names = None if foreground is None else [name.strip() for name in foreground.split(",") if name.strip()]
-    chosen = foreground_of(train.classes, names)
+    chosen = select_foreground(train.classes, names)
     setup = training_setup(model, train.classes, backbone=backbone, weights=weights, max_side=max_side)
-    theirs = setup.training.get("val_pattern") if same_source(setup.training.get("data"), data) else None
-    if val_pattern is None and theirs is not None:
-        val_pattern = theirs
+    reference_pattern = setup.training.get("val_pattern") if same_source(setup.training.get("data"), data) else None
+    if val_pattern is None and reference_pattern is not None:
+        val_pattern = reference_pattern
         train, val = open_splits(data, val_pattern=val_pattern)
     setup = budget(setup, len(train), images=images, epochs=epochs, crop=crop)
     experiment = Experiment(train=train, val=val, foreground=chosen, setup=setup, output=output, seed=seed)
@@ -118,7 +118,7 @@ def cues(
     terminal = TerminalProgress(console)
     try:
         counts = count_classes(val, partial(terminal.on_progress, "Counting"))
-        found = measure_cues(
+        cues = measure_cues(
             experiment,
             counts,
             workers=default_workers() if workers is None else workers,
@@ -127,27 +127,29 @@ def cues(
     except KeyboardInterrupt:
         console.print(f"stopped; run the same command to resume ({output})")
         return 130
-    sentences = advice(found)
-    defined = definitions(found, experiment.fill, setup.colour)
+    sentences = advice(cues)
+    defined = definitions(cues, experiment.fill, setup.colour)
     about = {"data": data, "val_pattern": val_pattern, "model": model}
     try:
-        written = write_cues(experiment, found, counts, about, sentences, defined)
+        written = write_cues(experiment, cues, counts, about, sentences, defined)
     except OSError as error:
-        raise UserError(f"{error.filename or output}: can't be written ({error.strerror})") from error
+        raise UserError(
+            f"{error.filename or output} can't be written ({error.strerror}): choose another --output"
+        ) from error
     same_data = same_source(setup.training.get("data"), data) and setup.training.get("val_pattern") == val_pattern
     if setup.reference is not None and not same_data:
         console.print(
-            f"warning: {model} was trained on {setup.training.get('data', 'data unknown')}, held out: "
-            f"{setup.training.get('val_pattern') or 'by itself'}; if its training images are among those held out "
-            "here, the Reference rows are too high",
+            f"warning: {model} was trained on {setup.training.get('data', 'unknown data')} with validation pattern "
+            f"{setup.training.get('val_pattern') or 'none'}: if the validation images here include its training "
+            "images, the scores of the Reference conditions are too high",
             style="yellow",
         )
-    _print(found, f"{data}: {found.photos} held-out images", sentences, defined)
+    _print(cues, f"{data}: {cues.images} validation images", sentences, defined)
     print("\n".join(map(str, written)))
     return 0
 
 
-def _print(found: Cues, title: str, sentences: Sequence[str], defined: Sequence[str]) -> None:
+def _print(cues: Cues, title: str, sentences: Sequence[str], defined: Sequence[str]) -> None:
     from rich import box
     from rich.table import Table
 
@@ -157,11 +159,11 @@ def _print(found: Cues, title: str, sentences: Sequence[str], defined: Sequence[
     console = Console()
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
     kept = []
-    columns = zip(HEADER, *cue_rows(found), strict=True)
+    columns = zip(HEADER, *cue_rows(cues), strict=True)
     for number, (name, *cells) in enumerate(columns):
-        if name != "paper's share":  # 80 characters are wide enough for the others
-            words = name.replace(" ", "\n", 1) if number in (1, 2) else name.replace(" IU of ", " IU\nof ")
-            table.add_column(words, justify="right" if number > 2 else "left", no_wrap=True)
+        if name != "paper, relative":  # omitted, so that the table fits in 80 characters
+            title = name.replace(" ", "\n", 1) if number in (1, 2) else name.replace(" IoU of ", " IoU\nof ")
+            table.add_column(title, justify="right" if number > 2 else "left", no_wrap=True)
             kept.append(cells)
     for row in zip(*kept, strict=True):
         table.add_row(*row)

@@ -96,7 +96,7 @@ def check(
     if json is not None:
         require_writable_file(json, "choose another --json")
     if task == "instances" and sbd is not None:
-        raise UserError(f"--sbd {sbd}: can't be combined with --task instances; leave one of them out.")
+        raise UserError(f"--sbd {sbd} can't be combined with --task instances: leave one of them out")
     if sbd is None and (task or task_of(data)) == "instances":
         report = check_instances(data, split=split, track=_progress)
     else:
@@ -199,9 +199,9 @@ def _objects_table(report: InstanceReport) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("index", "class", "objects", "", "images"):
         table.add_column(title, justify="left" if title in ("class", "") else "right", no_wrap=title != "class")
-    most = max(entry.objects for entry in report.classes) or 1
+    largest = max(entry.objects for entry in report.classes) or 1
     for index, entry in enumerate(report.classes[:SHOWN_CLASSES]):
-        bar = Bar(size=most, begin=0, end=entry.objects, width=24, color="cyan")
+        bar = Bar(size=largest, begin=0, end=entry.objects, width=24, color="cyan")
         name = Text(printable(entry.name))
         style = None if entry.objects else "dim"
         table.add_row(str(index), name, f"{entry.objects:,}", bar, f"{entry.images:,}", style=style)
@@ -215,8 +215,8 @@ def _print_objects(report: InstanceReport, console: Console) -> None:
         f"{_count(report.objects, 'object')}: {', '.join(f'{n:,} {name}' for name, n in report.areas.items())}"
     )
     if report.per_image is not None:
-        fewest, middle, most = report.per_image
-        console.print(f"  {fewest} to {most} in an image, median {middle:g}")
+        minimum, median, maximum = report.per_image
+        console.print(f"  {minimum} to {maximum} per image, median {median:g}")
     console.print("  small is under 32x32 pixels, large from 96x96 (COCO's limits)\n")
 
 
@@ -225,8 +225,8 @@ def _print_sizes(report: Report | InstanceReport, console: Console) -> None:
     more = f", and {len(report.sizes) - 5:,} more" if len(report.sizes) > 5 else ""
     console.print(f"{_count(len(report.sizes), 'size')}: {', '.join(common)}{more}")
     if len(report.sizes) > 1:
-        for side, (smallest, middle, largest) in report.size_range().items():
-            console.print(f"  {side}: {smallest} to {largest} pixels, median {middle:g}")
+        for side, (minimum, median, maximum) in report.size_range().items():
+            console.print(f"  {side}: {minimum} to {maximum} pixels, median {median:g}")
     console.print()
 
 

@@ -97,7 +97,7 @@ def evaluate(
         if ray:
             from upscore.distributed.ray.evaluate import evaluate_on_ray
 
-            found = evaluate_on_ray(
+            result = evaluate_on_ray(
                 model,
                 data,
                 split,
@@ -107,12 +107,12 @@ def evaluate(
                 precision=precision,
                 progress=advance,
             )
-            scores, images, training = found.scores, found.images, found.training
+            scores, images, training = result.scores, result.images, result.training
         else:
-            predictor = load(model, engine=engine, precision=precision)
-            dataset = open_instances(data, split) if predictor.task == "instances" else open_dataset(data, split)
-            scores = score(predictor, dataset, progress=advance)
-            images, training = len(dataset), predictor.training
+            loaded = load(model, engine=engine, precision=precision)
+            dataset = open_instances(data, split) if loaded.task == "instances" else open_dataset(data, split)
+            scores = score(loaded, dataset, progress=advance)
+            images, training = len(dataset), loaded.training
     if split in (None, "train", "trainval") and same_source(training.get("data"), data):
         stderr.print(
             f"warning: {data} contains the images that this model was trained on: its scores here are higher than on "
@@ -133,7 +133,9 @@ def evaluate(
         if plots is not None:
             _plot(scores, plots)
     except OSError as error:
-        raise UserError(f"{error.filename or json or plots}: can't be written ({error.strerror})") from error
+        raise UserError(
+            f"{error.filename or json or plots} can't be written ({error.strerror}): choose another --json or --plots"
+        ) from error
 
 
 def _plot(scores: SemanticScores | InstanceScores, folder: Path) -> None:
@@ -153,7 +155,7 @@ def _plot(scores: SemanticScores | InstanceScores, folder: Path) -> None:
 def _print_objects(scores: InstanceScores, title: str) -> None:
     from upscore.evaluation.instances import CLASS_COLUMNS, class_rows, summary_rows
 
-    summary = [*summary_rows(scores), ("score threshold", f"{scores.score_threshold:.2f} (of StarDist's AP and F1)")]
+    summary = [*summary_rows(scores), ("score threshold", f"{scores.score_threshold:.2f} (for StarDist's AP and F1)")]
     _print(title, CLASS_COLUMNS, class_rows(scores), summary)
 
 

@@ -1,4 +1,4 @@
-"""`upscore heatmap`: draw where an ImageNet classifier finds a class in an image."""
+"""`upscore heatmap`: draw a heat map of an ImageNet class over an image."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def heatmap(
 
     output = output or image.with_name(f"{image.stem}_heatmap.png")
     if output.suffix.lower() not in {".png", ".jpg", ".jpeg", ".webp"}:
-        raise UserError(f"--output {output} must end in .png, .jpg or .webp")
+        raise UserError(f"--output {output} is not an image file: use a name that ends in .png, .jpg or .webp")
     require_writable_file(output, "choose another --output")
     if output.exists() and image.exists() and output.samefile(image):
-        raise UserError(f"--output {output} is the image itself: choose another name")
+        raise UserError(f"--output {output} is the input image: choose another name")
 
     from rich.table import Table
 
@@ -71,15 +71,15 @@ def heatmap(
     from upscore.viz.overlays import heat_overlay
 
     pixels = read_image(image)
-    found = heat_map(imagenet_classifier(backbone, weights), pixels, label or (), scale)
-    title = f"{found.label}: up to {found.heat.max():.0%}"
-    picture = heat_overlay(pixels.permute(1, 2, 0).numpy(), found.heat, title)
+    result = heat_map(imagenet_classifier(backbone, weights), pixels, label or (), scale)
+    title = f"{result.label}: up to {result.heat.max():.0%}"
+    picture = heat_overlay(pixels.permute(1, 2, 0).numpy(), result.heat, title)
     with atomic_path(output) as temporary:
         picture.save(temporary)
 
     table = Table("the whole image", "probability", box=None, pad_edge=False)
     table.columns[1].justify = "right"
-    for name, probability in found.top:
+    for name, probability in result.top:
         table.add_row(name, f"{probability:.1%}")
     console = Console()
     console.print(table)

@@ -66,33 +66,33 @@ def import_(
         The network to build from vgg16; fcn32s by default.
     """
     if source != "torchvision" and model is not None:
-        raise UserError(f"--model {model}: a checkpoint of {source} determines the network; leave --model out")
+        raise UserError(f"--model {model} applies to --from torchvision only: leave it out with --from {source}")
     if source != "pytorch-fcn" and at_once:
-        raise UserError(
-            "--at-once is only for --from pytorch-fcn" + "; give --model fcn8s-atonce" * (source == "torchvision")
-        )
+        remedy = "give --model fcn8s-atonce" if source == "torchvision" else "leave it out"
+        raise UserError(f"--at-once applies to --from pytorch-fcn only: {remedy}")
 
     from upscore.checkpoints.model_folder import refuse_others, save_model
     from upscore.files import require_writable
 
     refuse_others(output)
     require_writable(output.parent, "choose another --output")
-    given = None if classes is None else _read_names(classes)
+    names_given = None if classes is None else _read_names(classes)
     if source == "pytorch-fcn":
         net = _from_pytorch_fcn(checkpoint, at_once)
     elif source == "torchvision":
-        net = _from_torchvision(checkpoint, model, given)
+        net = _from_torchvision(checkpoint, model, names_given)
     else:
         net = _from_detectron2(checkpoint)
-    names = given or net.classes
+    names = names_given or net.classes
     if len(names) != net.num_classes:
-        raise UserError(f"--classes {classes}: gives {len(names)} classes, but {checkpoint} has {net.num_classes}")
+        raise UserError(
+            f"--classes {classes} gives {len(names)} classes, but {checkpoint} has {net.num_classes}: give as many "
+            "names"
+        )
     save_model(output, net, classes=names, training={"imported_from": source, "file": checkpoint.name})
-    made = net.architecture
-    untrained = (
-        "; its scores are zero until it is trained" if source == "torchvision" and net.task == "semantic" else ""
-    )
-    print(f"{output}: {made['name']} over {made['backbone']} with {net.num_classes} classes{untrained}")
+    options = net.architecture
+    untrained = "; train it before use" if source == "torchvision" and net.task == "semantic" else ""
+    print(f"{output}: {options['name']} with backbone {options['backbone']}, {net.num_classes} classes{untrained}")
 
 
 def _from_pytorch_fcn(checkpoint: Path, at_once: bool) -> FCN:
@@ -117,12 +117,12 @@ def _from_torchvision(checkpoint: Path, model: str | None, classes: list[str] | 
     state = read_state_dict(checkpoint)
     if is_detector(state):
         if model is not None:
-            raise UserError(f"--model {model}: {checkpoint} is a Mask R-CNN; leave --model out")
+            raise UserError(f"--model {model} does not apply to {checkpoint}, which is a Mask R-CNN: leave it out")
         return import_torchvision_mask_rcnn(state)
     if classes is None:
         raise UserError(
-            f"{checkpoint} is not a Mask R-CNN; to build an FCN from the classifier vgg16, give --classes: a file with "
-            "one class name per line, or the number of classes"
+            f"{checkpoint} is not a Mask R-CNN: to build an FCN from a vgg16 classifier, add --classes with the number "
+            "of classes, or with a file with one class name per line"
         )
     return import_torchvision_vgg16(state, model or "fcn32s", num_classes=len(classes))
 
@@ -140,5 +140,5 @@ def _read_names(classes: str) -> list[str]:
     if not classes.isdecimal():
         return read_classes(Path(classes))
     if not 1 <= int(classes) <= MAX_CLASSES:
-        raise UserError(f"--classes {classes}: there must be from 1 to {MAX_CLASSES}")
+        raise UserError(f"--classes {classes} is invalid: give a number from 1 to {MAX_CLASSES}")
     return [f"class_{index}" for index in range(int(classes))]

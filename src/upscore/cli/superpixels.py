@@ -51,8 +51,8 @@ def superpixels(
     gives each segment the most frequent class of its labels (the score nears
     100% as segments shrink, so it is shown for several sizes); without
     labels, where similar segments are clustered into as many groups as there
-    are classes, and each group gets one class for the whole data set; and of
-    a trained FCN for comparison.
+    are classes, and each group gets one class for the whole data set; and
+    the scores of a trained FCN for comparison.
 
     Parameters
     ----------
@@ -63,16 +63,16 @@ def superpixels(
         The folder to write to.
     method
         felzenszwalb, slic, quickshift, watershed, ncut (normalized cuts), or
-        kmeans, which groups colours alone: its segments are not connected.
+        kmeans, which clusters colours only: its segments are not connected.
     segments
-        How many segments an image should have; 100 by default, with kmeans 16
-        colours. watershed, ncut and kmeans keep to it; slic and felzenszwalb
-        come near, by a short search; quickshift can't go below the number of
-        hills it finds.
+        Number of segments per image; 100 by default, 16 for kmeans. Exact for
+        watershed, ncut and kmeans; approximate for slic and felzenszwalb,
+        whose parameters are adjusted in several runs; quickshift may return
+        more.
     max_side
         Larger images are reduced until their longer side has this many
         pixels, and the segments are resized back by nearest neighbour;
-        0: never.
+        0 for none.
     seed
         Random seed of quickshift, kmeans and the grouping.
     model
@@ -81,64 +81,64 @@ def superpixels(
         For labelled data: train, val, test or trainval; by default test where
         there is one, else val, else all.
     val_pattern
-        Score only the images whose names match this pattern, which the model
-        held out with train --val-pattern.
+        Score only the images whose names match this pattern, as given to
+        train --val-pattern.
     limit
-        Score at most this many images, evenly spaced over the data.
+        Score at most this many images, evenly_spaced spaced over the data.
     pictures
-        Number of images in METHOD.png; 0: no picture.
+        Number of images in METHOD.png; 0 for no figure.
     sweep
         Compute the oracle's score also for a tenth, a third, and three times
         the number of segments.
     """
-    wanted = segments if segments is not None else COLORS if method == "kmeans" else SEGMENTS
-    from upscore.experiments.superpixels.methods import require_options
+    requested = segments if segments is not None else COLORS if method == "kmeans" else SEGMENTS
+    from upscore.experiments.superpixels.methods import check_options
     from upscore.files import require_writable
 
-    require_options(method, wanted, max_side, seed)
+    check_options(method, requested, max_side, seed)
     require_writable(output, "choose another --output")
     if not _is_data(sources):
         given = {"model": model, "split": split, "val_pattern": val_pattern, "limit": limit}
         if extra := [name for name, value in given.items() if value is not None]:
             option = extra[0].replace("_", "-")
             raise UserError(f"--{option} needs labelled data, but {sources[0]} has no labels: leave the option out")
-        return _segment_images([Path(source) for source in sources], output, method, wanted, max_side, seed)
+        return _segment_images([Path(source) for source in sources], output, method, requested, max_side, seed)
 
     import sys
 
     from upscore.data import subset
     from upscore.evaluation.semantic import SemanticScores
-    from upscore.experiments.superpixels.comparison import compare, evenly, predict_rows, swept
+    from upscore.experiments.superpixels.comparison import compare, evenly_spaced, predict_examples, sweep_sizes
     from upscore.experiments.superpixels.report import write_comparison
     from upscore.inference import evaluate, load
 
     data = sources[0]
     if (limit is not None and limit < 1) or pictures < 0:
-        raise UserError(f"--limit {limit} --pictures {pictures}: give at least 1 for --limit and 0 for --pictures")
-    predictor = None if model is None else load(model)
-    if predictor is not None and predictor.task != "semantic":
+        raise UserError(f"--limit {limit} --pictures {pictures} is invalid: --limit is at least 1, --pictures 0")
+    network = None if model is None else load(model)
+    if network is not None and network.task != "semantic":
         raise UserError(f"--model {model} predicts objects, but segments are compared with class maps: give an FCN")
     dataset, split = _open(data, split, val_pattern)
     if limit is not None:
-        dataset = subset(dataset, evenly(len(dataset), limit))
+        dataset = subset(dataset, evenly_spaced(len(dataset), limit))
     with progress_bars() as progress:
         task = progress.add_task(f"Clustering ({method})", total=len(dataset))
         comparison = compare(
             dataset,
             method,
-            wanted,
-            sweep=swept(wanted) if sweep else (),
+            requested,
+            sweep=sweep_sizes(requested) if sweep else (),
             max_side=max_side,
             seed=seed,
             pictures=pictures,
             progress=lambda done, _total: progress.update(task, completed=done),
         )
-        if predictor is not None:
+        if network is not None:
             task = progress.add_task("Evaluating the FCN", total=len(dataset))
-            scores = evaluate(predictor, dataset, progress=lambda done, _total: progress.update(task, completed=done))
+            scores = evaluate(network, dataset, progress=lambda done, _total: progress.update(task, completed=done))
             assert isinstance(scores, SemanticScores)
             comparison.network = scores
-            predict_rows(comparison, dataset, predictor)
+            predict_examples(comparison, dataset, network)
     about = {
         "data": data,
         "split": split,
@@ -149,12 +149,12 @@ def superpixels(
     }
     written = write_comparison(comparison, output, about)
     _print(
-        comparison, f"{data}{f', {split or val_pattern}' if split or val_pattern else ''}: {comparison.photos} images"
+        comparison, f"{data}{f', {split or val_pattern}' if split or val_pattern else ''}: {comparison.images} images"
     )
-    if predictor is not None and _trained_on(predictor.training, data, split, val_pattern):
+    if network is not None and _trained_on(network.training, data, split, val_pattern):
         print(
-            f"warning: {model} was trained on images of {data} that are scored here, so its score is biased: score "
-            "the images that its training held out",
+            f"warning: {model} was trained on images of {data} that are scored here, so its scores are too high: use "
+            "its validation images",
             file=sys.stderr,
         )
     print("\n".join(map(str, written)))
@@ -184,15 +184,13 @@ def _open(data: str, split: str | None, val_pattern: str | None) -> tuple[Datase
 
     if task_of(data) == "instances":
         raise UserError(
-            f"{data}: has labels of objects, but segments are scored with class maps: give the folder of its images"
+            f"{data} has labels of objects, but segments are scored with class maps: give data with class maps"
         )
     if val_pattern is None:
         split = split or default_split(data)
         return open_dataset(data, split), split
     if split is not None:
-        raise UserError(
-            f"--split {split} --val-pattern {val_pattern}: both choose the images to score; give only one of them"
-        )
+        raise UserError(f"--split {split} and --val-pattern {val_pattern} exclude each other: give one of them")
     return open_splits(data, val_pattern=val_pattern)[1], None
 
 
@@ -212,11 +210,11 @@ def _segment_images(paths: list[Path], output: Path, method: Method, segments: i
 
     from upscore.data import read_image
     from upscore.experiments.superpixels.methods import segment
-    from upscore.experiments.superpixels.report import refuse_overwriting, write_segments
+    from upscore.experiments.superpixels.report import refuse_overwriting_images, write_segments
     from upscore.inference.outputs import find_images
 
     images = find_images(paths, output=output)
-    refuse_overwriting(images, output)
+    refuse_overwriting_images(images, output)
     failures: list[str] = []
     found = 0
     with progress_bars() as progress:
@@ -230,7 +228,7 @@ def _segment_images(paths: list[Path], output: Path, method: Method, segments: i
             except UserError as error:
                 failures.append(str(error))
     done = len(images) - len(failures)
-    print(f"{output}: {done} of {len(images)} images, {found / max(done, 1):.1f} segments an image ({method})")
+    print(f"{output}: {done} of {len(images)} images, {found / max(done, 1):.1f} segments per image ({method})")
     for failure in failures:
         print(f"upscore: {failure}", file=sys.stderr)
     return FAILED if failures else 0
@@ -247,8 +245,8 @@ def _print(comparison: Comparison, title: str) -> None:
         PROTOCOL,
         class_columns,
         class_rows,
-        conclusion,
         score_rows,
+        summarize,
     )
 
     console = Console()
@@ -262,4 +260,4 @@ def _print(comparison: Comparison, title: str) -> None:
         console.print(table)
     for text in (CAVEAT, PROTOCOL):
         console.print(f"{text}\n", style="dim")
-    console.print(f"{conclusion(comparison)}\n", style="bold")
+    console.print(f"{summarize(comparison)}\n", style="bold")

@@ -157,8 +157,8 @@ def train(
         FCNs: the loss covers a random share of the 32 x 32 pixel cells of
         each image; the batch size grows by the inverse of the share.
     precision
-        auto: bfloat16 if a measurement finds it faster for this processor and
-        network.
+        auto: bfloat16 if it is supported and a measurement finds it faster for
+        this network.
     seed
         Random seed.
     workers
@@ -166,7 +166,7 @@ def train(
     """
     from upscore.console import Console
     from upscore.training.callbacks import TerminalProgress
-    from upscore.training.tasks import task_named
+    from upscore.training.tasks import task_for_model
     from upscore.training.train import train as run
 
     changes = {
@@ -216,6 +216,6 @@ def train(
         console.print(f"stopped; run the same command with --resume to continue ({output})")
         return 130
     if is_main_process:
-        score = f"{task_named(model).title} {progress.best:.1%}"
+        score = f"{task_for_model(model).title} {progress.best:.1%}"
         print(f"{output}: {score} on the validation images, after epoch {progress.best_epoch}")
     return 0

@@ -1,1 +1,1 @@
-"""`upscore demo`: trains small networks and writes a page about them."""
+"""`upscore demo`: runs and trains models on images in the package, and writes an HTML page."""

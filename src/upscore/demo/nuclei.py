@@ -1,4 +1,4 @@
-"""Chapters about nuclei in microscope images: the model that ships with the package, and one trained by the demo."""
+"""Chapters about nuclei in microscope images: the built-in model, and a model that the demo trains."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from upscore.demo.page import (
     Chapter,
     Html,
     boxes_picture,
-    colors_of,
     figure,
     heading,
     image_picture,
     join,
+    label_colors,
     mask_picture,
     object_picture,
     objects_picture,
@@ -32,7 +32,7 @@ from upscore.demo.page import (
     region_picture,
     row,
     score_table,
-    stressed,
+    summary,
     terminal,
     text,
     tile,
@@ -50,22 +50,25 @@ from upscore.training.precision import choose_precision
 from upscore.training.recipes import MODERN_INSTANCES, Recipe
 from upscore.training.run_folder import RunFolder
 
-SHIPPED, NAME = "nuclei", "nuclei"
-"""The built-in model, and the folder of the trained one in the demo's output."""
+BUILT_IN, NAME = "nuclei", "nuclei"
+"""Name of the built-in model, and folder of the trained one in the output of the demo."""
 
 MAX_DETECTIONS = 150
-"""Half as many again as there are nuclei in the fullest image."""
+"""Largest number of detections, 1.5 times the largest number of nuclei in an image."""
 
 PROPOSALS = Limits(before_nms=600, after_nms=300)
-"""Proposals of each crop in training."""
+"""Numbers of proposals per crop in training."""
 
 BUILT_IN_IMAGES, BUILT_IN_MINUTES = 456, 60
-"""What the built-in model was trained on, and for how long on two cores (docs/results/nuclei.md)."""
+"""Number of training images of the built-in model, and its training time on two cores (docs/results/nuclei.md)."""
 
 SHOWN = ("fluorescence_03", "fluorescence_07", "stained_02", "stained_05")
+
 COMPARED = ("fluorescence_01", "fluorescence_10", "stained_01", "stained_03")
-EXPLAINED = "fluorescence_10"
-LEARNED_FROM = (
+
+STEPS_IMAGE = "fluorescence_10"
+
+TRAINING_IMAGES = (
     "fluorescence_04",
     "fluorescence_09",
     "fluorescence_18",
@@ -73,27 +76,38 @@ LEARNED_FROM = (
     "stained_06",
     "stained_10",
 )
-"""Names of images on the page: held-out ones in three figures, and images that the demo trains on."""
+"""Names of images on the page: validation images of three figures, and training images."""
 
 SHOWN_PROPOSALS = 40
+
 AMBER = (230, 126, 0)
-"""The colour of proposals, which have no class yet."""
+"""Colour of proposals."""
+
+COLUMNS = ("AP at IoU 0.5", "F1 at IoU 0.5", "mask AP (COCO)")
+
+DEFINITIONS = (
+    "A nucleus is a true positive (TP) if a mask overlaps it with an IoU (intersection over union) of at least 0.5. "
+    "AP at IoU 0.5 is TP / (TP + FP + FN), as the 2018 Data Science Bowl and StarDist define it; "
+    "F1 is 2 TP / (2 TP + FP + FN); COCO's mask AP is the mean over IoU 0.5 to 0.95 of the area under the "
+    "precision-recall curve."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NucleiSettings:
-    """How the demo trains on the example data set: shorter than the default recipe, and with fewer regions."""
+    """Settings of training on the example data set: shorter than the default recipe, with fewer regions."""
 
     images: int = 400
-    """Random crops that the network sees."""
+    """Number of random crops."""
     min_side: int = 384
-    """The size to which images are enlarged, in pixels."""
+    """Shorter side in pixels to which images are enlarged."""
     crop: int = 256
+    """Side of crops in pixels."""
     regions: int = 128
-    """Regions of each crop from which the heads learn; the paper's networks with a feature pyramid use 512."""
+    """Number of regions per crop that the heads are trained on; 512 in the paper's networks with a feature pyramid."""
 
     def recipe(self, length: int) -> Recipe:
-        """The recipe for a training set of `length` images; it validates once, at the end."""
+        """Return the recipe for `length` training images, with one validation at the end."""
         changes = {
             "images": self.images,
             "crop": self.crop,
@@ -106,56 +120,58 @@ class NucleiSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What a model finds in the held-out images."""
+class Predictions:
+    """Scores and predictions of a model on the validation images."""
 
     scores: InstanceScores
     label_maps: dict[str, np.ndarray]
-    """(H, W) by the name of the image: the number of an object per pixel, 0 for the background."""
+    """Label map (H, W) by name of the image, 0 for the background."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Steps:
-    """How one object comes about, in the image (H, W, 3)."""
+class MaskSteps:
+    """Intermediate results of Mask R-CNN for one image."""
 
     image: np.ndarray
+    """(H, W, 3) uint8, RGB."""
     proposals: np.ndarray
-    """(P, 4), boxes in pixels of the image, best first."""
+    """(P, 4) boxes in pixels of the image, in descending order of objectness."""
     boxes: np.ndarray
-    """(N, 4) of the objects found."""
+    """(N, 4) boxes of the objects."""
     label_map: np.ndarray
+    """(H, W) label map of the objects."""
     largest: int
-    """The position of the object whose mask is shown."""
+    """Index of the largest object, whose mask is shown."""
     mask: np.ndarray
-    """(m, m), 0 to 1."""
+    """(m, m) mask probabilities of the largest object."""
     bitmask: np.ndarray
-    """(H, W) bool."""
+    """(H, W) bool, mask of the largest object."""
 
 
-def held_out() -> Dataset:
-    """The 16 images of the example data set that neither model was trained on."""
+def validation_images() -> Dataset:
+    """Return the 16 validation images of the example data set, which neither model was trained on."""
     return open_instance_splits(example_path())[1]
 
 
-def score(model: Model, images: Dataset, progress: ProgressCallback) -> Found:
-    """Evaluate a model on the images, and keep what it finds in those that the page shows."""
+def score(model: Model, images: Dataset, progress: ProgressCallback) -> Predictions:
+    """Evaluate a model on the images, and keep its predictions for the images on the page."""
     scores = evaluate(model, images, progress=progress)
     assert isinstance(scores, InstanceScores)
     shown = {}
     for sample in _named(images, [*SHOWN, *COMPARED]).values():
         shown[sample.name] = as_instances(model.predict(sample.image)).label_map()
-    return Found(scores=scores, label_maps=shown)
+    return Predictions(scores=scores, label_maps=shown)
 
 
 def train_on_example(output: Path, settings: NucleiSettings, seed: int, progress: ProgressCallback) -> Model:
-    """Train Mask R-CNN on the example data set, from ImageNet weights of the backbone, into `output`/nuclei.
+    """Train Mask R-CNN with an ImageNet backbone on the example data set, into `output`/nuclei.
 
     Raises:
         UserError: training diverged.
-        KeyboardInterrupt: no file is left incomplete.
+        KeyboardInterrupt: training was interrupted; no file is incomplete.
     """
     images, folder = open_instance_splits(example_path())[0], RunFolder(output / NAME)
-    torch.manual_seed(seed)  # the weights of the new layers
+    torch.manual_seed(seed)  # for the layers that are not pretrained
     net = build(
         "mask_rcnn",
         backbone="efficientnet_lite0",
@@ -173,7 +189,7 @@ def train_on_example(output: Path, settings: NucleiSettings, seed: int, progress
         fit(
             net,
             images,
-            held_out(),
+            validation_images(),
             recipe,
             folder,
             max_side=0,
@@ -187,29 +203,19 @@ def train_on_example(output: Path, settings: NucleiSettings, seed: int, progress
     return load(folder.last)
 
 
-class _Progress(Callback):
-    """Reports the steps that are done."""
-
-    def __init__(self, progress: ProgressCallback) -> None:
-        self.progress = progress
-
-    def on_step_end(self, step: int, total_steps: int, loss: float) -> None:
-        self.progress(step, total_steps)
-
-
-def steps(model: Model, images: Dataset) -> Steps | None:
-    """The steps of Mask R-CNN in one image; None if nothing is found there."""
-    net, sample = model.module, _named(images, [EXPLAINED])[EXPLAINED]
+def mask_steps(model: Model, images: Dataset) -> MaskSteps | None:
+    """Return the intermediate results of Mask R-CNN for one image; None if it has no objects."""
+    net, sample = model.module, _named(images, [STEPS_IMAGE])[STEPS_IMAGE]
     assert isinstance(net, MaskRCNN)
     found = as_instances(model.predict(sample.image))
     if not len(found):
         return None
     with torch.inference_mode():
-        seen = net.resizing(sample.image, net.preprocessing)
-        size = (seen.shape[-2], seen.shape[-1])
-        boxes, _ = net.rpn.proposals(net(seen[None]).proposals, [size], net.rpn.inference_limits)
+        inputs = net.resizing(sample.image, net.preprocessing)
+        size = (inputs.shape[-2], inputs.shape[-1])
+        boxes, _ = net.rpn.proposals(net(inputs[None]).proposals, [size], net.rpn.inference_limits)
     largest = int(found.areas().argmax())
-    return Steps(
+    return MaskSteps(
         image=_pixels(sample),
         proposals=(boxes[0][:SHOWN_PROPOSALS].cpu() * (sample.image.shape[-1] / size[1])).numpy(),
         boxes=found.boxes,
@@ -220,46 +226,46 @@ def steps(model: Model, images: Dataset) -> Steps | None:
     )
 
 
-def shipped_chapter(shipped: Found, images: Dataset, seconds: float) -> Chapter:
-    """What the built-in model finds in held-out images, and how well."""
+def built_in_chapter(built_in: Predictions, images: Dataset, seconds: float) -> Chapter:
+    """Return the chapter about the built-in model: predictions and scores."""
     tiles = []
     for name, sample in _named(images, SHOWN).items():
-        found, labelled = shipped.label_maps[name], len(_objects(sample))
+        predicted, labelled = built_in.label_maps[name], len(_objects(sample))
         tiles.append(
             tile(
                 join(
                     picture(image_picture(_pixels(sample)), f"Microscope image {name}"),
-                    picture(objects_picture(_pixels(sample), found), f"The nuclei found in {name}"),
+                    picture(objects_picture(_pixels(sample), predicted), f"The nuclei predicted in {name}"),
                 ),
-                f"{_count(found)} found, {labelled} labelled",
+                f"{_count(predicted)} predicted, {labelled} labelled",
                 "stacked",
             )
         )
-    scores = shipped.scores
+    scores = built_in.scores
     return Chapter(
         anchor="nuclei",
         title="Nuclei in microscope images",
         body=join(
-            stressed(
-                f"On {scores.images} images that it was not trained on, with {scores.objects:,} nuclei, the model that "
-                f"ships with upscore reaches an F1 score of {scores.f1['0.5']:.1%}."
+            summary(
+                f"On {scores.images} validation images with {scores.objects:,} nuclei, the built-in model reaches an "
+                f"F1 score of {scores.f1['0.5']:.1%}."
             ),
             figure(
                 row(tiles, "four"),
-                "Above: held-out images (fluorescence images are shown brighter than they are). Below: the nuclei that "
-                "the model finds, each in a colour of its own.",
+                "Above: validation images (fluorescence images are brightened). Below: the predicted nuclei in "
+                "different colours.",
             ),
             text(
-                "*Instance segmentation* gives every object a mask of its own. The network is Mask R-CNN over "
+                "*Instance segmentation* predicts a mask for every object. The network is Mask R-CNN with the backbone "
                 f"EfficientNet-Lite0. It was trained on {BUILT_IN_IMAGES} images of the 2018 Data Science Bowl for "
                 f"{BUILT_IN_MINUTES} minutes on two processor cores. The same model handles fluorescence and stained "
                 "tissue.",
             ),
             figure(
                 score_table(COLUMNS, {"nuclei": _row(scores)}),
-                f"In per cent, on the {scores.images} held-out images of the example data set. {DEFINITIONS} The score "
-                "threshold of the model was chosen on 114 held-out images, which include these, so AP and F1 are "
-                "slightly optimistic.",
+                f"In per cent, on the {scores.images} validation images of the example data set. {DEFINITIONS} The "
+                "score threshold of the model was chosen on 114 validation images, which include these, so AP and F1 "
+                "are slightly optimistic.",
             ),
             terminal(
                 [
@@ -267,15 +273,20 @@ def shipped_chapter(shipped: Found, images: Dataset, seconds: float) -> Chapter:
                     "upscore predict nuclei slides/ --output out",
                 ]
             ),
-            text(f"Here it took {seconds / scores.images:.1f} seconds per image, scoring included."),
+            text(f"On this computer it took {seconds / scores.images:.1f} seconds per image, including evaluation."),
         ),
     )
 
 
 def training_chapter(
-    trained: Found, shipped: Found, images: Dataset, explained: Steps | None, settings: NucleiSettings, seconds: float
+    trained: Predictions,
+    built_in: Predictions,
+    images: Dataset,
+    explained: MaskSteps | None,
+    settings: NucleiSettings,
+    seconds: float,
 ) -> Chapter:
-    """The training in the demo: the data, the command, what the network finds, and its score beside the other's."""
+    """Return the chapter about training: data, commands, predictions and scores beside those of the built-in model."""
     train_images = open_instance_splits(example_path())[0]
     rows = []
     for name, sample in _named(images, COMPARED).items():
@@ -289,10 +300,10 @@ def training_chapter(
                     ),
                     *[
                         tile(
-                            picture(objects_picture(pixels, found.label_maps[name]), f"{title}: nuclei in {name}"),
-                            f"{title}: {_count(found.label_maps[name])}",
+                            picture(objects_picture(pixels, model.label_maps[name]), f"{title}: nuclei in {name}"),
+                            f"{title}: {_count(model.label_maps[name])}",
                         )
-                        for title, found in (("trained here", trained), ("shipped", shipped))
+                        for title, model in (("trained here", trained), ("built-in", built_in))
                     ],
                 ],
                 "four",
@@ -300,20 +311,20 @@ def training_chapter(
         )
     table = {
         f"trained here: {len(train_images)} images, {duration(seconds)}": _row(trained.scores),
-        f"shipped: {BUILT_IN_IMAGES} images, {BUILT_IN_MINUTES} min": _row(shipped.scores),
+        f"built-in: {BUILT_IN_IMAGES} images, {BUILT_IN_MINUTES} min": _row(built_in.scores),
     }
     return Chapter(
         anchor="train",
         title=f"Train a model on {len(train_images)} images",
         body=join(
-            stressed(
+            summary(
                 f"After {duration(seconds)} of training on {len(train_images)} images, Mask R-CNN reaches an F1 score "
-                f"of {trained.scores.f1['0.5']:.1%} on the same held-out images."
+                f"of {trained.scores.f1['0.5']:.1%} on the same validation images."
             ),
             text(
-                f"The package contains an example data set: {len(train_images)} images for training and {len(images)} "
-                "held-out images, each with a label file that stores the number of a nucleus for every pixel. The "
-                "backbone started from ImageNet weights, all other layers from random numbers. The network saw "
+                f"The package contains an example data set: {len(train_images)} training images and {len(images)} "
+                "validation images, each with a label file that stores the number of a nucleus for every pixel. The "
+                "backbone had ImageNet weights, all other layers random weights. The network was trained on "
                 f"{settings.images} random crops. By default `upscore train` uses {MODERN_INSTANCES.images:,} larger "
                 "crops, which takes about an hour on two cores."
             ),
@@ -328,7 +339,7 @@ def training_chapter(
                             f"{len(_objects(sample))} nuclei",
                             "stacked",
                         )
-                        for name, sample in _named(train_images, LEARNED_FROM).items()
+                        for name, sample in _named(train_images, TRAINING_IMAGES).items()
                     ],
                     "six",
                 ),
@@ -341,43 +352,58 @@ def training_chapter(
                     "upscore data example nuclei/",
                     "upscore data check nuclei/",
                     "upscore train nuclei/ --model mask_rcnn --output runs/nuclei",
-                    "# scores on the held-out images; masks for new images",
+                    "# scores on the validation images; masks for new images",
                     "upscore evaluate runs/nuclei nuclei/",
                     "upscore predict runs/nuclei slides/ --output out",
                 ]
             ),
-            heading("Held-out images"),
-            figure(join(*rows), "Images that neither network was trained on. Each nucleus found has its own colour."),
+            heading("Validation images"),
+            figure(
+                join(*rows), "Images that neither network was trained on, with predicted nuclei in different colours."
+            ),
             figure(
                 score_table(COLUMNS, table),
-                f"In per cent, on {trained.scores.objects:,} nuclei in {trained.scores.images} held-out images. "
-                f"{DEFINITIONS} Both networks had their score threshold chosen on held-out images. The held-out images "
-                "come from the same experiments as the training images; expect lower scores on other microscopes.",
+                f"In per cent, on {trained.scores.objects:,} nuclei in {trained.scores.images} validation images. "
+                f"{DEFINITIONS} The score thresholds of both networks were chosen on validation images. The validation "
+                "images come from the same experiments as the training images; expect lower scores on other "
+                "microscopes.",
             ),
-            *([] if explained is None else [heading("From proposal to mask"), *_steps(explained)]),
+            *([] if explained is None else [heading("From proposal to mask"), *_mask_steps_figure(explained)]),
         ),
     )
 
 
-COLUMNS = ("AP at IoU 0.5", "F1 at IoU 0.5", "mask AP (COCO)")
-DEFINITIONS = (
-    "A nucleus is found (TP) if a mask overlaps it with an IoU (intersection over union) of at least 0.5. "
-    "AP at IoU 0.5 is TP / (TP + FP + FN), as the 2018 Data Science Bowl and StarDist define it; "
-    "F1 is 2 TP / (2 TP + FP + FN); COCO's mask AP is the mean over IoU 0.5 to 0.95 of the area under the "
-    "precision-recall curve."
-)
+def predict_line(output: Path) -> str:
+    """Return the command that runs the trained model on an image."""
+    return f"upscore predict {shlex.quote(str(output / NAME))} image.png --output out"
 
 
-def _steps(one: Steps) -> list[Html]:
-    colors, amber = colors_of(one.label_map), np.tile(AMBER, (len(one.proposals), 1))
-    color = colors[min(one.largest, len(colors) - 1)]
-    side = len(one.mask)
+def duration(seconds: float) -> str:
+    """Format seconds as "1 min 40 s" or "40 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+class _Progress(Callback):
+    """Reports the progress of training."""
+
+    def __init__(self, progress: ProgressCallback) -> None:
+        self.progress = progress
+
+    def on_step_end(self, step: int, total_steps: int, loss: float) -> None:
+        self.progress(step, total_steps)
+
+
+def _mask_steps_figure(steps: MaskSteps) -> list[Html]:
+    colors, amber = label_colors(steps.label_map), np.tile(AMBER, (len(steps.proposals), 1))
+    color = colors[min(steps.largest, len(colors) - 1)]
+    side = len(steps.mask)
     tiles = [
-        tile(picture(boxes_picture(one.image, one.proposals, amber), "Boxes"), f"{len(one.proposals)} proposals"),
-        tile(picture(objects_picture(one.image, one.label_map), "Masks of nuclei"), f"{len(one.boxes)} nuclei"),
-        tile(picture(region_picture(one.image, one.boxes[one.largest]), "The largest nucleus"), "one box"),
-        tile(picture(mask_picture(one.image, one.mask, color), "Its mask"), f"{side} x {side} mask"),
-        tile(picture(object_picture(one.image, one.bitmask, color), "Its pixels"), "its pixels"),
+        tile(picture(boxes_picture(steps.image, steps.proposals, amber), "Boxes"), f"{len(steps.proposals)} proposals"),
+        tile(picture(objects_picture(steps.image, steps.label_map), "Masks of nuclei"), f"{len(steps.boxes)} nuclei"),
+        tile(picture(region_picture(steps.image, steps.boxes[steps.largest]), "The largest nucleus"), "one box"),
+        tile(picture(mask_picture(steps.image, steps.mask, color), "Its mask"), f"{side} x {side} mask"),
+        tile(picture(object_picture(steps.image, steps.bitmask, color), "Its pixels"), "its pixels"),
     ]
     return [
         text(
@@ -388,19 +414,14 @@ def _steps(one: Steps) -> list[Html]:
         ),
         figure(
             row(tiles, "five"),
-            f"The {len(one.proposals)} proposals with the highest scores; the nuclei found; the box of the largest "
-            "one; its mask; and the mask in the image.",
+            f"The {len(steps.proposals)} proposals with the highest scores; the predicted nuclei; the box of the "
+            "largest one; its mask; and the mask in the image.",
         ),
     ]
 
 
-def predict_line(output: Path) -> str:
-    """The command that runs the trained model on an image."""
-    return f"upscore predict {shlex.quote(str(output / NAME))} image.png --output out"
-
-
 def _named(images: Dataset, names: Sequence[str]) -> dict[str, Sample]:
-    """Samples by name, in the order of the names."""
+    """Return samples by name, in the order of the names."""
     samples = {sample.name: sample for sample in (images[index] for index in range(len(images)))}
     return {name: samples[name] for name in names}
 
@@ -424,9 +445,3 @@ def _count(label_map: np.ndarray) -> int:
 
 def _row(scores: InstanceScores) -> tuple[float, ...]:
     return scores.ap_dsb["0.5"], scores.f1["0.5"], scores.AP
-
-
-def duration(seconds: float) -> str:
-    """Seconds as "1 min 40 s", or as "40 s"."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,1 +1,1 @@
-"""How good a network is, in numbers and pictures."""
+"""Scores of semantic and instance segmentation."""

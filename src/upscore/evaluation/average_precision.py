@@ -1,7 +1,7 @@
-"""COCO's precision and recall of objects, computed by pycocotools in memory and in silence (Mask R-CNN section 4).
+"""COCO's precision and recall of objects, computed by pycocotools in memory (Mask R-CNN section 4).
 
 C classes; T IoU thresholds .50:.05:.95; 101 recalls 0:.01:1;
-A areas (all, small < 32^2, medium, large > 96^2 pixels); M limits of objects found per image and class.
+A areas (all, small < 32^2, medium, large > 96^2 pixels); M limits of the number of objects per image and class.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from upscore.annotations import ObjectAnnotations
 from upscore.results import InstanceResult, rle
 
 ALL, SMALL, MEDIUM, LARGE = range(4)
-"""Positions on the axis of areas."""
+"""Indices on the axis of areas."""
 
 
-class Annotated(NamedTuple):
-    """The objects of one image, labelled or found."""
+class CocoImage(NamedTuple):
+    """The annotated or predicted objects of an image."""
 
     size: tuple[int, int]
-    """(H, W)."""
+    """(H, W) in pixels."""
     annotations: list[dict[str, Any]]
-    """In COCO's form, with the class index as `category_id`."""
+    """COCO annotations, with the class index as `category_id`."""
 
 
 class Curves(NamedTuple):
-    """NaN where a class has no object to find."""
+    """Precision and recall; NaN for classes without ground truth."""
 
     precision: np.ndarray
     """(T, 101, C, A, M)"""
@@ -42,21 +42,27 @@ class Curves(NamedTuple):
 
 
 def precision_recall(
-    labelled: Sequence[Annotated],
-    found: Sequence[Annotated],
+    annotated: Sequence[CocoImage],
+    predicted: Sequence[CocoImage],
     num_classes: int,
     *,
     overlap: Literal["segm", "bbox"],
     limits: Sequence[int],
 ) -> Curves:
-    """Match what was found with what is labelled, photo by photo, by the IoU of masks or of boxes.
+    """Match predicted with annotated objects in each image by the IoU of their masks or boxes.
 
-    `limits` ascend; by boxes there is but one area, all. The area of what is labelled is that of its mask also there.
+    Args:
+        annotated: ground truth of each image.
+        predicted: predicted objects of each image.
+        num_classes: number of classes.
+        overlap: "segm" for masks, "bbox" for boxes. With boxes, only the area "all" is evaluated. Areas of annotated
+            objects are mask areas in both cases.
+        limits: largest numbers of objects per image and class, in ascending order.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         engine = COCOeval(
-            _coco(labelled, num_classes),
-            _coco(found, num_classes, box_areas=overlap == "bbox"),
+            _coco(annotated, num_classes),
+            _coco(predicted, num_classes, box_areas=overlap == "bbox"),
             overlap,
         )
         engine.params.maxDets = list(limits)
@@ -68,18 +74,18 @@ def precision_recall(
     return Curves(np.where(precision < 0, np.nan, precision), np.where(recall < 0, np.nan, recall))
 
 
-def found_in(result: InstanceResult) -> Annotated:
-    """The objects of a prediction."""
-    return Annotated(result.size, result.to_coco(category_ids=range(len(result.classes))))
+def coco_detections(result: InstanceResult) -> CocoImage:
+    """Convert the objects of a prediction."""
+    return CocoImage(result.size, result.to_coco(category_ids=range(len(result.classes))))
 
 
-def labelled_in(objects: ObjectAnnotations) -> Annotated:
-    """The objects of the ground truth."""
+def coco_annotations(objects: ObjectAnnotations) -> CocoImage:
+    """Convert the objects of the ground truth."""
     rles = _rles(objects)
     corners = objects.boxes.double().numpy()
     boxes = np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]])
     columns = (objects.labels, boxes, objects.areas, objects.crowd)
-    return Annotated(
+    return CocoImage(
         objects.size,
         [
             {"category_id": label, "bbox": box, "area": area, "iscrowd": int(crowd), "segmentation": encoded}
@@ -88,8 +94,8 @@ def labelled_in(objects: ObjectAnnotations) -> Annotated:
     )
 
 
-def _coco(images: Sequence[Annotated], num_classes: int, box_areas: bool = False) -> COCO:
-    """pycocotools' data set of these images; ids start at 1, for pycocotools takes a match with id 0 for none."""
+def _coco(images: Sequence[CocoImage], num_classes: int, box_areas: bool = False) -> COCO:
+    """Create a data set of pycocotools; ids start at 1, since pycocotools treats a match with id 0 as no match."""
     annotations: list[dict[str, Any]] = []
     for number, image in enumerate(images, start=1):
         for annotation in image.annotations:
@@ -100,7 +106,9 @@ def _coco(images: Sequence[Annotated], num_classes: int, box_areas: bool = False
             annotations.append(annotation | own)
     coco = COCO()
     dataset: Any = {
-        "images": [{"id": number, "height": of.size[0], "width": of.size[1]} for number, of in enumerate(images, 1)],
+        "images": [
+            {"id": number, "height": image.size[0], "width": image.size[1]} for number, image in enumerate(images, 1)
+        ],
         "categories": [{"id": label} for label in range(num_classes)],
         "annotations": annotations,
     }
@@ -110,14 +118,14 @@ def _coco(images: Sequence[Annotated], num_classes: int, box_areas: bool = False
 
 
 def _rles(objects: ObjectAnnotations) -> list[dict[str, Any]]:
-    """The run-length encoding of each object, made from its crop of the id map."""
-    nothing = np.zeros((0, 0), bool)
-    rles = [rle.encode(nothing, 0, 0, objects.size)] * len(objects)
+    """Return the run-length encoding of each object, computed from its box in the id map."""
+    empty = np.zeros((0, 0), bool)
+    rles = [rle.encode(empty, 0, 0, objects.size)] * len(objects)
     for layer, plane in enumerate(objects.id_map.numpy()):
-        places = ndimage.find_objects(plane)
+        boxes = ndimage.find_objects(plane)
         for position in np.flatnonzero(objects.layers.numpy() == layer).tolist():
             number = int(objects.ids[position])
-            if number <= len(places) and (place := places[number - 1]) is not None:
-                rows, columns = place
-                rles[position] = rle.encode(plane[place] == number, rows.start, columns.start, objects.size)
+            if number <= len(boxes) and (box := boxes[number - 1]) is not None:
+                rows, columns = box
+                rles[position] = rle.encode(plane[box] == number, rows.start, columns.start, objects.size)
     return rles

@@ -1,7 +1,7 @@
-"""The four scores of semantic segmentation, from one matrix of pixel counts (FCN section 5).
+"""Scores of semantic segmentation: pixel accuracy, mean accuracy, mean IoU, frequency weighted IoU (FCN section 5).
 
-C: classes; H, W: height and width in pixels; n[i, j]: pixels of true class i predicted as j;
-t[i]: pixels of true class i; p[j]: pixels predicted as j. IU: intersection over union.
+C classes; n[i, j] pixels of true class i predicted as j; t[i] pixels of true class i; p[j] pixels predicted as j.
+The paper writes IU for IoU, intersection over union.
 """
 
 from __future__ import annotations
@@ -16,20 +16,24 @@ from torch import Tensor
 from upscore.errors import UserError
 
 BLOCK = 2**15
-"""Pixels that a CPU counts at a time: their 64-bit copies fit in its cache, however large the map is.
+"""Number of pixels that are counted at a time on a CPU, so that their 64-bit copies fit in its cache.
 
-Where there are many classes, blocks are larger, so that adding up the matrices takes less time than counting.
+With many classes, blocks are larger, so that adding the matrices takes less time than counting.
 """
 
 
 class ConfusionMatrix:
-    """Counts over a whole set which class was predicted where: the metrics are not means over images.
+    """Confusion matrix over the pixels of a data set.
 
-    `a + b` counts what both have seen, whatever device each is on.
+    `a + b` is the matrix of the pixels of both, on the device of `a`.
+
+    Args:
+        num_classes: C.
+        device: device of the counts.
     """
 
     counts: Tensor
-    """(C, C) int64, n[i, j] pixels of true class i predicted as j."""
+    """(C, C) int64: n[i, j], the number of pixels of true class i predicted as j."""
 
     def __init__(self, num_classes: int, device: torch.device | str | None = None) -> None:
         self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
@@ -39,9 +43,11 @@ class ConfusionMatrix:
         return len(self.counts)
 
     def update(self, predicted: Tensor | np.ndarray, target: Tensor | np.ndarray) -> None:
-        """Count the pixels of two integer maps of the same shape, one image or a batch.
+        """Count the pixels of two integer maps of the same shape, of one image or a batch.
 
-        Pixels whose target is not one of 0..C-1 (void) are left out. A prediction has no void.
+        Args:
+            predicted: class indices 0..C-1; predictions have no void.
+            target: class indices; pixels with other values than 0..C-1, such as void, are not counted.
         """
         predicted, target = self._flat(predicted), self._flat(target)
         assert predicted.shape == target.shape, f"{len(predicted)} pixels predicted, {len(target)} labelled"
@@ -52,7 +58,7 @@ class ConfusionMatrix:
 
     def _flat(self, values: Tensor | np.ndarray) -> Tensor:
         if isinstance(values, np.ndarray):
-            # A view may be read-only or run backwards, and torch takes neither.
+            # torch accepts neither read-only arrays nor negative strides
             values = torch.from_numpy(np.array(values, order="C"))
         assert not values.is_floating_point(), f"class indices are integers, not {values.dtype}"
         return values.detach().to(self.counts.device).flatten()
@@ -65,7 +71,7 @@ class ConfusionMatrix:
             assert highest < classes, f"class {int(highest)} predicted, there are {classes}"
         cell = target * classes + predicted
         void = (target < 0) | (target >= classes)
-        cell.masked_fill_(void, classes**2)  # One cell behind the matrix, dropped below.
+        cell.masked_fill_(void, classes**2)  # an additional cell that is dropped below
         return cell.bincount(minlength=classes**2 + 1)[:-1].view(classes, classes)
 
     def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
@@ -77,52 +83,56 @@ class ConfusionMatrix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SemanticScores:
-    """The scores of a whole set, each in 0..1; dictionaries are keyed by class name, in the order of the classes."""
+    """Scores of a data set, each in 0..1; dictionaries are keyed by class name, in the order of the classes."""
 
     pixel_accuracy: float
-    """sum n[i, i] / sum t[i]"""
+    """sum n[i, i] / sum t[i]."""
     mean_accuracy: float
-    """The mean of n[i, i] / t[i] over the classes that are in the truth."""
+    """Mean of n[i, i] / t[i] over the classes in the ground truth."""
     mean_iu: float
-    """The mean of IU[i] = n[i, i] / (t[i] + p[i] - n[i, i]) over the classes that are in the truth or predicted."""
+    """Mean IoU: mean of n[i, i] / (t[i] + p[i] - n[i, i]) over the classes in the ground truth or the prediction."""
     frequency_weighted_iu: float
-    """sum t[i] IU[i] / sum t[i]"""
+    """sum t[i] IoU[i] / sum t[i]."""
     per_class: dict[str, float | None]
-    """IU; None for a class that is neither in the truth nor predicted."""
+    """IoU; None for a class that is neither in the ground truth nor predicted."""
     per_class_accuracy: dict[str, float | None]
-    """n[i, i] / t[i], the recall; None for a class that is not in the truth."""
+    """n[i, i] / t[i], the recall; None for a class that is not in the ground truth."""
     per_class_precision: dict[str, float | None]
     """n[i, i] / p[i]; None for a class that is never predicted."""
     pixels: dict[str, int]
-    """t[i]"""
+    """t[i]."""
     confusion: list[list[int]]
     """C rows of C counts, n[i][j]."""
 
     def to_json(self) -> dict[str, object]:
-        """The fields by name, of types that JSON has; never NaN or infinity."""
+        """Return the fields as a JSON-serialisable dictionary without NaN and infinity."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TwoHeadedScores(SemanticScores):
-    """The scores of two sets of classes over the same photos; those of the first are its own."""
+    """Scores of two sets of classes over the same images; the fields are those of the first set."""
 
     geometric: SemanticScores
 
 
 def two_headed_scores(semantic: SemanticScores, geometric: SemanticScores) -> TwoHeadedScores:
-    """Put the scores of the two heads of a network together."""
+    """Combine the scores of the two heads of a network."""
     own = {field.name: getattr(semantic, field.name) for field in fields(SemanticScores)}
     return TwoHeadedScores(**own, geometric=geometric)
 
 
 def semantic_scores(counts: Tensor, classes: Sequence[str]) -> SemanticScores:
-    """Score a (C, C) matrix of counts, n[i, j] pixels of true class i predicted as j (FCN section 5).
+    """Compute the scores of a confusion matrix (FCN section 5).
 
-    What is 0/0 is skipped by the means: a class that is neither in the truth nor predicted changes no score. A class
-    that is absent from the truth but predicted has IU 0, which does lower mean IoU (to leave such classes out, score
-    `counts` without their rows and columns); it has no accuracy, so mean accuracy skips it. Background is a class like
-    any other. Where no pixel is labelled at all, the four scores are 0.
+    Means skip undefined values (0/0), so a class that is neither in the ground truth nor predicted changes no score. A
+    class that is predicted but not in the ground truth has IoU 0, which lowers mean IoU (to exclude such classes, pass
+    `counts` without their rows and columns), and no accuracy. The background counts like any other class. Without
+    labelled pixels, the four scores are 0.
+
+    Args:
+        counts: (C, C) integers: n[i, j], the number of pixels of true class i predicted as j.
+        classes: class names.
 
     Raises:
         UserError: two classes have the same name.
@@ -131,7 +141,7 @@ def semantic_scores(counts: Tensor, classes: Sequence[str]) -> SemanticScores:
     assert counts.shape == (len(classes), len(classes)), f"{tuple(counts.shape)} counts of {len(classes)} classes"
     for name in classes:
         if classes.count(name) > 1:
-            raise UserError(f"two classes are called {name!r}: scores are reported by name, give each class its own")
+            raise UserError(f"two classes are named {name!r}: rename one, since scores are reported by name")
 
     counts = counts.detach().cpu()
     right, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from upscore.annotations import ObjectAnnotations
 from upscore.errors import UserError
-from upscore.evaluation.object_matching import count_matches, pairs
+from upscore.evaluation.object_matching import candidate_pairs, count_matches
 from upscore.inference.engines import Run
 from upscore.inference.engines.openvino import HINTS, OpenVINOEngine, convert, import_openvino
 from upscore.inference.inputs import ImageInput
@@ -187,4 +187,4 @@ def agreement(reference: SemanticResult | InstanceResult, other: SemanticResult 
     truth = ObjectAnnotations.from_id_map(
         torch.from_numpy(reference.label_map().astype("int32")), torch.from_numpy(reference.labels)
     )
-    return count_matches([pairs(other.label_map(), other.scores, other.labels, truth)], 0.0, IOU).ap_dsb
+    return count_matches([candidate_pairs(other.label_map(), other.scores, other.labels, truth)], 0.0, IOU).ap_dsb

@@ -1,4 +1,4 @@
-"""Training: recipes, the loop, and the folder it leaves behind."""
+"""Training: recipes, training loop, callbacks and run folder."""
 
 from upscore.training.loop import fit
 from upscore.training.recipes import RECIPES, Recipe

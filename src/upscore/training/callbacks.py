@@ -26,10 +26,10 @@ class Callback:
     """
 
     def on_log(self, message: str) -> None:
-        """Receive a decision made from the data or the machine, as one line of text."""
+        """Receive one line of text, such as a setting that was derived from the data."""
 
     def on_progress(self, task: str, done: int, total: int) -> None:
-        """Receive the progress of work outside the training steps, such as counting the objects of a data set.
+        """Receive the progress of work outside of training, such as counting the objects of a data set.
 
         Args:
             task: a short title.

@@ -1,6 +1,6 @@
-"""How the depth of a data set is spread, for the network that is to see it.
+"""Statistics of a data set that training needs: depth, numbers of objects, class frequencies.
 
-D channels, H W pixels.
+C classes, D depth channels, H W pixels.
 """
 
 from __future__ import annotations
@@ -22,24 +22,33 @@ from upscore.models.preprocessing import IMAGENET, DepthPreprocessing, Preproces
 from upscore.progress import ProgressCallback, ignore_progress
 
 SAMPLES = 200
-"""At most so many, evenly spread over the data set, are looked at."""
+"""Largest number of samples, evenly spaced in the data set, for the statistics of depth."""
+
+READERS = 4
+"""Number of threads that read samples."""
+
+MIN_MAX_DETECTIONS, MAX_DETECTIONS_STEP, MAX_DETECTIONS_FACTOR = 100, 50, 1.5
 
 
-def fitting_depth(dataset: Dataset, colours: Preprocessing) -> DepthPreprocessing:
-    """What brings depth to the mean 0, and to the spread that pixels of photos have behind their preprocessing.
+def fit_depth_preprocessing(dataset: Dataset, colours: Preprocessing) -> DepthPreprocessing:
+    """Compute the preprocessing that gives depth the mean 0 and the standard deviation of preprocessed RGB images.
 
-    Convolutions made for photos then see neither much weaker nor much stronger edges. IMAGENET's standard deviation is
-    taken for that of photos.
+    Pretrained RGB convolutions then respond to depth edges about as strongly as to RGB edges. The standard deviation of
+    RGB images is taken from ImageNet.
+
+    Args:
+        dataset: data set with depth.
+        colours: preprocessing of the RGB channels.
 
     Raises:
-        UserError: a sample has no depth, or all depth is the same.
+        UserError: a sample has no depth, or the depth is constant.
     """
     count = min(SAMPLES, len(dataset))
-    total: torch.Tensor | float = 0.0  # (3, D): how many pixels are known, their sum, that of their squares
+    total: torch.Tensor | float = 0.0  # (3, D): number of known pixels, sum of their values and of their squares
     for number in range(count):
         sample = dataset[number * len(dataset) // count]
         if sample.depth is None:
-            raise UserError(f"{sample.name} has no depth, which --depth needs of every photo")
+            raise UserError(f"{sample.name} has no depth image: add it, or leave --depth out")
         depth = log_depth(sample.depth.double())
         known = depth.isfinite()
         depth = depth.where(known, 0)
@@ -48,56 +57,59 @@ def fitting_depth(dataset: Dataset, colours: Preprocessing) -> DepthPreprocessin
     mean = sums / pixels.clamp(min=1)
     std = (squares / pixels.clamp(min=1) - mean**2).clamp(min=0).sqrt()
     if not bool((std > 0).all()):
-        raise UserError("the depth is the same everywhere, or unknown: there is nothing in it to learn from")
+        raise UserError("the depth of the training data is constant or unknown: leave --depth out")
     factor = sum(colours.std) / sum(IMAGENET.std)
     return DepthPreprocessing(mean=tuple(mean.tolist()), std=tuple((factor * std).tolist()))
 
 
-OBJECT_READERS = 4
-LEAST, ROUNDED_TO, HEADROOM = 100, 50, 1.5
-
-
 @runtime_checkable
-class Counted(Protocol):
-    """A data set that knows its objects without reading photos."""
+class HasObjectCounts(Protocol):
+    """Data set that can count its objects without reading images."""
 
     def object_counts(self) -> Sequence[int]: ...
 
 
-def most_objects(dataset: Dataset, advance: ProgressCallback = ignore_progress) -> int:
-    """The largest number of objects in a photo, crowds left out.
+def max_objects_per_image(dataset: Dataset, advance: ProgressCallback = ignore_progress) -> int:
+    """Return the largest number of objects in an image, not counting crowds.
 
     Raises:
-        UserError: there are no objects at all, or a label can't be read.
+        UserError: the data set has no objects, or a label can't be read.
     """
     most = crowds = 0
-    if isinstance(dataset, Counted):
+    if isinstance(dataset, HasObjectCounts):
         most = max(dataset.object_counts(), default=0)
     else:
-        with ThreadPoolExecutor(OBJECT_READERS) as readers:
+        with ThreadPoolExecutor(READERS) as readers:
             counts = readers.map(lambda index: _count_objects(dataset, index), range(len(dataset)))
             for done, (count, crowd) in enumerate(counts, start=1):
                 most = max(most, count)
                 crowds += crowd
                 advance(done, len(dataset))
     if most == 0:
-        remedy = (
-            f"all {crowds} labelled regions are crowds (iscrowd), which are not learned" if crowds else "label some"
+        reason = f"all {crowds} annotations are crowds (iscrowd), which are not trained on: " if crowds else ""
+        raise UserError(
+            f"none of the {len(dataset)} images to train or to validate on has an object with pixels: {reason}"
+            "label some"
         )
-        raise UserError(f"none of {len(dataset)} images to train or to validate on has an object with pixels: {remedy}")
     return most
 
 
-def enough_detections(objects: int) -> int:
-    """Half as many again as there are in the fullest photo, so that a wrong one takes no right one's place."""
-    return max(LEAST, ROUNDED_TO * math.ceil(HEADROOM * objects / ROUNDED_TO))
+def default_max_detections(objects: int) -> int:
+    """Return `max_detections` for images with up to `objects` objects: 1.5 times as many, at least 100.
+
+    The margin keeps false positives from displacing objects.
+    """
+    return max(
+        MIN_MAX_DETECTIONS, MAX_DETECTIONS_STEP * math.ceil(MAX_DETECTIONS_FACTOR * objects / MAX_DETECTIONS_STEP)
+    )
 
 
 def require_labels(dataset: Dataset, role: str) -> None:
-    """Check that some pixel has a class; reading stops at the first image that has one.
+    """Check that a data set has labelled pixels; reading stops at the first image with one.
 
     Args:
-        role: what the images are for, for the message.
+        dataset: the data set.
+        role: purpose of the images, for the message.
 
     Raises:
         UserError: all pixels of all images are void, or an image has no class map.
@@ -105,16 +117,14 @@ def require_labels(dataset: Dataset, role: str) -> None:
     for index in range(len(dataset)):
         sample = dataset[index]
         if sample.class_map is None:
-            raise UserError(f"{sample.name} has no class map, which a network for classes of pixels learns from")
+            raise UserError(f"{sample.name} has no class map: label it for semantic segmentation")
         if bool((sample.class_map != VOID).any()):
             return
-    raise UserError(
-        f"all pixels of the {len(dataset)} images {role} are void ({VOID}): there is nothing to learn or to score"
-    )
+    raise UserError(f"all pixels of the {len(dataset)} images {role} are void ({VOID}): label at least one class")
 
 
 def _count_objects(dataset: Dataset, index: int) -> tuple[int, int]:
-    """Objects of an image that are learned, those with pixels and no crowds; and crowds."""
+    """Return the number of objects of an image with pixels, without crowds, and the number of crowds."""
     objects = dataset[index].objects
     if objects is None:
         return 0, 0
@@ -122,14 +132,11 @@ def _count_objects(dataset: Dataset, index: int) -> tuple[int, int]:
     return int((~crowd & (objects.areas > 0)).sum()), int(crowd.sum())
 
 
-READERS = 4
-
-
 def median_frequency_weights(dataset: Dataset, advance: ProgressCallback = ignore_progress) -> list[float]:
-    """Weight of each class: the median of all classes' frequencies over its own (Eigen and Fergus, 2015).
+    """Compute the weight of each class: the median frequency divided by its own (Eigen and Fergus, 2015).
 
-    A class's frequency is its share of the valid pixels of those photos that it occurs in; one that never occurs counts
-    like the median one.
+    The frequency of a class is its fraction of the valid pixels of the images that contain it. A class that does not
+    occur has weight 1.
 
     Raises:
         UserError: a label can't be read.
@@ -149,7 +156,7 @@ def median_frequency_weights(dataset: Dataset, advance: ProgressCallback = ignor
 
 
 def _count_pixels(class_map: Tensor | None, classes: int) -> np.ndarray:
-    """(C,) pixels of each class, void left out."""
+    """Return the number of pixels of each class, (C,), without void."""
     if class_map is None:
         return np.zeros(classes, np.int64)
     return np.bincount(class_map.numpy().ravel(), minlength=256)[:classes]

@@ -1,4 +1,4 @@
-"""The weights that training starts from."""
+"""Loads the initial weights of a training run: ImageNet weights, a classifier's file, or an earlier model."""
 
 from __future__ import annotations
 
@@ -23,24 +23,29 @@ from upscore.training.tasks import Network
 IMAGENET, NONE = "imagenet", "none"
 
 BACKBONE_OPTIONS = ("backbone", "geometry", "stride_in")
-"""Those of `build` by which the same backbone's weights mean something else."""
+"""Options of `build` that must be equal for two networks to share backbone weights."""
 
 NO_DEPTH = ("none", 0)
 
 
-def start_from(net: Network, weights: str | Path, depth_weights: str | Path | None = None) -> None:
-    """Give a network other weights than it was built with.
+def load_initial_weights(net: Network, weights: str | Path, depth_weights: str | Path | None = None) -> None:
+    """Replace the weights that a network was built with.
 
-    A file has the backbone's classifier as torchvision or timm publish it. From a model folder comes every layer of the
-    same name and shape, so that 16s starts from 32s, or a net for new classes from one for others; the backbone must be
-    the same. Scores of pixels are taken over for the same classes alone, whereas what finds one kind of object is a
-    good start for another.
+    A model folder supplies every layer with the same name and shape, so that FCN-16s can start from FCN-32s, and a
+    network for new classes from one for other classes; both need the same backbone. For semantic segmentation, the
+    score layers are copied only if the classes are equal; for instance segmentation, they are always copied.
 
-    A network with depth starts from one for photos too, as `with_depth` has it. One with late fusion can start from two
-    folders, the second (`depth_weights`) of a network that sees depth alone: it then begins with the mean of both.
+    A network with depth input can start from an RGB network (see `with_depth`). With late fusion it can start from two
+    model folders, the second for a network with depth input only; its initial scores are the mean of both.
+
+    Args:
+        net: the network, modified in place.
+        weights: "imagenet" or "none" (nothing to load), a state dict of the backbone's classifier as torchvision or
+            timm publish it, or a model folder.
+        depth_weights: model folder of a network with depth input only, for late fusion.
 
     Raises:
-        UserError: there are no such weights, or they are of another backbone.
+        UserError: the weights do not exist, or belong to another backbone.
     """
     if depth_weights is not None:
         _start_from_two(net, Path(weights), Path(depth_weights))
@@ -54,13 +59,13 @@ def start_from(net: Network, weights: str | Path, depth_weights: str | Path | No
     source, config = _read(net, path)
     theirs, ours = _depth(source), _depth(net)
     if theirs not in (NO_DEPTH, ours):
-        raise UserError(f"{path}: its depth is {theirs[0]!r}, but {ours[0]!r} is asked for")
+        raise UserError(f"{path} has --depth {theirs[0]}, but --depth {ours[0]} is given: use the same option")
     if theirs == ours:
         net.backbone.depth_preprocessing = source.backbone.depth_preprocessing
     else:
-        source.backbone = _seeing_depth(net, source.backbone)
+        source.backbone = _add_depth(net, source.backbone)
     state = source.state_dict()
-    if theirs != ours and ours[0] != "early":  # scores of a photo's features, which these are not
+    if theirs != ours and ours[0] != "early":  # the score layers of RGB features don't fit fused features
         state = {name: value for name, value in state.items() if name.startswith("backbone.")}
     _load(net, state, [config], path)
     net.backbone.preprocessing = source.backbone.preprocessing
@@ -73,62 +78,66 @@ def _start_from_classifier(net: Network, state: dict[str, Tensor]) -> None:
     options = net.architecture | {"depth": "none", "depth_channels": 0}
     colour = build(str(options.pop("name")), **options).backbone
     load_classifier(colour, state)
-    net.backbone.load_state_dict(_seeing_depth(net, colour).state_dict())
+    net.backbone.load_state_dict(_add_depth(net, colour).state_dict())
     net.backbone.preprocessing = colour.preprocessing
 
 
 def _start_from_two(net: Network, path: Path, depth_path: Path) -> None:
     if not isinstance(net.backbone, LateFusion):
-        raise UserError(f"{depth_path}: weights for the depth alone are where late fusion starts (--depth late)")
-    (colour, config), (depth, depth_card) = _read(net, path), _read(net, depth_path)
+        raise UserError(f"--depth-weights {depth_path} applies to late fusion only: add --depth late")
+    (colour, config), (depth, depth_config) = _read(net, path), _read(net, depth_path)
     if _depth(colour) != NO_DEPTH:
-        raise UserError(f"{path}: sees depth too; late fusion starts from a network that sees photos alone")
+        raise UserError(f"--weights {path} has depth input: late fusion needs a network with RGB input only here")
     if not isinstance(depth.backbone, DepthOnly) or _depth(depth)[1] != _depth(net)[1]:
-        raise UserError(f"{depth_path}: does not see depth of {_depth(net)[1]} channels alone (--depth only)")
+        raise UserError(
+            f"--depth-weights {depth_path}: must be a network trained with --depth only on {_depth(net)[1]} channels"
+        )
     fused = LateFusion(colour.backbone, depth.backbone.depth)
     state = {f"backbone.{name}": value for name, value in fused.state_dict().items()}
     layers, depth_layers = (cast(FCN, network).score for network in (colour, depth))
     for stride in layers.keys() & depth_layers.keys():
         scores = late_scores(cast(nn.Conv2d, layers[stride]), cast(nn.Conv2d, depth_layers[stride]))
         state |= {f"score.{stride}.{name}": value for name, value in scores.items()}
-    _load(net, state, [config, depth_card], path)
+    _load(net, state, [config, depth_config], path)
     net.backbone.preprocessing = fused.preprocessing
     net.backbone.depth_preprocessing = depth.backbone.depth_preprocessing
 
 
 def _read(net: Network, path: Path) -> tuple[Network, ModelConfig]:
-    """A model whose backbone is of the same kind."""
+    """Load a model after a check that its backbone has the same options."""
     source, config = load_model(find_model(path))
     for option in BACKBONE_OPTIONS:
         theirs, ours = source.architecture.get(option), net.architecture.get(option)
         if theirs != ours and None not in (theirs, ours):
-            raise UserError(f"{path}: its {option} is {theirs!r}, but {ours!r} is asked for")
+            raise UserError(f"{path} has {option}={theirs!r}, but {option}={ours!r} is given: use the same value")
     return source, config
 
 
 def _depth(net: Network) -> tuple[str, int]:
-    """Where depth comes in, and its channels."""
+    """Return how a network uses depth, and the number of depth channels."""
     return str(net.architecture.get("depth", "none")), int(net.architecture.get("depth_channels", 0))
 
 
-def _seeing_depth(net: Network, colour: Backbone) -> Backbone:
-    """A backbone for photos in the form that this network has."""
+def _add_depth(net: Network, colour: Backbone) -> Backbone:
+    """Convert an RGB backbone to the backbone type of `net`."""
     fusion, channels = _depth(net)
     return colour if fusion == "none" else with_depth(colour, cast(Fusion, fusion), channels)
 
 
-def _load(net: Network, state: Mapping[str, Tensor], cards: Sequence[ModelConfig], path: Path) -> None:
-    """What fits; of what comes after the backbone, only what means the same."""
-    every = net.task == "instances" or all(config.classes == net.classes for config in cards)
-    surfaces = isinstance(net, TwoHeads) and all(config.geometric_classes == net.geometric_classes for config in cards)
+def _load(net: Network, state: Mapping[str, Tensor], configs: Sequence[ModelConfig], path: Path) -> None:
+    """Load the layers that fit; score layers only if their classes are equal."""
+    same_classes = net.task == "instances" or all(config.classes == net.classes for config in configs)
+    same_geometric = isinstance(net, TwoHeads) and all(
+        config.geometric_classes == net.geometric_classes for config in configs
+    )
     own = net.state_dict()
     matching = {
         name: value
         for name, value in state.items()
         if name in own
         and own[name].shape == value.shape
-        and (name.startswith("backbone.") or (surfaces if name.startswith("geometric.") else every))
+        and (name.startswith("backbone.") or (same_geometric if name.startswith("geometric.") else same_classes))
     }
     if not any(name.startswith("backbone.") for name in matching):
-        raise UserError(f"{path}: none of its backbone's layers fits {net.architecture['name']}")
+        raise UserError(f"{path}: no backbone layer fits {net.architecture['name']}: choose weights of this backbone")
     net.load_state_dict(matching, strict=False)

@@ -1,6 +1,7 @@
-"""What the network is fed, as a function of the seed and the place in the run alone.
+"""Loads training and validation batches in a deterministic order.
 
-Nothing random is remembered between steps, so a run can be taken up at any step and goes on as if it had not stopped.
+Order and augmentation depend only on the seed, the epoch and the position in the epoch. No random state is kept between
+steps, so a run that is resumed at any step continues exactly as if it had not been interrupted.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from upscore.errors import UserError
 from upscore.training.recipes import Recipe
 
 Resize = Callable[[Sample], Sample]
-"""A photo and its labels at the size at which the network sees them; goes to other processes by pickle."""
+"""Function that resizes an image and its labels to the network's input size; it must be picklable."""
 
 
-def seed_of(*parts: int) -> int:
-    """One 63-bit seed out of several numbers, such that neighbours have nothing in common."""
+def derive_seed(*parts: int) -> int:
+    """Derive a 63-bit seed from several numbers by splitmix64; consecutive numbers give unrelated seeds."""
     state = 0
-    for part in parts:  # splitmix64
+    for part in parts:
         state = (state + part + 0x9E3779B97F4A7C15) & (2**64 - 1)
         state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
@@ -48,15 +49,22 @@ def seed_of(*parts: int) -> int:
 
 
 def epoch_order(length: int, *, replacement: bool, seed: int, epoch: int) -> np.ndarray:
-    """(N,) int64: the order in which an epoch goes through `length` images."""
-    generator = torch.Generator().manual_seed(seed_of(seed, epoch))
+    """Return the image indices of an epoch in order, (N,) int64, where N is `length`.
+
+    Args:
+        length: number of images.
+        replacement: draw each index independently instead of shuffling all of them.
+        seed: seed of the run.
+        epoch: epoch, from 0.
+    """
+    generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
     if replacement:
         return torch.randint(length, (length,), generator=generator).numpy()
     return torch.randperm(length, generator=generator).numpy()
 
 
 class TrainingView:
-    """The samples of one epoch from one place on, in order and augmented."""
+    """Augmented samples of one epoch in training order, from position `start` on."""
 
     def __init__(
         self, dataset: Dataset, recipe: Recipe, *, resize: Resize, seed: int, epoch: int, start: int = 0
@@ -74,18 +82,18 @@ class TrainingView:
         crop = self.recipe.crop
         augmentation = Augmentation(
             scale=self.recipe.scale,
-            # no larger than the photo, so that small photos are not padded
+            # no larger than the image, so that small images are not padded
             crop=(min(crop, sample.image.shape[-2]), min(crop, sample.image.shape[-1])) if crop else None,
             flip=self.recipe.flip,
             min_visible=self.recipe.min_visible,
             colour=self.recipe.colour,
         )
-        sample = augmentation(sample, seed_of(self.seed, self.epoch, position))
-        return keep_patches(sample, self.recipe.patches, seed_of(self.seed, self.epoch, position, 1))
+        sample = augmentation(sample, derive_seed(self.seed, self.epoch, position))
+        return keep_patches(sample, self.recipe.patches, derive_seed(self.seed, self.epoch, position, 1))
 
 
 class ValidationView:
-    """The samples as they are, at the size at which the network sees them; all of them, or those `within` a range."""
+    """Samples resized to the network's input size, without augmentation; all of them, or those `within` a range."""
 
     def __init__(self, dataset: Dataset, *, resize: Resize, within: range | None = None) -> None:
         self.dataset, self.resize = dataset, resize
@@ -99,30 +107,31 @@ class ValidationView:
 
 
 class _DistributedBatchSampler(Sampler[list[int]]):
-    """Where one process's part of each batch is in a view: of every `of` images in a row it takes one.
+    """Yields the positions of one process's images for each batch; consecutive images go to different processes.
 
-    Where the last images are too few for every process, one without takes another's, so that all go as many steps.
+    If the last batch has fewer images than there are processes, a process without an image repeats the first one, so
+    that all processes take the same number of steps.
     """
 
-    def __init__(self, length: int, batch_size: int, share: ShardInfo) -> None:
-        self.length, self.share = length, share
-        self.whole = batch_size * share.of
+    def __init__(self, length: int, batch_size: int, shard: ShardInfo) -> None:
+        self.length, self.shard = length, shard
+        self.global_batch_size = batch_size * shard.of
 
     def __len__(self) -> int:
-        return math.ceil(self.length / self.whole)
+        return math.ceil(self.length / self.global_batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for start in range(0, self.length, self.whole):
-            own = range(start + self.share.index, min(start + self.whole, self.length), self.share.of)
+        for start in range(0, self.length, self.global_batch_size):
+            own = range(start + self.shard.index, min(start + self.global_batch_size, self.length), self.shard.of)
             yield list(own) or [start]
 
-    def stands_in(self, number: int) -> bool:
-        """Whether that batch is another process's."""
-        return number * self.whole + self.share.index >= self.length
+    def is_duplicate(self, number: int) -> bool:
+        """Return whether a batch only repeats an image of another process, and so must not count."""
+        return number * self.global_batch_size + self.shard.index >= self.length
 
 
-class _Reader(TorchDataset):
-    """A view whose errors are values, for torch puts the traceback of a worker's exception into its message."""
+class _ErrorsAsValues(TorchDataset):
+    """Wraps a view and returns `UserError`s as values; torch would add a worker's traceback to the message."""
 
     def __init__(self, view: TrainingView | ValidationView) -> None:
         self.view = view
@@ -142,8 +151,8 @@ def _collate(samples: list[Sample | UserError]) -> Batch | UserError:
     return error or collate([sample for sample in samples if isinstance(sample, Sample)])
 
 
-class _Pickler(pickle.Pickler):
-    """Pickles tensors as arrays: torch's own way puts them into shared memory, which containers have little of."""
+class _TensorPickler(pickle.Pickler):
+    """Pickles tensors as arrays; torch's own pickling uses shared memory, which is scarce in containers."""
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, torch.Tensor):
@@ -151,19 +160,19 @@ class _Pickler(pickle.Pickler):
         return NotImplemented
 
 
-def _packed(samples: list[Sample | UserError]) -> bytes:
-    """A collated batch as bytes, which go through a pipe."""
+def _collate_to_bytes(samples: list[Sample | UserError]) -> bytes:
+    """Collate samples and serialise the batch, to be sent through a pipe."""
     buffer = io.BytesIO()
-    _Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(_collate(samples))
+    _TensorPickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(_collate(samples))
     return buffer.getvalue()
 
 
 GUARD_EXIT = 78
-"""Exit status of a reading process that ran the user's script again."""
+"""Exit status of a loader worker that runs the user's script again."""
 
 
 def refuse_reading_process() -> None:
-    """End a reading process that runs the user's script again, because it has no main guard.
+    """Exit if this process is a loader worker that runs the user's script again, since it has no main guard.
 
     Under the start methods "spawn" and "forkserver" a new process imports the script first; the parent process then
     reports the missing guard.
@@ -174,10 +183,10 @@ def refuse_reading_process() -> None:
 
 @contextmanager
 def reading_failures() -> Iterator[None]:
-    """Turn the death of a reading process into an error that says what to do.
+    """Convert the errors that torch raises when a loader worker ended.
 
     Raises:
-        UserError: a reading process ended.
+        UserError: a loader worker ended.
     """
     try:
         yield
@@ -186,34 +195,38 @@ def reading_failures() -> Iterator[None]:
             raise
         if multiprocessing.get_start_method() != "fork":
             raise UserError(
-                "a process that reads images ended at its start: put the code of your script that trains under "
+                "a loader worker ended at its start: put the training code of your script under "
                 'if __name__ == "__main__":, or set workers=0'
             ) from None
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"a process that reads images ended ({reason}); it may have run out of memory: set --workers 0, or lower "
-            "--batch-size (in a container, raise its memory limit; --shm-size has no effect)"
+            f"a loader worker ended ({reason}); it may have run out of memory: set --workers 0 or lower --batch-size "
+            "(in a container, raise the memory limit; --shm-size has no effect)"
         ) from None
 
 
 def batches(
-    view: TrainingView | ValidationView, batch_size: int, workers: int, share: ShardInfo = SINGLE_PROCESS
+    view: TrainingView | ValidationView, batch_size: int, workers: int, shard: ShardInfo = SINGLE_PROCESS
 ) -> Generator[Batch, None, None]:
-    """Go through a view in order, read ahead by `workers` processes; close it to let them go.
+    """Yield the batches of a view in order; close the generator to end the workers.
 
-    With a share, batches have `batch_size` images for each of the processes, and these are one's own of them. A batch
-    without names is not to count: it is there because the others have one.
+    Args:
+        view: the samples.
+        batch_size: number of images per process.
+        workers: number of processes that read ahead; 0 reads in this process.
+        shard: this process's part of each batch. A yielded batch without names repeats an image of another process
+            and must not count.
 
     Raises:
         UserError: a sample can't be read.
     """
-    turns = _DistributedBatchSampler(len(view), batch_size, share)
+    sampler = _DistributedBatchSampler(len(view), batch_size, shard)
     loader = DataLoader(
-        _Reader(view),
-        batch_sampler=turns,
+        _ErrorsAsValues(view),
+        batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=_packed if workers else _collate,
-        worker_init_fn=_follow_the_parent,
+        collate_fn=_collate_to_bytes if workers else _collate,
+        worker_init_fn=_initialize_worker,
         prefetch_factor=4 if workers else None,
     )
     for number, batch in enumerate(loader):
@@ -221,28 +234,28 @@ def batches(
             batch = pickle.loads(batch)
         if isinstance(batch, UserError):
             raise batch
-        yield replace(batch, names=[]) if turns.stands_in(number) else batch
+        yield replace(batch, names=[]) if sampler.is_duplicate(number) else batch
 
 
 def default_workers() -> int:
-    """Reading processes: one for small machines, where the network needs the rest, and four at most.
+    """Return the default number of loader workers: half of the cores of this process, from 1 to 4.
 
-    Training processes on the same machine, which torchrun counts, have equal parts of it.
+    The cores of a machine are divided equally between its torchrun processes.
     """
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(4, (os.cpu_count() or 1) // beside // 2))
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(4, (os.cpu_count() or 1) // processes // 2))
 
 
-def _follow_the_parent(_worker: int) -> None:
-    """A reader ends when its parent lets it go, or is gone."""
+def _initialize_worker(_worker: int) -> None:
+    """Make a worker end with its parent process, but not by the signals that end the parent."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _ignore_once)
-    sys.excepthook = _tell_unless_parent_gone
+    sys.excepthook = _report_unless_parent_ended
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent was killed; its main thread may wait for ever to write into a full pipe."""
+    """End this process when its parent was killed; its main thread may be blocked writing into a full pipe."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
@@ -250,11 +263,11 @@ def _end_with_parent() -> None:
 
 
 def _ignore_once(number: int, _frame: FrameType | None) -> None:
-    # who ends a whole group of processes ends the parent too, which first saves; what comes then is the parent's own
+    # The first signal goes to the whole process group, and the parent saves its state; the next comes from the parent.
     signal.signal(number, signal.SIG_DFL)
 
 
-def _tell_unless_parent_gone(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    # in a reader, called by the thread that hands tensors over: the parent was killed while it took one
+def _report_unless_parent_ended(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    # Raised in the thread that sends batches if the parent was killed while receiving one.
     if not issubclass(kind, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, trace)

@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps, validations between them, and a state on disk from which it goes on."""
+"""Training loop: epochs, validation, and the state on disk that a run resumes from."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from upscore.training.validation import Scores
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 SAVE_EVERY = 300.0
-"""Seconds between states where no validation comes first: the most that a kill costs."""
+"""Longest time in seconds between two saved states; the state is also saved after each validation."""
 
 
 @connected()
@@ -53,17 +53,34 @@ def fit(
     provenance: dict[str, Any] | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Progress:
-    """Train `net` by `recipe` into `folder`; with `resume`, from the state there.
+    """Train a network into a run folder.
 
-    Larger photos are reduced to `max_side`, 0 for never, unless the network has a size of its own for each photo.
+    Under torchrun, each process has its own batch in every step; only the main process writes files and calls the
+    callbacks.
 
-    Where torchrun has started several processes, each has a batch of its own in every step; the main process alone
-    writes files and calls the callbacks.
+    Args:
+        net: the network, trained in place.
+        train: training data.
+        val: validation data.
+        recipe: optimiser, schedule and augmentation.
+        folder: run folder.
+        max_side: longest side of an image in pixels; larger images are reduced, 0 means never. Mask R-CNN ignores it,
+            as it has its own resize rule.
+        dtype: number format of the convolutions.
+        head_only: keep the backbone as it is.
+        seed: seed of order, augmentation and sampling.
+        workers: number of loader workers.
+        resume: continue from the state in `folder`.
+        provenance: entries for the field `training` of model.json.
+        callbacks: receive losses and scores.
+
+    Returns:
+        The epochs, steps and records of the run.
 
     Raises:
-        DivergedError: the loss is not finite; the best model so far stays.
-        UserError: a file can't be written, or a process that reads images ended; the last saved state stays.
-        KeyboardInterrupt: after the state was saved.
+        DivergedError: the loss is not finite; the best model so far is kept.
+        UserError: a file can't be written, or a loader worker ended; the last saved state is kept.
+        KeyboardInterrupt: the run was interrupted; the state was saved.
     """
     refuse_reading_process()
     trainer = Trainer(net, recipe, accelerator(), dtype=dtype, head_only=head_only, seed=seed)
@@ -77,26 +94,26 @@ def fit(
 
     callback.on_train_start(folder)
     try:
-        while (at := trainer.progress).epoch < run.epochs and not _out_of_patience(at, recipe):
+        while (progress := trainer.progress).epoch < run.epochs and not _out_of_patience(progress, recipe):
             trainer.train_mode()
-            view = TrainingView(train, recipe, resize=resize, seed=seed, epoch=at.epoch, start=at.position)
-            with _interrupts_held() as interrupted:
-                with closing(batches(view, recipe.batch_size, workers, process_group.share)) as feed:
-                    run.epoch(feed, interrupted)
+            view = TrainingView(train, recipe, resize=resize, seed=seed, epoch=progress.epoch, start=progress.position)
+            with _defer_interrupts() as interrupted:
+                with closing(batches(view, recipe.batch_size, workers, process_group.share)) as loader:
+                    run.train_epoch(loader, interrupted)
                 rate = rate_factor(recipe, run.steps_done() - 1, run.steps)
                 scores, is_best = None, False
-                if (at.epoch + 1) % recipe.validate_every and at.epoch + 1 < run.epochs:
+                if (progress.epoch + 1) % recipe.validate_every and progress.epoch + 1 < run.epochs:
                     _record(trainer, rate)
                 else:
-                    begun = time.monotonic()
-                    own = ValidationView(val, resize=resize, within=process_group.block(len(val)))
+                    started = time.monotonic()
+                    val_view = ValidationView(val, resize=resize, within=process_group.block(len(val)))
                     try:
-                        with closing(batches(own, 1, workers)) as feed:
-                            loss, scores = trainer.validate(_until(interrupted, feed))
+                        with closing(batches(val_view, 1, workers)) as loader:
+                            loss, scores = trainer.validate(_until_interrupted(loader, interrupted))
                     except KeyboardInterrupt:
                         run.save()
                         raise
-                    is_best = _record_validated(trainer, rate, loss, scores, time.monotonic() - begun)
+                    is_best = _record_validated(trainer, rate, loss, scores, time.monotonic() - started)
                     with process_group.synchronized():
                         for model in (
                             [folder.last, *([folder.best] if is_best else [])] if process_group.is_main_process else ()
@@ -106,15 +123,15 @@ def fit(
                                 trainer.result,
                                 classes=train.classes,
                                 max_side=max_side,
-                                training={**(provenance or {}), "epoch": at.epoch},
+                                training={**(provenance or {}), "epoch": progress.epoch},
                                 scores={"validation": scores.to_json()},
                             )
-                run.close_epoch(scores, is_best, interrupted)
+                run.end_epoch(scores, is_best, interrupted)
                 if process_group.any(interrupted()):
                     raise KeyboardInterrupt
     except OSError as error:
         if isinstance(error, WriteError) or error.errno in NO_SPACE:
-            raise UserError(f"{error}; the last saved state stays: free some space, then add --resume") from error
+            raise UserError(f"{error}; the last saved state is kept: free some space, then add --resume") from error
         raise
     finally:
         callback.on_train_end()
@@ -122,7 +139,7 @@ def fit(
 
 
 class _Run:
-    """How far a run is, and its callbacks."""
+    """Counts the steps of a run, saves its state and calls its callbacks."""
 
     def __init__(self, trainer: Trainer, folder: RunFolder, callback: Callback, epochs: int, length: int) -> None:
         self.trainer, self.folder, self.callback = trainer, folder, callback
@@ -131,27 +148,27 @@ class _Run:
         self.saved = time.monotonic()
 
     def steps_done(self) -> int:
-        """Of `steps`: by the images that are behind us, for the number of processes may have been another one."""
-        at, recipe, processes = self.trainer.progress, self.trainer.recipe, self.trainer.process_group.size
+        """Return the number of `steps` done, computed from images since the number of processes may have changed."""
+        progress, recipe, processes = self.trainer.progress, self.trainer.recipe, self.trainer.process_group.size
         in_epoch = count_steps(recipe, self.length, processes)
-        whole = at.position // (recipe.batch_size * recipe.accumulate * processes)
-        return at.epoch * in_epoch + (whole if at.position < self.length else in_epoch)
+        complete = progress.position // (recipe.batch_size * recipe.accumulate * processes)
+        return progress.epoch * in_epoch + (complete if progress.position < self.length else in_epoch)
 
-    def epoch(self, feed: Iterator[Batch], interrupted: Callable[[], bool]) -> None:
-        """Take all steps that the feed is good for.
+    def train_epoch(self, loader: Iterator[Batch], interrupted: Callable[[], bool]) -> None:
+        """Train on all batches of a loader.
 
         Raises:
-            KeyboardInterrupt: after the state was saved.
+            KeyboardInterrupt: the run was interrupted; the state was saved.
         """
-        at, process_group = self.trainer.progress, self.trainer.process_group
-        started, spent = time.monotonic(), at.seconds
+        progress, process_group = self.trainer.progress, self.trainer.process_group
+        started, spent = time.monotonic(), progress.seconds
         while True:
             with process_group.synchronized():
-                group = list(islice(feed, self.trainer.recipe.accumulate))
+                group = list(islice(loader, self.trainer.recipe.accumulate))
             if not group:
                 return
             loss = self.trainer.step(group, rate_factor(self.trainer.recipe, self.steps_done(), self.steps))
-            at.seconds = spent + time.monotonic() - started
+            progress.seconds = spent + time.monotonic() - started
             with process_group.synchronized():
                 self.callback.on_step_end(self.steps_done(), self.steps, loss)
             stopping = process_group.any(interrupted())
@@ -161,94 +178,94 @@ class _Run:
             if stopping:
                 raise KeyboardInterrupt
 
-    def close_epoch(self, scores: Scores | None, is_best: bool, interrupted: Callable[[], bool]) -> None:
-        """Write the records and call the callbacks."""
+    def end_epoch(self, scores: Scores | None, is_best: bool, interrupted: Callable[[], bool]) -> None:
+        """Write the records, call the callbacks and save the state."""
         records = self.trainer.progress.records
         with self.trainer.process_group.synchronized():
             if self.trainer.process_group.is_main_process:
                 self.folder.write_metrics(records)
             self.callback.on_epoch_end(records, scores, is_best)
             if scores or interrupted() or time.monotonic() - self.saved > SAVE_EVERY:
-                self.save()  # last, so that a resumed run lacks nothing of what comes before
+                self.save()  # last, so that a resumed run does not skip the records and callbacks
 
     def save(self) -> None:
-        """Write the state, in one process for all, which have the same."""
+        """Write the state in the main process; it is the same in all processes."""
         if self.trainer.process_group.is_main_process:
             self.folder.save_state(self.trainer.state())
         self.saved = time.monotonic()
 
 
 def count_epochs(recipe: Recipe, length: int) -> int:
-    """Passes over `length` images that make up the recipe's number of images."""
+    """Return the number of epochs over `length` images that the recipe's number of images amounts to."""
     return min(recipe.max_epochs, math.ceil(recipe.images / length))
 
 
 def count_steps(recipe: Recipe, length: int, processes: int = 1) -> int:
-    """Optimiser steps in an epoch, each with `batch_size` images for every process."""
+    """Return the number of optimiser steps in an epoch over `length` images."""
     return math.ceil(math.ceil(length / (recipe.batch_size * processes)) / recipe.accumulate)
 
 
 def _record(trainer: Trainer, rate: float, **measured: float | None) -> None:
-    """Close the epoch."""
-    at = trainer.progress
-    at.epoch += 1
-    steps = max(1, len(at.losses))
-    at.records.append(
+    """Append the record of the current epoch and advance to the next."""
+    progress = trainer.progress
+    progress.epoch += 1
+    steps = max(1, len(progress.losses))
+    progress.records.append(
         {
-            "epoch": at.epoch,
-            "step": at.step,
-            "train_loss": sum(at.losses) / steps,
-            **{f"{name}_loss": total / steps for name, total in at.parts.items()},
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "train_loss": sum(progress.losses) / steps,
+            **{f"{name}_loss": total / steps for name, total in progress.parts.items()},
             "learning_rate": trainer.recipe.learning_rate * rate,
-            "seconds": round(at.seconds, 3),
+            "seconds": round(progress.seconds, 3),
             **measured,
         }
     )
-    at.position, at.losses, at.parts, at.seconds = 0, [], {}, 0.0
+    progress.position, progress.losses, progress.parts, progress.seconds = 0, [], {}, 0.0
 
 
 def _record_validated(trainer: Trainer, rate: float, val_loss: float, scores: Scores, seconds: float) -> bool:
-    """Close the epoch; returns whether it is the best so far."""
-    at = trainer.progress
-    found = trainer.task.record(scores)
-    score = found[trainer.task.primary] or 0.0
-    is_best = score > at.best
-    _record(trainer, rate, val_loss=val_loss, **found, validation_seconds=round(seconds, 3))
+    """Append the record of the current epoch with its scores; returns whether it is the best so far."""
+    progress = trainer.progress
+    values = trainer.task.record(scores)
+    score = values[trainer.task.primary] or 0.0
+    is_best = score > progress.best
+    _record(trainer, rate, val_loss=val_loss, **values, validation_seconds=round(seconds, 3))
     if is_best:
-        at.best, at.best_epoch = score, at.epoch
+        progress.best, progress.best_epoch = score, progress.epoch
     return is_best
 
 
-def _out_of_patience(at: Progress, recipe: Recipe) -> bool:
-    validated = bool(at.records) and "val_loss" in at.records[-1]
-    return bool(recipe.patience) and validated and at.epoch - at.best_epoch >= recipe.patience
+def _out_of_patience(progress: Progress, recipe: Recipe) -> bool:
+    validated = bool(progress.records) and "val_loss" in progress.records[-1]
+    return bool(recipe.patience) and validated and progress.epoch - progress.best_epoch >= recipe.patience
 
 
-def _until(interrupted: Callable[[], bool], feed: Iterator[Batch]) -> Iterator[Batch]:
-    """The batches, as long as nobody interrupts."""
-    for batch in feed:
+def _until_interrupted(loader: Iterator[Batch], interrupted: Callable[[], bool]) -> Iterator[Batch]:
+    """Yield batches, and raise `KeyboardInterrupt` once the run is interrupted."""
+    for batch in loader:
         if interrupted():
             raise KeyboardInterrupt
         yield batch
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[Callable[[], bool]]:
-    """Hold Ctrl-C and termination until it is time to save; a second Ctrl-C is not held."""
+def _defer_interrupts() -> Iterator[Callable[[], bool]]:
+    """Record SIGINT and SIGTERM instead of raising, so that the state can be saved; a second Ctrl-C raises at once."""
     received = False
 
-    def hold(number: int, _frame: Any) -> None:
+    def handle(number: int, _frame: Any) -> None:
         nonlocal received
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received = True
 
-    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread alone
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set signal handlers
         yield lambda: False
         return
-    earlier = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: received
     finally:
-        for number, handler in earlier.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

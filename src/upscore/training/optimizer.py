@@ -1,4 +1,4 @@
-"""Parameter groups, optimiser and schedule, as a recipe has them."""
+"""Optimiser, parameter groups, learning rate schedule and weight averaging of a recipe."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from upscore.training.recipes import Recipe
 from upscore.training.tasks import Network
 
 WARM_UP = 0.05
-"""Share of the steps over which a cosine schedule rises."""
+"""Fraction of the steps that is the warm-up of the cosine schedule."""
 
 WARM_UP_STEPS = 1000
-"""Over which a schedule of steps rises from a thousandth, in runs of ten times as many; otherwise over a tenth."""
+"""Number of warm-up steps of the step schedule, starting at a thousandth; at most a tenth of all steps."""
 
 DROPS = (2 / 3, 8 / 9)
-"""Where a schedule of steps falls to a tenth: at 60,000 and 80,000 of 90,000 steps (Detectron's "1x")."""
-
+"""Fractions of the steps at which the step schedule divides the rate by 10: 60,000 and 80,000 of 90,000 steps
+(Detectron's "1x")."""
 
 BACKBONE = ("backbone.", "shared_head.")
-"""Where a network has the layers of its classifier; the head of a C4 network is the last of them."""
+"""Prefixes of pretrained parameters; the shared head of a C4 network is the last stage of its ResNet."""
 
 
 def parameter_groups(net: nn.Module, recipe: Recipe) -> list[dict]:
-    """Trainable parameters by rate and decay: weights; biases and norms (no decay); the same of all but the backbone.
+    """Group the trainable parameters by learning rate and weight decay.
 
-    "Doubled rate for biases" without decay is FCN section 4.3 and the released solvers. Each group keeps its own
-    `base_rate`, which the schedule multiplies.
+    Biases and normalisation parameters have no decay. Biases may have another rate (FCN section 4.3 doubles it), and so
+    may all layers outside the backbone. `base_rate` of a group is its rate before the schedule's factor.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in net.named_parameters():
@@ -49,7 +49,7 @@ def parameter_groups(net: nn.Module, recipe: Recipe) -> list[dict]:
 
 
 def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD with momentum (as Caffe's at a constant rate) or AdamW."""
+    """Create the optimiser: AdamW, or SGD with momentum (equal to Caffe's at a constant learning rate)."""
     groups = parameter_groups(net, recipe)
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, fused=True)
@@ -57,24 +57,24 @@ def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 class SGD(torch.optim.SGD):
-    """torch's, of the same numbers and the same state, going through weights in the order in which they lie in memory.
+    """SGD with the same results and state as torch's, but without copies of channels-last weights.
 
-    Of weights whose channels come last, torch's fused step makes copies: they take time, and as much memory again. A
-    gradient is let go as soon as its weights have moved, so that in the first step the next one's sum takes its place.
+    torch's fused step copies channels-last weights, which takes time and memory. Each gradient is also freed as soon as
+    its weights are updated, so that in the first step its memory is reused for the next momentum buffer.
     """
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Move against the gradients."""
+        """Update the parameters and free their gradients."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                speed = self._speed(parameter) if group["momentum"] else None
+                momentum_buffer = self._momentum_buffer(parameter) if group["momentum"] else None
                 sgd(
-                    [_in_order(parameter, parameter)],
-                    [_in_order(parameter.grad, parameter)],
-                    [None if speed is None else _in_order(speed, parameter)],
+                    [_contiguous_in_memory(parameter, parameter)],
+                    [_contiguous_in_memory(parameter.grad, parameter)],
+                    [None if momentum_buffer is None else _contiguous_in_memory(momentum_buffer, parameter)],
                     fused=True,
                     weight_decay=group["weight_decay"],
                     momentum=group["momentum"],
@@ -85,33 +85,33 @@ class SGD(torch.optim.SGD):
                 )
                 parameter.grad = None
 
-    def _speed(self, parameter: nn.Parameter) -> Tensor:
-        """The running sum of gradients, in the layout of the parameter's memory; zero at first."""
+    def _momentum_buffer(self, parameter: nn.Parameter) -> Tensor:
+        """Return the momentum buffer, initially zero, in the memory layout of the parameter."""
         state = self.state[parameter]
-        speed = state.get("momentum_buffer")
-        if speed is None or speed.stride() != parameter.stride():
+        values = state.get("momentum_buffer")
+        if values is None or values.stride() != parameter.stride():
             laid_out = torch.zeros_like(parameter)
-            state["momentum_buffer"] = speed = laid_out if speed is None else laid_out.copy_(speed)
-        return speed
+            state["momentum_buffer"] = values = laid_out if values is None else laid_out.copy_(values)
+        return values
 
 
-def _in_order(values: Tensor, parameter: Tensor) -> Tensor:
-    """A contiguous view, a copy where values lie otherwise in memory than the parameter."""
+def _contiguous_in_memory(values: Tensor, parameter: Tensor) -> Tensor:
+    """Return values as a contiguous tensor in the parameter's memory order; a view if the layouts are equal."""
     if parameter.is_contiguous():
         return values.contiguous()
     if parameter.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last):
         return values.permute(0, 2, 3, 1).contiguous()
-    return values  # torch makes its copies
+    return values  # torch copies them
 
 
 def rate_factor(recipe: Recipe, step: int, steps: int) -> float:
-    """What all learning rates are multiplied by at `step` of `steps`."""
+    """Return the schedule's factor of all learning rates at `step`, from 0, of `steps`."""
     if recipe.schedule == "constant":
         return 1.0
     if recipe.schedule == "steps":
         warm_up = min(WARM_UP_STEPS, steps // 10)
-        risen = step / warm_up if step < warm_up else 1.0
-        return (1e-3 + (1 - 1e-3) * risen) * 0.1 ** sum(step >= drop * steps for drop in DROPS)
+        progress = step / warm_up if step < warm_up else 1.0
+        return (1e-3 + (1 - 1e-3) * progress) * 0.1 ** sum(step >= drop * steps for drop in DROPS)
     warm_up = max(1, round(WARM_UP * steps))
     if step < warm_up:
         return (step + 1) / warm_up
@@ -119,13 +119,13 @@ def rate_factor(recipe: Recipe, step: int, steps: int) -> float:
 
 
 def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Apply a schedule's factor to every group."""
+    """Set the learning rate of each group to its base rate times a factor."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_rate"] * factor
 
 
-def averaged(net: Network, decay: float) -> AveragedModel:
-    """A running average of weights and statistics, which forgets faster at first so that the start does not linger."""
+def make_average(net: Network, decay: float) -> AveragedModel:
+    """Create an exponential moving average of weights and buffers, with a smaller decay in the first steps."""
 
     def update(averages: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
         weight = 1 - min(decay, (1 + int(count)) / (10 + int(count)))

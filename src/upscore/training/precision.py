@@ -1,7 +1,4 @@
-"""The number format in which a network is trained: asked for, or the faster one by measurement.
-
-N images, C channels, H W pixels.
-"""
+"""Chooses the number format of training, by a measurement if it is "auto"."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ import upscore
 from upscore.annotations import ObjectAnnotations
 from upscore.models.precision import Precision, has_bfloat16_instructions
 from upscore.timing import Choice, fastest
-from upscore.training.tasks import INSTANCES, Network, task_of
+from upscore.training.tasks import INSTANCES, Network, task_for
 
 MEASURED_SIDE = 256
 """Height and width in pixels of the image whose training step is measured."""
@@ -28,23 +25,26 @@ def choose_precision(
 ) -> Choice:
     """Choose the number format of the convolutions in training.
 
-    "auto" is bfloat16 on a GPU that has it. On a CPU with bfloat16 instructions a step over a small image is measured
-    in both formats, once for each machine and network; other CPUs get float32.
+    "auto" is bfloat16 on GPUs that support it. On CPUs with bfloat16 instructions, a step on a small image is measured
+    in both formats, once for each machine and network. "auto" is float32 on all other devices.
 
     Args:
-        net: the network, which is left as it is.
-        precision: what is asked for.
-        device: where it is trained.
+        net: the network; it is not modified.
+        precision: "float32", "bfloat16" or "auto".
+        device: device of the training.
         head_only: whether the backbone is not trained.
 
     Returns:
         "float32" or "bfloat16", and the reason.
     """
     if precision != "auto":
-        return Choice(precision, "as asked for")
+        return Choice(precision, "set by the user")
     if torch.device(device).type == "cuda":
         supported = torch.cuda.is_bf16_supported()
-        return Choice("bfloat16" if supported else "float32", f"this GPU has {'' if supported else 'no '}bfloat16")
+        return Choice(
+            "bfloat16" if supported else "float32",
+            f"this GPU {'supports' if supported else 'does not support'} bfloat16",
+        )
     if not has_bfloat16_instructions():
         return Choice("float32", "this processor has no bfloat16 instructions")
     key = ["training", json.dumps(net.architecture) if net.architecture else repr(net), head_only]
@@ -65,8 +65,8 @@ def _copy(net: Network, head_only: bool) -> Network:
 
 
 def _step(net: Network, dtype: torch.dtype) -> None:
-    """Forward and backward pass over an image of noise."""
-    task, side = task_of(net), MEASURED_SIDE
+    """Run a forward and backward pass on a noise image."""
+    task, side = task_for(net), MEASURED_SIDE
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         depth = net.backbone.depth_preprocessing
@@ -80,7 +80,7 @@ def _step(net: Network, dtype: torch.dtype) -> None:
 
 
 def _targets(net: Network, side: int) -> torch.Tensor | Sequence[ObjectAnnotations]:
-    if task_of(net) is not INSTANCES:
+    if task_for(net) is not INSTANCES:
         maps = torch.zeros(1, side, side, dtype=torch.uint8)
         return torch.stack([maps, maps], 1) if net.architecture.get("geometric_classes") else maps
     masks = torch.zeros(4, side, side, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""How to train: the papers' ways, and for each task one for little data and little time."""
+"""Recipes: the training settings of the papers, and default settings for small data sets."""
 
 from __future__ import annotations
 
@@ -8,61 +8,62 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Recipe(BaseModel):
-    """Every setting of the optimiser and of what it is fed."""
+    """Settings of the optimiser, the loss, the augmentation and the length of training."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = Field(gt=0)
     schedule: Literal["constant", "cosine", "steps"] = "constant"
-    """cosine: a linear warm-up over the first twentieth of the steps, then down to zero along half a cosine. steps: a
-    linear warm-up over a thousand steps, then a tenth after two thirds and a hundredth after eight ninths of all."""
+    """Learning rate schedule. cosine: linear warm-up over the first 5 % of the steps, then half a cosine down to zero.
+    steps: linear warm-up over 1000 steps, then divided by 10 after 2/3 and again after 8/9 of the steps."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Of SGD; AdamW has its usual (0.9, 0.999)."""
+    """Momentum of SGD; AdamW has betas (0.9, 0.999)."""
     weight_decay: float = Field(default=5e-4, ge=0)
-    """On weights alone: biases and the parameters of normalisation never decay."""
+    """Weight decay; biases and normalisation parameters have none."""
     bias_rate: float = Field(default=1, gt=0)
-    """What the learning rate is multiplied by for biases."""
+    """Factor of the learning rate for biases."""
     score_rate: float = Field(default=1, gt=0)
-    """What the learning rate is multiplied by for all layers but the backbone, which are new."""
+    """Factor of the learning rate for all layers outside the backbone, which are not pretrained."""
     loss: Literal["mean", "sum"] = "mean"
-    """Over the valid pixels of a batch; losses of objects are always means."""
+    """Reduction of the pixel loss over the valid pixels of a batch; losses of objects are always means."""
     class_weights: Literal["none", "median"] = "none"
-    """median: a pixel of a class counts as often as the median class is more frequent than this one (Eigen and Fergus,
-    2015), a class's frequency being its share of the pixels of the photos that it occurs in."""
+    """Weights of the classes in the pixel loss. median: the median of the class frequencies divided by the frequency of
+    the class (Eigen and Fergus, 2015); the frequency is the fraction of pixels within images that contain the class."""
     patches: float = Field(default=1, gt=0, le=1)
-    """Share of the cells of 32 x 32 pixels, drawn anew for each photo, whose loss counts (FCN section 3.4); batches and
-    the number of images grow by its inverse, so that as much is learned from in each step."""
+    """Fraction of the 32 x 32 cells of each image, drawn at random, whose loss counts (FCN section 3.4). Batch size and
+    number of images are divided by it, so that the number of pixels per step stays the same."""
     batch_size: int = Field(default=1, ge=1)
+    """Number of images per batch and process."""
     accumulate: int = Field(default=1, ge=1)
-    """Batches whose gradients are averaged before a step."""
+    """Number of batches whose gradients are averaged for one step."""
     replacement: bool = False
-    """Draw each image from all of them, instead of going through them in random order."""
+    """Draw images with replacement instead of shuffling them."""
     frozen_norm: bool = False
-    """Use the running statistics of batch normalisation as they were loaded, and do not update them. Layers without
-    loaded statistics, as in training from scratch, normalise by the batch and learn theirs all the same."""
+    """Use the loaded running statistics of batch normalisation and do not update them. Layers without loaded
+    statistics, as in training from scratch, still use batch statistics."""
     clip_norm: float = Field(default=0, ge=0)
-    """The longest that the gradient of all parameters together may be; 0: any length."""
+    """Largest norm of the gradient of all parameters; 0 means no limit."""
     images: int = Field(ge=1)
-    """How many images are seen in all, unless `epochs` says otherwise."""
+    """Total number of training images, counting repetitions; the option `epochs` replaces it."""
     max_epochs: int = Field(default=100_000, ge=1)
-    """At most so many passes over a small set."""
+    """Largest number of epochs, which limits `images` for small data sets."""
     crop: int = Field(default=0, ge=0)
-    """Side of the random crop in pixels; 0: whole images."""
+    """Side of the random crop in pixels; 0 means whole images."""
     scale: tuple[float, float] | None = None
-    """Range of the random change of scale."""
+    """Range of the random scale factor."""
     flip: float = Field(default=0, ge=0, le=1)
-    """Probability of a mirror image."""
+    """Probability of a horizontal flip."""
     min_visible: float = Field(default=0, ge=0, le=1)
-    """Objects of which a crop leaves less than this share are not trained on."""
+    """Smallest visible fraction of an object in a crop; other objects are not trained on."""
     colour: float = Field(default=0, ge=0, le=1)
     """Strength of the random change of brightness, contrast, saturation and hue."""
     ema: float = Field(default=0, ge=0, lt=1)
-    """Decay of the running average of the weights that is validated and kept; 0: none."""
+    """Decay of the moving average of the weights, which is validated and saved; 0 means none."""
     patience: int = Field(default=0, ge=0)
-    """Epochs without a better score (mean IoU, or mask AP) after which training stops; 0: never."""
+    """Number of epochs without a better score (mean IoU, or mask AP) after which training stops; 0 means never."""
     validate_every: int = Field(default=1, ge=1)
-    """Epochs from one validation to the next; after the last epoch there always is one."""
+    """Number of epochs between validations; the last epoch is always validated."""
 
 
 HEAVY = Recipe(
@@ -75,8 +76,8 @@ HEAVY = Recipe(
     frozen_norm=True,
     images=100_000,
 )
-"""FCN section 4.3: one image a step, high momentum, unnormalised loss, no augmentation. The rate is that of FCN-32s on
-VGG16; 16s and 8s, started from the coarser net, take a hundredth and a ten-thousandth of it."""
+"""FCN section 4.3: one image per step, high momentum, unnormalised loss, no augmentation. The learning rate is that of
+FCN-32s with VGG16; FCN-16s and FCN-8s, which start from the coarser network, use 1/100 and 1/10,000 of it."""
 
 ACCUM = HEAVY.model_copy(
     update={
@@ -88,7 +89,8 @@ ACCUM = HEAVY.model_copy(
         "images": 200_000,
     }
 )
-"""The first version's regime: gradients of 20 images, momentum 0.9, normalised loss (FCN section 4.3, table 2)."""
+"""Training of the paper's first version: 20 images per step, momentum 0.9, normalised loss (FCN section 4.3, table
+2)."""
 
 MODERN = Recipe(
     optimizer="adamw",
@@ -106,7 +108,7 @@ MODERN = Recipe(
     ema=0.998,
     patience=20,
 )
-"""For a few hundred photos and a laptop: AdamW along a cosine, crops of jittered scale and colour, averaged weights."""
+"""Default for small data sets: AdamW, cosine schedule, random crops, scales and colours, averaged weights."""
 
 MODERN_INSTANCES = Recipe(
     optimizer="adamw",
@@ -127,7 +129,7 @@ MODERN_INSTANCES = Recipe(
     ema=0.998,
     validate_every=2,
 )
-"""As `MODERN`, for objects: larger crops, and two photos a step, for each has hundreds of regions to learn from."""
+"""`MODERN` for Mask R-CNN: larger crops and two images per step, since each image has hundreds of regions."""
 
 MASK_RCNN_PAPER = Recipe(
     learning_rate=2.5e-3,
@@ -138,14 +140,15 @@ MASK_RCNN_PAPER = Recipe(
     images=90_000 * 16,
     flip=0.5,
 )
-"""Mask R-CNN section 3.1 (rate 0.02, momentum 0.9, decay 1e-4), with the rate for 2 photos a step instead of 16 and the
-schedule of 90,000 steps that later became the usual one."""
+"""Mask R-CNN section 3.1 (learning rate 0.02, momentum 0.9, weight decay 1e-4), with the learning rate scaled from 16
+to 2 images per step, and Detectron's schedule of 90,000 steps."""
 
 RECIPES = {"modern": MODERN, "heavy": HEAVY, "accum": ACCUM, "staged": HEAVY, "at-once": HEAVY}
-"""`staged` trains FCN-32s, then 16s, then 8s, each from the one before; `at-once` is for fcn8s-atonce (section 4.3)."""
+"""Recipes of FCN. `staged` trains FCN-32s, FCN-16s and FCN-8s in turn, each from the one before; `at-once` is for
+fcn8s-atonce (section 4.3)."""
 
 INSTANCE_RECIPES = {"modern": MODERN_INSTANCES, "paper": MASK_RCNN_PAPER}
-"""Of Mask R-CNN."""
+"""Recipes of Mask R-CNN."""
 
 STAGE_RATES = {"fcn32s": 1.0, "fcn16s": 1e-2, "fcn8s": 1e-4}
-"""What the heavy learning rate is multiplied by in each stage (the released solvers)."""
+"""Factor of the learning rate in each stage of `staged` (the released solvers)."""

@@ -1,8 +1,8 @@
-"""What a training run leaves on disk, so that it can be watched, resumed and used.
+"""Run folder: the files of a training run.
 
-run.json         what was asked for
-state.pt         where it stands: weights, optimiser, average, place (tensors and numbers; read with weights_only)
-metrics.jsonl    one line an epoch
+run.json         options of the run
+state.pt         weights, optimiser, averaged weights and position (read with weights_only)
+metrics.jsonl    one line per epoch
 best/ last/      model folders
 scores.json, curves.png and other plots, tensorboard/
 """
@@ -22,21 +22,16 @@ from upscore.files import WriteError, atomic_path, write_text
 Records = list[dict[str, Any]]
 """One dictionary per epoch."""
 
-
 PATHS = ("data", "weights", "depth_weights")
-"""Settings that may be paths, compared as such."""
-
-
-def _resolved(name: str, value: Any) -> Any:
-    return str(Path(value).resolve()) if name in PATHS and isinstance(value, str) and Path(value).exists() else value
+"""Settings that may be paths; they are compared after resolution."""
 
 
 class RunFolder:
-    """The files of one run."""
+    """Reads and writes the files of a training run."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._begun = False
+        self._created = False
 
     @property
     def best(self) -> Path:
@@ -49,32 +44,42 @@ class RunFolder:
         return self.path / "last"
 
     def open(self, settings: dict[str, Any], *, resume: bool) -> bool:
-        """Begin a run, or take up the one that is there; returns whether there is a state to go on from.
+        """Start a run, or resume the run in this folder.
+
+        Args:
+            settings: options of the run, JSON-serialisable; those of a resumed run must be equal.
+            resume: resume a run if the folder contains one.
+
+        Returns:
+            Whether there is a saved state to resume from.
 
         Raises:
-            UserError: the folder holds a run and `resume` was not asked for, or that run was asked for differently.
+            UserError: the folder contains a run and `resume` is false, the settings or the data differ, or the folder
+                is not writable.
         """
         settings = json.loads(json.dumps(settings))
-        self._begun = False
+        self._created = False
         if not (self.path / "run.json").exists():
             try:
                 write_text(self.path / "run.json", json.dumps(settings, indent=2) + "\n")
             except OSError as error:
-                raise UserError(f"--output {self.path}: can't be written to ({error.strerror})") from error
-            self._begun = True
+                raise UserError(
+                    f"--output {self.path} can't be written ({error.strerror}): choose another folder"
+                ) from error
+            self._created = True
             return False
         if not resume:
             self.refuse_run()
         earlier = self._read_settings()
         if settings.get("data_digest") != earlier.get("data_digest", settings.get("data_digest")):
             raise UserError(
-                f"{self.path} was started on other files than {settings.get('data')} has now: some were added, "
-                "removed, renamed or changed; restore them, or choose another --output"
+                f"the files of {settings.get('data')} have changed since the run in {self.path} was started: restore "
+                "them, or choose another --output"
             )
         for name in settings | earlier:
             if name == "data" and settings.get("data_digest") is not None and "data_digest" in earlier:
-                continue  # the same files, wherever they are
-            # a setting that there was not yet when the run began does not count
+                continue  # the files are the same, although their folder may have moved
+            # settings that older versions did not record are not compared
             if _resolved(name, settings.get(name)) != _resolved(name, earlier.get(name, settings.get(name))):
                 raise UserError(
                     f"{self.path} was started with {name}={earlier.get(name)!r}, not {settings.get(name)!r}: "
@@ -83,25 +88,25 @@ class RunFolder:
         return (self.path / "state.pt").exists()
 
     def discard(self) -> None:
-        """Remove a run that was begun here by this object and has come to nothing: it has no state yet."""
-        if self._begun and not (self.path / "state.pt").exists():
+        """Remove run.json if this object created it and no state has been saved."""
+        if self._created and not (self.path / "state.pt").exists():
             (self.path / "run.json").unlink(missing_ok=True)
-            with suppress(OSError):  # something else is there
+            with suppress(OSError):  # the folder is not empty
                 self.path.rmdir()
 
     def refuse_run(self) -> None:
-        """Make sure that no run is here.
+        """Check that the folder contains no run.
 
         Raises:
-            UserError: there is one.
+            UserError: it contains one.
         """
         if (self.path / "run.json").exists():
             raise UserError(
-                f"{self.path} holds a run already: add --resume to go on with it, or choose another --output"
+                f"{self.path} already contains a run: add --resume to continue it, or choose another --output"
             )
 
     def recorded(self, name: str) -> Any:
-        """A setting of the run that is here; None without a run, or without such a setting."""
+        """Return a setting of the run in this folder; None without a run or without this setting."""
         return self._read_settings().get(name) if (self.path / "run.json").exists() else None
 
     def _read_settings(self) -> dict[str, Any]:
@@ -112,12 +117,12 @@ class RunFolder:
             raise UserError(f"{path} can't be read ({error}): choose another --output") from error
 
     def save_state(self, state: dict[str, Any]) -> None:
-        """Write the state whole or not at all."""
+        """Write the state atomically."""
         path = self.path / "state.pt"
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             try:
                 torch.save(state, file)
-            except RuntimeError as error:  # which torch puts in the place of the file's own
+            except RuntimeError as error:  # torch replaces the OSError of the file by a RuntimeError
                 reason = error.__context__
                 if not isinstance(reason, OSError):
                     raise
@@ -132,9 +137,13 @@ class RunFolder:
         path = self.path / "state.pt"
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises a dozen kinds for a damaged file
-            raise UserError(f"{path} can't be read ({error}): remove it to begin again from the start") from error
+        except Exception as error:  # torch raises many exception types for a damaged file
+            raise UserError(f"{path} can't be read ({error}): remove it to start again") from error
 
     def write_metrics(self, records: Records) -> None:
-        """Write the epochs' records."""
+        """Write the records of all epochs to metrics.jsonl."""
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+
+
+def _resolved(name: str, value: Any) -> Any:
+    return str(Path(value).resolve()) if name in PATHS and isinstance(value, str) and Path(value).exists() else value

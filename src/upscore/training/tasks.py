@@ -1,4 +1,4 @@
-"""What differs between training a network to classify pixels and training one to find objects.
+"""Tasks: data, losses and scores of training semantic segmentation and instance segmentation.
 
 N images, C classes, H W pixels.
 """
@@ -30,68 +30,69 @@ from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN, Outputs
 from upscore.models.mask_rcnn.resizing import Resizing
 from upscore.training.loader import Resize
 from upscore.training.recipes import INSTANCE_RECIPES, RECIPES, Recipe
-from upscore.training.validation import Measurement, ObjectsFound, Pixels, TwoMaps
+from upscore.training.validation import InstanceMeasurement, Measurement, SemanticMeasurement, TwoHeadedMeasurement
 
 Network = FCN | MaskRCNN
 
 
 class Task(Protocol):
-    """One way to train."""
+    """Data, losses and scores of a type of network."""
 
     @property
-    def recipes(self) -> Mapping[str, Recipe]: ...
+    def recipes(self) -> Mapping[str, Recipe]:
+        """Recipes by name."""
+        ...
 
     @property
     def primary(self) -> str:
-        """The score that decides which epoch is the best, by its name in the records."""
+        """Name of the score that determines the best epoch, as in the records."""
         ...
 
     @property
     def title(self) -> str:
-        """That score in words."""
+        """Name of that score for display."""
         ...
 
     @property
     def summable(self) -> bool:
-        """Whether losses may be left as sums, and those of a whole set be divided in the end; otherwise they are means
-        of each batch."""
+        """Whether losses are sums over pixels that may be added over batches; otherwise they are means of batches."""
         ...
 
     def open_splits(self, source: str | Path, *, val_pattern: str | None = None) -> tuple[Dataset, Dataset]:
-        """Open what to train on and what to validate on."""
+        """Open the training and validation data."""
         ...
 
     def resize(self, net: Any, max_side: int) -> Resize:
-        """What brings samples to the size at which the network sees them."""
+        """Return the function that resizes samples to the network's input size."""
         ...
 
     def inputs(self, net: Any, batch: Batch, device: torch.device) -> Tensor:
-        """What the network sees."""
+        """Return the network's input for a batch, preprocessed."""
         ...
 
     def forward(self, net: Any, images: Tensor) -> Any:
-        """The network's outputs for `loss_sums`."""
+        """Compute the network's outputs for `loss_sums`."""
         ...
 
     def targets(self, batch: Batch, device: torch.device) -> Any:
-        """What `loss_sums` compares outputs with."""
+        """Return the ground truth of a batch for `loss_sums`."""
         ...
 
     def loss_sums(self, net: Any, outputs: Any, targets: Any, seeds: Sequence[int]) -> dict[str, LossSum]:
-        """The losses by name, whose sum is minimised; `seeds` are the images' own for what is drawn of them."""
+        """Compute the losses by name; `seeds` has a seed per image for the sampling of regions."""
         ...
 
     def measure(self, net: Any, device: torch.device) -> Measurement:
-        """Begin a validation."""
+        """Start a validation."""
         ...
 
     def record(self, scores: Any) -> dict[str, float | None]:
-        """What of the scores is kept for every epoch; None for what is not defined."""
+        """Return the scores that are recorded for each epoch; None for undefined ones."""
         ...
 
 
 class SemanticTask:
-    """Which class is each pixel?"""
+    """Semantic segmentation."""
 
     recipes = RECIPES
     primary, title = "mean_iu", "mean IoU"
@@ -102,10 +103,10 @@ class SemanticTask:
 
     def resize(self, net: FCN, max_side: int) -> Resize:
         depth, geometric = net.backbone.depth_preprocessing is not None, isinstance(net, TwoHeads)
-        return partial(_reduce, max_side=max_side, depth=depth, geometric=geometric)
+        return partial(_resize_longest, max_side=max_side, depth=depth, geometric=geometric)
 
     def inputs(self, net: FCN, batch: Batch, device: torch.device) -> Tensor:
-        """(N, 3, H, W), or (N, 3 + D, H, W) with depth."""
+        """Return the preprocessed images, (N, 3, H, W), or (N, 3 + D, H, W) with D channels of depth."""
         depth = None if batch.depth is None else batch.depth.to(device, non_blocking=True)
         return net.backbone.prepare(batch.images.to(device, non_blocking=True), depth)
 
@@ -113,7 +114,7 @@ class SemanticTask:
         return net.forward_for_loss(images)
 
     def targets(self, batch: Batch, device: torch.device) -> Tensor:
-        """(N, H, W) class indices, and void."""
+        """Return class indices, (N, H, W), 255 for void."""
         assert batch.class_maps is not None
         return batch.class_maps.to(device, non_blocking=True)
 
@@ -122,7 +123,7 @@ class SemanticTask:
         return {name: LossSum(loss, counts[name]) for name, loss in net.losses(outputs, targets, "sum").items()}
 
     def measure(self, net: FCN, device: torch.device) -> Measurement:
-        return Pixels(net, device)
+        return SemanticMeasurement(net, device)
 
     def record(self, scores: SemanticScores) -> dict[str, float | None]:
         return {
@@ -134,17 +135,17 @@ class SemanticTask:
 
 
 class TwoHeadedTask(SemanticTask):
-    """Which class is each pixel, and which of a second set?"""
+    """Semantic segmentation with two heads for two sets of classes."""
 
     def targets(self, batch: Batch, device: torch.device) -> Tensor:
-        """(N, 2, H, W) class indices of both sets, and void."""
+        """Return class indices of both sets, (N, 2, H, W), 255 for void."""
         assert batch.class_maps is not None
         assert batch.geometric_maps is not None
         return torch.stack([batch.class_maps, batch.geometric_maps], 1).to(device, non_blocking=True)
 
     def measure(self, net: FCN, device: torch.device) -> Measurement:
         assert isinstance(net, TwoHeads)
-        return TwoMaps(net, device)
+        return TwoHeadedMeasurement(net, device)
 
     def record(self, scores: SemanticScores) -> dict[str, float | None]:
         assert isinstance(scores, TwoHeadedScores)
@@ -153,7 +154,7 @@ class TwoHeadedTask(SemanticTask):
 
 
 class InstanceTask:
-    """Which object is each pixel part of?"""
+    """Instance segmentation."""
 
     recipes = INSTANCE_RECIPES
     primary, title = "AP", "mask AP"
@@ -172,7 +173,7 @@ class InstanceTask:
         return net(images)
 
     def targets(self, batch: Batch, device: torch.device) -> list[ObjectAnnotations]:
-        """Of each image, at its size before padding; the network moves what it needs."""
+        """Return the objects of each image at its size before padding, on the CPU."""
         assert batch.objects is not None
         return batch.objects
 
@@ -182,7 +183,7 @@ class InstanceTask:
         return net.loss_sums(outputs, targets, seeds)
 
     def measure(self, net: MaskRCNN, device: torch.device) -> Measurement:
-        return ObjectsFound(net)
+        return InstanceMeasurement(net)
 
     def record(self, scores: InstanceScores) -> dict[str, float | None]:
         values = {
@@ -200,20 +201,20 @@ class InstanceTask:
 SEMANTIC, TWO_HEADED, INSTANCES = SemanticTask(), TwoHeadedTask(), InstanceTask()
 
 
-def task_of(net: Network) -> Task:
-    """What a network is trained for."""
+def task_for(net: Network) -> Task:
+    """Return the task of a network."""
     if net.task == "instances":
         return INSTANCES
     return TWO_HEADED if isinstance(net, TwoHeads) else SEMANTIC
 
 
-def task_named(model: str) -> Task:
-    """What the network that `build` makes of this name is trained for."""
+def task_for_model(model: str) -> Task:
+    """Return the task of a network by its name in `build`."""
     return INSTANCES if model == "mask_rcnn" else SEMANTIC
 
 
-def _reduce(sample: Sample, max_side: int, *, depth: bool, geometric: bool) -> Sample:
-    """To at most `max_side` pixels, without the fields that the network has no use for."""
+def _resize_longest(sample: Sample, max_side: int, *, depth: bool, geometric: bool) -> Sample:
+    """Reduce a sample to at most `max_side` pixels, without the fields that the network does not use."""
     kept = replace(
         sample,
         depth=sample.depth if depth else None,

@@ -1,4 +1,4 @@
-"""One step, one validation, and the state between them."""
+"""Trainer: an optimiser step, a validation, and the state of a run."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from upscore.distributed.sync_batchnorm import SyncBatchNorm
 from upscore.errors import UserError
 from upscore.models.backbones.frozen_batchnorm import untrained_batchnorms
 from upscore.models.losses import EPS, LossSum
-from upscore.training.loader import seed_of
-from upscore.training.optimizer import averaged, make_optimizer, set_rates
+from upscore.training.loader import derive_seed
+from upscore.training.optimizer import make_average, make_optimizer, set_rates
 from upscore.training.recipes import Recipe
-from upscore.training.tasks import Network, Task, task_of
+from upscore.training.tasks import Network, Task, task_for
 from upscore.training.validation import Measurement, Scores
 
 
@@ -37,32 +37,32 @@ class FrozenStatisticsWarning(UserWarning):
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands."""
+    """Position of a run, its losses and its records."""
 
     epoch: int = 0
     position: int = 0
-    """Images of this epoch that are behind us."""
+    """Number of images of the current epoch that have been trained on."""
     step: int = 0
-    """Optimiser steps in all."""
+    """Number of optimiser steps of the run."""
     losses: list[float] = field(default_factory=list)
-    """Of this epoch's steps."""
+    """Losses of the steps of the current epoch."""
     parts: dict[str, float] = field(default_factory=dict)
-    """Where a loss is the sum of several: each one's own sum over this epoch's steps."""
+    """Sum of each loss term over the steps of the current epoch; empty for networks with one loss."""
     seconds: float = 0.0
-    """Spent on this epoch, in this process and those that it resumes."""
+    """Training time of the current epoch, including interrupted processes."""
     best: float = -1.0
-    """The highest score of `records`: mean IoU, or mask AP."""
+    """Highest score of `records`: mean IoU, or mask AP."""
     best_epoch: int = 0
     records: list[dict[str, Any]] = field(default_factory=list)
-    """What was measured after each epoch."""
+    """Losses and scores of each epoch."""
 
 
 LossParts = dict[str, tuple[float, float]]
-"""Loss -> its sum over a batch, and what that is divided by to be a mean."""
+"""Loss name -> its sum over a batch, and the denominator of its mean."""
 
 
 class LossSums(nn.Module):
-    """Outputs and losses in one forward, so that what reduces gradients over processes sees all parameters at work."""
+    """Computes outputs and losses in one forward pass, as DistributedDataParallel requires of all parameters."""
 
     def __init__(self, net: Network, task: Task) -> None:
         super().__init__()
@@ -73,7 +73,16 @@ class LossSums(nn.Module):
 
 
 class Trainer:
-    """A network, its optimiser, the average of its weights, and how far they have come."""
+    """Trains and validates a network.
+
+    Args:
+        net: the network, moved to the accelerator's device and trained in place.
+        recipe: optimiser, schedule, loss normalisation and weight averaging.
+        accelerator: device and processes.
+        dtype: number format of the convolutions.
+        head_only: keep the backbone as it is.
+        seed: seed of dropout and of the sampling of regions.
+    """
 
     def __init__(
         self,
@@ -87,23 +96,23 @@ class Trainer:
     ) -> None:
         self.accelerator, self.recipe, self.dtype = accelerator, recipe, dtype
         self.head_only, self.seed = head_only, seed
-        self.task, self.process_group = task_of(net), ProcessGroup(accelerator)
+        self.task, self.process_group = task_for(net), ProcessGroup(accelerator)
         self.net = net.to(accelerator.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if head_only:
             self.net.backbone.requires_grad_(False)
         self._frozen_norms = self._find_frozen_norms()
-        self.average = averaged(self.net, recipe.ema) if recipe.ema else None
+        self.average = make_average(self.net, recipe.ema) if recipe.ema else None
         self.optimizer = make_optimizer(self.net, recipe)
         self.model = accelerator.prepare_model(LossSums(self.net, self.task))
         self.progress = Progress()
 
     @property
     def result(self) -> Network:
-        """The network that is validated and kept: the averaged one, where the recipe has it."""
+        """The network that is validated and saved: the averaged one if the recipe averages weights."""
         return cast(Network, self.average.module) if self.average else self.net
 
     def train_mode(self) -> None:
-        """Training mode, but for what is frozen."""
+        """Set training mode, except for frozen layers."""
         self.net.train()
         if self.head_only:
             self.net.backbone.eval()
@@ -111,9 +120,9 @@ class Trainer:
             layer.eval()
 
     def _find_frozen_norms(self) -> list[nn.Module]:
-        """Batch normalisation layers that `frozen_norm` is for: those with loaded statistics.
+        """Return the batch normalisation layers that `frozen_norm` freezes: those with loaded statistics.
 
-        Warns of other layers that are frozen all the same.
+        Warns about layers that are frozen without loaded statistics.
         """
         initial = set(untrained_batchnorms(self.net))
         norms = {
@@ -129,35 +138,40 @@ class Trainer:
         ]
         if constant:
             message = (
-                f"{len(constant)} frozen batch normalisation layers, such as {constant[0]}, have their initial "
-                "statistics (mean 0, variance 1) and normalise nothing: start from weights, or train the backbone with "
+                f"{len(constant)} frozen batch normalisation layers, such as {constant[0]}, have initial statistics "
+                "(mean 0, variance 1) and do not normalise: start from pretrained weights, or build the backbone with "
                 'norm="batch"'
             )
             warnings.warn(message, FrozenStatisticsWarning, stacklevel=3)
         return list(norms.values()) if self.recipe.frozen_norm else []
 
     def step(self, group: Sequence[Batch], rate: float) -> float:
-        """Average the gradients of several batches and take one step; returns their mean loss.
+        """Take one optimiser step with the mean gradient of several batches.
 
-        Of each batch, this process has its own part: losses are means, or sums, over those of all processes. A batch
-        without names does not count.
+        Args:
+            group: this process's part of each batch; a batch without names does not count. Losses are means, or sums,
+                over all processes.
+            rate: factor of the learning rates.
+
+        Returns:
+            The mean loss of the batches.
 
         Raises:
-            DivergedError: a loss is not finite; the weights are left as they were.
+            DivergedError: a loss is not finite; the weights are not changed.
         """
         self._seed_dropout()
-        total, sums, seen = 0.0, dict(self.progress.parts), 0
+        total, sums, images = 0.0, dict(self.progress.parts), 0
         for number, batch in enumerate(group, start=1):
             with self.accelerator.no_sync(self.model) if number < len(group) else nullcontext():
-                own, whole = self._losses(batch, seen)
-                loss = torch.stack([*whole.values()]).sum() / len(group)
+                own, losses = self._losses(batch, images)
+                loss = torch.stack([*losses.values()]).sum() / len(group)
                 if not torch.isfinite(loss):
                     self._diverged(loss, own, batch)
-                # gradients are averaged over the processes
+                # times the number of processes, since gradients are averaged over the processes
                 self.accelerator.backward(own / len(group) * self.process_group.size)
             total += loss.item()
-            seen += len(batch.names)
-            for name, part in whole.items() if len(whole) > 1 else ():
+            images += len(batch.names)
+            for name, part in losses.items() if len(losses) > 1 else ():
                 sums[name] = sums.get(name, 0.0) + part.item() / len(group)
         set_rates(self.optimizer, rate)
         if self.recipe.clip_norm:
@@ -167,30 +181,31 @@ class Trainer:
         if self.average:
             self.average.update_parameters(self.net)
         self.progress.step += 1
-        self.progress.position += int(self.process_group.sum(torch.tensor(seen)))
+        self.progress.position += int(self.process_group.sum(torch.tensor(images)))
         self.progress.losses.append(total)
         self.progress.parts = sums
         return total
 
     def _seed_dropout(self) -> None:
-        at, index = self.progress, self.process_group.index
-        torch.manual_seed(seed_of(self.seed, at.step, index) if index else seed_of(self.seed, at.step))
+        step, index = self.progress.step, self.process_group.index
+        torch.manual_seed(derive_seed(self.seed, step, index) if index else derive_seed(self.seed, step))
 
     def _losses(self, batch: Batch, before: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """This process's share of the loss, through which gradients flow, and each loss of all processes together.
+        """Return this process's part of the loss, with gradients, and each loss over all processes.
 
         Args:
-            before: this process's images between those that are behind us and this batch.
+            before: number of this process's images in this step before the batch.
         """
-        at, process_group = self.progress, self.process_group
-        first = at.position + before * process_group.size + process_group.index
-        places = [first + number * process_group.size for number in range(len(batch.sizes))]
+        progress, process_group = self.progress, self.process_group
+        first = progress.position + before * process_group.size + process_group.index
+        positions = [first + number * process_group.size for number in range(len(batch.sizes))]
         counted = float(bool(batch.names))
         if process_group.size > 1:
             batch = extend(batch, process_group.largest(batch.images.shape[-2], batch.images.shape[-1]))
         with self._autocast(), SyncBatchNorm(counts=bool(counted)) if process_group.size > 1 else nullcontext():
             images, targets = self._images(batch), self.task.targets(batch, self.accelerator.device)
-            loss_sums = self.model(images, targets, [seed_of(self.seed, at.epoch, place, 2) for place in places])
+            seeds = [derive_seed(self.seed, progress.epoch, position, 2) for position in positions]
+            loss_sums = self.model(images, targets, seeds)
         own = counted * torch.stack([loss_sum.sum.float() for loss_sum in loss_sums.values()])
         counts = counted * torch.stack([loss_sum.count.float() for loss_sum in loss_sums.values()])
         sums, counts = process_group.sum(torch.stack([own.detach(), counts]))
@@ -206,17 +221,22 @@ class Trainer:
         raise self.process_group.error_of_main_process(
             DivergedError(
                 f"the loss is {loss.item()} at step {self.progress.step + 1} (epoch {self.progress.epoch + 1}), in "
-                f"the batch of {names}: try a lower --learning-rate, or look at those files"
+                f"the batch of {names}: lower --learning-rate, or check these files"
             )
         )
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> tuple[float, Scores]:
-        """The loss (per pixel, or per batch of objects) and the scores over a whole set, in evaluation mode.
+        """Compute the loss and the scores over a data set, in evaluation mode.
 
-        Each loss of pixels is divided by the sum of its own weights over the set, as a batch's is in training.
+        A pixel loss is divided by the sum of its weights over the data set, as it is over a batch in training; losses
+        of objects are means over images.
 
-        Each process goes through its own part of the set; all get the scores of all.
+        Args:
+            batches: this process's part of the data set.
+
+        Returns:
+            The loss and the scores over the parts of all processes.
 
         Raises:
             DivergedError: a loss is not finite.
@@ -225,15 +245,15 @@ class Trainer:
         measurement = self.task.measure(net, self.accelerator.device)
         with self.process_group.synchronized():
             losses = [self._validate(net, batch, measurement) for batch in batches]
-        parts = self.process_group.gather((losses, measurement.seen()))
-        return self.process_group.from_main_process(lambda: self._conclude(net, parts))
+        parts = self.process_group.gather((losses, measurement.state()))
+        return self.process_group.from_main_process(lambda: self._merge(net, parts))
 
     def _validate(self, net: Network, batch: Batch, measurement: Measurement) -> LossParts:
         with self._autocast():
             outputs = net(self._images(batch))
             targets = self.task.targets(batch, self.accelerator.device)
-            # an image's regions are the same ones in every epoch and in whatever order it comes
-            loss_sums = self.task.loss_sums(net, outputs, targets, [seed_of(self.seed)] * len(batch.sizes))
+            # the same seed for each image, so that its regions do not depend on epoch and order
+            loss_sums = self.task.loss_sums(net, outputs, targets, [derive_seed(self.seed)] * len(batch.sizes))
             if self.task.summable:
                 losses = {
                     name: (loss_sum.sum.item(), float(loss_sum.count.item())) for name, loss_sum in loss_sums.items()
@@ -244,18 +264,18 @@ class Trainer:
         if not math.isfinite(loss):
             raise DivergedError(
                 f"the validation loss is {loss} after epoch {self.progress.epoch + 1}, on "
-                f"{', '.join(batch.names)}: try a lower --learning-rate, or look at that file"
+                f"{', '.join(batch.names)}: lower --learning-rate, or check this file"
             )
         with self._autocast():
             measurement.update(outputs, targets, batch.sizes)
         return losses
 
-    def _conclude(self, net: Network, parts: Sequence[tuple[list[LossParts], Any]]) -> tuple[float, Scores]:
-        """What all processes have measured, in the order of their parts."""
+    def _merge(self, net: Network, parts: Sequence[tuple[list[LossParts], Any]]) -> tuple[float, Scores]:
+        """Return the loss and the scores over the parts of all processes."""
         measurement = self.task.measure(net, self.accelerator.device)
-        for _, seen in parts:
-            measurement.add(seen)
-        batches = [losses for of_process, _ in parts for losses in of_process]
+        for _, state in parts:
+            measurement.merge(state)
+        batches = [losses for process_losses, _ in parts for losses in process_losses]
         means = []
         for name in batches[0] if batches else ():
             total, count = (sum(losses[name][part] for losses in batches) for part in (0, 1))
@@ -267,11 +287,11 @@ class Trainer:
         return images.contiguous(memory_format=torch.channels_last)
 
     def _autocast(self) -> AbstractContextManager[object]:
-        # not the accelerator's: it has one precision for the whole process
+        # not accelerate's autocast, whose precision is the same for the whole process
         return torch.autocast(self.accelerator.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def state(self) -> dict[str, Any]:
-        """All that a later process needs to go on to the same result."""
+        """Return the state from which a later process continues to the same result."""
         return {
             "net": self.net.state_dict(),
             "average": self.average.state_dict() if self.average else None,
@@ -280,7 +300,7 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back to a state."""
+        """Restore a state that `state` returned."""
         self.net.load_state_dict(state["net"])
         if self.average:
             self.average.load_state_dict(state["average"])

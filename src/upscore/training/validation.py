@@ -1,4 +1,4 @@
-"""A validation under way, for each of the questions that networks are trained for.
+"""Accumulates the scores of a validation for each task.
 
 N images, C classes, H W pixels.
 """
@@ -29,27 +29,27 @@ Scores = SemanticScores | InstanceScores
 
 
 class Measurement(Protocol):
-    """One validation under way."""
+    """Accumulates the scores of a validation over batches and processes."""
 
     def update(self, outputs: Any, targets: Any, sizes: Sequence[tuple[int, int]]) -> None:
-        """Compare a batch's outputs, of images of these sizes before padding, with its targets."""
+        """Compare the outputs of a batch with its targets; `sizes` are (H, W) of the images before padding."""
         ...
 
-    def seen(self) -> Any:
-        """All that was compared, for another process's measurement of the same network."""
+    def state(self) -> Any:
+        """Return a picklable state for `merge` in another process."""
         ...
 
-    def add(self, seen: Any) -> None:
-        """Take over what another one has seen, as if it came next."""
+    def merge(self, state: Any) -> None:
+        """Add the state of another process, as if its batches came next."""
         ...
 
     def scores(self) -> Scores:
-        """The scores of all batches."""
+        """Compute the scores of all batches."""
         ...
 
 
-class Pixels:
-    """The classes of pixels."""
+class SemanticMeasurement:
+    """Accumulates the confusion matrix of semantic segmentation."""
 
     def __init__(self, net: FCN, device: torch.device) -> None:
         self.net, self.confusion = net, ConfusionMatrix(net.num_classes, device=device)
@@ -57,21 +57,21 @@ class Pixels:
     def update(self, outputs: Tensor, targets: Tensor, sizes: Sequence[tuple[int, int]]) -> None:
         self.confusion.update(outputs.max(dim=1).indices, targets)
 
-    def seen(self) -> Tensor:
+    def state(self) -> Tensor:
         return self.confusion.counts.cpu()
 
-    def add(self, seen: Tensor) -> None:
-        self.confusion.counts += seen.to(self.confusion.counts.device)
+    def merge(self, state: Tensor) -> None:
+        self.confusion.counts += state.to(self.confusion.counts.device)
 
     def scores(self) -> SemanticScores:
         return semantic_scores(self.confusion.counts, self.net.classes)
 
 
-class TwoMaps:
-    """The classes of pixels, twice."""
+class TwoHeadedMeasurement:
+    """Accumulates the confusion matrices of a network with two heads."""
 
     def __init__(self, net: TwoHeads, device: torch.device) -> None:
-        self.net, self.semantic = net, Pixels(net, device)
+        self.net, self.semantic = net, SemanticMeasurement(net, device)
         self.geometric = ConfusionMatrix(len(net.geometric_classes), device=device)
 
     def update(self, outputs: Tensor, targets: Tensor, sizes: Sequence[tuple[int, int]]) -> None:
@@ -79,20 +79,20 @@ class TwoMaps:
         self.semantic.update(semantic, class_maps, sizes)
         self.geometric.update(geometric.max(dim=1).indices, geometric_maps)
 
-    def seen(self) -> tuple[Tensor, Tensor]:
-        return self.semantic.seen(), self.geometric.counts.cpu()
+    def state(self) -> tuple[Tensor, Tensor]:
+        return self.semantic.state(), self.geometric.counts.cpu()
 
-    def add(self, seen: tuple[Tensor, Tensor]) -> None:
-        self.semantic.add(seen[0])
-        self.geometric.counts += seen[1].to(self.geometric.counts.device)
+    def merge(self, state: tuple[Tensor, Tensor]) -> None:
+        self.semantic.merge(state[0])
+        self.geometric.counts += state[1].to(self.geometric.counts.device)
 
     def scores(self) -> TwoHeadedScores:
         geometric = semantic_scores(self.geometric.counts, self.net.geometric_classes)
         return two_headed_scores(self.semantic.scores(), geometric)
 
 
-class ObjectsFound:
-    """The objects in photos."""
+class InstanceMeasurement:
+    """Accumulates the objects of instance segmentation."""
 
     def __init__(self, net: MaskRCNN) -> None:
         self.net = net
@@ -102,13 +102,13 @@ class ObjectsFound:
         for detections, objects in zip(self.net.decode(outputs, sizes), targets, strict=True):
             self.evaluator.update(instance_result(self.net, detections), objects)
 
-    def seen(self) -> InstanceEvaluator:
+    def state(self) -> InstanceEvaluator:
         return self.evaluator
 
-    def add(self, seen: InstanceEvaluator) -> None:
-        self.evaluator.extend(seen)
+    def merge(self, state: InstanceEvaluator) -> None:
+        self.evaluator.extend(state)
 
     def scores(self) -> InstanceScores:
-        """At the operating point that is best for these photos, which becomes the network's own."""
+        """Compute the scores at the best score threshold for these images, which is set on the network."""
         self.net.score_threshold = self.evaluator.best_score_threshold().score_threshold
         return self.evaluator.scores(self.net.score_threshold)

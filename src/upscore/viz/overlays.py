@@ -40,6 +40,18 @@ SMALLEST_WITH_LINES = 100
 MAX_SIDE = 16_384
 """Largest width in pixels of pictures side by side."""
 
+ROWS_AT_ONCE = 256
+"""Rows of an image that are drawn at a time."""
+
+SIMILAR_DISTANCE = 150
+"""Colours closer than this perceptually weighted RGB distance are avoided for neighbours."""
+
+STRIPES = 4
+"""Largest number of colours in the legend patch of a class."""
+
+LABEL_SHARE = 0.2
+"""Largest fraction of an object's area that its label may cover."""
+
 
 def index_image(class_map: np.ndarray, num_classes: int) -> Image.Image:
     """Convert a class map (H, W) to a palette image (mode P) with the colours of PASCAL VOC.
@@ -98,9 +110,42 @@ def overlay(
     return stack([picture, draw_legend(entries, max(picture.width, READABLE_WIDTH), font_size(picture))])
 
 
-def has_background(classes: Sequence[str]) -> bool:
-    """Return whether the name of class 0 denotes the background."""
-    return bool(classes) and classes[0].lower().replace("_", " ").strip() in BACKGROUNDS
+def instance_overlay(
+    image: np.ndarray, instances: InstanceResult, classes: Sequence[str], opacity: float = 0.55, legend: bool = True
+) -> Image.Image:
+    """Draw each object on the image in its own colour, with a thin light line inside its border.
+
+    Neighbouring objects differ clearly in colour, and smaller objects are drawn over larger ones. Objects that are
+    large enough are labelled with class and score.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        instances: the objects.
+        classes: names of the classes.
+        opacity: opacity of the colours from 0 (lines only) to 1.
+        legend: add a legend with the number of objects of each class below the image; images narrower than 256
+            pixels are then enlarged by an integer factor.
+
+    Raises:
+        UserError: the objects belong to an image of another size, or `opacity` is not in 0..1.
+    """
+    if not 0 <= opacity <= 1:
+        raise UserError(f"opacity={opacity} is invalid: use a number from 0 to 1")
+    if instances.size != image.shape[:2]:
+        raise UserError(
+            f"the objects belong to an image of size {instances.size}, but this image has size {image.shape[:2]}: "
+            "call instances.resized() first"
+        )
+    if legend and (factor := enlargement(image)) > 1:
+        image = enlarged(image, factor)
+        instances = instances.resized(image.shape[:2])
+    colors = object_colors(instances.boxes)
+    picture, areas = _draw_objects(image, instances, colors, opacity)
+    _label(picture, instances, areas, classes, colors)
+    if not legend:
+        return picture
+    entries = _legend_entries(instances.labels, classes, colors)
+    return stack([picture, draw_legend(entries, max(picture.width, READABLE_WIDTH), font_size(picture))])
 
 
 def heat_overlay(image: np.ndarray, heat: np.ndarray, title: str) -> Image.Image:
@@ -160,44 +205,32 @@ def side_by_side(images: Sequence[Image.Image], titles: Sequence[str]) -> Image.
     return row
 
 
-def _as_bytes(class_map: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return a class map as uint8 after a check of its values."""
-    assert num_classes <= MAX_CLASSES, f"{num_classes} classes do not fit in a byte"
-    invalid = (class_map < 0) | (class_map >= num_classes) & (class_map != VOID)
-    if invalid.any():
-        value = class_map[invalid][0]
-        raise UserError(f"the class map has the value {value}: labels must be 0..{num_classes - 1}, or {VOID} for void")
-    return class_map.astype(np.uint8, copy=False)
+def has_background(classes: Sequence[str]) -> bool:
+    """Return whether the name of class 0 denotes the background."""
+    return bool(classes) and classes[0].lower().replace("_", " ").strip() in BACKGROUNDS
 
 
-def _same_size(image: np.ndarray, values: np.ndarray, name: str) -> None:
-    assert image.dtype == np.uint8, f"an image has dtype uint8, not {image.dtype}"
-    assert image.shape[2:] == (3,), f"an image has shape (H, W, 3), not {image.shape}"
-    if values.shape != image.shape[:2]:
-        raise UserError(
-            f"the {name} has the shape {values.shape}, but the image has {image.shape[:2]}: resize the {name} first"
-        )
+def object_colors(boxes: np.ndarray) -> np.ndarray:
+    """Assign a colour to each object so that neighbours differ, as (N, 3) uint8.
 
+    Each object takes the colour with the fewest similar colours among its neighbours, then the least used one.
+    Neighbours are objects whose boxes (N, 4), slightly enlarged, overlap.
+    """
+    choices = class_colors(len(COLORS)).astype(int)
+    # Riemersma's weighted distance: the perceived difference depends on the mean of the red values.
+    difference, red = choices[:, None] - choices, (choices[:, None, 0] + choices[:, 0]) / 2
+    weights = np.stack([2 + red / 256, np.full_like(red, 4), 3 - red / 256], -1)
+    similar = np.sqrt((weights * difference**2).sum(-1)) < SIMILAR_DISTANCE
 
-def _paint(indices: np.ndarray, colors: np.ndarray) -> Image.Image:
-    """Convert indices (H, W) uint8 to an RGB picture with up to 256 colours."""
-    picture = Image.fromarray(indices)
-    picture.putpalette(colors.tobytes())
-    return picture.convert("RGB")
-
-
-def _tint(
-    image: np.ndarray, class_map: np.ndarray, colors: np.ndarray, tinted: np.ndarray, opacity: float
-) -> Image.Image:
-    # Merged from channels, since images converted from tensors are not contiguous.
-    picture = Image.merge("RGB", [Image.fromarray(image[..., channel]) for channel in range(3)])
-    painted = blend(picture, _paint(class_map, colors), opacity)
-    if width := line_width(picture.size):
-        line = borders(class_map, width)
-        light = (0.5 * colors + 0.5 * 255).astype(np.uint8)
-        painted.paste(_paint(class_map, light), mask=Image.fromarray(line * np.uint8(200)))
-    picture.paste(painted, mask=Image.fromarray(class_map).point((tinted * 255).tolist()))
-    return picture
+    margin = 2 + (boxes[:, 2:] - boxes[:, :2]).mean(1, keepdims=True) / 8
+    low, high = boxes[:, :2] - margin, boxes[:, 2:] + margin
+    chosen, used = np.zeros(len(boxes), int), np.zeros(len(choices), int)
+    for k in range(len(boxes)):
+        near = ((low[:k] < high[k]) & (high[:k] > low[k])).all(1)
+        conflicts = similar[:, chosen[:k][near]].sum(1)
+        chosen[k] = np.lexsort([used, conflicts])[0]
+        used[chosen[k]] += 1
+    return choices[chosen].astype(np.uint8)
 
 
 def blend(image: Image.Image, colors: Image.Image, opacity: float) -> Image.Image:
@@ -247,78 +280,44 @@ def resize_longer_side(values: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(Image.fromarray(values).resize(size, filtering))
 
 
-ROWS_AT_ONCE = 256
-"""Rows of an image that are drawn at a time."""
-
-SIMILAR_DISTANCE = 150
-"""Colours closer than this perceptually weighted RGB distance are avoided for neighbours."""
-
-STRIPES = 4
-"""Largest number of colours in the legend patch of a class."""
-
-LABEL_SHARE = 0.2
-"""Largest fraction of an object's area that its label may cover."""
+def _as_bytes(class_map: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return a class map as uint8 after a check of its values."""
+    assert num_classes <= MAX_CLASSES, f"{num_classes} classes do not fit in a byte"
+    invalid = (class_map < 0) | (class_map >= num_classes) & (class_map != VOID)
+    if invalid.any():
+        value = class_map[invalid][0]
+        raise UserError(f"the class map has the value {value}: labels must be 0..{num_classes - 1}, or {VOID} for void")
+    return class_map.astype(np.uint8, copy=False)
 
 
-def instance_overlay(
-    image: np.ndarray, instances: InstanceResult, classes: Sequence[str], opacity: float = 0.55, legend: bool = True
-) -> Image.Image:
-    """Draw each object on the image in its own colour, with a thin light line inside its border.
-
-    Neighbouring objects differ clearly in colour, and smaller objects are drawn over larger ones. Objects that are
-    large enough are labelled with class and score.
-
-    Args:
-        image: (H, W, 3) uint8, RGB.
-        instances: the objects.
-        classes: names of the classes.
-        opacity: opacity of the colours from 0 (lines only) to 1.
-        legend: add a legend with the number of objects of each class below the image; images narrower than 256
-            pixels are then enlarged by an integer factor.
-
-    Raises:
-        UserError: the objects belong to an image of another size, or `opacity` is not in 0..1.
-    """
-    if not 0 <= opacity <= 1:
-        raise UserError(f"opacity={opacity} is invalid: use a number from 0 to 1")
-    if instances.size != image.shape[:2]:
+def _same_size(image: np.ndarray, values: np.ndarray, name: str) -> None:
+    assert image.dtype == np.uint8, f"an image has dtype uint8, not {image.dtype}"
+    assert image.shape[2:] == (3,), f"an image has shape (H, W, 3), not {image.shape}"
+    if values.shape != image.shape[:2]:
         raise UserError(
-            f"the objects belong to an image of size {instances.size}, but this image has size {image.shape[:2]}: "
-            "call instances.resized() first"
+            f"the {name} has the shape {values.shape}, but the image has {image.shape[:2]}: resize the {name} first"
         )
-    if legend and (factor := enlargement(image)) > 1:
-        image = enlarged(image, factor)
-        instances = instances.resized(image.shape[:2])
-    colors = object_colors(instances.boxes)
-    picture, areas = _draw_objects(image, instances, colors, opacity)
-    _label(picture, instances, areas, classes, colors)
-    if not legend:
-        return picture
-    entries = _legend_entries(instances.labels, classes, colors)
-    return stack([picture, draw_legend(entries, max(picture.width, READABLE_WIDTH), font_size(picture))])
 
 
-def object_colors(boxes: np.ndarray) -> np.ndarray:
-    """Assign a colour to each object so that neighbours differ, as (N, 3) uint8.
+def _paint(indices: np.ndarray, colors: np.ndarray) -> Image.Image:
+    """Convert indices (H, W) uint8 to an RGB picture with up to 256 colours."""
+    picture = Image.fromarray(indices)
+    picture.putpalette(colors.tobytes())
+    return picture.convert("RGB")
 
-    Each object takes the colour with the fewest similar colours among its neighbours, then the least used one.
-    Neighbours are objects whose boxes (N, 4), slightly enlarged, overlap.
-    """
-    choices = class_colors(len(COLORS)).astype(int)
-    # Riemersma's weighted distance: the perceived difference depends on the mean of the red values.
-    difference, red = choices[:, None] - choices, (choices[:, None, 0] + choices[:, 0]) / 2
-    weights = np.stack([2 + red / 256, np.full_like(red, 4), 3 - red / 256], -1)
-    similar = np.sqrt((weights * difference**2).sum(-1)) < SIMILAR_DISTANCE
 
-    margin = 2 + (boxes[:, 2:] - boxes[:, :2]).mean(1, keepdims=True) / 8
-    low, high = boxes[:, :2] - margin, boxes[:, 2:] + margin
-    chosen, used = np.zeros(len(boxes), int), np.zeros(len(choices), int)
-    for k in range(len(boxes)):
-        near = ((low[:k] < high[k]) & (high[:k] > low[k])).all(1)
-        conflicts = similar[:, chosen[:k][near]].sum(1)
-        chosen[k] = np.lexsort([used, conflicts])[0]
-        used[chosen[k]] += 1
-    return choices[chosen].astype(np.uint8)
+def _tint(
+    image: np.ndarray, class_map: np.ndarray, colors: np.ndarray, tinted: np.ndarray, opacity: float
+) -> Image.Image:
+    # Merged from channels, since images converted from tensors are not contiguous.
+    picture = Image.merge("RGB", [Image.fromarray(image[..., channel]) for channel in range(3)])
+    painted = blend(picture, _paint(class_map, colors), opacity)
+    if width := line_width(picture.size):
+        line = borders(class_map, width)
+        light = (0.5 * colors + 0.5 * 255).astype(np.uint8)
+        painted.paste(_paint(class_map, light), mask=Image.fromarray(line * np.uint8(200)))
+    picture.paste(painted, mask=Image.fromarray(class_map).point((tinted * 255).tolist()))
+    return picture
 
 
 def _draw_objects(

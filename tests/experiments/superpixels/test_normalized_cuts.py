@@ -1,4 +1,4 @@
-"""Normalized cuts, on graphs whose best cut is known."""
+"""Normalized cuts of graphs with known optimal cuts."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from upscore.experiments.superpixels.methods import cheapest_cut, partition, seg
 
 
 def cost(weights: np.ndarray, one: tuple[int, ...]) -> float:
-    """The normalized cut by its definition."""
+    """Compute the normalized cut by its definition."""
     other = [k for k in range(len(weights)) if k not in one]
     across = weights[np.ix_(one, other)].sum()
     return across / weights[list(one)].sum() + across / weights[other].sum()
 
 
-def test_groups_that_hang_together_are_parted_by_the_weakest_links():
+def test_the_weakest_edges_are_cut():
     weights = np.eye(9)
     for group in ((0, 3, 6), (1, 4, 7), (2, 5, 8)):
         weights[np.ix_(group, group)] = 1
@@ -33,7 +33,7 @@ def test_groups_that_hang_together_are_parted_by_the_weakest_links():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_cost_is_that_of_the_definition_and_near_the_least(seed):
+def test_the_cost_matches_the_definition_and_is_nearly_minimal(seed):
     weights = np.random.default_rng(seed).random((8, 8)) ** 3
     weights = np.maximum(weights, weights.T)
     np.fill_diagonal(weights, 1)
@@ -44,13 +44,13 @@ def test_the_cost_is_that_of_the_definition_and_near_the_least(seed):
     assert least - 1e-9 <= cut.cost <= 1.15 * least
 
 
-@pytest.mark.parametrize("likeness", [0, 1e-17, 1])
-def test_regions_that_are_all_equally_alike(likeness):
-    weights = np.full((40, 40), float(likeness))
+@pytest.mark.parametrize("similarity", [0, 1e-17, 1])
+def test_regions_of_equal_similarity(similarity):
+    weights = np.full((40, 40), float(similarity))
     np.fill_diagonal(weights, 1)
     assert len(set(partition(weights, 12).tolist())) == 12
 
 
-def test_a_photo_of_hard_contrasts():
+def test_ncut_returns_the_requested_number():
     blocks = np.random.default_rng(0).choice([0, 255], (6, 8, 3)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
     assert segment(blocks, "ncut", 12).max() + 1 == 12

@@ -20,7 +20,7 @@ from tests.tiny import tiny_net
 from upscore.annotations import ObjectAnnotations
 from upscore.data.io.rasters import InMemoryRaster, Window
 from upscore.errors import UserError
-from upscore.evaluation.object_matching import count_matches, pairs
+from upscore.evaluation.object_matching import candidate_pairs, count_matches
 from upscore.inference import Model
 from upscore.inference.tiled.detection import Tiling, detect_objects, tile_detector
 from upscore.inference.tiled.tile_store import TileCheckpoint
@@ -232,7 +232,7 @@ def set_max_detections(net: MaskRCNN, count: int) -> None:
 
 def score(ids: np.ndarray, scores: np.ndarray, labelled: np.ndarray) -> float:
     objects = ObjectAnnotations.from_id_map(torch.from_numpy(labelled.astype(np.int32)))
-    return count_matches([pairs(ids, scores, np.zeros(len(scores), np.int64), objects)], 0, 0.5).ap_dsb
+    return count_matches([candidate_pairs(ids, scores, np.zeros(len(scores), np.int64), objects)], 0, 0.5).ap_dsb
 
 
 @pytest.mark.slow

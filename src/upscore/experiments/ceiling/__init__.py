@@ -1,1 +1,1 @@
-"""Upper bound of each output stride on the labels of a data set (FCN section 4.1)."""
+"""Upper bounds of IoU by output stride for the labels of a data set (FCN section 6.3)."""

@@ -1,1 +1,1 @@
-"""Which cues a network relies on: objects, outlines or surroundings (FCN table 8)."""
+"""Measures which cues a network relies on: objects, their shape, or the background (FCN table 8)."""

@@ -28,17 +28,85 @@ SHAPE: Color = (255, 255, 255)
 """Colour of the foreground where only its shape is visible."""
 
 
+class Visible(NamedTuple):
+    """The parts of an image that remain visible."""
+
+    foreground: bool
+    background: bool
+
+
+WHOLE, FOREGROUND, BACKGROUND, NEITHER = (
+    Visible(True, True),
+    Visible(True, False),
+    Visible(False, True),
+    Visible(False, False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A condition: the visible parts of the images that a network is trained on, and of those that it is tested on."""
+
+    title: str
+    trained: Visible
+    tested: Visible
+    paper: float
+    """The paper's mean IoU without the background, for FCN-32s with VGG16 on PASCAL VOC."""
+
+
+CONDITIONS = {
+    "reference": Condition("Reference", WHOLE, WHOLE, 0.848),
+    "reference_fg": Condition("Reference-FG", WHOLE, FOREGROUND, 0.810),
+    "reference_bg": Condition("Reference-BG", WHOLE, BACKGROUND, 0.198),
+    "fg_only": Condition("FG-only", FOREGROUND, FOREGROUND, 0.761),
+    "bg_only": Condition("BG-only", BACKGROUND, BACKGROUND, 0.378),
+    "shape": Condition("Shape", NEITHER, NEITHER, 0.291),
+}
+
+TRAINED_CONDITIONS = [name for name, row in CONDITIONS.items() if row.trained == row.tested]
+"""Conditions with their own network; the other conditions test one of these networks."""
+
+
+def network_of(name: str) -> str:
+    """Return the condition whose network is tested under condition `name`."""
+    return next(other for other in TRAINED_CONDITIONS if CONDITIONS[other].trained == CONDITIONS[name].trained)
+
+
 def mean_color(preprocessing: Preprocessing) -> Color:
     """Return the fill colour of hidden pixels: the 8-bit colour nearest to the mean that preprocessing subtracts."""
     red, green, blue = (min(255, max(0, round(value))) for value in preprocessing.mean)
     return red, green, blue
 
 
+class MaskedDataset:
+    """Data set whose samples are masked by `masked`; `foreground` holds the indices of the foreground classes."""
+
+    def __init__(
+        self, dataset: Dataset, foreground: Sequence[int], *, keep_foreground: bool, keep_background: bool, fill: Color
+    ) -> None:
+        self.classes = dataset.classes
+        self.dataset = dataset
+        self.is_foreground = torch.zeros(256, dtype=torch.bool)
+        self.is_foreground[list(foreground)] = True
+        self.keep_foreground, self.keep_background, self.fill = keep_foreground, keep_background, fill
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        return masked(
+            self.dataset[index],
+            self.is_foreground,
+            keep_foreground=self.keep_foreground,
+            keep_background=self.keep_background,
+            fill=self.fill,
+        )
+
+
 def masked(
     sample: Sample, is_foreground: Tensor, *, keep_foreground: bool, keep_background: bool, fill: Color
 ) -> Sample:
-    """Return the sample with its foreground, its background or both hidden; labels other than the class map are
-    dropped.
+    """Return the sample with its foreground, its background or both hidden, and with no labels except the class map.
 
     Void pixels belong to neither and are hidden with either. Where both are hidden, the image has two colours: `SHAPE`
     for the foreground and `fill` elsewhere.
@@ -67,78 +135,9 @@ def _plane(color: Color) -> Tensor:
     return torch.tensor(color, dtype=torch.uint8).view(3, 1, 1)
 
 
-class MaskedDataset:
-    """Data set whose samples are masked by `masked`; `foreground` holds the indices of the foreground classes."""
-
-    def __init__(
-        self, dataset: Dataset, foreground: Sequence[int], *, keep_foreground: bool, keep_background: bool, fill: Color
-    ) -> None:
-        self.classes = dataset.classes
-        self.dataset = dataset
-        self.is_foreground = torch.zeros(256, dtype=torch.bool)
-        self.is_foreground[list(foreground)] = True
-        self.keep_foreground, self.keep_background, self.fill = keep_foreground, keep_background, fill
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Sample:
-        return masked(
-            self.dataset[index],
-            self.is_foreground,
-            keep_foreground=self.keep_foreground,
-            keep_background=self.keep_background,
-            fill=self.fill,
-        )
-
-
-class Visible(NamedTuple):
-    """The parts of an image that remain visible."""
-
-    foreground: bool
-    background: bool
-
-
-WHOLE, FOREGROUND, BACKGROUND, NEITHER = (
-    Visible(True, True),
-    Visible(True, False),
-    Visible(False, True),
-    Visible(False, False),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A condition: the visible parts of the images that a network is trained on, and of those that it is tested on."""
-
-    title: str
-    trained: Visible
-    tested: Visible
-    paper: float
-    """The paper's mean IoU without the background: FCN-32s over VGG16, PASCAL VOC."""
-
-
-ROWS = {
-    "reference": Row("Reference", WHOLE, WHOLE, 0.848),
-    "reference_fg": Row("Reference-FG", WHOLE, FOREGROUND, 0.810),
-    "reference_bg": Row("Reference-BG", WHOLE, BACKGROUND, 0.198),
-    "fg_only": Row("FG-only", FOREGROUND, FOREGROUND, 0.761),
-    "bg_only": Row("BG-only", BACKGROUND, BACKGROUND, 0.378),
-    "shape": Row("Shape", NEITHER, NEITHER, 0.291),
-}
-
-TRAINED = [name for name, row in ROWS.items() if row.trained == row.tested]
-"""Rows whose network is trained for them; the other rows test one of these networks."""
-
-
-def network_of(name: str) -> str:
-    """Return the row whose network is tested in row `name`."""
-    return next(other for other in TRAINED if ROWS[other].trained == ROWS[name].trained)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CueScores:
-    """The scores of a row, each in 0..1."""
+    """The scores of a condition, each in 0..1."""
 
     foreground_iu: float
     """Mean IoU over the foreground classes of the ground truth, in the confusion matrix without the rows and columns of
@@ -147,13 +146,33 @@ class CueScores:
     mean_iu: float
     """Mean IoU over all classes, as `upscore.evaluation.semantic` defines it."""
     found: float
-    """Share of the foreground pixels that are predicted as any foreground class."""
+    """Fraction of the foreground pixels that are predicted as any foreground class."""
     per_class: dict[str, float | None]
     """IoU of each foreground class in the restricted matrix; None for a class that is absent from the ground truth."""
 
     def to_json(self) -> dict[str, object]:
         """Return the fields as a dictionary."""
         return asdict(self)
+
+
+class Guess(NamedTuple):
+    """Baseline that predicts one class for every foreground pixel."""
+
+    name: str
+    foreground_iu: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cues:
+    """Scores of all conditions on one data set."""
+
+    scores: dict[str, CueScores]
+    """Scores by name in `CONDITIONS`."""
+    foreground: list[str]
+    background: list[str]
+    guess: Guess
+    images: int
+    """Number of held-out images."""
 
 
 def cue_scores(counts: Tensor, classes: Sequence[str], foreground: Sequence[str]) -> CueScores:
@@ -174,28 +193,8 @@ def cue_scores(counts: Tensor, classes: Sequence[str], foreground: Sequence[str]
     )
 
 
-class Guess(NamedTuple):
-    """Baseline that predicts one class for every foreground pixel."""
-
-    name: str
-    foreground_iu: float
-
-
 def best_guess(pixels: dict[str, int]) -> Guess:
     """Return the baseline of the most frequent class: its IoU is its share of the pixels, that of the others is 0."""
     present = {name: count for name, count in pixels.items() if count}
     name = max(present, key=lambda name: present[name])
     return Guess(name, present[name] / sum(present.values()) / len(present))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cues:
-    """Scores of all rows on one data set."""
-
-    scores: dict[str, CueScores]
-    """Row name -> scores; the names are those of `ROWS`."""
-    foreground: list[str]
-    background: list[str]
-    guess: Guess
-    photos: int
-    """Number of held-out images."""

@@ -1,5 +1,4 @@
-"""Training set-up of an experiment: the architecture, recipe and initial weights of a trained model or a named
-network."""
+"""Training set-up of an experiment, taken from a trained model or from the name of a network."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ class TrainingSetup:
     """The arguments of `build`."""
     recipe: Recipe
     weights: str = IMAGENET
-    """Initial weights, as `upscore.training.init_weights.start_from` takes them."""
+    """Initial weights, as `upscore.training.init_weights.load_initial_weights` takes them."""
     head_only: bool = False
     max_side: int = DEFAULT_MAX_SIDE
     reference: Path | None = None
@@ -78,30 +77,28 @@ def training_setup(
         weights: initial weights; by default ImageNet, or those of the trained model.
 
     Raises:
-        UserError: the model doesn't fit the data or the question, or an option is not for it.
+        UserError: the model is not an FCN for the classes of the data, or an option does not apply to it.
     """
     if model in FCN_STRIDES:
         architecture = {"name": model, "backbone": backbone or "efficientnet_lite0", "num_classes": len(classes)}
         side = DEFAULT_MAX_SIDE if max_side is None else max_side
         if side < 0:
-            raise UserError(f"--max-side {side}: give the longest side in pixels, or 0 for no limit")
-        recipe = _changed(MODERN, {"colour": 0})
+            raise UserError(f"--max-side {side} is invalid: give the longest side in pixels, or 0 for no limit")
+        recipe = _with_changes(MODERN, {"colour": 0})
         return TrainingSetup(architecture=architecture, recipe=recipe, weights=weights or IMAGENET, max_side=side)
     if model == "mask_rcnn":
-        raise UserError(
-            f"--model {model}: choose one of {', '.join(FCN_STRIDES)}; cues are measured for semantic segmentation"
-        )
+        raise UserError(f"--model {model} is not for semantic segmentation: choose one of {', '.join(FCN_STRIDES)}")
     for option, value in (("backbone", backbone), ("max-side", max_side)):
         if value is not None:
             raise UserError(f"--{option} applies to a network's name; {model} is a trained model: leave the option out")
     if len(Path(model).parts) == 1 and not Path(model).exists() and model not in built_in_models():
         raise UserError(
-            f"--model {model}: is neither a folder nor a network; choose a folder or one of {', '.join(FCN_STRIDES)}"
+            f"--model {model} is neither a folder nor a network: give a folder or one of {', '.join(FCN_STRIDES)}"
         )
     folder = find_model(model)
     net, config = load_model(folder)
     if not isinstance(net, FCN) or net.architecture.get("geometric_classes") or net.architecture.get("depth") != "none":
-        raise UserError(f"{model}: has a second head or depth input: give a model with one set of classes and no depth")
+        raise UserError(f"{model} has a second head or depth input: give a model with one set of classes and no depth")
     if config.classes != classes:
         raise UserError(
             f"{model} has the classes {', '.join(config.classes)}, but the data has {', '.join(classes)}: use data "
@@ -110,8 +107,8 @@ def training_setup(
     own = _recipe(config, model)
     return TrainingSetup(
         architecture=config.architecture.model_dump(),
-        recipe=_changed(own, {"colour": 0}),
-        weights=weights or _start(config, model),
+        recipe=_with_changes(own, {"colour": 0}),
+        weights=weights or _initial_weights(config, model),
         head_only=bool(config.training.get("head_only")),
         max_side=config.max_side,
         reference=folder,
@@ -121,25 +118,37 @@ def training_setup(
 
 
 def budget(
-    setup: TrainingSetup, photos: int, *, images: int | None = None, epochs: int | None = None, crop: int | None = None
+    setup: TrainingSetup,
+    train_images: int,
+    *,
+    images: int | None = None,
+    epochs: int | None = None,
+    crop: int | None = None,
 ) -> TrainingSetup:
-    """Return the set-up with another number of training images or epochs over `photos` images, or another crop size.
+    """Return the set-up with another number of training images, of epochs, or another crop size.
+
+    Args:
+        setup: the set-up to change.
+        train_images: number of images in an epoch.
+        images: total number of training images.
+        epochs: number of epochs, instead of `images`.
+        crop: side of the random crop in pixels.
 
     Raises:
         UserError: a number is out of its range, or both images and epochs are given.
     """
     if images is not None and epochs is not None:
-        raise UserError(f"--images {images} --epochs {epochs}: give one of the two")
+        raise UserError(f"--images {images} and --epochs {epochs} exclude each other: give one of them")
     if epochs is not None and epochs < 1:
-        raise UserError(f"--epochs {epochs}: give 1 or more")
+        raise UserError(f"--epochs {epochs} is invalid: give 1 or more")
     changes = {"images": images, "crop": crop}
     if epochs is not None:
-        changes |= {"images": epochs * photos, "max_epochs": epochs}
+        changes |= {"images": epochs * train_images, "max_epochs": epochs}
     given = {name: value for name, value in changes.items() if value is not None}
-    return replace(setup, recipe=_changed(setup.recipe, given))
+    return replace(setup, recipe=_with_changes(setup.recipe, given))
 
 
-def _start(config: ModelConfig, model: str) -> str:
+def _initial_weights(config: ModelConfig, model: str) -> str:
     """Return the initial weights of the model's own training, which must not have seen the unmasked images."""
     weights = str(config.training.get("weights", IMAGENET))
     if weights not in (IMAGENET, NONE) and not Path(weights).is_file():
@@ -160,7 +169,7 @@ def _recipe(config: ModelConfig, model: str) -> Recipe:
         ) from error
 
 
-def _changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+def _with_changes(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate({**recipe.model_dump(), **changes})
     except ValidationError as error:

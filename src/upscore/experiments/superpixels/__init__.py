@@ -1,1 +1,1 @@
-"""Unsupervised segmentation by superpixels and clustering, as a baseline."""
+"""Superpixels and unsupervised segmentation, as baselines of semantic segmentation."""
