@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = TABLES[args.table]
     if unknown := set(args.rows or ()) - set(table.rows):
         parser.error(f"{args.table} has no row {min(unknown)!r}: choose from {', '.join(table.rows)}")
-    chosen = with_dependencies(table, args.rows or table.rows)
+    chosen = with_dependencies(table, args.rows or list(table.rows))
     page = args.output / f"{args.table}.md"
     for name in chosen:
         run(table, name, args)

@@ -49,7 +49,7 @@ def main(table: Table, doc: str | None, arguments: Sequence[str] | None = None, 
     command = f"python recipes/{table.name}.py --camvid CAMVID"
     command += f" --seeds {args.seeds}" * (args.seeds != 3) + f" --images {args.images}" * (args.images != IMAGES)
     parts = [f"# {table.title}\n\n    {command}\n\n{table.about}\n"]
-    for data in sources:
+    for data, source in sources.items():
         done = {row: row_results(runs, data, row, args.seeds) for row in table.rows}
         done = {row: results for row, results in done.items() if len(results) == args.seeds}
         if not done:

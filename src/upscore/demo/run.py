@@ -160,7 +160,7 @@ def _results(output: Path, seed: int, settings: Settings, nuclei_settings: Nucle
             with steps.step(f"Training {title}", TRAINING_SECONDS) as advance:
                 networks.append(train(name, splits, settings, output, seed, advance))
         with steps.step("Writing the page", PAGE_SECONDS):
-            chosen = strides.choose(splits.test, SHOWN_SCENES)
+            chosen = strides.choose_scenes(splits.test, SHOWN_SCENES)
             chapters = [
                 nuclei.built_in_chapter(built_in, images, built_in_seconds),
                 nuclei.training_chapter(trained, built_in, images, explained, nuclei_settings, seconds),
