@@ -26,7 +26,7 @@ BYTES = (MEMORY, 4 * 2**30)
 
 def main() -> None:
     torch.set_num_threads(2)
-    names = "network|receptive field, stride 8|16|32|of a pixel|halo"
+    names = "network|receptive field of a cell, stride 8|16|32|of a pixel|halo"
     costs = [f"core at {size / 2**30:g} GiB|computed pixels" for size in BYTES]
     head = [*names.split("|"), *"|".join(costs).split("|")]
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")

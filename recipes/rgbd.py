@@ -41,9 +41,9 @@ def page(runs: Runs, arguments: Arguments, path: Path, picture: Path) -> str:
 FCN-8s with EfficientNet-Lite0. Each run is trained once on {arguments.scenes} generated scenes of {SIDE} x {SIDE}
 pixels, and scored on {max(1, round(arguments.scenes * HELD_OUT))} others; {count(arguments.seeds, "seed")}, each with
 its own scenes and initial weights. The depth has noise and holes like that of a camera; it shows the borders of
-shapes, but not their classes. *Early*: depth is an input channel of the first convolution. *Late*: a backbone for each, with averaged
-scores; *from the two*: it starts from the networks of the first two rows, whose time is included, so that it is trained
-on more images in total.
+shapes, but not their classes. *Early*: depth is an input channel of the first convolution. *Late*: a backbone for each,
+with averaged scores; *from the two*: it starts from the networks of the first two rows, whose time is included, so that
+it is trained on more images in total.
 
 ![Mean IoU of each row, a dot for each seed]({os.path.relpath(picture, path.parent)})
 

@@ -41,8 +41,8 @@ def page(runs: Runs, arguments: Arguments, path: Path, picture: Path) -> str:
 FCN-8s with EfficientNet-Lite0. Each run is trained once on {arguments.scenes} generated scenes of {SIDE} x {SIDE}
 pixels, and scored on {max(1, round(arguments.scenes * HELD_OUT))} others; {count(arguments.seeds, "seed")}, each with
 its own scenes and initial weights. The 8 semantic classes are the shapes; the geometric classes are ground, lying on
-the ground, and stacked on another shape. With two heads, the losses are added. The paper reports two heads only, without
-separate networks: on SIFT Flow, FCN-8s has a pixel accuracy of 85.9, a mean IoU of 41.2, and a geometric pixel
+the ground, and stacked on another shape. With two heads, the losses are added. The paper reports two heads only,
+without separate networks: on SIFT Flow, FCN-8s has a pixel accuracy of 85.9, a mean IoU of 41.2, and a geometric pixel
 accuracy of 94.6.
 
 ![Mean IoU of each row, a dot for each seed]({os.path.relpath(picture, path.parent)})

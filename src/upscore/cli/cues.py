@@ -162,8 +162,8 @@ def _print(cues: Cues, title: str, sentences: Sequence[str], defined: Sequence[s
     columns = zip(HEADER, *cue_rows(cues), strict=True)
     for number, (name, *cells) in enumerate(columns):
         if name != "paper, relative":  # omitted, so that the table fits in 80 characters
-            title = name.replace(" ", "\n", 1) if number in (1, 2) else name.replace(" IoU of ", " IoU\nof ")
-            table.add_column(title, justify="right" if number > 2 else "left", no_wrap=True)
+            column = name.replace(" IoU of ", " IoU\nof ") if " IoU " in name else name.replace(" ", "\n", 1)
+            table.add_column(column, justify="right" if number > 2 else "left", no_wrap=True)
             kept.append(cells)
     for row in zip(*kept, strict=True):
         table.add_row(*row)
