@@ -26,7 +26,7 @@ def prepare(height: int, width: int) -> Sides:
     import torch
     from torch.nn import functional as F
 
-    from upscore.inference.semantic import by_matrices, class_map
+    from upscore.inference.fcn_runner import by_matrices, class_map
     from upscore.models.fcn.upsampling import linear_matrix
 
     torch.manual_seed(0)

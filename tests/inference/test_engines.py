@@ -13,9 +13,9 @@ from torch import nn
 from tests.models.mask_rcnn.test_mask_rcnn import SMALL
 from upscore.errors import UserError
 from upscore.inference import Model
-from upscore.inference.detector import MASK_BLOCK, DetectorRunner
 from upscore.inference.engines.openvino import OpenVINOPart
 from upscore.inference.engines.torch_engine import MAX_GRAPHS, MIN_CALLS, CUDAGraphCache
+from upscore.inference.mask_rcnn_runner import MASK_BLOCK, DetectorRunner
 from upscore.models import build
 from upscore.models.fcn.fcn import FCN
 from upscore.models.mask_rcnn.inference_parts import to_outputs

@@ -17,7 +17,7 @@ from tests.tiny import scenes, tiny_net
 from upscore.checkpoints import load_model
 from upscore.errors import UserError
 from upscore.inference import Model
-from upscore.inference.semantic import BLOCK_ROWS, best_classes, by_resizing, class_map
+from upscore.inference.fcn_runner import BLOCK_ROWS, best_classes, by_resizing, class_map
 
 
 @pytest.fixture(scope="module")

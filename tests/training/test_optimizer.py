@@ -11,7 +11,7 @@ from torch import nn
 from tests.tiny import batch_of, scenes, tiny_net
 from upscore.labels import VOID
 from upscore.models.fcn.fcn import FCN, Upsampling
-from upscore.training.optimizer import SGD, make_optimizer, parameter_groups, rate_factor, set_rates
+from upscore.training.optimizer import SGD, learning_rate_factor, make_optimizer, parameter_groups, set_rates
 from upscore.training.recipes import HEAVY, MODERN, RECIPES, Recipe
 from upscore.training.trainer import Trainer
 
@@ -111,17 +111,17 @@ def test_frozen_parameters_are_in_no_group() -> None:
 
 
 def test_cosine_schedule() -> None:
-    factors = [rate_factor(MODERN, step, 100) for step in range(100)]
+    factors = [learning_rate_factor(MODERN, step, 100) for step in range(100)]
     assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert factors[5] == 1
     assert factors[5 + 19] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.2)))
     assert factors[5:] == sorted(factors[5:], reverse=True)
     assert 0 < factors[-1] < 1e-3
-    assert rate_factor(MODERN, 0, 1) == 1  # a run of one step
+    assert learning_rate_factor(MODERN, 0, 1) == 1  # a run of one step
 
 
 def test_constant_schedule() -> None:
-    assert {rate_factor(HEAVY, step, 100) for step in range(100)} == {1.0}
+    assert {learning_rate_factor(HEAVY, step, 100) for step in range(100)} == {1.0}
 
 
 def test_set_rates_scales_the_base_rate_of_each_group() -> None:

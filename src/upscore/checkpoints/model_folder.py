@@ -260,7 +260,7 @@ def _read_weights(path: Path, names: Collection[str]) -> dict[str, Tensor]:
 
 
 class _SkipInit(TorchFunctionMode):
-    """Skip random initialization, because the weights are replaced, and on the meta device it imports for a second."""
+    """Skip random initialisation, whose results are replaced; on the meta device it triggers imports of a second."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

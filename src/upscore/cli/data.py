@@ -65,7 +65,7 @@ def check(
     upscore data check photos/ --split val --json report.json
     upscore data check VOCdevkit --sbd benchmark_RELEASE
     upscore data check coco/                       # annotations/, train2017/
-    upscore data check cells/ --task instances     # objects by number
+    upscore data check cells/ --task instances     # object ids
     upscore data check scenes:100
     ```
 
@@ -73,7 +73,7 @@ def check(
     ----------
     data
         A folder: images/ and labels/, with or without train/ and val/;
-        CamVid; PASCAL VOC; COCO, or one JSON of it. Or scenes:COUNT for
+        CamVid; PASCAL VOC; COCO, or a COCO JSON file. Or scenes:COUNT for
         generated scenes.
     split
         Check train, val, test or trainval only.

@@ -84,7 +84,7 @@ def superpixels(
         Score only the images whose names match this pattern, as given to
         train --val-pattern.
     limit
-        Score at most this many images, evenly_spaced spaced over the data.
+        Score at most this many images, evenly spaced over the data.
     pictures
         Number of images in METHOD.png; 0 for no figure.
     sweep
@@ -113,8 +113,10 @@ def superpixels(
     from upscore.inference import evaluate, load
 
     data = sources[0]
-    if (limit is not None and limit < 1) or pictures < 0:
-        raise UserError(f"--limit {limit} --pictures {pictures} is invalid: --limit is at least 1, --pictures 0")
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit {limit} is invalid: give 1 or more")
+    if pictures < 0:
+        raise UserError(f"--pictures {pictures} is invalid: give 0 or more")
     network = None if model is None else load(model)
     if network is not None and network.task != "semantic":
         raise UserError(f"--model {model} predicts objects, but segments are compared with class maps: give an FCN")

@@ -68,19 +68,21 @@ def train(
 
     The run folder contains the model folders best/ and last/ (the path of
     the run means best/), metrics.jsonl, plots and TensorBoard events. Ctrl-C
-    saves the training; --resume continues it and gives the same result.
+    stops and saves the state; --resume continues and gives the same result.
 
     Parameters
     ----------
     data
         A folder: images/ and labels/, with or without train/ and val/;
-        CamVid; PASCAL VOC. Or scenes:COUNT for generated scenes. mask_rcnn
-        needs labels of objects.
+        CamVid, PASCAL VOC, SBD, NYUDv2, SIFT Flow or PASCAL-Context; for
+        mask_rcnn a folder with object ids, or COCO. Or scenes:COUNT for
+        generated scenes.
     output
         The folder of the run.
     model
         fcn32s, fcn16s, fcn8s: semantic segmentation with output stride 32, 16
-        or 8. fcn-pool: one feature map alone, without the later layers.
+        or 8. fcn-pool3, fcn-pool4, fcn-pool5: scores from that feature map
+        only, without the later layers.
         mask_rcnn: instance segmentation.
     backbone
         efficientnet_lite0, vgg16, alexnet, resnet18 to resnet152, or any timm
@@ -121,7 +123,8 @@ def train(
         pixels: by default 1024, 0 for none; 1333 for mask_rcnn.
     min_side
         mask_rcnn: images are resized until the shorter side has this many
-        pixels; by default 800 for ResNets, and at least 512 for others.
+        pixels; by default 800 for ResNets. For others, images are enlarged to
+        at least 512, and larger ones are kept.
     max_detections
         mask_rcnn: maximum number of objects per image; by default 1.5 times
         the most objects in an image of the data, at least 100.
@@ -129,8 +132,8 @@ def train(
         mask_rcnn: numeric rules of the paper (the default), torchvision or
         detectron2.
     geometry
-        FCNs. caffe: pad by 100 and crop, as published (vgg16). same: scores at
-        exactly 1/32.
+        FCNs. caffe: pad by 100 and crop, as published (vgg16). same: padding
+        that keeps the scores at exactly 1/32 of the size of the image.
     upsampling
         FCNs: which transposed convolutions are learned: none (fixed), all but
         the last (intermediate), or all (learned). All start as bilinear.
@@ -155,7 +158,7 @@ def train(
         FCNs. median: median frequency balancing of the loss.
     patches
         FCNs: the loss covers a random share of the 32 x 32 pixel cells of
-        each image; the batch size grows by the inverse of the share.
+        each image; the batch size is divided by the share.
     precision
         auto: bfloat16 if it is supported and a measurement finds it faster for
         this network.

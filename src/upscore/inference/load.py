@@ -12,8 +12,8 @@ from upscore.inference.engines import Device, EngineName, Precision
 from upscore.inference.engines.cache import Store, code_version, store_for
 from upscore.inference.engines.session import choose_precision, resolve_engine
 from upscore.inference.model import EngineOptions, Model
+from upscore.inference.model_sources import FolderSource
 from upscore.inference.quantized import find_quantized, read_quantized
-from upscore.inference.sources import FolderSource
 from upscore.inference.threading import usual_torch_threads
 
 if TYPE_CHECKING:

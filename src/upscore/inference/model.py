@@ -22,13 +22,13 @@ from upscore.data.io.depth import Depth, as_depth
 from upscore.data.resizing import longest_size, resize_longest
 from upscore.data.samples import Sample
 from upscore.errors import UserError
-from upscore.inference.detector import instance_result
 from upscore.inference.engines import Device, Engine, EngineName, Precision
 from upscore.inference.engines.cache import Store
 from upscore.inference.engines.session import Session, choose_precision, create_engine, resolve_engine
+from upscore.inference.fcn_runner import PixelScores
 from upscore.inference.inputs import FORMS, ImageInput, as_image
-from upscore.inference.semantic import PixelScores
-from upscore.inference.sources import ModuleSource, Source
+from upscore.inference.mask_rcnn_runner import instance_result
+from upscore.inference.model_sources import ModuleSource, Source
 from upscore.inference.threading import THREADS, in_threads
 from upscore.inference.tiled.detection import Tiling
 from upscore.inference.tiled.in_memory import (
@@ -501,8 +501,8 @@ class Model:
 
     def _input_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the size (h, w) at which the network gets an image (H, W)."""
-        facts = self._spec
-        return facts.resizing.size(*size) if isinstance(facts, MaskRCNN) else longest_size(*size, self.max_side)
+        net = self._spec
+        return net.resizing.size(*size) if isinstance(net, MaskRCNN) else longest_size(*size, self.max_side)
 
     def _segment(self, items: Sequence[_Item], scores: bool) -> list[SemanticResult]:
         results = []

@@ -12,9 +12,9 @@ from upscore.checkpoints.config import CONFIG
 from upscore.checkpoints.model_folder import BUILT_IN, QUANTIZED, WEIGHTS
 from upscore.errors import UserError
 from upscore.files import atomic_folder, file_digest
-from upscore.inference.detector import BOX, DENSE, MASK
 from upscore.inference.engines.openvino import core, import_openvino
-from upscore.inference.semantic import SCORES
+from upscore.inference.fcn_runner import SCORES
+from upscore.inference.mask_rcnn_runner import BOX, DENSE, MASK
 from upscore.models.fcn.fcn import FCN
 from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 

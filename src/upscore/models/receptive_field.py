@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from upscore.errors import UserError
 from upscore.models.backbones.base import SequentialBackbone
+from upscore.models.coordinate_maps import layer_window
 from upscore.models.fcn.fcn import FCN, FCNHead
 from upscore.models.fcn.inference_parts import heads
 from upscore.models.fcn.upsampling import Upsample
-from upscore.models.geometry import layer_window
 from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 
 Maps = Callable[[Tensor], Mapping[int, Tensor]]

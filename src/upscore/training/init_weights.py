@@ -87,7 +87,7 @@ def _start_from_two(net: Network, path: Path, depth_path: Path) -> None:
         raise UserError(f"--depth-weights {depth_path} applies to late fusion only: add --depth late")
     (colour, config), (depth, depth_config) = _read(net, path), _read(net, depth_path)
     if _depth(colour) != NO_DEPTH:
-        raise UserError(f"--weights {path} has depth input: late fusion needs a network with RGB input only here")
+        raise UserError(f"--weights {path} has depth input: for --depth late it must be a network with RGB input only")
     if not isinstance(depth.backbone, DepthOnly) or _depth(depth)[1] != _depth(net)[1]:
         raise UserError(
             f"--depth-weights {depth_path}: must be a network trained with --depth only on {_depth(net)[1]} channels"

@@ -22,7 +22,7 @@ from upscore.errors import UserError
 from upscore.files import WriteError
 from upscore.training.callbacks import Callback, CallbackList
 from upscore.training.loader import TrainingView, ValidationView, batches, reading_failures, refuse_reading_process
-from upscore.training.optimizer import rate_factor
+from upscore.training.optimizer import learning_rate_factor
 from upscore.training.recipes import Recipe
 from upscore.training.run_folder import RunFolder
 from upscore.training.tasks import Network
@@ -100,7 +100,7 @@ def fit(
             with _defer_interrupts() as interrupted:
                 with closing(batches(view, recipe.batch_size, workers, process_group.share)) as loader:
                     run.train_epoch(loader, interrupted)
-                rate = rate_factor(recipe, run.steps_done() - 1, run.steps)
+                rate = learning_rate_factor(recipe, run.steps_done() - 1, run.steps)
                 scores, is_best = None, False
                 if (progress.epoch + 1) % recipe.validate_every and progress.epoch + 1 < run.epochs:
                     _record(trainer, rate)
@@ -167,7 +167,7 @@ class _Run:
                 group = list(islice(loader, self.trainer.recipe.accumulate))
             if not group:
                 return
-            loss = self.trainer.step(group, rate_factor(self.trainer.recipe, self.steps_done(), self.steps))
+            loss = self.trainer.step(group, learning_rate_factor(self.trainer.recipe, self.steps_done(), self.steps))
             progress.seconds = spent + time.monotonic() - started
             with process_group.synchronized():
                 self.callback.on_step_end(self.steps_done(), self.steps, loss)

@@ -104,7 +104,7 @@ def _contiguous_in_memory(values: Tensor, parameter: Tensor) -> Tensor:
     return values  # torch copies them
 
 
-def rate_factor(recipe: Recipe, step: int, steps: int) -> float:
+def learning_rate_factor(recipe: Recipe, step: int, steps: int) -> float:
     """Return the schedule's factor of all learning rates at `step`, from 0, of `steps`."""
     if recipe.schedule == "constant":
         return 1.0

@@ -25,7 +25,7 @@ from upscore.evaluation.instances import InstanceScores
 from upscore.evaluation.semantic import SemanticScores, TwoHeadedScores
 from upscore.models.fcn.fcn import FCN
 from upscore.models.fcn.two_heads import TwoHeads
-from upscore.models.losses import LossSum
+from upscore.models.loss_sum import LossSum
 from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN, Outputs
 from upscore.models.mask_rcnn.resizing import Resizing
 from upscore.training.loader import Resize

@@ -19,7 +19,7 @@ from upscore.distributed.process_group import ProcessGroup
 from upscore.distributed.sync_batchnorm import SyncBatchNorm
 from upscore.errors import UserError
 from upscore.models.backbones.frozen_batchnorm import untrained_batchnorms
-from upscore.models.losses import EPS, LossSum
+from upscore.models.loss_sum import EPS, LossSum
 from upscore.training.loader import derive_seed
 from upscore.training.optimizer import make_average, make_optimizer, set_rates
 from upscore.training.recipes import Recipe
@@ -62,7 +62,7 @@ LossParts = dict[str, tuple[float, float]]
 
 
 class LossSums(nn.Module):
-    """Computes outputs and losses in one forward pass, as DistributedDataParallel requires of all parameters."""
+    """Computes outputs and losses in one forward call: DistributedDataParallel must see all parameters used in it."""
 
     def __init__(self, net: Network, task: Task) -> None:
         super().__init__()

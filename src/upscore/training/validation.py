@@ -20,7 +20,7 @@ from upscore.evaluation.semantic import (
     semantic_scores,
     two_headed_scores,
 )
-from upscore.inference.detector import instance_result
+from upscore.inference.mask_rcnn_runner import instance_result
 from upscore.models.fcn.fcn import FCN
 from upscore.models.fcn.two_heads import TwoHeads
 from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN, Outputs

@@ -129,7 +129,7 @@ def read_tiff(path: ImageFilePath, channels: int) -> np.ndarray:
             raise UserError(
                 f"{path}: has {samples} channels and does not name red, green and blue; save the three as RGB."
             )
-        pixels = upright(stored_pixels(pages), page.tags.valueof(ORIENTATION, 1))
+        pixels = apply_orientation(stored_pixels(pages), page.tags.valueof(ORIENTATION, 1))
     return pixels[..., :channels] if samples > 1 else pixels[..., 0]
 
 
@@ -187,7 +187,7 @@ def orientation(image: ImageFile) -> int:
     return image.getexif().get(ORIENTATION, 1)
 
 
-def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def apply_orientation(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Return a view of pixels (H, W, ...) with the EXIF orientation applied."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)

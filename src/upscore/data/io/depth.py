@@ -13,7 +13,16 @@ import torch
 from PIL import UnidentifiedImageError
 from torch import Tensor
 
-from upscore.data.io.decoding import MAX_PIXELS, is_tiff, load, open_image, orientation, read_tiff, reading, upright
+from upscore.data.io.decoding import (
+    MAX_PIXELS,
+    apply_orientation,
+    is_tiff,
+    load,
+    open_image,
+    orientation,
+    read_tiff,
+    reading,
+)
 from upscore.errors import UserError
 
 Depth = str | Path | np.ndarray | Tensor
@@ -79,7 +88,7 @@ def _read(path: Path) -> np.ndarray:
                 load(image)
                 if image.mode == "P":
                     raise UserError(f"{path}: has a palette; save depth as 16-bit grey")
-                return upright(np.array(image), orientation(image))
+                return apply_orientation(np.array(image), orientation(image))
         except UnidentifiedImageError:
             if not is_tiff(path):
                 raise

@@ -18,6 +18,7 @@ from upscore.data.io.decoding import (
     ORIENTATION,
     ImageFilePath,
     MemoryFile,
+    apply_orientation,
     is_tiff,
     load,
     open_image,
@@ -26,7 +27,6 @@ from upscore.data.io.decoding import (
     read_tiff,
     reading,
     stored_pixels,
-    upright,
 )
 from upscore.data.io.tiff import TiffColours, unreadable
 from upscore.errors import UserError
@@ -135,7 +135,7 @@ def _read_tiff_image(path: ImageFilePath) -> np.ndarray:
             colours = TiffColours(pages[0].tags.valueof, path, len(pages))
             pixels = stored_pixels(pages)
             colours.warn_if_dark(pixels)
-            return upright(colours.rgb(pixels), pages[0].tags.valueof(ORIENTATION, 1))
+            return apply_orientation(colours.rgb(pixels), pages[0].tags.valueof(ORIENTATION, 1))
     try:
         return _read_with_pillow(path)
     except UnidentifiedImageError as error:
@@ -151,14 +151,14 @@ def _read_with_pillow(path: ImageFilePath) -> np.ndarray:
             pixels = np.array(image)
             warn_if_dark(pixels, path, colours and colours.bits)
             pixels = colours.rgb(pixels[..., None]) if colours else to_bytes(pixels, path)
-            return upright(pixels, orientation(image))
+            return apply_orientation(pixels, orientation(image))
         if colours and not colours.as_pillow_shows():
             raise UnidentifiedImageError
         image.info.pop("transparency", None)
         pixels = _rgb_pixels(image.convert("LA") if image.mode == "La" else image)
         if deep:
             warn_if_dark(pixels.astype(np.uint16) << 8, path)  # Pillow has kept the upper 8 bits
-        return upright(pixels, orientation(image))
+        return apply_orientation(pixels, orientation(image))
 
 
 def _rgb_pixels(image: Image.Image) -> np.ndarray:
@@ -194,7 +194,7 @@ def _read_stored_values(path: Path) -> np.ndarray:
         if image.mode == "L":
             values = 255 - values if "I" in stored else values
             values //= 85 if "L;2" in stored else 17 if "L;4" in stored else 1
-        return upright(values, orientation(image))
+        return apply_orientation(values, orientation(image))
 
 
 def _one_channel(values: np.ndarray, path: Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Cache of compiled networks on disk, which makes the second start fast."""
+"""Cache of converted networks on disk: the next start compiles them without converting them again."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ DIGESTS = "sha256.json"
 
 LIBRARIES = ("upscore", "torch", "torchvision", "timm", "openvino")
 SOURCES = ("models", "inference")
-"""Subpackages that determine the compiled parts."""
+"""Subpackages that determine the converted parts."""
 
 
 class Store:
-    """Compiled parts of one network on disk, for one precision, processor and version of the code.
+    """Converted parts of one network on disk, for one precision, processor and version of the code.
 
     If the folder cannot be written, nothing is stored. Damaged parts count as missing.
     """

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from upscore.errors import UserError
-from upscore.inference.detector import DetectorRunner
 from upscore.inference.engines import onnxruntime, openvino
 from upscore.inference.engines.base import Device, Engine, EngineName, Precision
 from upscore.inference.engines.cache import Store, code_version
 from upscore.inference.engines.torch_engine import TorchEngine
-from upscore.inference.semantic import PixelScores, SegmenterRunner
+from upscore.inference.fcn_runner import PixelScores, SegmenterRunner
+from upscore.inference.mask_rcnn_runner import DetectorRunner
 from upscore.models.fcn.fcn import FCN
 from upscore.models.mask_rcnn.mask_rcnn import Detections, MaskRCNN
 from upscore.models.precision import has_bfloat16_instructions

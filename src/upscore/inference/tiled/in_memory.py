@@ -18,7 +18,7 @@ from upscore.data.io.rasters import InMemoryRaster
 from upscore.data.resizing import AxisCrop
 from upscore.data.samples import Sample
 from upscore.errors import UserError
-from upscore.inference.semantic import PixelScores
+from upscore.inference.fcn_runner import PixelScores
 from upscore.inference.tiled.detection import TileDetector, Tiling, detect_objects
 from upscore.inference.tiled.plan import TilePlan, core_size, tile_bytes, tile_plan
 from upscore.inference.tiled.tile_store import BLOCK

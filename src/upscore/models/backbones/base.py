@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upscore.errors import UserError
-from upscore.models.geometry import CoordinateMap, path_map
+from upscore.models.coordinate_maps import CoordinateMap, path_map
 from upscore.models.preprocessing import DepthPreprocessing, Preprocessing
 
 

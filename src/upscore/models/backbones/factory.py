@@ -19,7 +19,7 @@ from upscore.models.backbones.base import RESNETS, Backbone, Norm, SequentialBac
 from upscore.models.backbones.efficientnet_lite import lite0
 from upscore.models.backbones.resnet import ResNetBackbone, resnet
 from upscore.models.backbones.vgg import Geometry, alexnet, load_torchvision_vgg16, vgg16
-from upscore.models.geometry import centred
+from upscore.models.coordinate_maps import centred
 from upscore.models.preprocessing import LITE0, Preprocessing
 from upscore.text import first_line
 

@@ -14,7 +14,7 @@ from torchvision.models.resnet import Bottleneck
 
 from upscore.models.backbones.base import Backbone, Norm, StrideIn, out_channels
 from upscore.models.backbones.frozen_batchnorm import FrozenBatchNorm2d, NormedConv2d, attach_norms
-from upscore.models.geometry import centred
+from upscore.models.coordinate_maps import centred
 from upscore.models.preprocessing import IMAGENET
 
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upscore.models.backbones.base import Backbone
+from upscore.models.coordinate_maps import CoordinateMap
 from upscore.models.fcn.losses import PendingScores, pixel_sum, pixel_weights, sigmoid_sum, softmax_sum
 from upscore.models.fcn.upsampling import Upsample
-from upscore.models.geometry import CoordinateMap
-from upscore.models.losses import EPS
+from upscore.models.loss_sum import EPS
 from upscore.models.precision import autocast_disabled
 from upscore.models.preprocessing import Preprocessing
 

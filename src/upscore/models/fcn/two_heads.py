@@ -15,7 +15,7 @@ from upscore.labels import VOID
 from upscore.models.backbones.base import Backbone
 from upscore.models.fcn.fcn import FCN, FCNHead, PixelLoss, Upsampling
 from upscore.models.fcn.losses import PendingScores, pixel_sum, softmax_sum
-from upscore.models.losses import EPS
+from upscore.models.loss_sum import EPS
 
 
 class TwoHeads(FCN):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from upscore.models.geometry import CoordinateMap
+from upscore.models.coordinate_maps import CoordinateMap
 from upscore.models.precision import autocast_disabled
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from upscore.annotations import ObjectAnnotations
 from upscore.models.backbones.base import Backbone
-from upscore.models.losses import LossSum
+from upscore.models.loss_sum import LossSum
 from upscore.models.mask_rcnn.presets import Preset
 from upscore.models.mask_rcnn.resizing import Resizing
 from upscore.models.mask_rcnn.roi_align import RoIPooler

@@ -1,4 +1,6 @@
-"""Presets of the numeric rules in which implementations of Mask R-CNN differ; weights need the rules of their training.
+"""Presets of the numeric rules in which implementations of Mask R-CNN differ.
+
+Weights must run with the rules that they were trained with.
 
 Rules on which implementations agree, and settings of single runs, are arguments of the network instead.
 """

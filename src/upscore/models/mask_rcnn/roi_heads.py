@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upscore.annotations import ObjectAnnotations
-from upscore.models.losses import LossSum
+from upscore.models.loss_sum import LossSum
 from upscore.models.mask_rcnn import boxes as box_ops
 from upscore.models.mask_rcnn.matcher import match_boxes, sample_matches
 from upscore.models.mask_rcnn.presets import Preset

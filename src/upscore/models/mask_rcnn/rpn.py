@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upscore.models.kernels.sparse_rpn import SparseRPNHead
-from upscore.models.losses import LossSum
+from upscore.models.loss_sum import LossSum
 from upscore.models.mask_rcnn.anchors import AnchorGenerator
 from upscore.models.mask_rcnn.boxes import class_nms, clip, decode, encode, nonempty
 from upscore.models.mask_rcnn.matcher import match_boxes, sample_matches

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from upscore.models import build
-from upscore.models.geometry import CoordinateMap, centred, layer_map, path_map
+from upscore.models.coordinate_maps import CoordinateMap, centred, layer_map, path_map
 
 CAFFE = {
     ("fcn32s", "vgg16"): ({1: 64}, {1: 19}),
