@@ -46,7 +46,7 @@ def test_sentences_depend_on_the_scores():
         describe_gains(falling),
         describe_gains(make_networks(0.3, 0.3, 0.3)),
     )
-    assert (gains.count("gains"), loss.count("falling")) == (2, 2)
+    assert (gains.count("gains"), loss.count("loses")) == (2, 2)
     assert (gains.count("uncertain"), tie.count("uncertain")) == (0, 2)
     assert compare_thin_classes(falling, ["bar"]).endswith("in this run.")
 

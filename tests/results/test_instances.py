@@ -263,7 +263,7 @@ def run(objects, image):
     objects.image = image
     {call}
 run(objects(boxes[20:22] / 15, (200, 300)), np.zeros((200, 300, 3), np.uint8))  # loads what is imported on demand
-image = np.filled((3000, 4000, 3), 90, np.uint8)
+image = np.full((3000, 4000, 3), 90, np.uint8)
 many = objects(boxes, (3000, 4000))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 run(many, image)

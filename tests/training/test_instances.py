@@ -235,7 +235,7 @@ def test_objects_have_coordinates_of_the_original_image(trained: MaskRCNN) -> No
     for wrong in (-0.1, 1.5):
         with pytest.raises(UserError, match=str(wrong)):
             predictor.predict(image, score_threshold=wrong)
-    with pytest.raises(UserError, match="probabilities"):
+    with pytest.raises(UserError, match="scores=True"):
         predictor.predict(image, scores=True)
     with pytest.raises(UserError, match="score_threshold"):
         Model(tiny_net()).predict(image, score_threshold=0.5)
