@@ -16,7 +16,7 @@ def demo(*, output: Path = Path("demo"), seed: int = 0) -> None:
     The demo finds nuclei in microscope images with the built-in model,
     trains a Mask R-CNN on 40 of them, computes heat maps of an image
     classifier, and trains FCN-32s, 16s and 8s on generated scenes. Nothing
-    is downloaded. It takes about five minutes on two cores.
+    is downloaded. It takes about six minutes on two cores.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def demo(*, output: Path = Path("demo"), seed: int = 0) -> None:
     import sys
 
     # before the imports, which take seconds
-    print(f"upscore demo: takes a few minutes, downloads nothing, writes to {output}", file=sys.stderr)
+    print(f"upscore demo: takes about six minutes, downloads nothing, writes to {output}", file=sys.stderr)
 
     from upscore.demo.run import run
 

@@ -97,13 +97,13 @@ DEFINITIONS = (
 class NucleiSettings:
     """Settings of training on the example data set: shorter than the default recipe, with fewer regions."""
 
-    images: int = 400
+    images: int = 260
     """Number of random crops."""
-    min_side: int = 384
+    min_side: int = 320
     """Shorter side in pixels to which images are enlarged."""
-    crop: int = 256
+    crop: int = 192
     """Side of crops in pixels."""
-    regions: int = 128
+    regions: int = 64
     """Number of regions per crop that the heads are trained on; 512 in the paper's networks with a feature pyramid."""
 
     def recipe(self, length: int) -> Recipe:
@@ -111,9 +111,9 @@ class NucleiSettings:
         changes = {
             "images": self.images,
             "crop": self.crop,
-            "batch_size": 4,
-            "learning_rate": 1e-3,
-            "ema": 0.97,
+            "batch_size": 2,
+            "learning_rate": 7e-4,
+            "ema": 0.98,
             "validate_every": math.ceil(self.images / length),
         }
         return MODERN_INSTANCES.model_copy(update=changes)

@@ -32,11 +32,11 @@ from upscore.viz.overlays import heat_overlay
 from upscore.viz.plots import plot_confusion, plot_curves
 
 BUILT_IN_SECONDS, NUCLEI_SECONDS, HEATMAP_SECONDS, SCENES_SECONDS, TRAINING_SECONDS, PAGE_SECONDS = (
-    15,
-    100,
+    30,
+    110,
     10,
     10,
-    50,
+    60,
     10,
 )
 """Expected time in seconds of each step on two cores; training of one FCN."""

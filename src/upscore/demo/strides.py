@@ -74,15 +74,15 @@ class Settings:
 
     side: int = 128
     """Height and width of a scene in pixels."""
-    train: int = 750
+    train: int = 600
     """Number of training scenes."""
     validation: int = 48
     """Number of validation scenes."""
-    test: int = 200
+    test: int = 150
     """Number of test scenes."""
-    images: int = 3000
+    images: int = 1800
     """Number of training images of each FCN, counting repetitions."""
-    batch_size: int = 16
+    batch_size: int = 8
 
     @property
     def recipe(self) -> Recipe:
