@@ -58,12 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parts.append(("CamVid, the video 0006R0", "mean IoU", args.camvid_model, *splits))
     if args.nuclei:
         splits = open_instance_splits(args.nuclei)
-        parts.append(("Nuclei, validation images", "mask AP", args.nuclei_model, *splits))
+        parts.append(("Nuclei", "mask AP", args.nuclei_model, *splits))
     sections = []
     for title, metric, source, train, val in parts:
         val = first(val, args.images)
         qualities = measure(source, train, val, args.calibration, console)
-        sections.append(section(f"{title}: {len(val)} images", metric, qualities))
+        sections.append(section(f"{title}: {len(val)} validation images", metric, qualities))
     text = page(command(args), sections, describe(args.threads), warning)
     print(text)
     if args.docs:

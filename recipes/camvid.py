@@ -56,7 +56,7 @@ def table(runs: dict[str, Path]) -> str:
         cost = [str(len(records)), f"{epochs[len(epochs) // 2]:.0f}", f"{minutes:.0f}"]
         rows.append([net, *(f"{scores[name]:.1%}" for name in shown), *cost])
         per_class[net] = scores["per_class"]
-    title = ["net", "pixel acc.", "mean acc.", "mean IoU", "f.w. IoU", "epochs", "s / epoch", "minutes"]
+    title = ["network", "pixel acc.", "mean acc.", "mean IoU", "f.w. IoU", "epochs", "s per epoch", "minutes"]
     names = list(next(iter(per_class.values())))
     classes = [[name, *(f"{per_class[net][name]:.1%}" for net in runs)] for name in names]
     return markdown_table(title, rows) + "\n\n" + markdown_table(["IoU", *runs], classes) + "\n"

@@ -62,7 +62,7 @@ REMARKS = {
     SCENES: "Differences from the paper's order: these classes differ in shape only, and a mask shows the shape of the "
     "objects more clearly than the image.",
     CAMVID: "Differences from the paper's order: at this size the objects are a few pixels wide, so that their texture "
-    "has little information, and the five classes differ in shape and position, which every mask shows.",
+    "carries little information, and the five classes differ in shape and position, which every mask shows.",
 }
 
 PAPER_ORDER = [

@@ -23,9 +23,9 @@ from upscore.text import markdown_table
 REMARK = """\
 Differences from the paper's order are due to stride 32: its upper bound on these labels is far lower than on the
 paper's images with large objects (see the table below; 86.1% there), so that finer feature maps are more useful. *8s at
-once* gains little over 32s, since its constants suppress the finer maps, which in this backbone are about as large as
-the coarse one: `fcn8s` can be trained at once without them. *8s staged* is trained on coarser networks for two thirds
-of its images, which is no advantage here."""
+once* gains little over 32s, since its constants suppress the finer maps, whose norm in this backbone is similar to that
+of the coarse one: `fcn8s` can be trained at once without them. *8s staged* is trained as a coarser network on two
+thirds of its images, which is no advantage here."""
 
 STRIDES = (32, 16, 8)
 

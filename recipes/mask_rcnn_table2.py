@@ -105,9 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table, picture = args.output / "mask_rcnn_table2.md", args.output / "mask_rcnn_table2.png"
     if args.docs:
         table, picture = args.docs / table.name, args.docs.parent / "images" / picture.name
-    plot_rows(
-        results, TITLES, picture, title="Mask AP on validation scenes", score=AP, label="mask AP; numbers are seeds"
-    )
+    plot_rows(results, TITLES, picture, title="Mask AP on validation scenes", score=AP, label="mask AP")
     text = report(results, args.scenes, os.path.relpath(picture, table.parent))
     write_text(table, text)
     print(text)
@@ -163,7 +161,7 @@ EfficientNet-Lite0-FPN, 7 classes that differ in shape only, scenes of {SIDE}x{S
 {scenes} scenes, {BATCH} per step, and scored on {count(held_out, "other")}. {count(seeds, "seed")}, each with its own
 scenes and initial weights, equal for all rows. A run took
 {median(seconds):.0f} s (the median; {sum(seconds) / 60:.0f} minutes in total). This small experiment shows tendencies,
-not the size of the effects on photographs. Softmax masks are thresholded at a probability of one half for the class of
+not the size of the effects on real images. Softmax masks are thresholded at a probability of one half for the class of
 the box, which few pixels reach after short training; the paper does not state the treatment of the background. The C4
 network pools from one map of stride 16, with only 10 x 10 cells for these scenes, has the last stages of
 EfficientNet-Lite0 in its head, and is trained on {C4_REGIONS} regions per scene, as in the paper; it has one seed,
@@ -176,7 +174,7 @@ Scores are means over the seeds, for mask AP with the lowest and the highest in 
 COCO of the row and of its reference, with other backbones (according to its text, RoIPool with a feature pyramid loses
 1.5 points).
 
-{scores_table(results, TITLES, SCORES, paper=PAPER, whose="paper, and its reference")}
+{scores_table(results, TITLES, SCORES, paper=PAPER, whose="AP in the paper (row, reference)")}
 {verdicts}
 
 {recommend(results, TITLES, AP)}

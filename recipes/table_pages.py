@@ -83,10 +83,13 @@ def recommend(results: Results, titles: Mapping[str, str], score: str) -> str:
     equal = [row for row in results if row == best or _is_equal(differences(results, row, best, score))]
     fastest = min(equal, key=lambda row: median(run["seconds"] for run in results[row]))
     reached = f"{titles[fastest]} ({mean(run[score] for run in results[fastest]):.1%})"
-    others = _join([titles[row] for row in equal if row != fastest])
+    others = _join([f"*{titles[row]}*" for row in equal if row != fastest])
     if len(equal) == 1:
         return f"Recommended: {reached}, the best in all seeds."
-    return f"Recommended: {reached}, the fastest to train of the best; the difference to {others} is not significant."
+    return (
+        f"Recommended: {reached}, the fastest to train among the best rows; the difference from {others} is not "
+        "significant."
+    )
 
 
 def _is_equal(points: Sequence[float]) -> bool:

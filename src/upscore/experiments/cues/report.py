@@ -185,11 +185,11 @@ def definitions(cues: Cues, fill: Color, colour: float) -> list[str]:
         "the shape is visible. It is neither trained on nor scored.",
         "*Mean IoU of FG*: mean over the foreground classes in the ground truth, in the confusion matrix of all "
         "validation images without the rows and columns of background classes. Foreground pixels that are predicted as "
-        "background are therefore excluded; *FG detected* is the fraction of the remaining ones.",
+        "background are therefore excluded; *FG detected* is the fraction of foreground pixels that are predicted as "
+        "any foreground class.",
         "*Relative*: mean IoU of FG divided by that of the reference.",
-        "*Mean IoU of all* classes: in the complete confusion matrix, as by `upscore evaluate`.",
-        f"*Baseline*: the prediction {name}, the most frequent class, for all objects has a mean IoU of FG of "
-        f"{iu:.1%}.",
+        "*Mean IoU of all* classes: in the complete confusion matrix, as computed by `upscore evaluate`.",
+        f"*Baseline*: predicting {name}, the most frequent class, for all objects gives a mean IoU of FG of {iu:.1%}.",
         "*Paper*: FCN-32s with VGG16 on PASCAL VOC. The paper defines neither the colour of masked pixels, nor the "
         "treatment of void, nor how the background is excluded; the restricted confusion matrix agrees with its 84.8%.",
         f"{augmentation}{trained}.",
