@@ -10,7 +10,7 @@ from upscore.text import markdown_table
 
 HEADER = ("work", "peer", "peer takes", "ours", "takes", "ratio", "spread", "target", "reached")
 SHORT_HEADER = ("name", "peer takes", "ours", "takes", "ratio", "target", "reached")
-MEMORY_HEADER = ("name", "peer takes", "ours", "takes", "format_share", "target", "reached")
+MEMORY_HEADER = ("name", "peer takes", "ours", "takes", "share", "target", "reached")
 ABOUT = (
     "The ratio is the peer's median time divided by ours, over rounds in which all sides alternate in one process; the "
     "spread is its smallest and largest value within a round. Both sides start from the same input in memory. Weights "
