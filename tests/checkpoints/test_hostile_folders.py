@@ -79,6 +79,7 @@ def load_or_refuse(folder: Path) -> None:
         assert str(folder) in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fixture", ["model", "detector"])
 @FUZZ
 @given(data=st.data())
@@ -105,6 +106,7 @@ def test_damaged_configurations_load_or_are_refused(model: Path, position: float
     load_or_refuse(model)
 
 
+@pytest.mark.slow
 @FUZZ
 @given(start=st.integers(0, 2000), new=st.binary(min_size=1, max_size=12))
 def test_damaged_headers_of_weights_load_or_are_refused(model: Path, start: int, new: bytes) -> None:

@@ -98,6 +98,7 @@ def test_changed_weights_do_not_affect_a_compiled_model(trained: Path, engine: s
     assert not same(Model(net, engine, "float32").predict(image, scores=True), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("task", ["semantic", "instances"])
 def test_eight_threads_give_the_results_of_one(trained: Path, engine: str, task: str) -> None:
@@ -198,6 +199,7 @@ def test_a_list_gives_a_list(model: Model, tmp_path: Path) -> None:
     assert len(model.predict(tuple(inputs[:1]))) == 1
 
 
+@pytest.mark.slow
 def test_batches_agree_with_single_images(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU, images are predicted one by one with bit-identical results. Forced batches agree up to rounding."""
     inputs = [image[: 33 + n % 3, : 64 - n % 2] for n, image in enumerate(images(7))]  # equal after padding

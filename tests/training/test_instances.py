@@ -114,6 +114,7 @@ def trained() -> MaskRCNN:
     return net
 
 
+@pytest.mark.slow
 def test_validating_every_second_epoch_and_resuming(tmp_path: Path) -> None:
     recipe = SMALL.model_copy(update={"images": 18, "validate_every": 2})
     run(tmp_path / "whole", recipe)
@@ -174,7 +175,8 @@ def test_validation_sets_the_best_score_threshold(trained: MaskRCNN) -> None:
     trainer = Trainer(copy.deepcopy(trained), SMALL.model_copy(update={"ema": 0}), Accelerator())
     batches = [collate([Shapes()[index]]) for index in range(2)]
     loss, scores = trainer.validate(batches)
-    assert (loss, scores) == trainer.validate(batches)
+    again, same_scores = trainer.validate(batches)
+    assert (again, repr(same_scores)) == (loss, repr(scores))  # scores may be NaN, which equals nothing
     record = trainer.task.record(scores)
     assert record["AP50"] > 0.5
     assert trainer.net.score_threshold == record["score_threshold"] != 0.5
@@ -342,6 +344,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SIZES = ("--model", "mask_rcnn", "--backbone", BACKBONE, "--weights", "none", "--min-side", "64", "--max-side", "128")
 
 
+@pytest.mark.slow
 def test_train_and_evaluate_on_the_command_line(
     labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

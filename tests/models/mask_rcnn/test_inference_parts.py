@@ -27,6 +27,7 @@ def traced(part, *examples):
     return torch.jit.trace(part.eval(), examples, check_trace=False)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_traced_parts_detect_the_networks_objects_at_other_image_sizes(net):
     dense = traced(DensePart(net), torch.randn(1, 3, 64, 96))

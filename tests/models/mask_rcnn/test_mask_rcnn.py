@@ -49,6 +49,7 @@ def net(request):
     return build("mask_rcnn", **SMALL, **ARCHITECTURES[request.param])
 
 
+@pytest.mark.slow
 def test_every_architecture_trains_and_detects(net):
     net.train()
     torch.manual_seed(1)
