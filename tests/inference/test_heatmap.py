@@ -105,15 +105,18 @@ def test_an_unknown_label_is_an_error_with_similar_names():
         class_index(imagenet_classes(), "cat")
 
 
-def test_the_command_prints_probabilities_and_writes_a_picture(tmp_path, capsys):
-    Image.fromarray(data.coffee()).save(tmp_path / "photo.jpg")
-    heatmap(tmp_path / "photo.jpg", label=["espresso"])
+def test_the_command_prints_probabilities_and_writes_a_picture(tmp_path, capsys, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    Image.fromarray(data.coffee()).save(tmp_path / "photos/photo.jpg")
+    heatmap(tmp_path / "photos/photo.jpg", label=["espresso"])
     printed = capsys.readouterr().out
     assert "espresso: up to" in printed
     assert printed.count("%") == 6
-    with Image.open(tmp_path / "photo_heatmap.png") as picture:
+    with Image.open(tmp_path / "work/photo_heatmap.png") as picture:
         assert picture.width == 600
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["photo.jpg", "photo_heatmap.png"]
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["photo.jpg"]
 
 
 def test_the_command_does_not_overwrite_the_image(tmp_path):

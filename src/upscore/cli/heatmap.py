@@ -50,11 +50,12 @@ def heatmap(
         Factor by which the image is resized, 1 or more: larger factors find
         smaller objects. 1.25 by default, 2 for VGG and AlexNet.
     output
-        The picture to write; IMAGE_heatmap.png by default.
+        The picture to write; by default NAME_heatmap.png in the working
+        directory.
     """
     from upscore.files import require_writable_file
 
-    output = output or image.with_name(f"{image.stem}_heatmap.png")
+    output = output or Path(f"{image.stem}_heatmap.png")
     if output.suffix.lower() not in {".png", ".jpg", ".jpeg", ".webp"}:
         raise UserError(f"--output {output} is not an image file: use a name that ends in .png, .jpg or .webp")
     require_writable_file(output, "choose another --output")
