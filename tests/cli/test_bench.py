@@ -25,6 +25,7 @@ def test_every_setting_is_measured(trained: Path, tmp_path: Path, capsys: pytest
     bench(
         str(trained),
         engine=["torch"],
+        precision=["float32", "bfloat16"],
         batch_size=[1, 3],
         image_size=["64x48", "96x96"],
         rounds=2,
@@ -68,6 +69,16 @@ def test_images_and_unavailable_settings(trained: Path, tmp_path: Path, capsys: 
     assert (left_out["engine"], left_out["precision"]) == ("openvino", "int8")
     assert "upscore calibrate" in left_out["reason"]
     assert "int8" in capsys.readouterr().err
+
+
+def test_bfloat16_is_left_out_without_its_instructions(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("upscore.inference.benchmark.has_bfloat16", lambda engine: False)
+    bench(str(trained), engine=["torch"], image_size=["64x48"], rounds=1)
+    out, err = capsys.readouterr()
+    assert "bfloat16" not in out
+    assert "left out: torch bfloat16: this machine has no bfloat16 instructions" in err
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from upscore.inference.benchmark import SkippedSetting, Speed
 
 ENGINES = ("torch", "openvino", "onnxruntime")
-PRECISIONS = ("float32", "bfloat16", "int8")
 DEFAULT_SIZE = "640x480"
 
 
@@ -58,7 +57,8 @@ def bench(
         Measure this engine; may be given several times. auto is what
         `upscore predict` chooses.
     precision
-        Measure this number format; may be given several times.
+        Measure this number format; may be given several times. By default
+        bfloat16 is left out on machines without bfloat16 instructions.
     batch_size
         Number of images per batch; may be given several times.
     image_size
@@ -100,7 +100,7 @@ def bench(
     if threads is not None:
         torch.set_num_threads(threads)
     warning = busy()
-    models, left_out = load_variants(model, engine or ENGINES, precision or PRECISIONS)
+    models, left_out = load_variants(model, engine or ENGINES, precision)
     with progress_bar("Measuring") as advance:
         speeds = measure_speed(models, _images(images or [], sizes), batch_size or [1], rounds=rounds, progress=advance)
     machine = describe_machine(torch.get_num_threads())

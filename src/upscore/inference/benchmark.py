@@ -14,7 +14,7 @@ import numpy as np
 
 from upscore.errors import UserError
 from upscore.inference.engines import EngineName, Precision
-from upscore.inference.engines.session import POSSIBLE
+from upscore.inference.engines.session import POSSIBLE, has_bfloat16, resolve_engine
 from upscore.inference.load import load
 from upscore.inference.model import Model
 from upscore.progress import ProgressCallback, ignore_progress
@@ -23,6 +23,7 @@ from upscore.timing import time_interleaved
 
 ROUNDS = 5
 """Default number of timed calls of each setting."""
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,13 +77,14 @@ class SkippedSetting:
 
 
 def load_variants(
-    source: str, engines: Sequence[EngineName], precisions: Sequence[Precision]
+    source: str, engines: Sequence[EngineName], precisions: Sequence[Precision] | None = None
 ) -> tuple[dict[tuple[str, str], Model], list[SkippedSetting]]:
     """Load a model once for each engine and precision that can run on this machine.
 
     Args:
         source: see `upscore.load`.
-        engines, precisions: engines and precisions to load; "auto" is the choice of `upscore.load`.
+        engines: engines to load; "auto" is the choice of `upscore.load`.
+        precisions: precisions to load, likewise; None: all, but bfloat16 only if this machine has instructions for it.
 
     Returns:
         The models by engine and precision, and the combinations that were skipped.
@@ -93,10 +95,18 @@ def load_variants(
     models: dict[tuple[str, str], Model] = {}
     skipped: list[SkippedSetting] = []
     for engine in engines:
-        for precision in precisions:
+        for precision in precisions or PRECISIONS:
             if engine in POSSIBLE and precision not in ("auto", *POSSIBLE[engine]):
                 continue
             try:
+                if (
+                    precisions is None
+                    and precision == "bfloat16"
+                    and not has_bfloat16(resolve_engine(engine, precision))
+                ):
+                    raise UserError(
+                        "this machine has no bfloat16 instructions: --precision bfloat16 measures it anyway"
+                    )
                 model = load(source, engine=engine, precision=precision)
                 _ = model.session  # raises UserError if the engine is not installed
             except UserError as error:
@@ -105,7 +115,9 @@ def load_variants(
             models.setdefault((model.engine, model.precision), model)
     if not models:
         reasons = dict.fromkeys(setting.reason for setting in skipped)
-        raise UserError("; ".join(reasons) or f"{', '.join(engines)} does not support {', '.join(precisions)}")
+        raise UserError(
+            "; ".join(reasons) or f"{', '.join(engines)} does not support {', '.join(precisions or PRECISIONS)}"
+        )
     return models, skipped
 
 

@@ -160,6 +160,15 @@ def resolve_engine(engine: EngineName, precision: Precision, device: Device = "a
     return engine
 
 
+def has_bfloat16(engine: str, device: Device = "auto") -> bool:
+    """Return whether the device has bfloat16 instructions that an engine uses."""
+    if engine == "openvino":
+        return openvino.has_bfloat16()
+    if engine == "torch" and resolve_device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return has_bfloat16_instructions()
+
+
 def choose_precision(
     architecture: str,
     complete: Callable[[], FCN | MaskRCNN],
@@ -184,9 +193,9 @@ def choose_precision(
     if engine == "onnxruntime":
         return Choice("float32", "the only precision of ONNX Runtime here")
     if engine == "torch" and resolve_device(device).type == "cuda":
-        supported = torch.cuda.is_bf16_supported()
+        supported = has_bfloat16(engine, device)
         return Choice("bfloat16" if supported else "float32", f"this GPU has {'' if supported else 'no '}bfloat16")
-    if not (openvino.has_bfloat16() if engine == "openvino" else has_bfloat16_instructions()):
+    if not has_bfloat16(engine, device):
         return Choice("float32", "this processor has no bfloat16 instructions")
     nets: list[FCN | MaskRCNN] = []
 
