@@ -121,6 +121,12 @@ def test_the_class_map_is_the_argmax_of_the_network(predictor: Model, image: Ten
     assert (torch.from_numpy(predictor.predict(image).class_map) == logits.argmax(0)).float().mean() > 0.999
 
 
+def test_the_text_form_is_short(trained: Path) -> None:
+    model = upscore.load(trained, engine="torch", precision="float32")
+    assert repr(model).startswith("Model(semantic: fcn8s ")
+    assert repr(model).endswith("8 classes, engine torch, precision float32)")
+
+
 def test_a_module_in_memory(trained: Path) -> None:
     net, _ = load_model(trained)
     sample = scenes()[0]

@@ -190,6 +190,15 @@ class Model:
         self._expected_sizes: tuple[tuple[int, int], ...] = ()
         self._warned_of_reduction = False
 
+    def __repr__(self) -> str:
+        architecture = self.architecture
+        name = " ".join(str(architecture[key]) for key in ("name", "backbone") if key in architecture)
+        precision = self._choice.name if self._choice else self._options.precision
+        return (
+            f"Model({self.task}: {name or type(self._spec).__name__}, {len(self.classes)} classes, "
+            f"engine {self.engine}, precision {precision})"
+        )
+
     @property
     def module(self) -> FCN | MaskRCNN:
         """The complete network. For a loaded model, the first access may read the weights."""
