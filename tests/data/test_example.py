@@ -58,12 +58,16 @@ def test_the_shipped_model_was_not_trained_on_validation_images(tmp_path):
 
 def test_the_example_can_be_copied_to_a_new_folder(monkeypatch, capsys, tmp_path):
     assert upscore(monkeypatch, "data", "example", tmp_path / "nuclei") == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "nuclei")
+    out = capsys.readouterr().out
+    assert f"{tmp_path / 'nuclei'}: 56 labelled images" in out
+    assert f"upscore data check {tmp_path / 'nuclei'}" in out
     for path in example_path().rglob("*"):
         if path.is_file():
             assert (tmp_path / "nuclei" / path.relative_to(example_path())).read_bytes() == path.read_bytes()
     assert upscore(monkeypatch, "data", "example", tmp_path / "nuclei") == 2
     assert str(tmp_path / "nuclei") in sentence(capsys)
+    readme = (copy_example(tmp_path / "cells") / "README.md").read_text()
+    assert "upscore train cells/ --model mask_rcnn --output runs/cells" in readme
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file"):
         copy_example(tmp_path / "file" / "nuclei")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -125,7 +126,8 @@ def example(output: Path, /) -> None:
     """
     from upscore.data.example import copy_example
 
-    print(copy_example(output))
+    print(f"{copy_example(output)}: 56 labelled images (40 to train on, 16 held out)")
+    print(f"next: upscore data check {shlex.quote(str(output))}")
 
 
 def _progress(items: Iterable[T], total: int) -> Iterable[T]:

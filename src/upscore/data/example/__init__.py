@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from upscore.errors import UserError
-from upscore.files import atomic_folder
+from upscore.files import atomic_folder, write_text
 
 
 def example_path() -> Path:
@@ -31,6 +31,11 @@ def copy_example(output: str | Path) -> Path:
     try:
         with atomic_folder(output) as folder:
             shutil.copytree(example_path(), folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
+            readme = folder / "README.md"
+            text = readme.read_text(encoding="utf-8")
+            write_text(
+                readme, text.replace(" nuclei/", f" {output.name}/").replace("runs/nuclei", f"runs/{output.name}")
+            )
     except OSError as error:
         raise UserError(f"{output}: cannot be written ({error.strerror or error}); name another folder.") from error
     return output
