@@ -12,8 +12,10 @@ import upscore as package
 from tests.cli.command import sentence, upscore
 from upscore.checkpoints import load_model, save_model
 from upscore.data import open_dataset
+from upscore.data.datasets import open_splits
 from upscore.evaluation.class_matching import ClassMatchWarning
 from upscore.inference import evaluate
+from upscore.inference.evaluate import TrainingImagesWarning
 
 KEYS = {"pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu", "per_class", "images"}
 
@@ -60,10 +62,25 @@ def test_training_images_are_warned_about(
 ) -> None:
     net, config = load_model(trained)
     save_model(tmp_path / "model", net, classes=config.classes, training={"data": str(photos)})
-    assert upscore(monkeypatch, "evaluate", tmp_path / "model", photos) == 0
-    assert "was trained on" in " ".join(capsys.readouterr().err.split())
+    with pytest.warns(TrainingImagesWarning, match="was trained on"):
+        assert upscore(monkeypatch, "evaluate", tmp_path / "model", photos) == 0
+    assert "8 images" in capsys.readouterr().out
     assert upscore(monkeypatch, "evaluate", trained, photos) == 0
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("split", [(), ("--split", "val")])
+def test_only_the_held_out_images_of_the_training_folder_are_scored(
+    split: tuple[str, ...], run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.warns(TrainingImagesWarning, match="only the 2 images that were held out"):
+        assert upscore(monkeypatch, "evaluate", run, photos, *split) == 0
+    assert f"{photos}, val: 2 images" in " ".join(capsys.readouterr().out.split())
+    _, held_out = open_splits(photos)
+    model = package.load(run)
+    with pytest.warns(TrainingImagesWarning):
+        scores = evaluate(model, photos)
+    assert scores.to_json() == evaluate(model, held_out).to_json()
 
 
 def test_data_without_class_names(trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

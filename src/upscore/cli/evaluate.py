@@ -56,7 +56,8 @@ def evaluate(
         this folder.
     split
         train, val, test or trainval; by default test where there is one,
-        else val, else all.
+        else val, else the images that the training of this model held out of
+        the same folder, else all.
     ray
         Distribute the images over a Ray cluster, or over the processors of
         this machine if there is no cluster.
@@ -73,16 +74,13 @@ def evaluate(
     """
     from json import dumps
 
-    from upscore.console import Console
-    from upscore.data import open_dataset
-    from upscore.data.datasets import default_split, same_source
-    from upscore.data.instance_datasets import open_instances
     from upscore.errors import UserError
     from upscore.evaluation.instances import InstanceScores
     from upscore.evaluation.semantic import TwoHeadedScores
     from upscore.files import require_writable, require_writable_file, write_text
     from upscore.inference import evaluate as score
     from upscore.inference import load
+    from upscore.inference.evaluate import open_for_scoring
     from upscore.progress import progress_bar
 
     if not ray and (address is not None or workers is not None):
@@ -91,8 +89,6 @@ def evaluate(
         require_writable_file(json, "choose another --json")
     if plots is not None:
         require_writable(plots, "choose another --plots")
-    split = split or default_split(data)
-    stderr = Console(stderr=True)
     with progress_bar("Evaluating") as advance:
         if ray:
             from upscore.distributed.ray.evaluate import evaluate_on_ray
@@ -107,18 +103,12 @@ def evaluate(
                 precision=precision,
                 progress=advance,
             )
-            scores, images, training = result.scores, result.images, result.training
+            scores, images, split = result.scores, result.images, result.split
         else:
             loaded = load(model, engine=engine, precision=precision)
-            dataset = open_instances(data, split) if loaded.task == "instances" else open_dataset(data, split)
+            dataset, split = open_for_scoring(data, split, loaded.task, loaded.training)
             scores = score(loaded, dataset, progress=advance)
-            images, training = len(dataset), loaded.training
-    if split in (None, "train", "trainval") and same_source(training.get("data"), data):
-        stderr.print(
-            f"warning: {data} contains the images that this model was trained on: its scores here are higher than on "
-            "new images",
-            style="yellow",
-        )
+            images = len(dataset)
     report = {"model": model, "data": data, "split": split, "images": images, **scores.to_json()}
     title = f"{data}{f', {split}' if split else ''}: {images} images"
     if isinstance(scores, InstanceScores):

@@ -7,13 +7,20 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from upscore.data.datasets import Dataset, default_split, geometric_classes, open_dataset
-from upscore.data.instance_datasets import open_instances
+from upscore.data.datasets import (
+    Dataset,
+    default_split,
+    geometric_classes,
+    open_dataset,
+    open_splits,
+    same_source,
+)
+from upscore.data.instance_datasets import open_instance_splits, open_instances
 from upscore.data.samples import Sample
 from upscore.errors import UserError
 from upscore.evaluation.class_matching import ClassMatchWarning, match_classes
@@ -25,6 +32,10 @@ from upscore.inference.threading import in_threads
 from upscore.labels import VOID
 from upscore.progress import ProgressCallback
 from upscore.results import InstanceResult, SemanticResult
+
+
+class TrainingImagesWarning(UserWarning):
+    """The data contains images that the model was trained on."""
 
 
 class ClassOrders(NamedTuple):
@@ -53,6 +64,56 @@ def class_orders(model: Model, dataset: Dataset) -> ClassOrders:
     return ClassOrders(*(match.indices for match in matches))
 
 
+def open_for_scoring(
+    data: str | Path, split: str | None, task: str, training: dict[str, Any]
+) -> tuple[Dataset, str | None]:
+    """Open the images of a source that a model is scored on.
+
+    Args:
+        data, split: see `evaluate`.
+        task: task of the model.
+        training: training metadata of the model.
+
+    Returns:
+        The images and their split: "val" if a model that was trained on a folder without validation and test images is
+        scored on the images of this folder that were held out.
+
+    Warns:
+        TrainingImagesWarning: the model was trained on images of `data`.
+    """
+    default = default_split(data)
+    if same_source(training.get("data"), data):
+        if default is None and split in (None, "val") and (held_out := _held_out(data, task, training)):
+            warnings.warn(
+                f"the model was trained on other images of {data}: only the {len(held_out)} images that were held out "
+                "are scored",
+                TrainingImagesWarning,
+                stacklevel=3,
+            )
+            return held_out, "val"
+        if (split or default) in (None, "train", "trainval"):
+            warnings.warn(
+                f"{data} contains the images that this model was trained on: its scores here are usually higher than "
+                "on new images",
+                TrainingImagesWarning,
+                stacklevel=3,
+            )
+    split = split or default
+    return (open_instances(data, split) if task == "instances" else open_dataset(data, split)), split
+
+
+def _held_out(data: str | Path, task: str, training: dict[str, Any]) -> Dataset | None:
+    """Return the images that the training held out; None if the images have changed in number since then."""
+    try:
+        train, val = (open_instance_splits if task == "instances" else open_splits)(
+            data, val_pattern=training.get("val_pattern")
+        )
+    except UserError:
+        return None
+    counts = training.get("train_images"), training.get("validation_images")
+    return val if counts == (len(train), len(val)) else None
+
+
 def evaluate(
     model: Model | str | Path,
     data: Dataset | str | Path,
@@ -73,13 +134,16 @@ def evaluate(
         model: a loaded model, or a source for `upscore.load`.
         data: a data set of labelled images, or a folder, a COCO file or "scenes:COUNT" to open.
         split: split of a folder: "train", "val", "test" or "trainval". None is "test" if it exists, else "val", else
-            all images with labels.
+            the images that the training of this model held out of the same folder, else all images with labels.
         progress: called after each image.
         orders: matching of the classes; None is the result of `class_orders`.
 
     Returns:
         `SemanticScores` for semantic segmentation, `InstanceScores` for object detection. `to_json()` returns what
         `upscore evaluate --json` writes, apart from the names of the model and the data.
+
+    Warns:
+        TrainingImagesWarning: the model was trained on images of `data`.
 
     Raises:
         UserError: the model or the data does not exist, the data has a class that the model lacks, or an image has no
@@ -88,8 +152,7 @@ def evaluate(
     if not isinstance(model, Model):
         model = load(model)
     if isinstance(data, str | Path):
-        split = split or default_split(data)
-        dataset = open_instances(data, split) if model.task == "instances" else open_dataset(data, split)
+        dataset, _ = open_for_scoring(data, split, model.task, model.training)
     elif split is not None:
         raise UserError(f"split={split!r} applies to folders only: leave it out for a data set")
     else:

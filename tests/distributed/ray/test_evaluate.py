@@ -39,8 +39,8 @@ def test_semantic_scores_equal_those_of_one_process(
 
 @pytest.mark.slow
 def test_instance_scores_equal_those_of_one_process(cluster: Any, detector: Path) -> None:
-    found = evaluate_on_ray(str(detector), "scenes:6", **TWO)
-    alone = evaluate(load(detector, **TORCH), open_instances("scenes:6"))
+    found = evaluate_on_ray(str(detector), "scenes:6", "train", **TWO)
+    alone = evaluate(load(detector, **TORCH), open_instances("scenes:6", "train"))
     assert as_json(found.scores) == as_json(alone)
     assert json.loads(as_json(alone))["detections"] > 0
 

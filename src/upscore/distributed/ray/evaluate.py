@@ -5,14 +5,11 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from upscore.data import open_dataset
 from upscore.data.datasets import Dataset, parse_scenes, subset
-from upscore.data.instance_datasets import open_instances
 from upscore.distributed.ray.cluster import ModelFiles, load_files
 from upscore.distributed.ray.task_runner import Row, run_on_cluster
 from upscore.errors import UserError
@@ -20,7 +17,7 @@ from upscore.evaluation.instances import InstanceEvaluator, InstanceScores
 from upscore.evaluation.semantic import SemanticScores, TwoHeadedScores, semantic_scores, two_headed_scores
 from upscore.inference.engines import EngineName, Precision
 from upscore.inference.engines.session import resolve_engine
-from upscore.inference.evaluate import ClassOrders, class_orders, compare_objects, evaluate
+from upscore.inference.evaluate import ClassOrders, class_orders, compare_objects, evaluate, open_for_scoring
 from upscore.inference.load import load
 from upscore.inference.model import Model
 from upscore.progress import ProgressCallback
@@ -33,8 +30,8 @@ class Evaluated:
     scores: SemanticScores | InstanceScores
     images: int
     """Number of evaluated images."""
-    training: dict[str, Any]
-    """Training metadata of the model."""
+    split: str | None
+    """Split of the evaluated images; None: all images."""
 
 
 def evaluate_on_ray(
@@ -67,7 +64,7 @@ def evaluate_on_ray(
     """
     resolve_engine(engine, precision)
     predictor = load(model, engine="torch", precision="float32")
-    dataset = _open(data, split, predictor.task)
+    dataset, split = open_for_scoring(_source(data), split, predictor.task, predictor.training)
     orders = class_orders(predictor, dataset)
     total = _Total(predictor)
     items: list[Row] = [{} for _ in range(len(dataset))]
@@ -78,15 +75,14 @@ def evaluate_on_ray(
             total.add(row["number"], row)
             if progress:
                 progress(done, len(dataset))
-    return Evaluated(scores=total.scores(), images=len(dataset), training=predictor.training)
+    return Evaluated(scores=total.scores(), images=len(dataset), split=split)
 
 
-def _open(data: str, split: str | None, task: str) -> Dataset:
-    """Open a data set with absolute paths, which are valid on each machine."""
+def _source(data: str) -> str | Path:
+    """Return a source with an absolute path, which is valid on each machine."""
     if "://" in data:
         raise UserError(f"{data} is in an object store: labels need a file system that all machines share")
-    source = data if parse_scenes(data) else Path(data).absolute()
-    return open_instances(source, split) if task == "instances" else open_dataset(source, split)
+    return data if parse_scenes(data) else Path(data).absolute()
 
 
 class _Total:
