@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,13 +26,14 @@ def test_training_and_resuming(
     assert f"{tmp_path / 'run'}: mean IoU" in out
     assert out.strip().endswith("after epoch 1")
     assert "epoch   1  loss" in err
+    assert re.search(r"fcn8s: 1 epochs? of \d+ steps?; \d training images, \d validation images", " ".join(err.split()))
     assert (tmp_path / "run/curves.png").exists()
     assert len(metrics(tmp_path / "run")) == 1
 
     assert upscore(monkeypatch, *command) == 2
     assert "add --resume" in sentence(capsys)
     assert upscore(monkeypatch, *command, "--resume", "--seed", "5") == 2
-    assert "seed=0, not 5" in sentence(capsys)
+    assert "--seed: 0, not 5" in sentence(capsys)
     assert upscore(monkeypatch, *command, "--resume") == 0
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import timm
 import torch
 from torchvision.models import resnet18
 
+import upscore
 from tests.tiny import BACKBONE, QUICK, metrics, same, scenes, small, tiny_net, weights
 from upscore.checkpoints import load_model, save_model
+from upscore.cli.train import train as train_command
 from upscore.errors import UserError
 from upscore.labels import VOID
 from upscore.models.backbones.factory import build_backbone, load_classifier
@@ -18,6 +21,7 @@ from upscore.models.build import build
 from upscore.training.callbacks import Callback
 from upscore.training.loader import TrainingView
 from upscore.training.recipes import MODERN
+from upscore.training.run_folder import OPTIONS
 from upscore.training.train import load_initial_weights, train
 
 
@@ -201,15 +205,17 @@ def test_existing_runs_are_resumed_only_with_equal_settings(photos: Path, tmp_pa
     with pytest.raises(UserError, match=r"run .*--resume"):
         quick(photos, tmp_path / "run")
     for options, values in {
-        "epochs": ({"epochs": 2}, "epochs=1, not 2"),
-        "rate": ({"changes": {**QUICK, "learning_rate": 0.5}}, "learning_rate=0.0005, not 0.5"),
-        "seed": ({"seed": 3}, "seed=0, not 3"),
-        "model": ({"model": "fcn32s"}, "model='fcn8s', not 'fcn32s'"),
-        "recipe": ({"recipe": "heavy"}, "recipe='modern', not 'heavy'"),
-        "upsampling": ({"upsampling": "learned"}, "upsampling='fixed', not 'learned'"),
-        "head": ({"head_only": True}, "head_only=False, not True"),
-        "side": ({"max_side": 32}, "max_side=1024, not 32"),
-        "precision": ({"precision": "bfloat16"}, "precision='auto', not 'bfloat16'"),
+        "epochs": ({"epochs": 2}, "--epochs: 1, not 2"),
+        "rate": ({"changes": {**QUICK, "learning_rate": 0.5}}, "--learning-rate: 0.0005, not 0.5"),
+        "no epochs": ({"epochs": None}, "--epochs: 1, not default"),
+        "loss": ({"pixel_loss": "sigmoid"}, "--loss: softmax, not sigmoid"),
+        "seed": ({"seed": 3}, "--seed: 0, not 3"),
+        "model": ({"model": "fcn32s"}, "--model: fcn8s, not fcn32s"),
+        "recipe": ({"recipe": "heavy"}, "--recipe: modern, not heavy"),
+        "upsampling": ({"upsampling": "learned"}, "--upsampling: fixed, not learned"),
+        "head": ({"head_only": True}, "--head-only: no, not yes"),
+        "side": ({"max_side": 32}, "--max-side: 1024, not 32"),
+        "precision": ({"precision": "bfloat16"}, "--precision: auto, not bfloat16"),
     }.values():
         with pytest.raises(UserError, match=values):
             quick(photos, tmp_path / "run", resume=True, **options)
@@ -222,6 +228,16 @@ def test_existing_runs_are_resumed_only_with_equal_settings(photos: Path, tmp_pa
     (tmp_path / "run/run.json").write_text("{")
     with pytest.raises(UserError, match=r"run/run\.json"):
         quick(photos, tmp_path / "run", resume=True)
+
+
+def test_a_run_without_a_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(UserError, match=r"before its first validation.*--resume.*resume=True"):
+        upscore.load(tmp_path)
+
+
+def test_settings_in_messages_are_options() -> None:
+    assert signature(train_command).parameters.keys() >= OPTIONS
 
 
 def test_staged_training_checks_all_run_folders_first(photos: Path, tmp_path: Path) -> None:

@@ -154,6 +154,11 @@ def find_model(path: str | Path) -> Path:
     for folder in (path, path / "best"):
         if (folder / CONFIG).is_file():
             return folder
+    if (path / "run.json").is_file():
+        raise UserError(
+            f"{path} is a run without a model, because it was interrupted before its first validation: run its command "
+            "again with --resume (in Python: resume=True)"
+        )
     state = "contains neither model.json nor best/model.json" if path.is_dir() else "is not a folder"
     hint = ""
     if len(path.parts) == 1 and not path.exists():

@@ -57,7 +57,7 @@ class Callback:
 
 
 class TerminalProgress(Callback):
-    """Shows a progress bar with the time left, and prints a line after each validation.
+    """Shows a progress bar with the time left, and prints a line after each epoch.
 
     Args:
         console: where to print; standard error by default.
@@ -98,13 +98,11 @@ class TerminalProgress(Callback):
         self._bar.update(self._task, completed=step, total=total_steps, loss=f"{loss:.3g}")
 
     def on_epoch_end(self, records: Records, scores: Scores | None, is_best: bool) -> None:
-        if scores is None:
-            return
         last = records[-1]
+        validated = "" if scores is None else f" / {last['val_loss']:.4g} val  {_summary(scores)}"
         self.console.print(
-            f"epoch {last['epoch']:>3}  loss {last['train_loss']:.4g} / {last['val_loss']:.4g} val"
-            f"  {_summary(scores)}"
-            f"  {last['seconds']:.0f} s{'  best' if is_best else ''}",
+            f"epoch {last['epoch']:>3}  loss {last['train_loss']:.4g}{validated}  {last['seconds']:.0f} s"
+            f"{'  best' if is_best else ''}",
             soft_wrap=True,
         )
 

@@ -131,7 +131,9 @@ def fit(
                     raise KeyboardInterrupt
     except OSError as error:
         if isinstance(error, WriteError) or error.errno in NO_SPACE:
-            raise UserError(f"{error}; the last saved state is kept: free some space, then add --resume") from error
+            raise UserError(
+                f"{error}; the last saved state is kept: free some space, then add --resume (in Python: resume=True)"
+            ) from error
         raise
     finally:
         callback.on_train_end()

@@ -25,6 +25,14 @@ Records = list[dict[str, Any]]
 PATHS = ("data", "weights", "depth_weights")
 """Settings that may be paths; they are compared after resolution."""
 
+OPTIONS = {
+    *("model", "backbone", "recipe", "weights", "val_pattern", "epochs", "batch_size", "accumulate", "learning_rate"),
+    *("crop", "ema", "patience", "validate_every", "head_only", "max_side", "min_side", "max_detections", "preset"),
+    *("geometry", "upsampling", "null_background", "geometric", "depth", "depth_weights", "class_weights", "patches"),
+    *("precision", "seed"),
+}
+"""Settings with an option of `upscore train`, which messages name; other settings have no option of the same name."""
+
 
 class RunFolder:
     """Reads and writes the files of a training run."""
@@ -81,8 +89,9 @@ class RunFolder:
                 continue  # the files are the same, although their folder may have moved
             # settings that older versions did not record are not compared
             if _resolved(name, settings.get(name)) != _resolved(name, earlier.get(name, settings.get(name))):
+                old, new = _shown(earlier.get(name)), _shown(settings.get(name))
                 raise UserError(
-                    f"{self.path} was started with {name}={earlier.get(name)!r}, not {settings.get(name)!r}: "
+                    f"{self.path} was started with {_option(name)}: {old}, not {new}; "
                     "resume with the same settings, or choose another --output"
                 )
         return (self.path / "state.pt").exists()
@@ -102,7 +111,8 @@ class RunFolder:
         """
         if (self.path / "run.json").exists():
             raise UserError(
-                f"{self.path} already contains a run: add --resume to continue it, or choose another --output"
+                f"{self.path} already contains a run: add --resume (in Python: resume=True) to continue it, or choose "
+                "another --output"
             )
 
     def recorded(self, name: str) -> Any:
@@ -143,6 +153,16 @@ class RunFolder:
     def write_metrics(self, records: Records) -> None:
         """Write the records of all epochs to metrics.jsonl."""
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}" if name in OPTIONS else "--loss" if name == "pixel_loss" else name
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "default"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 def _resolved(name: str, value: Any) -> Any:

@@ -35,7 +35,7 @@ from upscore.training.dataset_stats import (
 )
 from upscore.training.init_weights import IMAGENET, NONE, load_initial_weights
 from upscore.training.loader import default_workers, refuse_reading_process
-from upscore.training.loop import fit
+from upscore.training.loop import count_epochs, count_steps, fit
 from upscore.training.options import add_counts, check_ranges, make_recipe, select_model_options, training_stages
 from upscore.training.precision import choose_precision
 from upscore.training.recipes import STAGE_RATES
@@ -227,6 +227,14 @@ def train(
             callback.on_log(f"precision: {choice.name} ({choice.reason})")
         has_state = process_group.from_main_process(
             lambda folder=folder, run_settings=run_settings: folder.open(run_settings, resume=resume)
+        )
+        stage_epochs, steps = (
+            count_epochs(stage_recipe, len(train_set)),
+            count_steps(stage_recipe, len(train_set), process_group.size),
+        )
+        callback.on_log(
+            f"{stage}: {stage_epochs} epochs of {steps} steps; {len(train_set)} training images, {len(val_set)} "
+            "validation images"
         )
         try:
             progress = fit(
