@@ -228,13 +228,10 @@ def train(
         has_state = process_group.from_main_process(
             lambda folder=folder, run_settings=run_settings: folder.open(run_settings, resume=resume)
         )
-        stage_epochs, steps = (
-            count_epochs(stage_recipe, len(train_set)),
-            count_steps(stage_recipe, len(train_set), process_group.size),
-        )
         callback.on_log(
-            f"{stage}: {stage_epochs} epochs of {steps} steps; {len(train_set)} training images, {len(val_set)} "
-            "validation images"
+            f"{stage}: epochs: {count_epochs(stage_recipe, len(train_set))}, "
+            f"steps per epoch: {count_steps(stage_recipe, len(train_set), process_group.size)}, "
+            f"training images: {len(train_set)}, validation images: {len(val_set)}"
         )
         try:
             progress = fit(
