@@ -175,7 +175,7 @@ def _scaled(picture: Image.Image) -> Image.Image:
 def report(scores: dict[str, InstanceScores], minutes: float | None) -> str:
     """Return the page with the scores."""
     whole, fluorescence = scores[ALL], scores.get("fluorescence")
-    title = ["", "images", "nuclei", *(f"AP_dsb {iou}" for iou in IOUS), "F1 at 0.5", "mask AP", "AP50"]
+    title = ["", "images", "nuclei", *(f"AP({iou})" for iou in IOUS), "F1(0.5)", "mask AP", "AP50"]
     rows = []
     for name, entry in scores.items():
         values = [*(entry.ap_dsb[iou] for iou in IOUS), entry.f1["0.5"], entry.AP, entry.AP50]
@@ -189,16 +189,16 @@ def report(scores: dict[str, InstanceScores], minutes: float | None) -> str:
 
 Mask R-CNN with EfficientNet-Lite0-FPN and ImageNet weights in the backbone, trained by
 `upscore train NUCLEI --model mask_rcnn --output runs/nuclei`; one seed.{time}
-The scores are those of the {whole.images} validation images ({whole.objects} nuclei) in original size. The best epoch
-and the score threshold ({whole.score_threshold:.2f}) were chosen on the same images, so the scores are slightly
-optimistic.
+The scores are those of the {whole.images} validation images ({whole.objects} nuclei) in original size. They are
+slightly optimistic: the best epoch and the score threshold ({whole.score_threshold:.2f}) were chosen on the same
+images.
 
-AP_dsb is average precision at an IoU threshold as StarDist and DSB2018 define it, TP / (TP + FP + FN) over all nuclei;
-F1 is 2 TP / (2 TP + FP + FN). Mask AP and AP50 are COCO's.
+AP(t) is average precision at IoU t as StarDist and DSB2018 define it, TP / (TP + FP + FN) over all nuclei;
+F1(t) is 2 TP / (2 TP + FP + FN). Mask AP and AP50 are COCO's.
 
 {markdown_table(title, rows)}
 
-The StarDist paper (Schmidt et al. 2018) reports 83.2% for Mask R-CNN and 86.4% for StarDist, as AP_dsb at 0.5 on a
+The StarDist paper (Schmidt et al. 2018) reports 83.2% for Mask R-CNN and 86.4% for StarDist, as AP(0.5) on a
 fluorescence subset of the same data. {ours}The test images differ, so these numbers do not rank the networks.
 """
 
