@@ -121,7 +121,7 @@ def test_table5(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in runs.glob("*/result.json")}
     paper.main(["table5", str(home), *options(tmp_path / "runs")])
     assert {path: path.stat().st_mtime_ns for path in runs.glob("*/result.json")} == before
-    with pytest.raises(UserError, match="images=2, not 3"):
+    with pytest.raises(UserError, match="images: 2, not 3"):
         paper.main(["table5", str(home), *options(tmp_path / "runs", images=3)])
 
 

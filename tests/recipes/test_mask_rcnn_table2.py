@@ -65,5 +65,5 @@ def test_finished_runs_are_not_repeated(tmp_path: Path) -> None:
     assert "| MLP mask head |" in page
     assert (docs / "../images/mask_rcnn_table2.png").exists()
 
-    with pytest.raises(UserError, match="scenes=4, not 8"):
+    with pytest.raises(UserError, match="scenes: 4, not 8"):
         table2.main([*common, "--scenes", "8"])

@@ -155,9 +155,9 @@ def test_a_resumed_experiment_equals_an_uninterrupted_one(finished: tuple[Experi
 
 @pytest.mark.slow
 def test_a_folder_is_not_used_for_another_experiment(finished: tuple[Experiment, Cues]) -> None:
-    with pytest.raises(UserError, match="foreground="):
+    with pytest.raises(UserError, match="foreground: "):
         measure(replace(finished[0], foreground=["square", "triangle"]))
-    with pytest.raises(UserError, match="seed=0, not 1"):
+    with pytest.raises(UserError, match="--seed: 0, not 1"):
         measure(replace(finished[0], seed=1))
 
 
