@@ -4,17 +4,21 @@ run.json         options of the run
 state.pt         weights, optimiser, averaged weights and position (read with weights_only)
 metrics.jsonl    one line per epoch
 best/ last/      model folders
+lock lock.json   lock of the active process, and its host and process id; deleted at the end
 scores.json, curves.png and other plots, tensorboard/
 """
 
 from __future__ import annotations
 
 import json
+import os
+import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from upscore.errors import UserError
 from upscore.files import WriteError, atomic_path, write_text
@@ -40,6 +44,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._created = False
+        self._lock = FileLock(self.path / "lock", blocking=False, thread_local=False)
 
     @property
     def best(self) -> Path:
@@ -52,7 +57,7 @@ class RunFolder:
         return self.path / "last"
 
     def open(self, settings: dict[str, Any], *, resume: bool) -> bool:
-        """Start a run, or resume the run in this folder.
+        """Start a run, or resume the run in this folder, and lock the folder until `close`.
 
         Args:
             settings: options of the run, JSON-serialisable; those of a resumed run must be equal.
@@ -62,9 +67,64 @@ class RunFolder:
             Whether there is a saved state to resume from.
 
         Raises:
-            UserError: the folder contains a run and `resume` is false, the settings or the data differ, or the folder
-                is not writable.
+            UserError: the folder contains a run and `resume` is false, the settings or the data differ, another process
+                trains in the folder, or the folder is not writable.
         """
+        try:
+            self._acquire()
+            return self._open(settings, resume=resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Release the lock of this object and delete its files."""
+        if self._lock.is_locked:
+            for name in ("lock.json", "lock"):
+                with suppress(OSError):  # the folder has been deleted
+                    (self.path / name).unlink()
+            self._lock.release(force=True)
+
+    def refuse_active(self) -> None:
+        """Check that no other process trains in the folder.
+
+        Raises:
+            UserError: another process does.
+        """
+        if (self.path / "lock").exists():
+            try:
+                self._acquire()
+            finally:
+                self.close()
+
+    def _acquire(self) -> None:
+        """Lock the folder. The operating system releases the lock of a process that ends."""
+        try:
+            while True:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._lock.acquire()
+                if (self.path / "lock").exists():
+                    break
+                self._lock.release()  # another process has just finished and deleted the file
+            write_text(self.path / "lock.json", json.dumps({"host": socket.gethostname(), "process": os.getpid()}))
+        except Timeout as error:
+            raise UserError(
+                f"{self._owner()} trains in {self.path}: wait until it has ended, or choose another --output"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"--output {self.path} can't be written ({error.strerror}): choose another folder"
+            ) from error
+
+    def _owner(self) -> str:
+        """Return the process that holds the lock, for messages."""
+        try:
+            owner = json.loads((self.path / "lock.json").read_text(encoding="utf-8"))
+            return f"process {owner['process']} on {owner['host']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"
+
+    def _open(self, settings: dict[str, Any], *, resume: bool) -> bool:
         settings = json.loads(json.dumps(settings))
         self._created = False
         if not (self.path / "run.json").exists():
@@ -79,7 +139,13 @@ class RunFolder:
         if not resume:
             self.refuse_run()
         earlier = self._read_settings()
+        data, earlier_data = (_resolved("data", recorded.get("data")) for recorded in (settings, earlier))
         if settings.get("data_digest") != earlier.get("data_digest", settings.get("data_digest")):
+            if data != earlier_data:
+                raise UserError(
+                    f"{self.path} was started with the data {earlier_data}, which differ from {data}: resume with the "
+                    "same data, or choose another --output"
+                )
             raise UserError(
                 f"the files of {settings.get('data')} have changed since the run in {self.path} was started: restore "
                 "them, or choose another --output"
@@ -100,6 +166,7 @@ class RunFolder:
         """Remove run.json if this object created it and no state has been saved."""
         if self._created and not (self.path / "state.pt").exists():
             (self.path / "run.json").unlink(missing_ok=True)
+            self.close()
             with suppress(OSError):  # the folder is not empty
                 self.path.rmdir()
 

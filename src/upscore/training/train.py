@@ -137,9 +137,11 @@ def train(
     process_group = ProcessGroup(accelerator())
     callback = CallbackList((RunFolderWriter(), *callbacks) if process_group.is_main_process else ())
     with process_group.synchronized():
-        if not resume and process_group.is_main_process:  # check all stages before the first is trained
+        if process_group.is_main_process:  # check all stages before the first is trained
             for folder in folders.values():
-                folder.refuse_run()
+                folder.refuse_active()
+                if not resume:
+                    folder.refuse_run()
         train_set, val_set = _open(task, data, val_pattern, validation)
         options = add_counts(options, train_set)
     if task is not INSTANCES:
@@ -252,6 +254,8 @@ def train(
         except UserError:
             folder.discard()
             raise
+        finally:
+            folder.close()
         weights = folder.best
     return progress
 

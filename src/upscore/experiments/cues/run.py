@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -162,16 +163,17 @@ def measure_cues(
         raise UserError(
             f"the validation images contain {present} of the foreground classes: validate on images with two or more"
         )
-    RunFolder(experiment.output).open(_settings(experiment), resume=True)
     scores = {}
-    for name in CONDITIONS:
-        path = experiment.output / "scores" / f"{name}.json"
-        if not path.exists():
-            if name in TRAINED_CONDITIONS and not (name == "reference" and experiment.setup.reference):
-                _train(experiment, name, workers, callbacks)
-            write_text(path, json.dumps(_score(experiment, name, CallbackList(tuple(callbacks))).to_json()) + "\n")
-            _remove_state(RunFolder(experiment.output / name))
-        scores[name] = CueScores(**json.loads(path.read_text(encoding="utf-8")))
+    with closing(RunFolder(experiment.output)) as folder:
+        folder.open(_settings(experiment), resume=True)
+        for name in CONDITIONS:
+            path = experiment.output / "scores" / f"{name}.json"
+            if not path.exists():
+                if name in TRAINED_CONDITIONS and not (name == "reference" and experiment.setup.reference):
+                    _train(experiment, name, workers, callbacks)
+                write_text(path, json.dumps(_score(experiment, name, CallbackList(tuple(callbacks))).to_json()) + "\n")
+                _remove_state(RunFolder(experiment.output / name))
+            scores[name] = CueScores(**json.loads(path.read_text(encoding="utf-8")))
     return Cues(
         scores=scores,
         foreground=foreground,
@@ -202,21 +204,22 @@ def _train(experiment: Experiment, name: str, workers: int, callbacks: Sequence[
     load_initial_weights(net, setup.weights)
     if setup.recipe.class_weights == "median":
         net.class_weights = torch.tensor(median_frequency_weights(experiment.train))
-    fit(
-        net,
-        experiment.masked(experiment.train, condition.trained, net.preprocessing),
-        experiment.masked(experiment.val, condition.tested, net.preprocessing),
-        setup.recipe,
-        folder,
-        max_side=setup.max_side,
-        dtype=getattr(torch, choose_precision(net, head_only=setup.head_only).name),
-        head_only=setup.head_only,
-        seed=experiment.seed,
-        workers=workers,
-        resume=folder.open({"row": name}, resume=True),
-        provenance={"row": condition.title, **_settings(experiment)},
-        callbacks=callbacks,
-    )
+    with closing(folder):
+        fit(
+            net,
+            experiment.masked(experiment.train, condition.trained, net.preprocessing),
+            experiment.masked(experiment.val, condition.tested, net.preprocessing),
+            setup.recipe,
+            folder,
+            max_side=setup.max_side,
+            dtype=getattr(torch, choose_precision(net, head_only=setup.head_only).name),
+            head_only=setup.head_only,
+            seed=experiment.seed,
+            workers=workers,
+            resume=folder.open({"row": name}, resume=True),
+            provenance={"row": condition.title, **_settings(experiment)},
+            callbacks=callbacks,
+        )
 
 
 def _score(experiment: Experiment, name: str, callback: Callback) -> CueScores:
