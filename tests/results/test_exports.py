@@ -67,6 +67,34 @@ def test_selected_measurements(result):
     assert not any("intensity" in name for name in replace(result, image=None).measurements())
 
 
+def test_measurements_that_are_not_numbers(result):
+    names = ("coords", "coords_scaled", "slice", "image", "moments")
+    table = result.measurements(names)
+    bitmasks = result.bitmasks()
+    for k in range(2):
+        assert np.array_equal(table["coords"][k], np.argwhere(bitmasks[k]))
+        assert np.array_equal(table["coords_scaled"][k], np.argwhere(bitmasks[k]))
+        assert np.array_equal(bitmasks[k][table["slice"][k]], table["image"][k])
+    assert np.isnan(table["coords"][2])
+    same = result[np.array([0, 0])].measurements(["coords", "image"])
+    assert [len(column) for column in same.values()] == [2] * 6
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_former_names_of_properties(result):
+    names = {"Area": "area", "num_pixels": "area", "Centroid-1": "centroid-1", "BoundingBox-0": "bbox-0"}
+    table = result.measurements(["Area", "num_pixels", "Centroid", "BoundingBox"])
+    for former, name in names.items():
+        assert np.array_equal(table[former], result.measurements()[name], equal_nan=True), former
+    assert table["Area"][2] == table["num_pixels"][2] == 0
+
+
+@pytest.mark.parametrize("properties", ["area", 5, [3], [None], ["area", ("bbox",)], ["_slice"], ["colour"]])
+def test_invalid_properties(result, properties):
+    with pytest.raises(UserError, match=r"properties=.*regionprops"):
+        result.measurements(properties)
+
+
 def test_measurements_of_an_empty_result_have_the_same_columns(result):
     empty = result[:0].measurements()
     assert list(empty) == list(result.measurements())

@@ -5,7 +5,7 @@ N objects, C classes, h w height and width of an object's crop.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +35,17 @@ PROPERTIES = (
 INTENSITIES = ("intensity_mean", "intensity_max")
 """Properties that are measured by default if the result has its image; one column for each channel."""
 
+FORMER_NAMES = {
+    "Area": "area",
+    "BoundingBox": "bbox",
+    "Centroid": "centroid",
+    "Coordinates": "coords",
+    "Slice": "slice",
+    "WeightedCentroid": "centroid_weighted",
+    "weighted_centroid": "centroid_weighted",
+}
+"""Names in earlier versions of scikit-image, which it still accepts, of areas and positions."""
+
 Table = dict[str, np.ndarray]
 """Columns by name, all of the same length."""
 
@@ -43,6 +54,10 @@ def measure_objects(result: InstanceResult, properties: Sequence[str] | None = N
     """Measure each object on its own pixels; see `InstanceResult.measurements`."""
     if properties is None:
         properties = PROPERTIES + INTENSITIES * (result.image is not None)
+    elif isinstance(properties, str) or not (
+        isinstance(properties, Collection) and all(isinstance(name, str) for name in properties)
+    ):
+        raise UserError(f"properties={properties!r} is invalid: use a list of names in skimage.measure.regionprops")
     elif result.image is None and (unmeasurable := [name for name in properties if "intensity" in name]):
         raise UserError(f"{unmeasurable[0]} needs the image: set result.image to the (H, W, 3) uint8 array first")
     table: dict[str, list[Any]] = {}
@@ -59,8 +74,15 @@ def measure_objects(result: InstanceResult, properties: Sequence[str] | None = N
         "class_id": result.labels,
         "class_name": names[result.labels],
         "score": result.scores,
-        **{name: np.array(values) for name, values in table.items()},
+        **{name: _column(values) for name, values in table.items()},
     }
+
+
+def _column(values: list[Any]) -> np.ndarray:
+    """Convert the values of a column to an array of numbers, or of objects if a value is not a number."""
+    if all(map(np.isscalar, values)):
+        return np.array(values)
+    return np.fromiter(values, dtype=object, count=len(values))
 
 
 def measure_classes(result: SemanticResult) -> Table:
@@ -90,26 +112,38 @@ def data_frame(table: Table) -> pd.DataFrame:
 def _measure(
     crop: np.ndarray, image: np.ndarray | None, properties: Sequence[str], offset: tuple[int, int]
 ) -> dict[str, Any]:
-    """Measure one object in coordinates of the image. An object without pixels has area 0 and NaN elsewhere."""
+    """Measure one object in coordinates of the image. An object without pixels has area 0 and NaN elsewhere.
+
+    The local centroids and the moments are relative to the bounding box of the object.
+    """
     from skimage.measure import regionprops_table
 
     empty = not crop.any()
     if empty:
         crop = np.ones((1, 1), bool)
         image = None if image is None else np.zeros((1, 1, *image.shape[2:]), image.dtype)
-    requested = tuple(name for name in properties if name != "label")
+    requested = tuple(name for name in properties if name not in ("label", "Label"))
     try:
         with np.errstate(invalid="ignore"):
             table = regionprops_table(crop.astype(np.uint8), image, properties=requested)
-    except AttributeError as error:
-        raise UserError(f"properties={list(properties)}: {error}; see skimage.measure.regionprops") from error
+    except (AttributeError, KeyError) as error:
+        raise UserError(
+            f"properties={list(properties)} is invalid ({error}): use names in skimage.measure.regionprops"
+        ) from error
     values = {}
     for name, column in table.items():
         value = column[0]
         prefix, _, axis = name.partition("-")
-        if prefix in ("centroid", "bbox", "centroid_weighted"):
-            value = value + offset[int(axis[0]) % 2]
+        prefix = FORMER_NAMES.get(prefix, prefix)
         if empty:
-            value = 0 if name == "area" else np.nan
+            value = 0 if prefix in ("area", "num_pixels") else np.nan
+        elif prefix in ("centroid", "bbox", "centroid_weighted"):
+            value = value + offset[int(axis[0]) % 2]
+        elif prefix in ("coords", "coords_scaled"):
+            value = value + offset
+        elif prefix == "slice":
+            value = tuple(
+                slice(part.start + first, part.stop + first) for part, first in zip(value, offset, strict=True)
+            )
         values[name] = value
     return values
