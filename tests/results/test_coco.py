@@ -95,6 +95,9 @@ def test_category_ids_default_to_those_of_the_model():
     assert result.to_coco(file_name="a.png")[0]["file_name"] == "a.png"
     with pytest.raises(UserError, match=r"category_ids .*3.*2 classes"):
         result.to_coco(category_ids=[1, 2, 3])
+    with pytest.raises(UserError, match=r"category_ids .*0.*2 classes"):
+        result.to_coco(category_ids=[])
+    assert [entry["category_id"] for entry in result.to_coco(category_ids=np.array([4, 2]))] == [4, 2, 4]
     assert make_result(0, ["cat"]).to_coco() == []
 
 

@@ -38,7 +38,8 @@ def coco_results(
         UserError: the number of category ids differs from the number of classes, or the image has 2 ** 32 pixels or
             more.
     """
-    ids = category_ids or result.category_ids or range(1, len(result.classes) + 1)
+    ids = result.category_ids if category_ids is None else category_ids
+    ids = range(1, len(result.classes) + 1) if ids is None else ids
     if len(ids) != len(result.classes):
         raise UserError(f"category_ids has {len(ids)} ids for {len(result.classes)} classes: give one id per class")
     file_entry = {} if file_name is None else {"file_name": file_name}
