@@ -180,7 +180,7 @@ def test_networks_without_architecture_or_with_other_classes_are_not_saved(tmp_p
 
 def test_preprocessing_is_stored_exactly(tmp_path: Path) -> None:
     net = tiny_net(classes=3)
-    net.backbone.preprocessing = Preprocessing(mean=(0.1, 1 / 3, 104.00699), std=(58.395, 1e-9, 57.375))
+    net.backbone.preprocessing = Preprocessing(mean=(0.1, 1 / 3, 104.00699), std=(58.395, 1e-6, 57.375))
     save_model(tmp_path / "model", net, classes=NAMES)
     assert asdict(load_model(tmp_path / "model")[0].preprocessing) == asdict(net.preprocessing)
 

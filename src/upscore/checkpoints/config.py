@@ -34,7 +34,7 @@ STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_b
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 ClassCount = Annotated[int, Field(ge=1, le=MAX_CLASSES)]
 Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
-Deviation = Annotated[float, Field(gt=0, le=1e6)]
+Deviation = Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
 class FCNArchitecture(BaseModel):

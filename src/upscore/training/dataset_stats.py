@@ -56,7 +56,7 @@ def fit_depth_preprocessing(dataset: Dataset, colours: Preprocessing) -> DepthPr
     pixels, sums, squares = torch.as_tensor(total)
     mean = sums / pixels.clamp(min=1)
     std = (squares / pixels.clamp(min=1) - mean**2).clamp(min=0).sqrt()
-    if not bool((std > 0).all()):
+    if not bool((std >= 1e-4).all()):
         raise UserError("the depth of the training data is constant or unknown: leave --depth out")
     factor = sum(colours.std) / sum(IMAGENET.std)
     return DepthPreprocessing(mean=tuple(mean.tolist()), std=tuple((factor * std).tolist()))
