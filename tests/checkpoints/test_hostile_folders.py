@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+import upscore as package
 from tests.cli.command import upscore
 from tests.tiny import scenes, tiny_net
 from upscore.checkpoints import load_model, save_model
@@ -122,6 +124,7 @@ def test_damaged_headers_of_weights_load_or_are_refused(model: Path, start: int,
     ("fixture", "path", "value"),
     [
         ("model", ("preprocessing", "std"), [1.0, 0.0, 1.0]),
+        ("model", ("preprocessing", "std"), [1.0, 1e-7, 1.0]),
         ("model", ("preprocessing", "std"), [1.0, math.nan, 1.0]),
         ("model", ("preprocessing", "mean"), ["1", 2, 3]),
         ("model", ("max_side",), 2**63),
@@ -205,6 +208,13 @@ def test_weights_of_other_types_and_negative_variances_are_refused(damage: str, 
     save_file(stored, path)
     with pytest.raises(UserError, match=name):
         load_model(model)
+
+
+def test_weights_that_are_not_a_regular_file_are_refused(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+    os.mkfifo(model / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors is missing or not a file"):
+        package.load(model)
 
 
 def test_large_finite_weights_are_read(model: Path) -> None:

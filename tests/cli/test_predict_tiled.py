@@ -44,7 +44,7 @@ def test_tiled_class_maps(
     assert "512" in message
     assert upscore(monkeypatch, *run, "--tiled", "--tile-size", "512") == 0
     assert "8 classes" in capsys.readouterr().out
-    assert upscore(monkeypatch, *run, "--tiled", "--tile-size", "100") == 1
+    assert upscore(monkeypatch, *run, "--tiled", "--tile-size", "100") == 2
     assert "multiple of 256" in sentence(capsys)
 
 
@@ -83,8 +83,8 @@ def test_tiled_objects(
     assert "object" in capsys.readouterr().out
     assert upscore(monkeypatch, *run[:-1], "1.5") == 2
     assert "--score-threshold" in sentence(capsys)
-    assert upscore(monkeypatch, "predict", "nuclei", image, "--output", output, "--tiled", "--tile-size", "0") == 1
-    assert "tile_size=0" in sentence(capsys)
+    assert upscore(monkeypatch, "predict", "nuclei", image, "--output", output, "--tiled", "--tile-size", "0") == 2
+    assert "--tile-size 0 is invalid" in sentence(capsys)
 
 
 def test_invalid_options_are_named(
@@ -95,8 +95,12 @@ def test_invalid_options_are_named(
         (("--tile-size", "256"), "--tiled"),
         (("--workers", "2"), "--ray"),
         (("--tiled", "--scores"), "--scores"),
+        (("--tiled", "--tile-size", "100"), "--tile-size 100 is invalid: use a multiple of 256 pixels"),
+        (("",), 'the path "" is empty'),
     ):
         assert upscore(monkeypatch, *run, *flags) == 2
         assert value in sentence(capsys)
+    assert upscore(monkeypatch, "predict", trained, image, "--output", "") == 2
+    assert '--output "" is empty' in sentence(capsys)
     assert upscore(monkeypatch, "predict", trained, image.parent, "--output", tmp_path / "out", "--tiled") == 2
     assert str(image.parent) in sentence(capsys)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import numpy as np
@@ -24,6 +25,12 @@ def test_a_run_and_a_model_folder_as_path_and_string(run: Path) -> None:
     assert model.max_side == 1024
     assert model.classes == scenes().classes
     assert not any(module.training for module in model.module.modules())
+
+
+@pytest.mark.parametrize("source", [None, 5, {}, ""])
+def test_sources_of_other_types_are_refused(source: Any) -> None:
+    with pytest.raises(UserError, match=f"{source!r} is not a model"):
+        upscore.load(source)
 
 
 def test_a_repository_on_the_hub(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

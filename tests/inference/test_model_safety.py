@@ -265,5 +265,18 @@ def test_the_error_of_an_image_is_raised_in_its_place_of_the_stream(
 def test_invalid_arguments_of_stream(model: Model, images: Any) -> None:
     with pytest.raises(upscore.errors.UserError, match="iterable"):
         model.stream(images)
-    with pytest.raises(upscore.errors.UserError, match="batch_size=0"):
-        model.stream([], batch_size=0)
+    for size in (0, "2", 1.5):
+        with pytest.raises(upscore.errors.UserError, match=f"batch_size={size!r} is invalid"):
+            model.stream([], batch_size=size)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("threshold", ["x", [0.5], 2])
+def test_invalid_thresholds(threshold: Any) -> None:
+    with pytest.raises(upscore.errors.UserError, match=r"score_threshold=.* is invalid"):
+        Model(detector(), "torch", "float32").predict(images(1)[0], score_threshold=threshold)
+
+
+@pytest.mark.parametrize("max_side", ["a", -1, None])
+def test_an_invalid_longest_side(max_side: Any) -> None:
+    with pytest.raises(upscore.errors.UserError, match=f"max_side={max_side!r} is invalid"):
+        Model(tiny_net(), "torch", "float32", max_side=max_side)

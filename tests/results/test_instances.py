@@ -85,13 +85,16 @@ def test_indexing_with_an_integer_and_iteration(objects):
         assert np.array_equal(one.bitmask, bitmasks[position])
         crop, top, left = one.crop
         assert np.array_equal(crop, bitmasks[position][top : top + crop.shape[0], left : left + crop.shape[1]])
-    assert objects[-1].position == objects[np.int64(6)].position == 6
+    assert objects[-1].position == objects[np.int64(6)].position == objects[np.array(6)].position == 6
     assert objects[-1].polygon is None
     assert objects[0].polygon.area == max(polygon.area for polygon in objects[0].polygons)
     assert repr(objects[1]).startswith("InstanceObject(nerve, score 0.767, box (40.0, 20.0, 100.0, 97.0))")
 
 
-@pytest.mark.parametrize("index", [7, -8, True, 1.0, "a", None, [7], [True], np.zeros((2, 2), int), [0.5], (0, 1, 9)])
+@pytest.mark.parametrize(
+    "index",
+    [7, -8, True, 1.0, "a", None, [7], [True], np.zeros((2, 2), int), np.zeros(0, bool), np.array(7), [0.5], (0, 1, 9)],
+)
 def test_invalid_indices(objects, index):
     with pytest.raises(IndexError):
         objects[index]

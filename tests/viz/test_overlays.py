@@ -68,9 +68,9 @@ def test_opacity_blends_from_the_image_to_the_colors():
     assert distances[-1] == 0
 
 
-@pytest.mark.parametrize("opacity", [-0.1, 55])
+@pytest.mark.parametrize("opacity", [-0.1, 55, "x", None])
 def test_an_opacity_outside_0_to_1_is_rejected(opacity):
-    with pytest.raises(UserError, match=f"opacity={opacity}"):
+    with pytest.raises(UserError, match=f"opacity={opacity!r}"):
         overlay(random_image(4, 6), np.zeros((4, 6), np.uint8), ["a"], opacity=opacity)
 
 

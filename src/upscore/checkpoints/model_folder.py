@@ -148,6 +148,8 @@ def find_model(path: str | Path) -> Path:
     Raises:
         UserError: there is no such model, or it can't be downloaded.
     """
+    if not isinstance(path, str | Path) or not str(path):
+        raise UserError(f"{path!r} is not a model: give the path of a model folder, or the name of a model")
     if isinstance(path, str) and is_on_hub(path):
         path = fetch_model(path, [CONFIG, WEIGHTS])
     path = Path(path)
@@ -223,6 +225,7 @@ def check_weights(path: Path, expected: Mapping[str, Tensor], *, complete: bool 
     Raises:
         UserError: the file can't be read, or a tensor is missing, unexpected, or has a wrong shape or type.
     """
+    require_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             names = {present_name(name): name for name in file.keys()}  # noqa: SIM118
@@ -235,6 +238,16 @@ def check_weights(path: Path, expected: Mapping[str, Tensor], *, complete: bool 
                 raise UserError(f"{name} has the type {dtype}, which is not supported")
     except (OSError, SafetensorError, UserError) as error:
         raise UserError(f"{path} does not contain the weights of {CONFIG}: {first_line(error)}") from error
+
+
+def require_file(weights: Path) -> None:
+    """Check that the weights are a regular file, since opening a pipe would wait for its writer.
+
+    Raises:
+        UserError: they are not.
+    """
+    if not weights.is_file():
+        raise UserError(f"{weights} is missing or not a file; give a model folder")
 
 
 def present_name(name: str) -> str:

@@ -144,6 +144,10 @@ def predict(
         raise UserError("--address and --workers need --ray: add --ray, or leave them out")
     if not tiled and (tile_size is not None or pyramid_level):
         raise UserError("--tile-size and --pyramid-level need --tiled: add --tiled, or leave them out")
+    if not output:
+        raise UserError('--output "" is empty: give a folder')
+    if "" in paths:
+        raise UserError('the path "" is empty: give an image or a folder')
     cluster = Cluster(address, workers) if ray else None
     if tiled:
         if depth is not None or scores or not overlays:
@@ -268,6 +272,8 @@ def _tiled(
     from upscore.inference.tiled.semantic import plan_semantic, predict_raster
 
     targets = _targets([Path(path) for path in paths], Path(output))
+    if tiles.tile_size is not None:
+        _require_tile_size(model, tiles.tile_size)
     loaded = load(model, engine=engine, precision=precision)
     require_score_threshold(loaded, score_threshold)
     ray_options: dict[str, Any] = {"engine": engine, "precision": precision} | (asdict(cluster) if cluster else {})
@@ -312,6 +318,19 @@ def _tiled(
             except UserError as error:
                 failures.append(str(error))
     return _report(failures)
+
+
+def _require_tile_size(model: str, tile_size: int) -> None:
+    """Check the side of a tile by the configuration of a model, before the model is loaded."""
+    from upscore.checkpoints.config import FCNArchitecture, read_config
+    from upscore.checkpoints.model_folder import find_model
+    from upscore.errors import UserError
+    from upscore.inference.tiled.tile_store import BLOCK
+
+    semantic = isinstance(read_config(find_model(model)).architecture, FCNArchitecture)
+    if tile_size < 2 or (semantic and tile_size % BLOCK):
+        allowed = f"a multiple of {BLOCK} pixels" if semantic else "at least 2 pixels"
+        raise UserError(f"--tile-size {tile_size} is invalid: use {allowed}")
 
 
 def _targets(sources: Sequence[Path], output: Path) -> dict[str, tuple[Path, Path]]:

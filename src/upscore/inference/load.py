@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from upscore.checkpoints.config import read_config
-from upscore.checkpoints.model_folder import WEIGHTS, find_model, load_model
+from upscore.checkpoints.model_folder import WEIGHTS, find_model, load_model, require_file
 from upscore.files import file_digest
 from upscore.inference.engines import Device, EngineName, Precision
 from upscore.inference.engines.cache import Store, code_version, store_for
@@ -48,6 +48,7 @@ def load(
     name = resolve_engine(engine, precision, device)
     folder = find_model(source)
     config = read_config(folder)
+    require_file(folder / WEIGHTS)
     quantized = find_quantized(folder) if precision == "int8" else None
     architecture = config.architecture.model_dump_json()
     choice = choose_precision(architecture, lambda: load_model(folder)[0], name, precision, device=device)

@@ -47,6 +47,7 @@ from upscore.models.fcn.two_heads import TwoHeads
 from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 from upscore.models.mask_rcnn.resizing import Resizing
 from upscore.models.preprocessing import Preprocessing
+from upscore.ranges import require_fraction, require_integer
 from upscore.results import InstanceResult, Result, SemanticResult
 from upscore.timing import Choice
 
@@ -126,7 +127,8 @@ class Model:
         quantized: parts of the network in int8, from `upscore.inference.calibration.quantize`.
 
     Raises:
-        UserError: the engine, precision or device is unknown, not installed, or cannot be combined.
+        UserError: the engine, precision or device is unknown, not installed, or cannot be combined; or `max_side` is
+            negative or not an integer.
     """
 
     def __init__(
@@ -141,6 +143,7 @@ class Model:
     ) -> None:
         if not isinstance(module, FCN | MaskRCNN):
             raise UserError(f"module is a {type(module).__name__}: give an FCN or a MaskRCNN from upscore.models.build")
+        require_integer("max_side", max_side, 0)
         if isinstance(engine, str):
             options = EngineOptions(resolve_engine(engine, precision, device), precision, device, quantized)
         else:
@@ -260,6 +263,21 @@ class Model:
     def resizing(self) -> Resizing | None:
         """Resizing of images for object detection; None for semantic segmentation."""
         return self._spec.resizing if isinstance(self._spec, MaskRCNN) else None
+
+    @property
+    def result_settings(self) -> dict[str, Any]:
+        """All attributes of the network, besides its weights, that change results."""
+        net = self._spec
+        objects = ("score_threshold", "mask_nms", "display_threshold", "category_ids", "resizing", "settings")
+        return {
+            "architecture": net.architecture,
+            "classes": net.classes,
+            "geometric_classes": self.geometric_classes,
+            "preprocessing": net.preprocessing,
+            "depth_preprocessing": net.backbone.depth_preprocessing,
+            "max_side": self.max_side,
+            **{name: getattr(net, name) for name in objects if isinstance(net, MaskRCNN)},
+        }
 
     @property
     def engine(self) -> str:
@@ -417,8 +435,7 @@ class Model:
         Raises:
             UserError: see `predict`. The error of an image is raised in its place in the order of the images.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size={batch_size} is too small: use at least 1")
+        require_integer("batch_size", batch_size, 1)
         if isinstance(images, str | bytes | bytearray | Path | np.ndarray | Tensor) or not isinstance(images, Iterable):
             raise UserError(f"images is not an iterable of images: give a list or a generator of images, each {FORMS}")
         self._check_options(scores=scores, score_threshold=score_threshold)
@@ -469,8 +486,8 @@ class Model:
             raise UserError(
                 "score_threshold applies to object detection, but this model does semantic segmentation: leave it out"
             )
-        if score_threshold is not None and not 0 <= score_threshold <= 1:
-            raise UserError(f"score_threshold={score_threshold} is invalid: use a number from 0 to 1")
+        if score_threshold is not None:
+            require_fraction("score_threshold", score_threshold)
 
     def _read(self, image: Any, depth: Any) -> _Item:
         pixels = as_image(image)

@@ -77,6 +77,8 @@ class InstanceResult:
             IndexError: the position is out of range, a boolean array does not have N values, or the index has another
                 type.
         """
+        if isinstance(index, np.ndarray) and index.shape == () and index.dtype.kind in "ui":
+            index = int(index)
         if isinstance(index, int | np.integer) and not isinstance(index, bool):
             position = int(index)
             if not -len(self) <= position < len(self):
@@ -386,9 +388,10 @@ def _checked_index(index: Any, count: int) -> Any:
     if isinstance(index, slice):
         return index
     positions = np.asarray(index)
-    if positions.size == 0 and positions.ndim == 1:
-        return positions.astype(bool if positions.dtype == bool and count == 0 else np.int64)
-    if positions.ndim != 1 or positions.dtype.kind not in "bui":
+    if positions.size == 0 and positions.ndim == 1 and positions.dtype != bool:
+        return positions.astype(np.int64)
+    wrong_length = positions.dtype == bool and positions.shape != (count,)  # numpy accepts an empty array
+    if positions.ndim != 1 or positions.dtype.kind not in "bui" or wrong_length:
         raise IndexError(
             f"expected an integer, a slice, an array of integers or an array of {count} booleans as the index, got "
             f"{type(index).__name__} of shape {positions.shape} and type {positions.dtype}"
