@@ -52,7 +52,7 @@ class StubModel:
     display_threshold = 0.5
     precision_choice = Choice("float32", "the only one", is_automatic=False)
     module = SimpleNamespace(state_dict=dict)
-    architecture: ClassVar[dict[str, Any]] = {}
+    result_settings: ClassVar[dict[str, Any]] = {}
     training: ClassVar[dict[str, Any]] = {}
     folder, category_ids = None, None
 

@@ -9,10 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests.tiny import BACKBONE, tiny_net
 from upscore.errors import UserError
-from upscore.inference.run_manifest import FOLDER, Record, RunManifest, fingerprint, unchanged
+from upscore.inference import Model
+from upscore.inference.run_manifest import FOLDER, Record, RunManifest, fingerprint, model_digest, unchanged
 from upscore.inference.tiled.tile_store import locked
+from upscore.models import build
+from upscore.models.preprocessing import DepthPreprocessing
 
 SETTINGS = {"model": "a" * 64, "scores": False}
 
@@ -76,6 +81,35 @@ def test_a_killed_run_holds_no_lock(tmp_path: Path) -> None:
             os.kill(child.pid, signal.SIGKILL)
     with RunManifest(tmp_path, SETTINGS, exclusive=True), locked(tmp_path / ".partial"):
         assert not staging.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("score_threshold", 0.3), ("mask_nms", False), ("display_threshold", 0.7), ("category_ids", [4])],
+)
+def test_settings_that_change_results_change_the_digest(name: str, value: object) -> None:
+    net = build("mask_rcnn", backbone=BACKBONE, num_classes=1, channels=8, box_features=8)
+    digest = model_digest(Model(net, "torch", "float32"))
+    setattr(net, name, value)
+    assert model_digest(Model(net, "torch", "float32")) != digest
+
+
+def test_the_digest_depends_on_the_preprocessing_of_depth() -> None:
+    net = build("fcn8s", backbone=BACKBONE, num_classes=2, depth="early", depth_channels=1)
+    digests = set()
+    for mean in (0.0, 1.0):
+        net.backbone.depth_preprocessing = DepthPreprocessing(mean=(mean,), std=(1.0,))
+        digests.add(model_digest(Model(net, "torch", "float32")))
+    assert len(digests) == 2
+
+
+def test_the_digest_of_bfloat16_weights() -> None:
+    net = tiny_net().bfloat16()
+    digest = model_digest(Model(net, "torch", "float32"))
+    assert model_digest(Model(net, "torch", "float32")) == digest
+    with torch.no_grad():
+        next(net.parameters()).add_(1)
+    assert model_digest(Model(net, "torch", "float32")) != digest
 
 
 def test_nested_locks(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from uuid import uuid4
 
+import torch
 from filelock import FileLock, Timeout
 
 from upscore.checkpoints.model_folder import QUANTIZED, WEIGHTS
@@ -73,20 +74,14 @@ def run_settings(predictor: Model, **options: Setting) -> dict[str, Setting]:
 
 
 def model_digest(predictor: Model, precision: Setting = None) -> str:
-    """Return the digest of a model: its weights, architecture, classes and preprocessing.
+    """Return the digest of a model: its weights, training metadata and `Model.result_settings`.
 
     Args:
         predictor: the model.
         precision: precision in which it runs; None is that of `predictor`. int8 weights are separate files.
     """
     precision = precision or predictor.precision
-    description = [
-        predictor.architecture,
-        predictor.training,
-        predictor.classes,
-        str(predictor.preprocessing),
-        predictor.max_side,
-    ]
+    description = [predictor.training, predictor.result_settings]
     digest = hashlib.sha256(json.dumps(description, default=str, sort_keys=True).encode())
     if predictor.folder is not None:  # hash the files, since the weights may not be in memory
         quantized = sorted((predictor.folder / QUANTIZED).glob("*")) if precision == "int8" else []
@@ -95,7 +90,8 @@ def model_digest(predictor: Model, precision: Setting = None) -> str:
         return digest.hexdigest()
     for name, value in predictor.module.state_dict().items():
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).numpy().tobytes())
+        content = value.detach().cpu().contiguous().view(-1).view(torch.uint8)  # numpy has no bfloat16
+        digest.update(content.numpy().tobytes())
     return digest.hexdigest()
 
 
