@@ -43,7 +43,7 @@ def test_a_second_run_is_refused_until_the_first_ends(tmp_path: Path) -> None:
 
 def test_a_refused_resumption_holds_no_lock(tmp_path: Path) -> None:
     RunFolder(tmp_path).open({"seed": 0}, resume=False)
-    with pytest.raises(UserError, match="seed.*0, not 1"):
+    with pytest.raises(UserError, match=r"seed.*0, not 1"):
         RunFolder(tmp_path).open({"seed": 1}, resume=True)
     RunFolder(tmp_path).open({"seed": 0}, resume=True)
 
