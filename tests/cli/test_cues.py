@@ -47,7 +47,7 @@ def test_files_of_an_experiment(photos: Path, run: Path, tmp_path: Path, capsys:
     app(command, result_action="return_value")
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/**/*")} == before
     assert "Training" not in capsys.readouterr().err
-    with pytest.raises(UserError, match="recipe="):
+    with pytest.raises(UserError, match="--recipe: "):
         app([*command, "--crop", "16"], result_action="return_value")
 
 

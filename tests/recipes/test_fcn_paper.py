@@ -102,7 +102,7 @@ def test_table3_and_table4(tmp_path: Path) -> None:
             assert (mask.mode, mask.size) == ("P", SIZE[::-1])
             assert mask.getpalette()[:6] == [0, 0, 0, 128, 0, 0]
             assert np.asarray(mask).max() < 21
-    with pytest.raises(UserError, match="model="):
+    with pytest.raises(UserError, match="--model: "):
         paper.main([*model[:2], "--model", str(runs / "fcn16s"), *model[4:]])
 
 

@@ -356,7 +356,7 @@ def test_train_and_evaluate_on_the_command_line(
     most = max(max_objects_per_image(part) for part in open_instance_splits(labelled))
     assert f"max detections: 100 (up to {most} objects" in " ".join(err.split())
     assert "AP50" in err
-    assert err.count("epoch ") == 1
+    assert err.count("epoch ") == 2
     for name in ("curves.png", "precision_recall.png"):
         assert (output / name).read_bytes().startswith(b"\x89PNG"), name
     assert command(monkeypatch, *arguments, "--resume") == 0
