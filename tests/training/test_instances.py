@@ -367,7 +367,7 @@ def test_train_and_evaluate_on_the_command_line(
     out = capsys.readouterr().out
     report = json.loads((tmp_path / "scores.json").read_text(), parse_constant=pytest.fail)
     assert {"AP", "AP50", "box_AP", "ap_dsb", "f1", "score_threshold", "model", "images"} <= set(report)
-    assert report["images"] == 8
+    assert (report["images"], report["split"]) == (2, "val")  # only the held-out images
     assert "mask AP50" in out
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["per_class.png", "precision_recall.png"]
 
