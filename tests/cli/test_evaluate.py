@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +83,25 @@ def test_only_the_held_out_images_of_the_training_folder_are_scored(
     with pytest.warns(TrainingImagesWarning):
         scores = evaluate(model, photos)
     assert scores.to_json() == evaluate(model, held_out).to_json()
+
+
+def test_all_images_are_scored_if_one_was_exchanged_since_the_training(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of images is the same, so the split may be another."""
+    data, model = tmp_path / "data", tmp_path / "model"
+    shutil.copytree(photos, data)  # keeps the modification times
+    net, config = load_model(run / "best")
+    save_model(model, net, classes=config.classes, training={**config.training, "data": str(data)})
+    arguments = ("evaluate", model, data, "--json", tmp_path / "scores.json")
+    with pytest.warns(TrainingImagesWarning, match="held out"):
+        assert upscore(monkeypatch, *arguments) == 0
+    first = min((data / "images").iterdir())
+    Image.fromarray(255 - np.array(Image.open(first))).save(first)
+    os.utime(first, (0, 0))
+    with pytest.warns(TrainingImagesWarning, match="higher"):
+        assert upscore(monkeypatch, *arguments) == 0
+    assert json.loads((tmp_path / "scores.json").read_text())["images"] == 8
 
 
 def test_data_without_class_names(trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from upscore.data.datasets import (
     Dataset,
+    data_digest,
     default_split,
     geometric_classes,
     open_dataset,
@@ -103,15 +104,15 @@ def open_for_scoring(
 
 
 def _held_out(data: str | Path, task: str, training: dict[str, Any]) -> Dataset | None:
-    """Return the images that the training held out; None if the images have changed in number since then."""
+    """Return the images that the training held out; None if the files have changed since then."""
     try:
         train, val = (open_instance_splits if task == "instances" else open_splits)(
             data, val_pattern=training.get("val_pattern")
         )
     except UserError:
         return None
-    counts = training.get("train_images"), training.get("validation_images")
-    return val if counts == (len(train), len(val)) else None
+    digest = data_digest(train, val)
+    return val if digest is not None and digest == training.get("data_digest") else None
 
 
 def evaluate(

@@ -21,7 +21,7 @@ from torch import Tensor
 from upscore.data.io.depth import Depth, as_depth
 from upscore.data.resizing import longest_size, resize_longest
 from upscore.data.samples import Sample
-from upscore.errors import UserError
+from upscore.errors import UserError, require_integer, require_unit_interval
 from upscore.inference.engines import Device, Engine, EngineName, Precision
 from upscore.inference.engines.cache import Store
 from upscore.inference.engines.session import Session, choose_precision, create_engine, resolve_engine
@@ -47,7 +47,6 @@ from upscore.models.fcn.two_heads import TwoHeads
 from upscore.models.mask_rcnn.mask_rcnn import MaskRCNN
 from upscore.models.mask_rcnn.resizing import Resizing
 from upscore.models.preprocessing import Preprocessing
-from upscore.ranges import require_fraction, require_integer
 from upscore.results import InstanceResult, Result, SemanticResult
 from upscore.timing import Choice
 
@@ -487,7 +486,7 @@ class Model:
                 "score_threshold applies to object detection, but this model does semantic segmentation: leave it out"
             )
         if score_threshold is not None:
-            require_fraction("score_threshold", score_threshold)
+            require_unit_interval("score_threshold", score_threshold)
 
     def _read(self, image: Any, depth: Any) -> _Item:
         pixels = as_image(image)

@@ -200,6 +200,7 @@ def train(
             "data": str(data) if isinstance(data, str | Path) else f"{type(data).__name__} of {len(data)} images",
             "train_images": len(train_set),
             "validation_images": len(val_set),
+            "data_digest": digest,
             "val_pattern": val_pattern,
             "weights": str(weights),
             **({} if depth_weights is None else {"depth_weights": str(depth_weights)}),
@@ -210,7 +211,6 @@ def train(
         }
         run_settings = {
             "model": stage,
-            "data_digest": digest,
             "max_side": config_max_side,
             **{name: value for name, value in net.architecture.items() if name != "name"},
             "classes": train_set.classes,

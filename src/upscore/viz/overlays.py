@@ -11,9 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from upscore.errors import UserError
+from upscore.errors import UserError, require_unit_interval
 from upscore.labels import MAX_CLASSES, VOID
-from upscore.ranges import require_fraction
 from upscore.results import InstanceResult
 from upscore.viz.colormaps import COLORS, class_colors, heat_colors, palette
 from upscore.viz.legend import (
@@ -88,7 +87,7 @@ def overlay(
         UserError: the class map has another size than the image, a value is neither a class index nor void, or
             `opacity` is not in 0..1.
     """
-    require_fraction("opacity", opacity)
+    require_unit_interval("opacity", opacity)
     _same_size(image, class_map, "class map")
     class_map = _as_bytes(class_map, len(classes))
     if legend:
@@ -129,7 +128,7 @@ def instance_overlay(
     Raises:
         UserError: the objects belong to an image of another size, or `opacity` is not in 0..1.
     """
-    require_fraction("opacity", opacity)
+    require_unit_interval("opacity", opacity)
     if instances.size != image.shape[:2]:
         raise UserError(
             f"the objects belong to an image of size {instances.size}, but this image has size {image.shape[:2]}: "
